@@ -1,0 +1,122 @@
+"""Every error that Muster raises on purpose. Knows nothing of who shows it.
+
+    MusterError                 status 500, exit 1
+    ├── InvalidRequest          400, exit 2   something the caller wrote is wrong
+    │   ├── ContextTooLong      400
+    │   ├── UnknownModel        404
+    │   └── Unsupported         400           asked for something that Muster does not do
+    ├── NotAllowed              401, exit 3   no key, wrong key, revoked key, banned node
+    ├── LimitReached            429, exit 4   a key's requests or tokens are used up; the queue is full
+    ├── PoolUnavailable         503, exit 5   no pipeline can serve now
+    │   └── DoesNotFit          503           the model needs more memory than the pool has
+    ├── TicketInvalid           401, exit 3   mangled, foreign or expired ticket
+    ├── ProtocolViolation       400, exit 6   a peer sent what the protocol forbids
+    │   ├── MalformedFrame
+    │   ├── FrameTooLarge
+    │   └── VersionMismatch
+    ├── LinkDown                503, exit 5   the connection to a peer is gone
+    ├── WeightsInvalid          500, exit 7   missing tensor, wrong shape, truncated or unreadable file
+    ├── UnsupportedModel        501, exit 7   this architecture fails the conformance check
+    └── MachineTrouble          500, exit 8   disk full, port taken, no such device
+
+A message is one sentence that says what is wrong, followed by the remedy.
+"""
+
+
+class MusterError(Exception):
+    """`str(error)` is for a person: what is wrong and what to do about it."""
+
+    status = 500
+    exit_code = 1
+    code = "internal_error"
+
+
+class InvalidRequest(MusterError):
+    status = 400
+    exit_code = 2
+    code = "invalid_request"
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class ContextTooLong(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class UnknownModel(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+
+
+class Unsupported(InvalidRequest):
+    code = "unsupported"
+
+
+class NotAllowed(MusterError):
+    status = 401
+    exit_code = 3
+    code = "invalid_api_key"
+
+
+class LimitReached(MusterError):
+    status = 429
+    exit_code = 4
+    code = "rate_limit_exceeded"
+
+
+class PoolUnavailable(MusterError):
+    status = 503
+    exit_code = 5
+    code = "pool_unavailable"
+
+
+class DoesNotFit(PoolUnavailable):
+    code = "model_does_not_fit"
+
+
+class TicketInvalid(MusterError):
+    status = 401
+    exit_code = 3
+    code = "invalid_ticket"
+
+
+class ProtocolViolation(MusterError):
+    status = 400
+    exit_code = 6
+    code = "protocol_violation"
+
+
+class MalformedFrame(ProtocolViolation):
+    code = "malformed_frame"
+
+
+class FrameTooLarge(ProtocolViolation):
+    code = "frame_too_large"
+
+
+class VersionMismatch(ProtocolViolation):
+    code = "version_mismatch"
+
+
+class LinkDown(MusterError):
+    status = 503
+    exit_code = 5
+    code = "link_down"
+
+
+class WeightsInvalid(MusterError):
+    exit_code = 7
+    code = "weights_invalid"
+
+
+class UnsupportedModel(MusterError):
+    status = 501
+    exit_code = 7
+    code = "unsupported_model"
+
+
+class MachineTrouble(MusterError):
+    exit_code = 8
+    code = "machine_trouble"

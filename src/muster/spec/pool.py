@@ -1,0 +1,50 @@
+"""Machines and the links between them, as measured or as described. Knows nothing of how they are measured."""
+
+from dataclasses import dataclass, field
+
+NodeId = str
+"""64 hexadecimal digits: the Ed25519 public key of the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What one node can do. `memory_bytes` is what the owner lends (`--memory`), not what the machine has."""
+
+    kind: str
+    """`cpu`, `cuda` or `mps`."""
+    name: str
+    memory_bytes: int
+    flops_per_s: dict[str, float] = field(default_factory=dict)
+    """Measured matrix-multiply speed by dtype name (`float32`, `bfloat16`)."""
+    memory_bandwidth_bytes_per_s: float = 0.0
+    host_bandwidth_bytes_per_s: float = 0.0
+    """Host memory to device; equals the memory bandwidth on a CPU."""
+    disk_bandwidth_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    id: NodeId
+    name: str
+    region: str
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpeed:
+    """One direction of a link."""
+
+    latency_s: float
+    """One way."""
+    bandwidth_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    nodes: tuple[Node, ...]
+    links: dict[tuple[NodeId, NodeId], LinkSpeed] = field(default_factory=dict)
+    """(from, to) -> speed. A missing pair falls back to `default_link`."""
+    default_link: LinkSpeed = LinkSpeed(latency_s=0.02, bandwidth_bytes_per_s=12.5e6)
+
+    def link(self, source: NodeId, target: NodeId) -> LinkSpeed:
+        return self.links.get((source, target), self.default_link)

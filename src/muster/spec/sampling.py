@@ -1,0 +1,63 @@
+"""How the next token is chosen. Knows nothing of tensors."""
+
+from dataclasses import dataclass, field
+
+from muster.errors import InvalidRequest
+
+MAX_LOGPROBS = 20
+MAX_STOP_TOKENS = 64
+MAX_LOGIT_BIAS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters with the meaning (and the ranges) of the OpenAI API, plus the usual extensions.
+
+    Order of work on the logits of one row: repetition penalty over prompt and output, presence and frequency
+    penalties over the output, bias, temperature, top-k, top-p, min-p. Temperature 0 is greedy and ignores the rest
+    of the randomness.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_k: int = 0
+    """0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int = 0
+    """Key of the counter-based generator; the counter is the position of the sampled token in its sequence."""
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    """None: none. k: the chosen token's and the k best tokens'."""
+
+    def validate(self) -> None:
+        """Raise `InvalidRequest` naming the parameter that is out of range."""
+        _check_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _check_range("temperature", self.temperature, 0.0, 2.0)
+        _check_range("top_k", self.top_k, 0, 2**31 - 1)
+        _check_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 10.0, low_open=True)
+        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_range("seed", self.seed, -(2**63), 2**63 - 1)
+        if self.logprobs is not None:
+            _check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
+            raise InvalidRequest(f"stop_token_ids holds more than {MAX_STOP_TOKENS} ids; send fewer.", "stop_token_ids")
+        if len(self.logit_bias) > MAX_LOGIT_BIAS:
+            raise InvalidRequest(f"logit_bias holds more than {MAX_LOGIT_BIAS} entries; send fewer.", "logit_bias")
+        for bias in self.logit_bias.values():
+            _check_range("logit_bias", bias, -100.0, 100.0)
+
+
+def _check_range(name: str, value: float, low: float, high: float, low_open: bool = False) -> None:
+    # `not (a <= x <= b)` rather than `x < a or x > b`: NaN must fail too.
+    if not (low <= value <= high) or (low_open and value == low):
+        bracket = "(" if low_open else "["
+        raise InvalidRequest(f"{name} is {value} but must lie in {bracket}{low}, {high}]; choose a value there.", name)
