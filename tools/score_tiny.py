@@ -3,8 +3,8 @@
     python tools/score_tiny.py --model src/muster/model/embedded/tiny --log docs/tiny/log.jsonl --out docs/tiny
 
 Writes scores.json, loss.png and completions.json to --out; the model card shows them. The yardsticks see the same
-files: `xz -9` alone, `xz -9` with the training text as its prefix, and a 5-gram model (`tools/ngram.py`) over the
-model's own tokens, trained on the same training files.
+files: `xz -9` (as one archive, file by file, and with the training text as its prefix) and a 5-gram model
+(`tools/ngram.py`) over the model's own tokens, trained on the same training files.
 
 How the model is scored: fp32; each file on its own, opened by the end-of-text token; windows of 1024 tokens that move
 by 512, so that every token is scored once and, after the first window, with at least 512 tokens before it. The bits
@@ -34,20 +34,28 @@ NGRAM_ORDER = 5
 PREFIX_TOKENS, COMPLETION_TOKENS = 96, 64
 
 
-def text_of(files: list[Path]) -> bytes:
-    return b"".join(path.read_text(encoding="utf-8").encode() for path in files)
+def texts_of(files: list[Path]) -> list[bytes]:
+    return [path.read_text(encoding="utf-8").encode() for path in files]
 
 
-def xz_bits_per_byte(train: bytes, held_out: bytes) -> dict[str, float]:
-    """`xz -9e` on the held-out text alone, and what it adds to the archive of the training text."""
+def num_bytes_of(files: list[Path]) -> int:
+    return sum(map(len, texts_of(files)))
+
+
+def xz_bits_per_byte(train: bytes, held_out: list[bytes]) -> dict[str, float]:
+    """`xz -9e` on the held-out text as one archive, file by file, and what it adds to the training text's archive."""
 
     def size(data: bytes) -> int:
         # The default dictionary of preset 9 is 64 MiB: the whole training text stays in reach.
         return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
 
-    alone = size(held_out)
-    after_training_text = size(train + held_out) - size(train)
-    return {"xz": 8 * alone / len(held_out), "xz_after_training_text": 8 * after_training_text / len(held_out)}
+    together = b"".join(held_out)
+    sizes = {
+        "xz": size(together),
+        "xz_each_file": sum(map(size, held_out)),
+        "xz_after_training_text": size(train + together) - size(train),
+    }
+    return {key: 8 * value / len(together) for key, value in sizes.items()}
 
 
 def ngram_bits_per_byte(train: list[list[int]], held_out: list[list[int]], vocab: int, num_bytes: int) -> float:
@@ -137,10 +145,9 @@ def draw(log: Path, scores: dict[str, float], out: Path) -> None:
 
 
 def yardsticks(tokenizer: Tokenizer, train: list[Path], held_out: list[Path]) -> dict[str, float]:
-    train_text, held_out_text = text_of(train), text_of(held_out)
     documents = [encode_files(tokenizer, files) for files in (train, held_out)]
-    ngram = ngram_bits_per_byte(*documents, tokenizer.get_vocab_size(), len(held_out_text))
-    return xz_bits_per_byte(train_text, held_out_text) | {"ngram": ngram}
+    ngram = ngram_bits_per_byte(*documents, tokenizer.get_vocab_size(), num_bytes_of(held_out))
+    return xz_bits_per_byte(b"".join(texts_of(train)), texts_of(held_out)) | {"ngram": ngram}
 
 
 def main() -> None:
@@ -158,22 +165,22 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
     if arguments.keep_yardsticks:
         known = json.loads(scores_file.read_text())["bits_per_byte"]
-        scores = {key: known[key] for key in ("xz", "xz_after_training_text", "ngram")}
+        scores = {key: value for key, value in known.items() if key != "model"}
     else:
         scores = yardsticks(tokenizer, train, held_out)
     if not arguments.yardsticks_only:
         model = LlamaForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
         documents = encode_files(tokenizer, held_out)
-        scores["model"] = sum(file_bits(model, document) for document in documents) / len(text_of(held_out))
+        scores["model"] = sum(file_bits(model, document) for document in documents) / num_bytes_of(held_out)
         shown = complete(model, tokenizer, held_out, 6)
         (arguments.out / "completions.json").write_text(json.dumps(shown, indent=1) + "\n")
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "train_files": len(train),
-        "train_bytes": len(text_of(train)),
+        "train_bytes": num_bytes_of(train),
         "held_out_files": len(held_out),
-        "held_out_bytes": len(text_of(held_out)),
+        "held_out_bytes": num_bytes_of(held_out),
         "bits_per_byte": {key: round(value, 4) for key, value in scores.items()},
     }
     scores_file.write_text(json.dumps(record, indent=1) + "\n")
