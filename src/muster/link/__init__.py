@@ -1,1 +1,6 @@
-"""Placeholder."""
+"""Authenticated connections between machines, each with a few ordered channels of frames.
+
+Reading order: `base` (what a link is), `stream` (frames over a byte stream), `memory` (the twin for tests), `identity`
+(who a node is), `iroh` (the real one), `iroh_fast_write` (why it is fast), `relay` (through the head, between nodes
+that cannot dial each other), `shaped` (a slow, far network on one machine).
+"""

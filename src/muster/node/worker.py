@@ -1,0 +1,328 @@
+"""The asyncio shell of a node: dials the head, carries out what `NodeState` decides, passes messages to its stages.
+
+Knows nothing of scheduling or placement. Workers only dial out: what the head wants to say comes back on the
+connection that this node opened, and other nodes are dialled when a placement makes them neighbours.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from muster import __version__
+from muster.errors import LinkDown, MusterError, ProtocolViolation
+from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.node.loading import StageLoader
+from muster.node.measure import free_memory_bytes, measure_device
+from muster.node.neighbours import Neighbours, Outbox, greet, measure_bandwidth
+from muster.node.stages import Stages
+from muster.node.state import Command, Drop, Load, NodeState, Quit, Rejoin, Say
+from muster.spec.pool import Device
+from muster.wire.messages import PROTOCOL, Address, AnyMessage, Assign, Hello, Measured, PeerMeasured, Ping, Pong
+
+log = structlog.get_logger()
+TICK_S = 0.2
+STRANGER_S = 15.0
+"""A peer may dial a moment before the head tells us that it is a neighbour."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    name: str
+    cache_dir: Path
+    region: str = ""
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    memory_cap_bytes: int | None = None
+    """What the owner lends; None lends what is free."""
+    speed: float = 1.0
+    """Below 1 rehearses a slower machine."""
+    drain_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeadDoor:
+    """Where the head is and how to prove that we may come in."""
+
+    address: Address
+    prove: Callable[[str], bytes]
+    """Our node id -> the proof of the join secret."""
+
+
+class Worker:
+    """Joins, serves until told to stop, leaves."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        door: HeadDoor,
+        options: WorkerOptions,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._door = door
+        self._options = options
+        self._say = say
+        self._state = NodeState(endpoint.node_id)
+        self._neighbours = Neighbours(endpoint)
+        self._stages = Stages(endpoint.node_id, door.address.node, options.speed, self._neighbour_lost)
+        self._loads: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._control: Outbox | None = None
+        self._head: Connection | None = None
+        self._device: Device | None = None
+        self._loader: StageLoader | None = None
+        self._quit: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until drained. Raises `MusterError` if refused, unreachable at first, or the drain takes too long."""
+        options = self._options
+        self._quit = asyncio.get_running_loop().create_future()
+        self._say("measuring this machine")
+        self._device = await asyncio.to_thread(
+            measure_device, options.device, options.memory_cap_bytes, options.cache_dir, options.speed
+        )
+        self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
+        try:
+            await self._join()
+            self._spawn(self._accept_connections())
+            self._spawn(self._tick_forever())
+            await self._quit
+        finally:
+            await self._close()
+
+    def drain(self) -> None:
+        """Leave once what runs here has moved to other machines."""
+        self._say("draining: finishing what runs here first")
+        self._carry_out(self._state.drain(self._now(), self._options.drain_timeout_s))
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stages.close()
+        if self._control is not None:
+            await self._control.close()
+        await self._neighbours.close()
+        await self._endpoint.close()
+
+    # --- the head ---------------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        head = await self._endpoint.dial(self._door.address)
+        control = await head.open("control")
+        hello = Hello(
+            protocol=PROTOCOL,
+            version=__version__,
+            name=self._options.name,
+            region=self._options.region,
+            proof=self._door.prove(self._endpoint.node_id),
+            address=self._endpoint.address,
+        )
+        await control.send(hello)
+        self._head = head
+        self._control = Outbox(control, lambda error: None)
+        self._spawn(self._listen(head, control))
+        self._spawn(self._accept_channels(head))
+
+    async def _listen(self, head: Connection, control: Channel) -> None:
+        try:
+            while True:
+                message, _ = await control.receive()
+                was_joined = self._state.joined
+                self._carry_out(self._state.heard(message, self._now()))
+                if self._state.joined and not was_joined:
+                    self._say("joined the pool")
+                    self._spawn(self._introduce(head))
+        except (LinkDown, ProtocolViolation) as error:
+            if self._head is head:
+                log.warning("head.lost", reason=str(error))
+                self._carry_out(self._state.head_lost(self._now()))
+
+    async def _introduce(self, head: Connection) -> None:
+        """Tell the head what this machine is, then how far away it is."""
+        assert self._device is not None
+        self._tell(Measured(device=self._device, free_memory_bytes=self._free_memory_bytes()))
+        try:
+            bulk = await head.open("bulk")
+            round_trip_s = await greet(bulk, head.peer)
+            bandwidth = await measure_bandwidth(bulk, round_trip_s)
+            await bulk.close()
+        except (LinkDown, ProtocolViolation, TimeoutError) as error:
+            log.info("measure.failed", peer=short_id(head.peer), reason=str(error))
+            return
+        self._tell(PeerMeasured(peer=head.peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=bandwidth))
+
+    async def _rejoin(self, after_s: float) -> None:
+        self._say(f"lost the head; trying again in {after_s:.1f} s")
+        head, self._head = self._head, None
+        if self._control is not None:
+            await self._control.close()
+            self._control = None
+        if head is not None:
+            await head.close()
+        await asyncio.sleep(after_s)
+        try:
+            await self._join()
+        except (LinkDown, ProtocolViolation) as error:
+            log.warning("rejoin.failed", reason=str(error))
+            self._carry_out(self._state.head_lost(self._now()))
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            free = self._free_memory_bytes()
+            self._carry_out(self._state.tick(self._now(), free, self._stages.active_requests))
+
+    def _free_memory_bytes(self) -> int:
+        free = free_memory_bytes(self._options.device)
+        cap = self._options.memory_cap_bytes
+        return free if cap is None else min(free, cap)
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Say(message):
+                    self._tell(message)
+                case Load(assign):
+                    self._stages.expect(assign)
+                    self._loads[assign.epoch] = self._spawn(self._load(assign))
+                case Drop(epoch):
+                    if task := self._loads.pop(epoch, None):
+                        task.cancel()
+                    self._spawn(self._stages.drop(epoch))
+                case Rejoin(after_s):
+                    self._spawn(self._rejoin(after_s))
+                case Quit(error):
+                    self._spawn(self._quit_soon(error))
+
+    def _tell(self, message: AnyMessage) -> None:
+        if self._control is not None:
+            self._control.put(message)
+
+    async def _quit_soon(self, error: MusterError | None) -> None:
+        await asyncio.sleep(TICK_S)  # the goodbye needs a moment to leave
+        assert self._quit is not None
+        if self._quit.done():
+            return
+        if error is None:
+            self._quit.set_result(None)
+        else:
+            self._quit.set_exception(error)
+
+    async def _load(self, assign: Assign) -> None:
+        assert self._loader is not None
+        mine = assign.stages[assign.index]
+        layers = f"layers {mine.first}–{mine.last - 1}"
+        self._say(f"loading {layers}")
+        try:
+            if self._head is None:
+                raise LinkDown("The head is gone; its next placement will ask again.")
+            work = await self._loader.load(assign, self._head, self._tell)
+            next_box = await self._reach_next(assign)
+        except MusterError as error:
+            log.warning("load.failed", epoch=assign.epoch, reason=str(error))
+            self._say(f"could not load {layers}: {error}")
+            self._carry_out(self._state.load_failed(assign.epoch, error))
+            return
+        finally:
+            self._loads.pop(assign.epoch, None)
+        self._stages.start(assign, work, next_box)
+        self._say(f"serving {layers}")
+        self._carry_out(self._state.loaded(assign.epoch))
+
+    async def _reach_next(self, assign: Assign) -> Outbox | None:
+        """The channel to the next stage (the last stage's next is the first), proven to work before we say `Loaded`."""
+        if len(assign.stages) == 1:
+            return None
+        peer = assign.stages[(assign.index + 1) % len(assign.stages)].node
+        address = next((address for address in assign.peers if address.node == peer), None)
+        if address is None:
+            raise ProtocolViolation(f"The head named no address for node {short_id(peer)}; its books are wrong.")
+        channel = await self._neighbours.open(address, "data")
+        round_trip_s = await greet(channel, peer)
+        self._tell(PeerMeasured(peer=peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=0.0))
+        return Outbox(channel, lambda error: self._neighbour_lost(assign.epoch, peer, str(error)))
+
+    def _neighbour_lost(self, epoch: int, peer: str, reason: str) -> None:
+        self._carry_out(self._state.neighbour_lost(epoch, peer, reason))
+
+    # --- what others open towards this node ---------------------------------------------------------------------------
+
+    async def _accept_connections(self) -> None:
+        while True:
+            connection = await self._endpoint.accept()
+            self._spawn(self._admit(connection))
+
+    async def _admit(self, connection: Connection) -> None:
+        deadline = self._now() + STRANGER_S
+        while not self._stages.is_member(connection.peer):
+            if self._now() > deadline:
+                log.warning("stranger.refused", peer=short_id(connection.peer))
+                await connection.close("not a neighbour in any placement")
+                return
+            await asyncio.sleep(0.05)
+        await self._accept_channels(connection)
+
+    async def _accept_channels(self, connection: Connection) -> None:
+        try:
+            while True:
+                name, channel = await connection.accept()
+                if name == "data":
+                    self._spawn(self._serve_data(connection, channel))
+                else:
+                    self._spawn(self._answer_pings(channel))
+        except LinkDown:
+            return
+
+    async def _serve_data(self, connection: Connection, channel: Channel) -> None:
+        box = Outbox(channel, lambda error: None)
+        reply = box.put
+        try:
+            while True:
+                message, payload = await channel.receive()
+                if isinstance(message, Ping):
+                    box.put(Pong(token=message.token))
+                elif self._stages.is_member(connection.peer):
+                    self._stages.receive(connection.peer, message, payload, reply)
+        except (LinkDown, ProtocolViolation) as error:
+            log.info("data.closed", peer=short_id(connection.peer), reason=str(error))
+        finally:
+            self._stages.forget_session(reply)
+            await box.close()
+
+    @staticmethod
+    async def _answer_pings(channel: Channel) -> None:
+        try:
+            while True:
+                message, _ = await channel.receive()
+                if isinstance(message, Ping):
+                    await channel.send(Pong(token=message.token))
+        except (LinkDown, ProtocolViolation):
+            return
+
+    # --- small things -----------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget_task)
+        return task
+
+    def _forget_task(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and self._quit is not None and not self._quit.done():
+            # A bug in the shell must not leave a node that looks alive and does nothing.
+            self._quit.set_exception(error)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
