@@ -1,0 +1,304 @@
+"""Layers [first, last) of a decoder on one machine, exact to the last bit that float arithmetic allows.
+
+The forward pass is the one that `transformers` ships, unchanged. A stage runs it over the whole model, but
+
+    layers before `first`   pass the received hidden state along; `first` gets it whatever was made of it on the way
+    layers [first, last)    run
+    layer `last`            ends the forward pass: its input is the stage's output
+
+so that what a family does between the embedding and the head (masks, rotary angles, scaling) needs no rewriting. On a
+later stage, modules with parameters that run before the first held layer have nothing to say and are put to sleep.
+
+Knows nothing of requests, sampling or transport. Legend of shape suffixes in `batch`.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from muster.errors import UnsupportedModel, WeightsInvalid
+from muster.model.architecture import build_on_meta, fill_buffers, find_layers, layer_window, parse_config
+from muster.model.attention import Backend, Binding, HeadProbe, SdpaBackend, StepState, bind
+from muster.model.batch import Batch
+from muster.model.cache import HeadSizes, KVCache
+from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
+from muster.model.weights import Weights
+
+
+class Stage:
+    """See `load_stage`. Not thread-safe: one `run` at a time."""
+
+    def __init__(
+        self, model: PreTrainedModel, layers: nn.ModuleList, first: int, last: int, device: torch.device
+    ) -> None:
+        text = model.config.get_text_config(decoder=True)
+        self.first, self.last, self.num_layers = first, last, len(layers)
+        self.is_first, self.is_last = first == 0, last == len(layers)
+        self.device, self.dtype = device, model.dtype
+        self.hidden_size, self.vocab_size = int(text.hidden_size), int(text.vocab_size)
+        self.backend: Backend = SdpaBackend()
+        self.head_sizes: tuple[HeadSizes, ...] = ()
+        self._model = model
+        self._state = StepState()
+        self._passage = _Passage()
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        for index in range(first, last):
+            bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
+        _cut(model, layers, first, last, self._passage)
+
+    def new_cache(self, num_pages: int, page_size: int) -> KVCache:
+        """Raise `MachineTrouble` when the pages do not fit in memory."""
+        return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
+        """One step.
+
+        `x` is int64 token ids [T] on the first stage, the previous stage's hidden state [T, H] otherwise. Returns the
+        hidden state [T, H], or on the last stage float32 logits [S, V] of the tokens in `logits_rows_S`.
+        """
+        self._state.backend = self.backend
+        self._state.prepared = self.backend.prepare(batch, cache, self.dtype)
+        self._passage.enter(None if self.is_first else x[None])
+        try:
+            output = self._forward(batch, x)
+        except _StageEnd as end:
+            return end.hidden_1TH[0]
+        finally:
+            self._state.backend = self._state.prepared = None
+            self._passage.leave()
+        logits_SV: Tensor = output.logits[0]
+        return (logits_SV if self._keeps_logits else logits_SV[batch.logits_rows_S]).float()
+
+    def _forward(self, batch: Batch, x: Tensor) -> Any:
+        inputs = {"input_ids": x[None]} if self.is_first else {"inputs_embeds": x[None]}
+        if self._keeps_logits:
+            inputs["logits_to_keep"] = batch.logits_rows_S
+        return self._model(
+            **inputs, position_ids=batch.positions_T[None], past_key_values=None, use_cache=False, return_dict=True
+        )
+
+    def probe_heads(self) -> None:
+        """Run one token to learn what each layer hands to the attention function; raise `UnsupportedModel` if none."""
+        probe, real = HeadProbe(), self.backend
+        self.backend = probe
+        index = torch.zeros(1, dtype=torch.long, device=self.device)
+        batch = Batch(index, index, index[None].int(), (1,), (1,), index)
+        x = index if self.is_first else torch.zeros(1, self.hidden_size, dtype=self.dtype, device=self.device)
+        try:
+            self.run(batch, KVCache((), 1, 1, self.dtype, self.device), x)
+        finally:
+            self.backend = real
+        called = [layer for layer, _ in probe.calls]
+        if called != list(range(self.last - self.first)):
+            raise UnsupportedModel(self._describe_calls(called))
+        self.head_sizes = tuple(sizes for _, sizes in probe.calls)
+
+    def _describe_calls(self, called: list[int]) -> str:
+        name = type(self._model).__name__
+        silent = [self.first + layer for layer in range(self.last - self.first) if layer not in called]
+        if silent:
+            layers = ", ".join(map(str, silent))
+            return (
+                f"Layers {layers} of {name} never called the attention interface, so their keys and values cannot be "
+                "kept in pages; choose another architecture."
+            )
+        return f"Layers of {name} call the attention interface more than once or out of order; choose another one."
+
+
+class _StageEnd(Exception):
+    """Leaves the forward pass at the first layer that this stage does not hold."""
+
+    def __init__(self, hidden_1TH: Tensor) -> None:
+        super().__init__()
+        self.hidden_1TH = hidden_1TH
+
+
+class _Passage:
+    """The hidden state on its way to the first held layer, and whether it has got there."""
+
+    def __init__(self) -> None:
+        self.received_1TH: Tensor | None = None
+        self.arrived = True
+
+    def enter(self, received_1TH: Tensor | None) -> None:
+        self.received_1TH = received_1TH
+        self.arrived = received_1TH is None
+
+    def leave(self) -> None:
+        self.received_1TH, self.arrived = None, True
+
+    def arrive(self) -> Tensor:
+        assert self.received_1TH is not None
+        self.arrived = True
+        return self.received_1TH
+
+
+class _Before(nn.Module):
+    """Stands for a layer of an earlier stage. Keeps its plain attributes, which some families read from outside."""
+
+    def __init__(self, layer: nn.Module, passage: _Passage) -> None:
+        super().__init__()
+        _copy_plain_attributes(layer, self)
+        self._passage = passage
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        assert self._passage.received_1TH is not None
+        return self._passage.received_1TH
+
+
+class _After(nn.Module):
+    """Stands for the first layer of the next stage."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        _copy_plain_attributes(layer, self)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        raise _StageEnd(args[0] if args else kwargs["hidden_states"])
+
+
+def _copy_plain_attributes(source: nn.Module, target: nn.Module) -> None:
+    for key, value in vars(source).items():
+        if not key.startswith("_") and isinstance(value, str | int | float | bool):
+            setattr(target, key, value)
+
+
+def _cut(model: PreTrainedModel, layers: nn.ModuleList, first: int, last: int, passage: _Passage) -> None:
+    """Replace what the stage does not hold."""
+    for index in range(len(layers)):
+        if index < first:
+            layers[index] = _Before(layers[index], passage)
+        elif index >= last:
+            layers[index] = _After(layers[index])
+    if first > 0:
+        layers[first].register_forward_pre_hook(_arrival(passage), with_kwargs=True)
+        for name in outside_layers(model):
+            module = model.get_submodule(name)
+            module.forward = _asleep(module, passage)
+
+
+def _arrival(passage: _Passage) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden_1TH = passage.arrive()
+        if args:
+            return (hidden_1TH, *args[1:]), kwargs
+        return (), {**kwargs, "hidden_states": hidden_1TH}
+
+    return hook
+
+
+def _asleep(module: nn.Module, passage: _Passage) -> Callable[..., Any]:
+    """The module's forward, but without effect until the hidden state has arrived at the first held layer."""
+    awake = module.forward
+    is_embedding = isinstance(module, nn.Embedding)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if passage.arrived:
+            return awake(*args, **kwargs)
+        assert passage.received_1TH is not None
+        return passage.received_1TH.new_zeros(()) if is_embedding else args[0]
+
+    return forward
+
+
+def outside_layers(model: PreTrainedModel) -> list[str]:
+    """Names of the modules outside the decoder layers that own parameters."""
+    prefix = f"{find_layers(model)[0]}."
+    return [
+        name
+        for name, module in model.named_modules()
+        if not name.startswith(prefix) and next(module.parameters(recurse=False), None) is not None
+    ]
+
+
+def stage_tensors(model: PreTrainedModel, first: int, last: int) -> list[str]:
+    """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong.
+
+    Small modules whose place (before the layers or after) cannot be told go to both ends; large ones can be told.
+    """
+    prefix, layers = find_layers(model)
+    head = model.get_output_embeddings()
+    names = []
+    for name in model.state_dict():
+        if name.startswith(f"{prefix}."):
+            index = int(name.removeprefix(f"{prefix}.").split(".")[0])
+            needed = first <= index < last
+        else:
+            module = model.get_submodule(name.rpartition(".")[0])
+            if isinstance(module, nn.Embedding):
+                needed = first == 0
+            elif module is head:
+                needed = last == len(layers)
+            else:
+                needed = first == 0 or last == len(layers)
+        if needed:
+            names.append(name)
+    return names
+
+
+def check_range(first: int, last: int, count: int) -> None:
+    if not 0 <= first < last <= count:
+        raise ValueError(f"layers [{first}, {last}) of {count}")
+
+
+def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+    """Build layers [first, last) and read only their tensors.
+
+    Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
+    """
+    model = build_on_meta(parse_config(weights.config_json), dtype)
+    prefix, layers = find_layers(model)
+    check_range(first, last, len(layers))
+    absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
+    fill_buffers(model, skip=absent)
+    _load(model, stage_tensors(model, first, last), weights, dtype, device)
+    _move_buffers(model, device)
+    stage = Stage(model, layers, first, last, device)
+    stage.probe_heads()
+    return stage
+
+
+def _load(
+    model: PreTrainedModel, needed: list[str], weights: Weights, dtype: torch.dtype, device: torch.device
+) -> None:
+    made = recipes(model, weights.names())
+    pending: dict[int, tuple[Recipe, list[str]]] = {}
+    for name in needed:
+        recipe = recipe_of(model, made, name)
+        pending.setdefault(id(recipe), (recipe, []))[1].append(name)
+    for recipe, names in pending.values():
+        tensors = recipe.cook(model, weights, parameter_dtype(model, names[0], dtype))
+        for name in names:
+            # A tied parameter takes the tensor of the one that it is tied to: the same memory, not a copy.
+            tensor = tensors[name] if name in tensors else next(iter(tensors.values()))
+            _assign(model, name, tensor, device)
+
+
+def _assign(model: PreTrainedModel, name: str, tensor: Tensor, device: torch.device) -> None:
+    owner, _, key = name.rpartition(".")
+    module = model.get_submodule(owner)
+    expected = getattr(module, key)
+    if tensor.shape != expected.shape:
+        raise WeightsInvalid(
+            f"The checkpoint's tensor for {name} has shape {tuple(tensor.shape)} where config.json says "
+            f"{tuple(expected.shape)}; download the model again, or check that weights and config.json belong together."
+        )
+    tensor = tensor.to(device)
+    if key in module._parameters:
+        module._parameters[key] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[key] = tensor
+
+
+def _move_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    for module in model.modules():
+        for key, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                module._buffers[key] = buffer.to(device)
