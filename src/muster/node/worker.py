@@ -6,12 +6,13 @@ connection that this node opened, and other nodes are dialled when a placement m
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import torch
+from msgspec.structs import replace
 
 from muster import __version__
 from muster.errors import LinkDown, MusterError, ProtocolViolation
@@ -22,7 +23,7 @@ from muster.node.neighbours import Neighbours, Outbox, greet, measure_bandwidth
 from muster.node.stages import Stages
 from muster.node.state import Command, Drop, Load, NodeState, Quit, Rejoin, Say
 from muster.spec.pool import Device
-from muster.wire.messages import PROTOCOL, Address, AnyMessage, Assign, Hello, Measured, PeerMeasured, Ping, Pong
+from muster.wire.messages import PROTOCOL, Address, AnyMessage, Assign, Hello, Measured, PeerMeasured, Ping, Pong, Welcome
 
 log = structlog.get_logger()
 TICK_S = 0.2
@@ -52,6 +53,12 @@ class HeadDoor:
     """Our node id -> the proof of the join secret."""
 
 
+class Announce(Protocol):
+    """Told what happens: a name for programs, a sentence for people, facts for both."""
+
+    def __call__(self, event: str, sentence: str, **facts: Any) -> None: ...
+
+
 class Worker:
     """Joins, serves until told to stop, leaves."""
 
@@ -60,12 +67,15 @@ class Worker:
         endpoint: Endpoint,
         door: HeadDoor,
         options: WorkerOptions,
-        say: Callable[[str], None] = lambda text: None,
+        announce: Announce = lambda event, sentence, **facts: None,
+        regions: dict[str, str] | None = None,
     ) -> None:
+        """`regions` is filled with the region of every node we hear of, for whoever shapes the links."""
         self._endpoint = endpoint
         self._door = door
         self._options = options
-        self._say = say
+        self._announce = announce
+        self._regions = regions if regions is not None else {}
         self._state = NodeState(endpoint.node_id)
         self._neighbours = Neighbours(endpoint)
         self._stages = Stages(endpoint.node_id, door.address.node, options.speed, self._neighbour_lost)
@@ -81,10 +91,11 @@ class Worker:
         """Serve until drained. Raises `MusterError` if refused, unreachable at first, or the drain takes too long."""
         options = self._options
         self._quit = asyncio.get_running_loop().create_future()
-        self._say("measuring this machine")
+        self._announce("measuring", "Measuring this machine.")
         self._device = await asyncio.to_thread(
             measure_device, options.device, options.memory_cap_bytes, options.cache_dir, options.speed
         )
+        self._announce("measured", describe(self._device), device=asdict(self._device))
         self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
         try:
             await self._join()
@@ -96,7 +107,7 @@ class Worker:
 
     def drain(self) -> None:
         """Leave once what runs here has moved to other machines."""
-        self._say("draining: finishing what runs here first")
+        self._announce("draining", "Draining: what runs here moves to other machines first.")
         self._carry_out(self._state.drain(self._now(), self._options.drain_timeout_s))
 
     async def _close(self) -> None:
@@ -120,7 +131,7 @@ class Worker:
             name=self._options.name,
             region=self._options.region,
             proof=self._door.prove(self._endpoint.node_id),
-            address=self._endpoint.address,
+            address=replace(self._endpoint.address, region=self._options.region),
         )
         await control.send(hello)
         self._head = head
@@ -133,9 +144,10 @@ class Worker:
             while True:
                 message, _ = await control.receive()
                 was_joined = self._state.joined
+                self._learn_regions(message)
                 self._carry_out(self._state.heard(message, self._now()))
                 if self._state.joined and not was_joined:
-                    self._say("joined the pool")
+                    self._announce("joined", f"Joined the pool of {short_id(head.peer)}.", node=self._endpoint.node_id)
                     self._spawn(self._introduce(head))
         except (LinkDown, ProtocolViolation) as error:
             if self._head is head:
@@ -156,8 +168,14 @@ class Worker:
             return
         self._tell(PeerMeasured(peer=head.peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=bandwidth))
 
+    def _learn_regions(self, message: AnyMessage) -> None:
+        if isinstance(message, Welcome):
+            self._regions[self._door.address.node] = message.region
+        elif isinstance(message, Assign):
+            self._regions.update({address.node: address.region for address in message.peers})
+
     async def _rejoin(self, after_s: float) -> None:
-        self._say(f"lost the head; trying again in {after_s:.1f} s")
+        self._announce("head_lost", f"Lost the head; trying again in {after_s:.1f} s.", after_s=after_s)
         head, self._head = self._head, None
         if self._control is not None:
             await self._control.close()
@@ -219,7 +237,8 @@ class Worker:
         assert self._loader is not None
         mine = assign.stages[assign.index]
         layers = f"layers {mine.first}–{mine.last - 1}"
-        self._say(f"loading {layers}")
+        facts = {"epoch": assign.epoch, "first": mine.first, "last": mine.last}
+        self._announce("loading", f"Loading {layers}.", **facts)
         try:
             if self._head is None:
                 raise LinkDown("The head is gone; its next placement will ask again.")
@@ -227,13 +246,13 @@ class Worker:
             next_box = await self._reach_next(assign)
         except MusterError as error:
             log.warning("load.failed", epoch=assign.epoch, reason=str(error))
-            self._say(f"could not load {layers}: {error}")
+            self._announce("load_failed", f"Could not load {layers}: {error}", **facts, reason=str(error))
             self._carry_out(self._state.load_failed(assign.epoch, error))
             return
         finally:
             self._loads.pop(assign.epoch, None)
         self._stages.start(assign, work, next_box)
-        self._say(f"serving {layers}")
+        self._announce("serving", f"Serving {layers}.", **facts)
         self._carry_out(self._state.loaded(assign.epoch))
 
     async def _reach_next(self, assign: Assign) -> Outbox | None:
@@ -326,3 +345,10 @@ class Worker:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def describe(device: Device) -> str:
+    """The measurement in one sentence."""
+    flops = ", ".join(f"{speed / 1e9:.0f} GFLOP/s in {dtype}" for dtype, speed in device.flops_per_s.items())
+    memory = f"{device.memory_bytes / 1e9:.3g} GB to lend at {device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s"
+    return f"{device.name}: {flops}, {memory}, disk {device.disk_bandwidth_bytes_per_s / 1e6:.0f} MB/s."
