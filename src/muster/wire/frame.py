@@ -37,18 +37,23 @@ _KIB, _MIB = 1024, 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that one frame of a channel may hold."""
+    """The most that one frame of a channel may hold.
+
+    Python objects are larger than msgpack: a header decodes into at most some 80 times its bytes (tested).
+    """
 
     header_bytes: int
     payload_bytes: int
 
 
 CHANNEL_LIMITS: dict[str, Limits] = {
-    "control": Limits(header_bytes=_MIB, payload_bytes=0),
-    "data": Limits(header_bytes=16 * _MIB, payload_bytes=256 * _MIB),
+    # Strangers reach this one before they have shown a proof.
+    "control": Limits(header_bytes=256 * _KIB, payload_bytes=0),
+    # The header holds page tables of a whole batch, or prompts: 8 MiB are 1.7 million token ids.
+    "data": Limits(header_bytes=8 * _MIB, payload_bytes=256 * _MIB),
     "bulk": Limits(header_bytes=64 * _KIB, payload_bytes=32 * _MIB),
     # Carries whole frames of the data channel, so it holds a little more than one of them.
-    "relay": Limits(header_bytes=64 * _KIB, payload_bytes=16 + (16 + 256) * _MIB),
+    "relay": Limits(header_bytes=64 * _KIB, payload_bytes=PREFIX.size + (8 + 256) * _MIB),
 }
 """The channels that exist between two nodes. A stream with any other name is refused."""
 
