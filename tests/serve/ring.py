@@ -62,7 +62,8 @@ class Ring:
         """Until nothing is left to do."""
         moving = True
         while moving or self.engine.has_work:
-            moving = any([self.move(index) for index in reversed(range(len(self.queues)))])
+            moved = [self.move(index) for index in reversed(range(len(self.queues)))]
+            moving = any(moved)
             if self.engine.has_work:
                 self.step()
         assert set(self.finished) == set(self.tokens) - self.cancelled
@@ -86,7 +87,9 @@ def fake_ring(num_stages: int, num_pages: int, page_size: int, options: EngineOp
     return Ring(stages, [FakeCache(num_pages, page_size) for _ in stages], options)
 
 
-def alone(request: Request, num_stages: int, max_context: int, eos_token_ids: frozenset[int] = frozenset()) -> list[int]:
+def alone(
+    request: Request, num_stages: int, max_context: int, eos_token_ids: frozenset[int] = frozenset()
+) -> list[int]:
     """What the fake model answers to a request without any engine."""
     sampler = Sampler()
     tokens = [*request.prompt, *request.emitted]
