@@ -62,6 +62,12 @@ def test_special_and_unknown_ids_add_nothing(byte_level: Tokenizer) -> None:
     assert byte_level.token_bytes(10**9) == b""
 
 
+def test_a_token_shows_as_text_as_its_name_or_as_bytes(byte_level: Tokenizer) -> None:
+    assert byte_level.display(byte_level.encode("x")[0]) == ("x", [120])
+    assert byte_level.display(0) == ("<|endoftext|>", list(b"<|endoftext|>"))
+    assert byte_level.display(byte_level.encode("🦀")[0])[0].startswith("bytes:\\xf0")
+
+
 def test_end_of_text_ids_come_from_the_generation_config_first(byte_level_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(byte_level_folder, folder)

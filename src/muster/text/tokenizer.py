@@ -58,6 +58,17 @@ class Tokenizer:
             known = self._bytes[id] = self._find_bytes(id)
         return known
 
+    def display(self, id: int) -> tuple[str, list[int]]:
+        """A token on its own, as log probabilities show it: readable text and bytes.
+
+        A special token shows its name, and part of a character shows as `bytes:\\xe2\\x80`.
+        """
+        data = self.token_bytes(id) or (self._rust.id_to_token(id) or "").encode()
+        try:
+            return data.decode(), list(data)
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data), list(data)
+
     def _find_bytes(self, id: int) -> bytes:
         piece: str | None = self._rust.id_to_token(id) if 0 <= id < self.vocabulary_size else None
         if piece is None or id in self._special:
