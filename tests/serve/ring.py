@@ -86,7 +86,9 @@ def fake_ring(num_stages: int, num_pages: int, page_size: int, options: EngineOp
     return Ring(stages, [FakeCache(num_pages, page_size) for _ in stages], options)
 
 
-def alone(request: Request, num_stages: int, max_context: int, eos_token_ids: frozenset[int] = frozenset()) -> list[int]:
+def alone(
+    request: Request, num_stages: int, max_context: int, eos_token_ids: frozenset[int] = frozenset()
+) -> list[int]:
     """What the fake model answers to a request without any engine."""
     sampler = Sampler()
     tokens = [*request.prompt, *request.emitted]

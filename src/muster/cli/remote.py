@@ -67,7 +67,9 @@ class Head:
 
     def _silent(self, error: httpx.HTTPError) -> LinkDown:
         reason = str(error) or type(error).__name__
-        return LinkDown(f"No head answers at {self.url} ({reason}); start one with `muster serve MODEL` or name it with --head.")
+        return LinkDown(
+            f"No head answers at {self.url} ({reason}); start one with `muster serve MODEL` or name it with --head."
+        )
 
 
 def find(url: str | None, token: str | None = None, key: str | None = None, folder: Path | None = None) -> Head:

@@ -26,9 +26,13 @@ def serve(
     name: Annotated[str | None, typer.Option(help="What to call this machine.", show_default="its host name")] = None,
     region: Annotated[str, typer.Option(help="Where it stands, in your own words.")] = "home",
     scenario: Annotated[Path | None, typer.Option(help="TOML file that shapes the links (delay, loss, cut).")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the checkpoint")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the checkpoint")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    max_context: Annotated[int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")] = None,
+    max_context: Annotated[
+        int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")
+    ] = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
     link_port: Annotated[int, typer.Option(help="UDP port for the machines; 0 picks a free one.")] = 0,
     relay: Annotated[str | None, typer.Option(help="Relay for machines that cannot be dialled directly.")] = None,
