@@ -55,15 +55,8 @@ def look(folder: Path, port: int, ticket: str | None, head: str | None) -> Itera
 
 
 def python_version() -> Finding:
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding(
-            "python",
-            FAILED,
-            f"Python {found} is too old",
-            "install Python 3.11 or newer and make the environment again",
-        )
-    return Finding("python", OK, found)
+    """An older one could not have imported this file; the figure is for whoever reads the report."""
+    return Finding("python", OK, ".".join(map(str, sys.version_info[:3])))
 
 
 def package_versions() -> Iterator[Finding]:

@@ -28,12 +28,13 @@ def join(
     as_json: Json = False,
 ) -> None:
     """Lend this machine to the pool that printed TICKET."""
+    memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
     from muster.cli.worker import WorkerOptions, run_worker
 
     place = data_dir(data_dir_)
     options = WorkerOptions(
         ticket=ticket,
-        memory_bytes=parse_bytes(memory) if memory else None,
+        memory_bytes=memory_bytes,
         name=name,
         region=region,
         device=device,

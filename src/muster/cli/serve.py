@@ -40,6 +40,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
+    memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
     from muster.cli.head import HeadOptions, run_head
 
     options = HeadOptions(
@@ -48,7 +49,7 @@ def serve(
         port=port,
         data_dir=data_dir(data_dir_),
         local_worker=local_worker,
-        memory_bytes=parse_bytes(memory) if memory else None,
+        memory_bytes=memory_bytes,
         name=name,
         region=region,
         scenario=scenario,

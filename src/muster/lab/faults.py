@@ -1,4 +1,4 @@
-"""What can go wrong in a pool, as words that a test or a demo writes down. Knows nothing of how a fault is brought about.
+"""What can go wrong in a pool, as words that a test writes down. Knows nothing of how a fault is brought about.
 
     faults = [leave(node=3, at=12.0), cut(0, 2, at=5.0), heal(0, 2, at=9.0), slow(node=1, at=3.0, factor=0.25)]
     await play(faults, world)
