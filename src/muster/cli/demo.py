@@ -33,7 +33,7 @@ def demo(
 
     with tempfile.TemporaryDirectory(prefix="muster-demo-") as temporary:
         folder = keep or Path(temporary)
-        rehearsal = demo_rehearsal(model, folder, max_tokens, kill)
+        rehearsal = demo_rehearsal(model, max_tokens, kill)
         if not as_json:
             out.print("four workers, none of which could hold the model alone:")
             for worker in rehearsal.workers:

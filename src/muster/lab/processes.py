@@ -110,7 +110,7 @@ class Lab:
         await lab.worker(WorkerSpec("ada", "oslo", 64_000_000), ticket)
     """
 
-    def __init__(self, folder: Path, scenario: Path | None = None, threads: int = 1) -> None:
+    def __init__(self, folder: Path, scenario: str | None = None, threads: int = 1) -> None:
         self.folder = folder
         self.scenario = scenario
         self.children: list[Child] = []
@@ -163,7 +163,7 @@ class Lab:
         return home
 
     def _shaped(self) -> list[str]:
-        return ["--scenario", str(self.scenario)] if self.scenario else []
+        return ["--scenario", self.scenario] if self.scenario else []
 
     def _environment(self) -> dict[str, str]:
         """Several children share the cores: each computes on few threads."""

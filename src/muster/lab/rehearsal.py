@@ -32,7 +32,8 @@ class Rehearsal:
     model: str
     workers: tuple[WorkerSpec, ...]
     prompts: tuple[Prompt, ...]
-    scenario: Path | None
+    scenario: str | None
+    """Name of a shipped scenario, or path of a TOML file."""
     head_region: str
     max_tokens: int = 64
     kill: str | None = None
