@@ -1,30 +1,24 @@
-"""A pipeline in one process: an engine, its followers, and the steps between them as messages that were encoded."""
+"""A pipeline in one process that remembers what every request got, and a fake one to run it on."""
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 from torch import Tensor
 
-from muster.serve.engine import Engine
-from muster.serve.follower import Follower
+from muster.serve.local_ring import LocalRing
 from muster.serve.options import EngineOptions
 from muster.serve.sampling import Sampler
 from muster.spec.request import Progress, Request
-from muster.wire.messages import Admit, Step, StepDone
+from muster.wire.messages import Admit
 from tests.serve.fake_stage import FakeCache, FakeStage, expected_logits
 
 
 class Ring:
-    """Steps travel one stage per `move`, as over a slow link."""
+    """Steps travel one hop per `move`, as over a slow link."""
 
     def __init__(self, stages: Sequence[Any], caches: Sequence[Any], options: EngineOptions) -> None:
-        self.engine = Engine(stages[0], caches[0], options=options)
-        self.followers = [
-            Follower(stage, cache, options.epoch) for stage, cache in zip(stages[1:], caches[1:], strict=True)
-        ]
-        self.queues: list[deque[Any]] = [deque() for _ in stages]
+        self.local: LocalRing[Any] = LocalRing(stages, caches, options)
+        self.engine = self.local.engine
         self.tokens: dict[str, list[int]] = {}
         self.finished: dict[str, str] = {}
         self.cancelled: set[str] = set()
@@ -40,31 +34,16 @@ class Ring:
     def step(self) -> bool:
         """One engine step; whether it ran anything."""
         before = self.engine.stats().steps
-        outputs = self.engine.step()
-        self._note(outputs.progress)
-        if outputs.forward is not None:
-            self.queues[0].append(outputs.forward)
+        self._note(self.local.step())
         return self.engine.stats().steps > before
 
-    def move(self, index: int) -> bool:
-        """Let what waits after stage `index` go one hop; whether anything was there."""
-        if not self.queues[index]:
-            return False
-        item = self.queues[index].popleft()
-        if isinstance(item, StepDone):
-            self._note(self.engine.receive(through_wire(item, StepDone)))
-            return True
-        step, hidden = item
-        self.queues[index + 1].append(self.followers[index].run(through_wire(step, Step), hidden))
-        return True
+    def move(self, hop: int) -> None:
+        self._note(self.local.move(hop))
 
     def run(self) -> None:
         """Until nothing is left to do."""
-        moving = True
-        while moving or self.engine.has_work:
-            moving = any([self.move(index) for index in reversed(range(len(self.queues)))])
-            if self.engine.has_work:
-                self.step()
+        while self.local.busy:
+            self._note(self.local.work())
         assert set(self.finished) == set(self.tokens) - self.cancelled
 
     def _note(self, progress: Iterable[Progress]) -> None:
@@ -75,10 +54,6 @@ class Ring:
             tokens += [sampled.token for sampled in one.tokens]
             if one.finish is not None:
                 self.finished[one.request_id] = one.finish
-
-
-def through_wire(message: Any, kind: Any) -> Any:
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=kind)
 
 
 def fake_ring(num_stages: int, num_pages: int, page_size: int, options: EngineOptions) -> Ring:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.cli.show import Announcer
-from muster.errors import MusterError
 from muster.link.base import Endpoint
 from muster.link.identity import load_identity
 from muster.link.iroh import IrohEndpoint

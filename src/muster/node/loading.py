@@ -5,21 +5,16 @@ manifest, the blob store of earlier loads, the head.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from muster.errors import DoesNotFit, MusterError, WeightsInvalid
 from muster.link.base import Connection
-from muster.model.blobs import BlobStore, Manifest, open_matching_directory
+from muster.model.blobs import BlobStore, Manifest
 from muster.model.conformance import check_conformance
-from muster.model.shape import shape_of, tensor_names
-from muster.model.stage import load_stage
-from muster.model.weights import Weights
 from muster.node.fetch import Wanted, fetch_blobs
-from muster.serve.engine import Engine, EngineOptions
+from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.wire.messages import Assign, LoadProgress
 

@@ -19,8 +19,10 @@ from muster.errors import MusterError, ProtocolViolation
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.spec.request import Progress, Request
+from muster.wire.frame import CHANNEL_LIMITS
 from muster.wire.messages import AnyMessage, Failed, Step, StepDone, Tokens
 
+MAX_HIDDEN_BYTES = CHANNEL_LIMITS["data"].payload_bytes
 Buffer = bytes | bytearray | memoryview
 Result = TypeVar("Result")
 Send = Callable[[AnyMessage, Buffer], None]
@@ -199,7 +201,7 @@ class FollowerRuntime(Runtime):
     def _turn(self, step: Step, payload: Buffer) -> tuple[AnyMessage, Buffer]:
         if step.hidden is None:
             raise ProtocolViolation("A step came without a hidden state; the sender must put one in its payload.")
-        result = self._follower.run(step, decode(step.hidden, payload))
+        result = self._follower.run(step, decode(step.hidden, payload, MAX_HIDDEN_BYTES))
         if isinstance(result, StepDone):
             return result, b""
         forward, hidden_TH = result

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from traceback import format_tb
 
 import structlog
 
@@ -141,7 +142,8 @@ class Stages:
             await runtime.run()
         except Exception as error:
             # Whatever broke the stage, its requests can go on elsewhere: nothing here is worth keeping.
-            log.exception("stage.broke", epoch=epoch)
+            # The traceback without its local variables: those hold people's prompts.
+            log.error("stage.broke", epoch=epoch, error=repr(error), where="".join(format_tb(error.__traceback__)))
             trouble = error if isinstance(error, MusterError) else MachineTrouble(f"A stage broke ({error!r}).")
             if isinstance(runtime, HeadRuntime):
                 runtime.give_up(trouble)

@@ -23,7 +23,18 @@ from muster.node.neighbours import Neighbours, Outbox, greet, measure_bandwidth
 from muster.node.stages import Stages
 from muster.node.state import Command, Drop, Load, NodeState, Quit, Rejoin, Say
 from muster.spec.pool import Device
-from muster.wire.messages import PROTOCOL, Address, AnyMessage, Assign, Hello, Measured, PeerMeasured, Ping, Pong, Welcome
+from muster.wire.messages import (
+    PROTOCOL,
+    Address,
+    AnyMessage,
+    Assign,
+    Hello,
+    Measured,
+    PeerMeasured,
+    Ping,
+    Pong,
+    Welcome,
+)
 
 log = structlog.get_logger()
 TICK_S = 0.2
