@@ -20,7 +20,9 @@ def join(
     region: Annotated[str, typer.Option(help="Where it stands, in your own words.")] = "home",
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     speed: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of this machine's speed to lend.")] = 1.0,
-    scenario: Annotated[Path | None, typer.Option(help="TOML file that shapes the links (delay, loss, cut).")] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help="Shape the links (delay, loss, cut): a shipped scenario's name or a TOML file.")
+    ] = None,
     data_dir_: DataDir = None,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Where fetched weights are kept.", show_default="the data directory")

@@ -81,7 +81,9 @@ def generate(
     if not prompt:
         start = loaded.tokenizer.start_id
         if start is None:
-            raise InvalidRequest("The prompt is empty and this model has no token to start from; write something.", "prompt")
+            raise InvalidRequest(
+                "The prompt is empty and this model has no token to start from; write something.", "prompt"
+            )
         prompt = [start]
     loaded.engine.submit(Request("run", tuple(prompt), sampling))
     text = TextStream(loaded.tokenizer.token_bytes, stops)

@@ -4,7 +4,6 @@ Reads options; what a running head is made of stands in `cli/head.py`.
 """
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,7 +24,9 @@ def serve(
     memory: Annotated[str | None, typer.Option(help="Most memory that the local worker may use, such as 8GB.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call this machine.", show_default="its host name")] = None,
     region: Annotated[str, typer.Option(help="Where it stands, in your own words.")] = "home",
-    scenario: Annotated[Path | None, typer.Option(help="TOML file that shapes the links (delay, loss, cut).")] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help="Shape the links (delay, loss, cut): a shipped scenario's name or a TOML file.")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the checkpoint")
     ] = None,

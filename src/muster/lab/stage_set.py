@@ -4,7 +4,6 @@ Knows sizes and names; starts nothing.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.errors import Unsupported
