@@ -27,7 +27,7 @@ class HeadOptions:
     memory_bytes: int | None
     name: str | None
     region: str
-    scenario: Path | None
+    scenario: str | None
     dtype: str | None
     device: str
     max_context: int | None

@@ -3,21 +3,15 @@
 Knows nothing of what a verb does.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
 import typer
-from click.exceptions import Abort, ClickException
-from click.exceptions import Exit as ClickExit
 
 from muster import __version__
 from muster.cli import chat, demo, doctor, join, keys, nodes, run, serve, status
 from muster.cli.show import show_error
 from muster.errors import MusterError
-
-INTERRUPTED = 130
-"""What a shell expects of a command that ended by Ctrl-C."""
 
 app = typer.Typer(
     name="muster",
@@ -63,24 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_command(words: Sequence[str]) -> int:
-    """Exit code of the command line `words`."""
-    as_json = "--json" in words
+    """Exit code of the command line `words`. Wrong usage and Ctrl-C are typer's to report."""
     try:
-        app(args=list(words), standalone_mode=False)
+        app(args=list(words))
     except MusterError as error:
-        show_error(error, as_json)
+        show_error(error, as_json="--json" in words)
         return error.exit_code
-    except ClickExit as ended:
-        return ended.exit_code
-    except ClickException as error:
-        error.show()
-        return error.exit_code
-    except (Abort, KeyboardInterrupt):
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; a second complaint at interpreter exit would help nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
 
 

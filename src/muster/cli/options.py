@@ -13,16 +13,30 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "M
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 HeadUrl = Annotated[
     str | None,
-    typer.Option("--head", envvar="MUSTER_HEAD", help="Address of the head, such as http://10.0.0.5:8000.", show_default="this machine's head"),
+    typer.Option(
+        "--head",
+        envvar="MUSTER_HEAD",
+        help="Address of the head, such as http://10.0.0.5:8000.",
+        show_default="this machine's head",
+    ),
 ]
 AdminToken = Annotated[
     str | None,
-    typer.Option("--token", envvar="MUSTER_ADMIN_TOKEN", help="Admin token of a head on another machine (its admin.token file)."),
+    typer.Option(
+        "--token", envvar="MUSTER_ADMIN_TOKEN", help="Admin token of a head on another machine (its admin.token file)."
+    ),
 ]
-ApiKey = Annotated[str | None, typer.Option("--key", envvar="MUSTER_API_KEY", help="API key, if the head asks for one.")]
+ApiKey = Annotated[
+    str | None, typer.Option("--key", envvar="MUSTER_API_KEY", help="API key, if the head asks for one.")
+]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", envvar="MUSTER_DATA_DIR", help="Where identity, state and tokens live.", show_default="~/.local/share/muster"),
+    typer.Option(
+        "--data-dir",
+        envvar="MUSTER_DATA_DIR",
+        help="Where identity, state and tokens live.",
+        show_default="~/.local/share/muster",
+    ),
 ]
 
 

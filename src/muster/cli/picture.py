@@ -1,9 +1,9 @@
 """The placement as a small picture of text. Pure; knows nothing of terminals.
 
-    ╭ oslo ────────╮        ╭ lima ────────╮
-    │ ada          │ 20 ms  │ bob          │
-    │ layers 0–2   ├───────▶│ layers 3–7   │
-    ╰──────────────╯        ╰──────────────╯
+╭ oslo ────────╮        ╭ lima ────────╮
+│ ada          │ 20 ms  │ bob          │
+│ layers 0–2   ├───────▶│ layers 3–7   │
+╰──────────────╯        ╰──────────────╯
 """
 
 from collections.abc import Mapping, Sequence

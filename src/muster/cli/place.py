@@ -1,10 +1,10 @@
 """Where a head keeps its files, and how another command on the same machine finds that head. Knows nothing of HTTP.
 
-    <data dir>/identity.key     Ed25519 key of this machine
-               muster.db        state of the pool (SQLite)
-               admin.token      lets `muster status`, `nodes` and `doctor` in; mode 0600
-               head.json        address and ticket of the head that runs now
-               cache/           weights by digest
+<data dir>/identity.key     Ed25519 key of this machine
+           muster.db        state of the pool (SQLite)
+           admin.token      lets `muster status`, `nodes` and `doctor` in; mode 0600
+           head.json        address and ticket of the head that runs now
+           cache/           weights by digest
 """
 
 import json
@@ -36,7 +36,9 @@ def data_dir(chosen: Path | None = None) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineTrouble(f"Cannot make {folder}: {error.strerror}; choose another place with --data-dir.") from error
+        raise MachineTrouble(
+            f"Cannot make {folder}: {error.strerror}; choose another place with --data-dir."
+        ) from error
     return folder
 
 

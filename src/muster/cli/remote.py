@@ -14,11 +14,13 @@ from muster.errors import LinkDown, MusterError, from_code
 class Head:
     """A head's HTTP door. `token` opens `/admin`, `key` opens `/v1`."""
 
-    def __init__(self, url: str, token: str | None = None, key: str | None = None) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, key: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self.url = url.rstrip("/")
         self._token = token
         self._key = key
-        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(10, read=120))
+        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(10, read=120), transport=transport)
 
     def close(self) -> None:
         self._http.close()
@@ -67,7 +69,9 @@ class Head:
 
     def _silent(self, error: httpx.HTTPError) -> LinkDown:
         reason = str(error) or type(error).__name__
-        return LinkDown(f"No head answers at {self.url} ({reason}); start one with `muster serve MODEL` or name it with --head.")
+        return LinkDown(
+            f"No head answers at {self.url} ({reason}); start one with `muster serve MODEL` or name it with --head."
+        )
 
 
 def find(url: str | None, token: str | None = None, key: str | None = None, folder: Path | None = None) -> Head:

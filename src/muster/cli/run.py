@@ -51,7 +51,9 @@ def serves(remote: Head, model: str, asked: bool) -> bool:
         return False
     models = remote.models()
     if asked and model not in models:
-        raise UnknownModel(f"The head at {remote.url} serves {', '.join(models)}, not {model}; name one of those.", "model")
+        raise UnknownModel(
+            f"The head at {remote.url} serves {', '.join(models)}, not {model}; name one of those.", "model"
+        )
     return model in models
 
 

@@ -4,7 +4,6 @@ Reads options; what a running head is made of stands in `cli/head.py`.
 """
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,10 +24,16 @@ def serve(
     memory: Annotated[str | None, typer.Option(help="Most memory that the local worker may use, such as 8GB.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call this machine.", show_default="its host name")] = None,
     region: Annotated[str, typer.Option(help="Where it stands, in your own words.")] = "home",
-    scenario: Annotated[Path | None, typer.Option(help="TOML file that shapes the links (delay, loss, cut).")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the checkpoint")] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help="Shape the links (delay, loss, cut): a shipped scenario's name or a TOML file.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the checkpoint")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    max_context: Annotated[int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")] = None,
+    max_context: Annotated[
+        int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")
+    ] = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
     link_port: Annotated[int, typer.Option(help="UDP port for the machines; 0 picks a free one.")] = 0,
     relay: Annotated[str | None, typer.Option(help="Relay for machines that cannot be dialled directly.")] = None,
@@ -36,6 +41,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
+    memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
     from muster.cli.head import HeadOptions, run_head
 
     options = HeadOptions(
@@ -44,7 +50,7 @@ def serve(
         port=port,
         data_dir=data_dir(data_dir_),
         local_worker=local_worker,
-        memory_bytes=parse_bytes(memory) if memory else None,
+        memory_bytes=memory_bytes,
         name=name,
         region=region,
         scenario=scenario,

@@ -63,6 +63,6 @@ def progress(as_json: bool) -> Iterator[Progress]:
 
 
 def plain(text: str) -> str:
-    """Words from elsewhere, safe to print: strip control characters (a node's name may carry an escape sequence) and neutralise rich's
-    brackets."""
+    """Words from elsewhere, safe to print: control characters stripped (a node's name may carry an escape sequence),
+    rich's brackets neutralised."""
     return "".join(c for c in text if c.isprintable() or c in "\n\t").replace("[", "\\[")

@@ -15,10 +15,9 @@ from muster.cli.show import Announcer
 from muster.link.base import Endpoint
 from muster.link.identity import load_identity
 from muster.link.iroh import IrohEndpoint
-from muster.link.shaped import shape
+from muster.link.shaped import load_scenario, shape
 from muster.node import worker as node
 from muster.node.measure import pick_device
-from muster.spec.scenario import read_scenario
 from muster.wire.ticket import Ticket, parse, proof
 
 
@@ -32,7 +31,7 @@ class WorkerOptions:
     region: str
     device: str
     speed: float
-    scenario: Path | None
+    scenario: str | None
     data_dir: Path
     cache_dir: Path
     drain_timeout_s: float = 60.0
@@ -81,8 +80,9 @@ def door_of(ticket: Ticket) -> node.HeadDoor:
     return node.HeadDoor(ticket.address, lambda node_id: proof(ticket.secret, node_id, ticket.head))
 
 
-def shaped(endpoint: Endpoint, scenario: Path | None, region: str, regions: dict[str, str]) -> Endpoint:
+def shaped(endpoint: Endpoint, scenario: str | None, region: str, regions: dict[str, str]) -> Endpoint:
     """The endpoint as it is, or slowed down as the scenario file says for links out of `region`."""
     if scenario is None:
         return endpoint
-    return shape(endpoint, read_scenario(scenario), region, regions.get)
+    regions[endpoint.node_id] = region
+    return shape(endpoint, load_scenario(scenario), regions.get)
