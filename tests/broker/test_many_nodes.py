@@ -9,8 +9,8 @@ from random import Random
 from time import perf_counter
 
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from muster.broker.events import BanNode, Disconnected, DrainNode, Placed, UnbanNode
 from muster.broker.state import Remembered
@@ -98,7 +98,9 @@ class Crowd(Stage):
 
     def load(self) -> None:
         """Somebody gets on with loading, according to what it really has."""
-        waiting = [(a, e) for a in self.actors.values() if a.alive and not a.silent for e in a.stages if e not in a.loaded]
+        waiting = [
+            (a, e) for a in self.actors.values() if a.alive and not a.silent for e in a.stages if e not in a.loaded
+        ]
         if not waiting:
             return
         actor, epoch = self.random.choice(waiting)
@@ -244,3 +246,41 @@ def test_the_books_hold_through_ten_thousand_events_of_two_hundred_nodes():
     assert served > EVENTS / 4
     assert crowd.seen["caught lying"] > 20
     assert crowd.seen["killed while loading"] > 20
+
+
+class SmallCrowd(RuleBasedStateMachine):
+    """Hypothesis looks for the shortest story that breaks the books."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crowd = Crowd(Random(0), 6)
+
+    @rule(seed=st.integers(0, 2**16), kind=st.sampled_from(sorted(EVENTS_BY_WEIGHT)))
+    def something_happens(self, seed: int, kind: str) -> None:
+        self.crowd.random.seed(seed)
+        getattr(self.crowd, kind)()
+
+    @rule(seconds=st.sampled_from([1, 4, 20]))
+    def time_passes(self, seconds: int) -> None:
+        self.crowd.pass_time(seconds, step_s=0.5)
+
+    @invariant()
+    def the_books_are_in_order(self) -> None:
+        self.crowd.watch()
+
+
+SmallCrowd.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+test_no_short_story_breaks_the_books = SmallCrowd.TestCase
+
+
+def test_a_restarted_head_never_gives_an_epoch_twice():
+    crowd = Crowd(Random(1), 20)
+    for _ in range(300):
+        crowd.one_event()
+    assert crowd.last_epoch > 0
+    again = Crowd(Random(2), 20)
+    again.state = Stage(Remembered(epoch=crowd.last_epoch, secrets=[(SECRET, 1e12)])).state
+    again.last_epoch = crowd.last_epoch
+    for _ in range(300):
+        again.one_event()
+    assert again.last_epoch > crowd.last_epoch

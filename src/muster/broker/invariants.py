@@ -1,6 +1,7 @@
 """What must hold after every event, whatever the nodes did. Raises `AssertionError` that names what is wrong."""
 
-from collections.abc import Collection
+from collections.abc import Set
+from math import inf
 
 from muster.broker.membership import Membership
 from muster.broker.placement import Placement
@@ -9,7 +10,7 @@ from muster.spec.pool import NodeId
 
 
 def check_books(
-    members: Membership, placing: Placing, banned: Collection[NodeId], ticked_s: float | None, now_s: float
+    members: Membership, placing: Placing, banned: Set[NodeId], ticked_s: float | None, now_s: float
 ) -> None:
     """All of the below. `ticked_s` is when leases were last looked at."""
     check_members(members, banned, ticked_s)
@@ -21,16 +22,16 @@ def check_books(
     check_progress(placing, members)
 
 
-def check_members(members: Membership, banned: Collection[NodeId], ticked_s: float | None) -> None:
-    connections = [member.connection for member in members]
-    assert len(set(connections)) == len(connections), "two members share a connection"
+def check_members(members: Membership, banned: Set[NodeId], ticked_s: float | None) -> None:
+    connections = {member.connection for member in members}
+    assert len(connections) == len(members.members), "two members share a connection"
+    here_banned = members.members.keys() & banned
+    assert not here_banned, f"{here_banned} are banned and here"
+    oldest_s = -inf if ticked_s is None else ticked_s - members.options.lease_s
     for node, member in members.members.items():
         assert member.id == node, f"{member.id} is filed under {node}"
         assert members.at(member.connection) is member, f"{node} is not found by its connection"
-        assert node not in banned, f"{node} is banned and here"
-        if ticked_s is not None:
-            silent_s = ticked_s - member.heard_s
-            assert silent_s <= members.options.lease_s, f"{node} was silent for {silent_s} s and is still here"
+        assert member.heard_s >= oldest_s, f"{node} was silent since {member.heard_s} and is still here"
 
 
 def check_epochs(placing: Placing) -> None:
@@ -62,12 +63,11 @@ def check_presence(placement: Placement, members: Membership) -> None:
 
 def check_memory(members: Membership, placing: Placing, now_s: float) -> None:
     """No node is asked to hold more than it lends and is believed to have, over all live placements."""
-    for member in members:
-        held = placing.held_bytes(member.id)
-        if held:
-            cap = members.cap(member, now_s)
-            assert held <= cap, f"{member.id} is to hold {held} bytes and is believed to have {cap}"
-            assert held <= member.claim_bytes, f"{member.id} is to hold {held} bytes and lends {member.claim_bytes}"
+    for node in {node for placement in placing.live() for node in placement.nodes}:
+        member, held = members.members[node], placing.held_bytes(node)
+        cap = members.cap(member, now_s)
+        assert held <= cap, f"{node} is to hold {held} bytes and is believed to have {cap}"
+        assert held <= member.claim_bytes, f"{node} is to hold {held} bytes and lends {member.claim_bytes}"
 
 
 def check_progress(placing: Placing, members: Membership) -> None:
