@@ -79,9 +79,8 @@ def _own_doc(kind: type) -> str:
 def error_codes() -> str:
     """Every error with the numbers that programs see."""
     rows = ["| error | `code` | HTTP status | exit code |", "|---|---|--:|--:|"]
-    for kind in _tree(errors.MusterError):
-        rows.append(f"| {kind.__name__} | `{kind.code}` | {kind.status} | {kind.exit_code} |")
-    return "\n".join(rows)
+    kinds = _tree(errors.MusterError)
+    return "\n".join(rows + [f"| {k.__name__} | `{k.code}` | {k.status} | {k.exit_code} |" for k in kinds])
 
 
 def _tree(root: type[errors.MusterError]) -> Iterator[type[errors.MusterError]]:
