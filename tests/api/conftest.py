@@ -4,12 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from openai import OpenAI
 
 from muster.text.tokenizer import Tokenizer, load_tokenizer
 from tests.api.fake_backend import FakeBackend
 from tests.api.served import Served
 from tests.text.small_tokenizers import save, train_byte_level
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_log() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
-from muster.api.fields import GenerationFields, Strict, check_logprobs, check_token_count
+from muster.api.fields import GenerationFields, Strict, check_logprobs, check_token_count, check_unicode
 from muster.errors import InvalidRequest, Unsupported
 from muster.text.chat import Message
 
@@ -115,14 +115,15 @@ def _read_message(message: ChatMessage, path: str) -> Message:
         raise Unsupported("This server does not do audio; send text.", f"{path}.audio")
     if message.role not in _ROLES:
         raise InvalidRequest(f"The role is none of {', '.join(_ROLES)}; use one of them.", f"{path}.role")
-    return Message(message.role, _read_content(message.content, f"{path}.content"), message.name)
+    name = None if message.name is None else check_unicode(message.name, f"{path}.name")
+    return Message(message.role, _read_content(message.content, f"{path}.content"), name)
 
 
 def _read_content(content: str | list[ContentPart] | None, path: str) -> str:
     if content is None:
         raise InvalidRequest("A message has no content; add it.", path)
     if isinstance(content, str):
-        return content
+        return check_unicode(content, path)
     texts = []
     for i, part in enumerate(content):
         if part.type != "text":
@@ -131,5 +132,5 @@ def _read_content(content: str | list[ContentPart] | None, path: str) -> str:
             )
         if part.text is None:
             raise InvalidRequest("A text part has no text; add it.", f"{path}[{i}].text")
-        texts.append(part.text)
+        texts.append(check_unicode(part.text, f"{path}[{i}].text"))
     return "".join(texts)

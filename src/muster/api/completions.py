@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from muster.api.answer import EventStream, Json, JsonAnswer
-from muster.api.fields import GenerationFields, check_ids, check_logprobs, check_token_count
+from muster.api.fields import GenerationFields, check_ids, check_logprobs, check_token_count, check_unicode
 from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choices
 from muster.api.prompt import begin, encode_text, tokens_to_generate
 from muster.api.scores import completion_scores
@@ -108,7 +108,7 @@ async def _read_prompts(serving: Serving, body: CompletionRequest, n: int) -> li
     read = []
     for prompt in prompts:
         if isinstance(prompt, str):
-            ids, text = await encode_text(tokenizer, prompt), prompt
+            ids, text = await encode_text(tokenizer, check_unicode(prompt, "prompt")), prompt
         else:
             check_ids(prompt, tokenizer.vocabulary_size, "prompt")
             ids, text = prompt, tokenizer.decode(prompt) if body.echo else ""

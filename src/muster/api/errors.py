@@ -3,13 +3,14 @@
 Knows HTTP statuses and the exception tree; knows no routes.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from muster.api.keys import KeyLimitReached
 from muster.errors import InvalidRequest, LimitReached, MusterError, NotAllowed
@@ -52,7 +53,7 @@ def _error_type(status: int) -> str:
     return {401: "authentication_error", 429: "rate_limit_error"}.get(status, "invalid_request_error")
 
 
-def error_response(error: MusterError) -> JSONResponse:
+def error_response(error: MusterError) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, KeyLimitReached):
         if error.retry_after_s is not None:
@@ -63,21 +64,22 @@ def error_response(error: MusterError) -> JSONResponse:
         headers["retry-after"] = "1"
     if isinstance(error, NotAllowed):
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+    # Escaped to ASCII: a message may name a field that is no valid Unicode.
+    return Response(json.dumps(error_body(error)), error.status, headers, media_type="application/json")
 
 
 def install_error_handlers(app: FastAPI) -> None:
     """What a route raises becomes an answer."""
 
-    async def on_muster_error(request: Request, error: Exception) -> JSONResponse:
+    async def on_muster_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, MusterError)
         return _answer(request, error)
 
-    async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return _answer(request, describe_validation_errors(error.errors(), error.body))
 
-    async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         described = _describe_http_exception(request, error)
         response = _answer(request, described)
@@ -89,7 +91,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http_exception)
 
 
-def _answer(request: Request, error: MusterError) -> JSONResponse:
+def _answer(request: Request, error: MusterError) -> Response:
     request.state.muster.error_code = error.code
     return error_response(error)
 
@@ -111,13 +113,16 @@ def _describe_http_exception(request: Request, error: HTTPException) -> MusterEr
 
 def describe_validation_errors(errors: Sequence[Mapping[str, Any]], body: Any) -> InvalidRequest:
     """One sentence for the first field that is wrong, naming it as a path into the body."""
-    first = errors[0]
+    # Of the branches of a union, the one that got furthest into the body is the one that was meant.
+    first = max(errors, key=lambda error: len(_written_path(error, body)))
     kind = first["type"]
     if kind == "json_invalid":
         return InvalidRequest(
             f"The body is not valid JSON ({first['ctx']['error']} at character {first['loc'][-1]}); correct it."
         )
     path = _written_path(first, body)
+    if not path and isinstance(body, dict):
+        return InvalidRequest("The body has a field whose name is not valid Unicode; remove it.")
     if not path:
         return InvalidRequest(
             "The body is not a JSON object; send one, with the header 'Content-Type: application/json'."
@@ -135,11 +140,11 @@ def describe_validation_errors(errors: Sequence[Mapping[str, Any]], body: Any) -
 def _written_path(error: Mapping[str, Any], body: Any) -> str:
     """`messages[0].content`. The validator's location also names branches of a union; those are not in the body."""
     path, value = "", body
-    for step in error["loc"][1:]:
+    steps = error["loc"][1:]
+    for i, step in enumerate(steps):
+        is_missing_one = error["type"] == "missing" and i == len(steps) - 1
         if isinstance(step, int) and isinstance(value, list) and step < len(value):
             path, value = f"{path}[{step}]", value[step]
-        elif isinstance(step, str) and isinstance(value, dict) and (step in value or error["type"] == "missing"):
+        elif isinstance(step, str) and isinstance(value, dict) and (step in value or is_missing_one):
             path, value = (f"{path}.{step}" if path else step), value.get(step)
-        else:
-            break
     return path[:200]

@@ -141,6 +141,15 @@ def check_token_count(value: int | None, parameter: str) -> int | None:
     return value
 
 
+def check_unicode(text: str, parameter: str) -> str:
+    """JSON can spell half a surrogate pair, which is no character and has no tokens."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{parameter} holds half a surrogate pair; send valid Unicode.", parameter) from None
+    return text
+
+
 def check_ids(ids: Iterable[int], vocabulary_size: int, parameter: str) -> None:
     """Raise `InvalidRequest` for an id that no row of the embedding answers to."""
     for id in ids:

@@ -94,11 +94,13 @@ class ApiServer:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Raises `MachineTrouble` with the remedy."""
+    if not 0 <= port < 65536:  # the resolver would wrap it around
+        raise MachineTrouble(f"There is no port {port}; choose another from 1 to 65535 with --port.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (socket.gaierror, OverflowError) as error:
+    except socket.gaierror as error:
         raise MachineTrouble(f"Cannot listen on {host} port {port} ({error}); choose another address.") from error
     listener = socket.socket(family, kind, protocol)
     try:
