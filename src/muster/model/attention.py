@@ -18,10 +18,12 @@ from transformers import AttentionInterface
 
 from muster.errors import UnsupportedModel
 from muster.model.batch import Batch
-from muster.model.cache import HeadSizes, KVCache
+from muster.model.cache import KVCache
 from muster.model.layout import DecodeGroup, Layout, PrefillRow
 
 ATTENTION_NAME = "muster_paged"
+HARMLESS = frozenset({"position_ids", "cache_position", "position_embeddings"})
+"""Tensors that some families pass along although the queries and keys already reflect them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,7 @@ def paged_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Called by `transformers` with [1, heads, T, size of a head]; returns [1, T, N, size of a value]."""
     binding: Binding | None = getattr(module, "muster_binding", None)
@@ -89,11 +90,7 @@ def paged_attention(
         raise UnsupportedModel(
             f"{type(module).__name__} attends outside the model's layers; choose another architecture."
         )
-    if attention_mask is not None or position_bias is not None:
-        raise UnsupportedModel(
-            f"{type(module).__name__} brings its own attention mask or position bias (ALiBi or the like), which is "
-            "not applied over KV pages; choose another architecture."
-        )
+    _refuse_unknown(module, attention_mask=attention_mask, **others)
     options = Options(
         scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
         window=sliding_window or binding.window,
@@ -105,23 +102,17 @@ def paged_attention(
     return out_TND[None], None
 
 
+def _refuse_unknown(module: nn.Module, **arguments: Any) -> None:
+    """A tensor that we ignored (a mask, a position bias, an index of chosen keys) would change the answer."""
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) and name not in HARMLESS:
+            raise UnsupportedModel(
+                f"{type(module).__name__} gives the attention function a tensor {name}, which is not applied over KV "
+                "pages; choose another architecture."
+            )
+
+
 AttentionInterface.register(ATTENTION_NAME, paged_attention)
-
-
-class HeadProbe:
-    """A backend that computes nothing and notes the head sizes that each layer hands over."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, HeadSizes]] = []
-
-    def prepare(self, batch: Batch, cache: KVCache, dtype: torch.dtype) -> None:
-        return None
-
-    def attend(
-        self, prepared: None, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options
-    ) -> Tensor:
-        self.calls.append((layer, HeadSizes(k_TKD.shape[1], k_TKD.shape[2], v_TKD.shape[2])))
-        return q_TND.new_zeros(*q_TND.shape[:2], v_TKD.shape[2])
 
 
 @dataclass(frozen=True, slots=True)

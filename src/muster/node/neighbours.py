@@ -1,4 +1,7 @@
-"""How this node reaches others: one connection a peer, dialled once. Knows nothing of what is said on the channels."""
+"""How this node reaches others: one connection a peer, dialled once, or through the head where dialling fails.
+
+Knows nothing of what is said on the channels.
+"""
 
 import asyncio
 import time
@@ -8,6 +11,7 @@ import structlog
 
 from muster.errors import LinkDown, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.relay import RelayCarrier
 from muster.wire.frame import Payload
 from muster.wire.messages import Address, AnyMessage, Ping, Pong
 
@@ -48,18 +52,26 @@ class Neighbours:
     """Connections that this node dialled to other nodes of its pipelines."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.carrier: RelayCarrier | None = None
+        """The way through the head, while there is a head."""
         self._endpoint = endpoint
         self._connections: dict[str, Connection] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def open(self, address: Address, name: str) -> Channel:
         """A channel to the node at `address`. Raises `LinkDown`."""
-        async with self._locks.setdefault(address.node, asyncio.Lock()):
-            connection = self._connections.get(address.node)
-            if connection is None or connection.closed.is_set():
-                connection = await self._dial(address)
-                self._connections[address.node] = connection
-        return await connection.open(name)
+        try:
+            async with self._locks.setdefault(address.node, asyncio.Lock()):
+                connection = self._connections.get(address.node)
+                if connection is None or connection.closed.is_set():
+                    connection = await self._dial(address)
+                    self._connections[address.node] = connection
+            return await connection.open(name)
+        except LinkDown:
+            if self.carrier is None:
+                raise
+            log.info("dial.relayed", peer=short_id(address.node))
+            return self.carrier.open(address.node, name)
 
     async def _dial(self, address: Address) -> Connection:
         for attempt in range(1, DIAL_TRIES + 1):

@@ -17,6 +17,8 @@ from msgspec.structs import replace
 from muster import __version__
 from muster.errors import LinkDown, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.relay import RelayCarrier
+from muster.node.incoming import Incoming
 from muster.node.loading import StageLoader
 from muster.node.measure import free_memory_bytes, measure_device
 from muster.node.neighbours import Neighbours, Outbox, greet, measure_bandwidth
@@ -31,15 +33,11 @@ from muster.wire.messages import (
     Hello,
     Measured,
     PeerMeasured,
-    Ping,
-    Pong,
     Welcome,
 )
 
 log = structlog.get_logger()
 TICK_S = 0.2
-STRANGER_S = 15.0
-"""A peer may dial a moment before the head tells us that it is a neighbour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,7 @@ class Worker:
         self._state = NodeState(endpoint.node_id)
         self._neighbours = Neighbours(endpoint)
         self._stages = Stages(endpoint.node_id, door.address.node, options.speed, self._neighbour_lost)
+        self._incoming = Incoming(self._stages, self._spawn)
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._control: Outbox | None = None
@@ -110,7 +109,7 @@ class Worker:
         self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
         try:
             await self._join()
-            self._spawn(self._accept_connections())
+            self._spawn(self._incoming.connections(self._endpoint))
             self._spawn(self._tick_forever())
             await self._quit
         finally:
@@ -148,7 +147,8 @@ class Worker:
         self._head = head
         self._control = Outbox(control, lambda error: None)
         self._spawn(self._listen(head, control))
-        self._spawn(self._accept_channels(head))
+        self._spawn(self._incoming.channels(head))
+        self._spawn(self._relay_through(head))
 
     async def _listen(self, head: Connection, control: Channel) -> None:
         try:
@@ -178,6 +178,13 @@ class Worker:
             log.info("measure.failed", peer=short_id(head.peer), reason=str(error))
             return
         self._tell(PeerMeasured(peer=head.peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=bandwidth))
+
+    async def _relay_through(self, head: Connection) -> None:
+        """A carrier through the head, for peers that cannot be dialled."""
+        carrier = RelayCarrier(self._endpoint.node_id, await head.open("relay"))
+        self._neighbours.carrier = carrier
+        self._spawn(self._incoming.relayed(carrier))
+        await carrier.run()
 
     def _learn_regions(self, message: AnyMessage) -> None:
         if isinstance(message, Welcome):
@@ -281,60 +288,6 @@ class Worker:
 
     def _neighbour_lost(self, epoch: int, peer: str, reason: str) -> None:
         self._carry_out(self._state.neighbour_lost(epoch, peer, reason))
-
-    # --- what others open towards this node ---------------------------------------------------------------------------
-
-    async def _accept_connections(self) -> None:
-        while True:
-            connection = await self._endpoint.accept()
-            self._spawn(self._admit(connection))
-
-    async def _admit(self, connection: Connection) -> None:
-        deadline = self._now() + STRANGER_S
-        while not self._stages.is_member(connection.peer):
-            if self._now() > deadline:
-                log.warning("stranger.refused", peer=short_id(connection.peer))
-                await connection.close("not a neighbour in any placement")
-                return
-            await asyncio.sleep(0.05)
-        await self._accept_channels(connection)
-
-    async def _accept_channels(self, connection: Connection) -> None:
-        try:
-            while True:
-                name, channel = await connection.accept()
-                if name == "data":
-                    self._spawn(self._serve_data(connection, channel))
-                else:
-                    self._spawn(self._answer_pings(channel))
-        except LinkDown:
-            return
-
-    async def _serve_data(self, connection: Connection, channel: Channel) -> None:
-        box = Outbox(channel, lambda error: None)
-        reply = box.put
-        try:
-            while True:
-                message, payload = await channel.receive()
-                if isinstance(message, Ping):
-                    box.put(Pong(token=message.token))
-                elif self._stages.is_member(connection.peer):
-                    self._stages.receive(connection.peer, message, payload, reply)
-        except (LinkDown, ProtocolViolation) as error:
-            log.info("data.closed", peer=short_id(connection.peer), reason=str(error))
-        finally:
-            self._stages.forget_session(reply)
-            await box.close()
-
-    @staticmethod
-    async def _answer_pings(channel: Channel) -> None:
-        try:
-            while True:
-                message, _ = await channel.receive()
-                if isinstance(message, Ping):
-                    await channel.send(Pong(token=message.token))
-        except (LinkDown, ProtocolViolation):
-            return
 
     # --- small things -----------------------------------------------------------------------------------------------
 
