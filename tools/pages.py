@@ -108,6 +108,21 @@ YARDSTICKS = {
 }
 
 
+def tiny_shape() -> str:
+    """From the head and the end of the training log."""
+    first, *_, last = (SCORES / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    run, end = json.loads(first), json.loads(last)
+    options = {name: int(run["options"][name]) for name in ("vocab", "layers", "hidden", "intermediate")}
+    return (
+        f"Llama architecture, {run['parameters'] / 1e6:.1f} M parameters: {options['layers']} layers, hidden size "
+        f"{options['hidden']}, {options['hidden'] // 64} attention heads of size 64 over {options['hidden'] // 128} "
+        f"key/value heads, feed-forward size {options['intermediate']}, tied embeddings, context of 1024 tokens. Byte-level "
+        f"BPE of {options['vocab']} tokens. Weights in bfloat16.\n\n"
+        f"Trained on {run['train_files']} files, {run['train_tokens'] / 1e6:.1f} M tokens; it read "
+        f"{end['tokens'] / 1e6:.1f} M tokens in {end['minutes']:.0f} minutes."
+    )
+
+
 def tiny_scores() -> str:
     record = json.loads((SCORES / "scores.json").read_text(encoding="utf-8"))
     megabytes = record["held_out_bytes"] / 1e6
