@@ -116,8 +116,8 @@ def tiny_shape() -> str:
     return (
         f"Llama architecture, {run['parameters'] / 1e6:.1f} M parameters: {options['layers']} layers, hidden size "
         f"{options['hidden']}, {options['hidden'] // 64} attention heads of size 64 over {options['hidden'] // 128} "
-        f"key/value heads, feed-forward size {options['intermediate']}, tied embeddings, context of 1024 tokens. Byte-level "
-        f"BPE of {options['vocab']} tokens. Weights in bfloat16.\n\n"
+        f"key/value heads, feed-forward size {options['intermediate']}, tied embeddings, context of 1024 tokens. "
+        f"Byte-level BPE of {options['vocab']} tokens. Weights in bfloat16.\n\n"
         f"Trained on {run['train_files']} files, {run['train_tokens'] / 1e6:.1f} M tokens; it read "
         f"{end['tokens'] / 1e6:.1f} M tokens in {end['minutes']:.0f} minutes."
     )
