@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 JOBS ?= 2
+PAGES = README.md docs/*.md src/muster/model/embedded/tiny/README.md
 
 # One thread per test process: two of them share two cores.
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
@@ -44,12 +45,12 @@ contracts: $(READY)  ## The tower of imports
 	@$(BIN)/lint-imports
 
 pages: $(READY)  ## The generated parts of docs/ agree with the code
-	@$(BIN)/cog --check -P README.md docs/*.md
+	@$(BIN)/cog --check -P -I tools $(PAGES)
 
 format: $(READY)  ## Rewrite: ruff fixes and format, generated parts of docs/
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format --quiet .
-	@$(BIN)/cog -r -P README.md docs/*.md
+	@$(BIN)/cog -r -P -I tools $(PAGES)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PYTHON = SOURCES + sorted(path for folder in ("tests", "tools", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CARD = ROOT / "src/muster/model/embedded/tiny/README.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, *sorted((ROOT / "docs").rglob("*.md"))]
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "shared", "misc", "stuff"}
@@ -26,10 +27,11 @@ def run_tool(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_a_file_is_short_and_opens_by_saying_what_it_does(path: Path) -> None:
+def test_a_file_is_short_and_says_what_it_does(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= MAX_LINES, "split it along its nouns"
-    assert ast.get_docstring(ast.parse(text)), "say what the module does and what it does not know"
+    says = ast.get_docstring(ast.parse(text)) or path.name.startswith(("test_", "conftest"))
+    assert says, "say what the module does and what it does not know"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -57,7 +59,14 @@ def test_imports_follow_the_tower() -> None:
 
 def test_the_generated_parts_of_the_pages_agree_with_the_code() -> None:
     result = run_tool(
-        "-m", "cogapp", "--check", "--diff", "-P", *[name_of(p) for p in PAGES if p.name != "CONTRIBUTING.md"]
+        "-m",
+        "cogapp",
+        "--check",
+        "--diff",
+        "-P",
+        "-I",
+        "tools",
+        *[name_of(p) for p in PAGES if p.name != "CONTRIBUTING.md"],
     )
     assert result.returncode == 0, "run `make format`\n" + result.stdout + result.stderr
 

@@ -114,14 +114,14 @@ def disk(folder: Path) -> Finding:
 
 
 def port_free(port: int) -> Finding:
+    if not 0 <= port <= 65535:
+        return Finding("port", FAILED, f"{port} is not a port", "choose one from 1 to 65535")
     try:
         with socket.create_server(("127.0.0.1", port)):
             return Finding("port", OK, f"{port} is free")
     except OSError as error:
         fix = f"stop the program that holds it, or serve on another: muster serve MODEL --port {port + 1}"
         return Finding("port", UNSURE, f"{port} cannot be taken ({error.strerror})", fix)
-    except OverflowError:
-        return Finding("port", FAILED, f"{port} is not a port", "choose one from 1 to 65535")
 
 
 async def udp_loopback() -> Finding:

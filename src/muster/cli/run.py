@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from muster.cli.options import ApiKey, DataDir, HeadUrl, Json
+from muster.cli.place import data_dir as place
+from muster.cli.place import read_head
 from muster.cli.remote import Head, find
 from muster.cli.show import show_json
 from muster.errors import UnknownModel
@@ -31,7 +33,7 @@ def run(
     body |= {"top_p": top_p, "seed": seed, "stop": stop or None}
     remote = find(head, key=key, folder=data_dir)
     try:
-        if serves(remote, model, asked=head is not None):
+        if serves(remote, model, asked=head is not None, known=read_head(place(data_dir)) is not None):
             record = collect(remote.stream("/v1/completions", body | {"model": model}), echo=not as_json)
             record["where"] = remote.url
         else:
@@ -45,9 +47,9 @@ def run(
         show_json({"model": model, **record})
 
 
-def serves(remote: Head, model: str, asked: bool) -> bool:
-    """Whether the head has the model. A head that was asked for by name must; another is merely convenient."""
-    if not asked and not remote.reachable():
+def serves(remote: Head, model: str, asked: bool, known: bool) -> bool:
+    """Whether the head has the model. One that was asked for by name must; one that runs here is merely convenient."""
+    if not asked and not (known and remote.reachable()):
         return False
     models = remote.models()
     if asked and model not in models:

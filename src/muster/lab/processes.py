@@ -90,14 +90,15 @@ class Child:
             self.process.kill()
 
     async def stop(self) -> None:
-        """Ask politely first."""
+        """Ask politely, ask again (a worker drains first, and a second Ctrl-C ends that), then insist."""
+        for patience_s in (0.5, STOP_PATIENCE_S):
+            if self.alive:
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.send_signal(signal.SIGINT)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.process.wait(), patience_s)
         if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGINT)
-            try:
-                await asyncio.wait_for(self.process.wait(), STOP_PATIENCE_S)
-            except TimeoutError:
-                self.kill()
+            self.kill()
         if self.reader is not None:
             await self.reader
 

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 from muster.errors import InvalidRequest, PoolUnavailable
 from muster.lab.processes import Child, Event, Lab, WorkerSpec
-from muster.lab.streams import Prompt, Stream, run_all
+from muster.lab.streams import Prompt, Stream, Watch, client_of, run_all
 
-Watch = Callable[[list[Stream]], None]
 BOOT_S, PLACED_S = 90.0, 180.0
 
 
@@ -98,24 +97,20 @@ async def rehearse(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> Outc
     head, children = await gather(rehearsal, lab, spectator)
     outcome.before = await placed(head, num_workers=len(children))
     spectator.placement("the ring", outcome.before)
-
     url = (await head.wait_for("its address", is_event("listening"), BOOT_S))["url"]
-    spectator.say(f"{len(rehearsal.prompts)} streams, undisturbed")
-    outcome.calm, outcome.calm_s = await run_all(
-        url, rehearsal.model, rehearsal.prompts, rehearsal.max_tokens, spectator.streams
-    )
-
-    victim = choose_victim(rehearsal.kill, outcome.before, children)
-    outcome.killed = victim.name
-    spectator.say(f"the same {len(rehearsal.prompts)} streams; {victim.name} will be killed on the way")
-    seen = len(head.events)
-    outcome.disturbed, outcome.disturbed_s = await run_all(
-        url,
-        rehearsal.model,
-        rehearsal.prompts,
-        rehearsal.max_tokens,
-        executioner(rehearsal, outcome, victim, spectator),
-    )
+    async with client_of(url) as client:
+        spectator.say(f"{len(rehearsal.prompts)} streams, undisturbed")
+        outcome.calm, outcome.calm_s = await run_all(
+            client, rehearsal.model, rehearsal.prompts, rehearsal.max_tokens, spectator.streams
+        )
+        victim = choose_victim(rehearsal.kill, outcome.before, children)
+        outcome.killed = victim.name
+        spectator.say(f"the same streams again; {victim.name} will be killed on the way")
+        seen = len(head.events)
+        watch = executioner(rehearsal, outcome, victim, spectator)
+        outcome.disturbed, outcome.disturbed_s = await run_all(
+            client, rehearsal.model, rehearsal.prompts, rehearsal.max_tokens, watch
+        )
     repaired = await head.wait_for("a repaired ring", is_event("placed"), PLACED_S, since=seen)
     outcome.after = repaired["stages"]
     spectator.placement("the repaired ring", outcome.after)

@@ -40,14 +40,20 @@ class Stream:
         return self.error is not None or self.finish is None
 
 
+Watch = Callable[[list[Stream]], None]
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(CONNECT_S, read=SILENCE_S))
+
+
 async def run_all(
-    url: str, model: str, prompts: Sequence[Prompt], max_tokens: int, watch: Callable[[list[Stream]], None]
+    client: httpx.AsyncClient, model: str, prompts: Sequence[Prompt], max_tokens: int, watch: Watch
 ) -> tuple[list[Stream], float]:
     """All prompts at once; the finished streams and the seconds they took. `watch` sees them after every piece."""
     streams = [Stream(prompt) for prompt in prompts]
     started = time.perf_counter()
-    timeout = httpx.Timeout(CONNECT_S, read=SILENCE_S)
-    async with httpx.AsyncClient(base_url=url, timeout=timeout) as client, asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
         for stream in streams:
             group.create_task(_follow(client, model, stream, max_tokens, lambda: watch(streams)))
     return streams, time.perf_counter() - started
