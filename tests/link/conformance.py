@@ -1,12 +1,14 @@
 """Pairs of connected endpoints, one for each kind of link, for tests that must hold on all of them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from muster.link.base import Connection, Endpoint
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.memory import MemoryNetwork
+from muster.link.shaped import shape
+from muster.spec.scenario import Link, Scenario
 
 
 async def memory_endpoints() -> tuple[Endpoint, Endpoint]:
@@ -21,7 +23,24 @@ async def iroh_endpoints() -> tuple[Endpoint, Endpoint]:
     )
 
 
-KINDS = {"memory": memory_endpoints, "iroh": iroh_endpoints}
+FAR = Scenario(
+    name="far",
+    regions=("here", "there"),
+    elsewhere=Link(latency_s=0.005, jitter_s=0.001, bandwidth_bytes_per_s=250e6, loss=0.0001),
+)
+
+
+async def shaped(pair: Awaitable[tuple[Endpoint, Endpoint]]) -> tuple[Endpoint, Endpoint]:
+    near, far = await pair
+    return shape(near, FAR, lambda node: None), shape(far, FAR, lambda node: None)
+
+
+KINDS: dict[str, Callable[[], Awaitable[tuple[Endpoint, Endpoint]]]] = {
+    "memory": memory_endpoints,
+    "iroh": iroh_endpoints,
+    "shaped memory": lambda: shaped(memory_endpoints()),
+    "shaped iroh": lambda: shaped(iroh_endpoints()),
+}
 
 
 @asynccontextmanager

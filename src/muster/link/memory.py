@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import link_down, short_id
+from muster.link.change import Change
 from muster.link.stream import StreamChannel
 from muster.spec.pool import NodeId
 from muster.wire.frame import CHANNEL_LIMITS, Payload
@@ -84,7 +85,7 @@ class MemoryEndpoint:
         if connection is None:
             self._accepted.put_nowait(None)  # for the next one who waits
             self._check_open()
-            raise AssertionError("only a closed endpoint stops accepting")
+        assert connection is not None, "only a closed endpoint stops accepting"
         return connection
 
     async def close(self) -> None:
@@ -190,49 +191,41 @@ class _Pipe:
         self._size = 0
         self._finished = False
         self._broken = False
-        self._changed = Event()
+        self._change = Change()
 
     async def write(self, data: memoryview) -> None:
         while data:
             while self._size >= WINDOW_BYTES and not (self._broken or self._finished):
-                await self._wait()
+                await self._change.wait()
             if self._broken or self._finished:
                 raise link_down(self.owner, "closed by the peer")
             chunk = bytes(data[: WINDOW_BYTES - self._size])
             data = data[len(chunk) :]
             self._chunks.append(chunk)
             self._size += len(chunk)
-            self._wake()
+            self._change.tell()
 
     async def read(self) -> bytes:
         while not self._chunks and not (self._broken or self._finished):
-            await self._wait()
+            await self._change.wait()
         if self._broken:
             raise link_down(self.owner, "connection lost")
         if not self._chunks:
             return b""
         chunk = self._chunks.popleft()
         self._size -= len(chunk)
-        self._wake()
+        self._change.tell()
         return chunk
 
     def finish(self) -> None:
         self._finished = True
-        self._wake()
+        self._change.tell()
 
     def abort(self) -> None:
         self._broken = True
         self._chunks.clear()
         self._size = 0
-        self._wake()
-
-    async def _wait(self) -> None:
-        await self._changed.wait()
-
-    def _wake(self) -> None:
-        # A fresh event each time: everyone who waits now is woken once and looks again.
-        self._changed.set()
-        self._changed = Event()
+        self._change.tell()
 
 
 class _MemoryStream:

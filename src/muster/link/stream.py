@@ -15,7 +15,7 @@ from muster.spec.pool import NodeId
 from muster.wire.frame import CHANNEL_LIMITS, Frame, FrameDecoder, Payload, encode
 from muster.wire.messages import AnyMessage
 
-LINGER_S = 2.0
+LINGER_S = 1.0
 """How long `close` waits for a peer that does not read what was sent before."""
 
 
