@@ -30,7 +30,8 @@ class Crowd(Stage):
         self.random = random
         self.nodes = nodes
         self.truth = {number: random.choice([120, 300, 350, 500]) * MIB for number in range(1, nodes + 1)}
-        """What each node really has."""
+        """What each node really has: four could serve alone, the others cannot."""
+        self.truth |= dict.fromkeys(range(1, min(nodes // 50, 4) + 1), 1800 * MIB)
         self.liars = set(random.sample(range(1, nodes + 1), nodes // 4))
         self.seen: Counter[str] = Counter()
         self.last_epoch = 0

@@ -320,6 +320,7 @@ def test_where_memory_allows_the_next_pipeline_loads_beside_the_one_that_serves(
     (serving,) = before
     stage.say(DrainNode(node_id(serving)))
     assert [route.epoch for route in stage.routes] == [1, 2], "there was always a route"
+    assert not stage.at(serving).stages
 
 
 def test_a_node_that_is_needed_goes_on_serving_while_it_drains():
