@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from muster.errors import InvalidRequest, PoolUnavailable
 from muster.lab.processes import Child, Event, Lab, WorkerSpec
 from muster.lab.streams import Prompt, Stream, Watch, client_of, run_all
+from muster.link.shaped import load_scenario
 
 BOOT_S, PLACED_S = 90.0, 180.0
 
@@ -95,7 +96,7 @@ async def rehearse(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> Outc
     """Raises `MusterError` if the pool never comes up; a stream that fails later is counted, not raised."""
     outcome = Outcome()
     head, children = await gather(rehearsal, lab, spectator)
-    outcome.before = await placed(head, num_workers=len(children))
+    outcome.before = with_delays(await placed(head, num_workers=len(children)), rehearsal.scenario)
     spectator.placement("the ring", outcome.before)
     url = (await head.wait_for("its address", is_event("listening"), BOOT_S))["url"]
     async with client_of(url) as client:
@@ -112,7 +113,7 @@ async def rehearse(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> Outc
             client, rehearsal.model, rehearsal.prompts, rehearsal.max_tokens, watch
         )
     repaired = await head.wait_for("a repaired ring", is_event("placed"), PLACED_S, since=seen)
-    outcome.after = repaired["stages"]
+    outcome.after = with_delays(repaired["stages"], rehearsal.scenario)
     spectator.placement("the repaired ring", outcome.after)
     return outcome
 
@@ -134,6 +135,15 @@ async def placed(head: Child, num_workers: int) -> list[Event]:
     event = await head.wait_for(f"a ring of {num_workers} workers", is_event("placed"), PLACED_S)
     stages: list[Event] = event["stages"]
     return stages
+
+
+def with_delays(stages: Sequence[Event], scenario: str | None) -> list[Event]:
+    """The stages, each with the scenario's one-way delay to the next one; the last one's next is the first."""
+    if scenario is None:
+        return list(stages)
+    regions = [stage["region"] for stage in stages]
+    links = map(load_scenario(scenario).between, regions, regions[1:] + regions[:1])
+    return [stage | {"latency_s": link.latency_s} for stage, link in zip(stages, links, strict=True)]
 
 
 def choose_victim(name: str | None, stages: Sequence[Event], children: Sequence[Child]) -> Child:
