@@ -79,9 +79,7 @@ class StageLoader:
                 f"{self._memory_cap_bytes / 1e6:.0f} MB; raise --memory or let the head place fewer layers here."
             )
 
-    async def _fetch(
-        self, assign: Assign, manifest: Manifest, names: list[str], bulk: Channel, report: Report
-    ) -> None:
+    async def _fetch(self, assign: Assign, manifest: Manifest, names: list[str], bulk: Channel, report: Report) -> None:
         entries = [entry for entry in manifest.tensors if entry.name in set(names)]
         missing = {entry.digest: entry.nbytes for entry in entries if not self._store.has(entry.digest)}
         total = sum(missing.values())
