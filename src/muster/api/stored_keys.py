@@ -30,7 +30,8 @@ class StoredKeys:
         self._clock = clock
 
     def has_keys(self) -> bool:
-        return any(not key.revoked for key in self._store.keys())
+        keys = self._store.keys()
+        return any(not key.revoked for key in keys)
 
     def verify(self, key: str) -> StoredKey | None:
         try:
