@@ -8,6 +8,7 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,8 @@ async def run_worker(options: WorkerOptions, announce: Announcer) -> None:
     """Runs until it is interrupted (drains first; a second interrupt leaves at once) or the head refuses it."""
     ticket = parse(options.ticket, time.time())
     identity = load_identity(options.data_dir / "worker.key")
-    regions: dict[str, str] = {}
-    endpoint = shaped(await IrohEndpoint.bind(identity, relay=ticket.relay), options.scenario, options.region, regions)
+    regions = {identity.node_id: options.region}
+    endpoint = shaped(await IrohEndpoint.bind(identity, relay=ticket.relay), options.scenario, regions.get)
     worker = node.Worker(endpoint, door_of(ticket), node_options(options), announce, regions)
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(worker.run())
@@ -80,9 +81,6 @@ def door_of(ticket: Ticket) -> node.HeadDoor:
     return node.HeadDoor(ticket.address, lambda node_id: proof(ticket.secret, node_id, ticket.head))
 
 
-def shaped(endpoint: Endpoint, scenario: str | None, region: str, regions: dict[str, str]) -> Endpoint:
-    """The endpoint as it is, or slowed down as the scenario file says for links out of `region`."""
-    if scenario is None:
-        return endpoint
-    regions[endpoint.node_id] = region
-    return shape(endpoint, load_scenario(scenario), regions.get)
+def shaped(endpoint: Endpoint, scenario: str | None, region_of: Callable[[str], str | None]) -> Endpoint:
+    """The endpoint as it is, or slowed down as the scenario says."""
+    return endpoint if scenario is None else shape(endpoint, load_scenario(scenario), region_of)

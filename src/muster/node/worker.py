@@ -148,7 +148,6 @@ class Worker:
         self._control = Outbox(control, lambda error: None)
         self._spawn(self._listen(head, control))
         self._spawn(self._incoming.channels(head))
-        self._spawn(self._relay_through(head))
 
     async def _listen(self, head: Connection, control: Channel) -> None:
         try:
@@ -160,6 +159,7 @@ class Worker:
                 if self._state.joined and not was_joined:
                     self._announce("joined", f"Joined the pool of {short_id(head.peer)}.", node=self._endpoint.node_id)
                     self._spawn(self._introduce(head))
+                    self._spawn(self._relay_through(head))
         except (LinkDown, ProtocolViolation) as error:
             if self._head is head:
                 log.warning("head.lost", reason=str(error))
@@ -181,10 +181,13 @@ class Worker:
 
     async def _relay_through(self, head: Connection) -> None:
         """A carrier through the head, for peers that cannot be dialled."""
-        carrier = RelayCarrier(self._endpoint.node_id, await head.open("relay"))
-        self._neighbours.carrier = carrier
-        self._spawn(self._incoming.relayed(carrier))
-        await carrier.run()
+        try:
+            carrier = RelayCarrier(self._endpoint.node_id, await head.open("relay"))
+            self._neighbours.carrier = carrier
+            self._spawn(self._incoming.relayed(carrier))
+            await carrier.run()
+        except (LinkDown, ProtocolViolation) as error:
+            log.info("relay.closed", reason=str(error))
 
     def _learn_regions(self, message: AnyMessage) -> None:
         if isinstance(message, Welcome):
