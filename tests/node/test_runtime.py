@@ -5,8 +5,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from muster.compress.raw import encode
 
+from muster.compress.raw import encode
 from muster.errors import ProtocolViolation
 from muster.node.runtime import FollowerRuntime, HeadRuntime
 from muster.node.stages import Stages

@@ -43,4 +43,5 @@ def _score(tokenizer: Tokenizer, id: int, logprob: float | None) -> dict[str, An
 
 
 def _finite(logprob: float | None) -> float:
-    return _IMPOSSIBLE if logprob is None or logprob < _IMPOSSIBLE else logprob
+    # `not (a >= b)` rather than `a < b`: NaN is no JSON either.
+    return _IMPOSSIBLE if logprob is None or not (logprob >= _IMPOSSIBLE) else logprob

@@ -6,7 +6,7 @@ Knows nothing of HTTP, nor of how a pipeline was chosen: the broker's routes com
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -20,12 +20,14 @@ log = structlog.get_logger()
 TICK_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Protocol):
     """A ready pipeline: send requests to `node`, the one that holds its first stage."""
 
-    epoch: int
-    node: str
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def node(self) -> str: ...
 
 
 class Sessions:

@@ -11,11 +11,12 @@ from typing import Any
 
 from iroh import iroh_ffi as iroh
 
-from muster.errors import LinkDown, MachineTrouble
+from muster.errors import InvalidRequest, LinkDown, MachineTrouble
 from muster.link import iroh_fast_write
 from muster.link.base import short_id
 from muster.link.identity import Identity
 from muster.link.iroh_connection import IrohConnection
+from muster.link.stream import LINGER_S
 from muster.spec.pool import NodeId
 from muster.wire.messages import Address
 
@@ -30,10 +31,12 @@ iroh_fast_write.install()
 class IrohEndpoint:
     """Implements `Endpoint`."""
 
-    def __init__(self, endpoint: Any, node_id: NodeId, relay: str | None) -> None:
+    def __init__(self, endpoint: Any, node_id: NodeId, relay: str | None, external: Sequence[str]) -> None:
         self._endpoint = endpoint
         self._node_id = node_id
         self._relay = relay
+        self._external = external
+        self._closed = False
         self._accepted: Queue[IrohConnection | None] = Queue()
         self._connections: set[IrohConnection] = set()
         self._handshakes: set[Task[None]] = set()
@@ -50,9 +53,12 @@ class IrohEndpoint:
     ) -> "IrohEndpoint":
         """Listen on UDP `port` (0: any free one). `external` are further `ip:port` at which this node is reached.
 
-        Raises `MachineTrouble` when the port is taken.
+        Raises `MachineTrouble` when the port is taken, `InvalidRequest` for a relay that is no URL.
         """
-        mode = iroh.RelayMode.custom_from_urls([relay]) if relay else iroh.RelayMode.disabled()
+        try:
+            mode = iroh.RelayMode.custom_from_urls([relay]) if relay else iroh.RelayMode.disabled()
+        except iroh.IrohError:
+            raise InvalidRequest(f"{relay!r} is no relay URL; write it like https://relay.example/.", "relay") from None
         options = iroh.EndpointOptions(
             preset=iroh.preset_minimal(),
             bind_addr=f"{host}:{port}",
@@ -62,13 +68,11 @@ class IrohEndpoint:
         )
         try:
             endpoint = await iroh.Endpoint.bind(options)
-        except iroh.IrohError:
-            raise MachineTrouble(
-                f"UDP {host}:{port} cannot be used, most likely because another program has it; choose another port."
-            ) from None
+        except iroh.IrohError as error:
+            raise MachineTrouble(f"UDP {host}:{port} cannot be used ({_cause(error)}); choose another port.") from None
         for address in external:
             await endpoint.add_external_addr(address)
-        return IrohEndpoint(endpoint, identity.node_id, relay)
+        return IrohEndpoint(endpoint, identity.node_id, relay, external)
 
     @property
     def node_id(self) -> NodeId:
@@ -76,12 +80,14 @@ class IrohEndpoint:
 
     @property
     def address(self) -> Address:
-        direct = self._endpoint.addr().direct_addresses()
+        # iroh learns of the external ones a little later; they are known here at once.
+        direct = [*dict.fromkeys([*self._endpoint.addr().direct_addresses(), *self._external])]
         if not direct:  # no network but the machine itself
             direct = [f"127.0.0.1:{self._endpoint.bound_sockets()[0].rpartition(':')[2]}"]
         return Address(node=self._node_id, direct=tuple(direct), relay=self._relay)
 
     async def dial(self, address: Address, timeout_s: float = 10.0) -> "IrohConnection":
+        self._check_open()
         try:
             peer = iroh.EndpointId.from_string(address.node)
             target = iroh.EndpointAddr(peer, address.relay, list(address.direct))
@@ -89,24 +95,31 @@ class IrohEndpoint:
         except TimeoutError:
             raise _unreachable(address, f"no answer within {timeout_s:g} s") from None
         except iroh.IrohError as error:
-            raise _unreachable(address, _first_line(error)) from None
+            raise _unreachable(address, _cause(error)) from None
         return self._add(connection)
 
     async def accept(self) -> "IrohConnection":
         connection = await self._accepted.get()
         if connection is None:
             self._accepted.put_nowait(None)  # for the next one who waits
-            raise LinkDown("This node's endpoint is closed; start the node again.")
+            self._check_open()
+        assert connection is not None, "only a closed endpoint stops accepting"
         return connection
 
     async def close(self) -> None:
+        self._closed = True
         self._accepted.put_nowait(None)
         self._accepting.cancel()
         for task in self._handshakes:
             task.cancel()
         await gather(*(connection.close("the node shut down") for connection in list(self._connections)))
-        await self._endpoint.close()
+        with suppress(TimeoutError):  # iroh waits 3 s for a peer that it dialled in vain
+            await wait_for(self._endpoint.close(), LINGER_S)
         await gather(self._accepting, *self._handshakes, return_exceptions=True)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LinkDown("This node's endpoint is closed; start the node again.")
 
     def _add(self, connection: Any) -> "IrohConnection":
         added = IrohConnection(connection, self._connections)
@@ -138,5 +151,7 @@ def _unreachable(address: Address, reason: str) -> LinkDown:
     )
 
 
-def _first_line(error: Any) -> str:
-    return str(error.message()).partition("\n")[0]
+def _cause(error: Any) -> str:
+    """The root of iroh's chain of causes, without places in its source: the part that a person can use."""
+    cause = str(error.message()).strip().splitlines()[-1].strip().partition(" (/")[0]
+    return "another node answers there" if "handshake failed" in cause else cause

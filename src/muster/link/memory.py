@@ -85,7 +85,7 @@ class MemoryEndpoint:
         if connection is None:
             self._accepted.put_nowait(None)  # for the next one who waits
             self._check_open()
-            raise AssertionError("only a closed endpoint stops accepting")
+        assert connection is not None, "only a closed endpoint stops accepting"
         return connection
 
     async def close(self) -> None:

@@ -211,7 +211,7 @@ class ShapedChannel:
         self._check_open()
         kept = bytes(payload)  # the caller may reuse its buffer before the frame is delivered
         self._under_way_bytes += nbytes
-        parcel = Parcel(nbytes, lambda due_s: self._add_due(due_s, message, kept, nbytes))
+        parcel = Parcel(nbytes, get_running_loop().time(), lambda due_s: self._add_due(due_s, message, kept, nbytes))
         self._connection.line.put(self._lane, parcel)
 
     async def receive(self) -> Frame:

@@ -23,9 +23,10 @@ MIN_WINDOW_BYTES = 1024 * 1024
 
 @dataclass(slots=True)
 class Parcel:
-    """One frame on its way. `deliver` is told when it is due, in the loop's time."""
+    """One frame on its way since `since_s`. `deliver` is told when it is due. Both in the loop's time."""
 
     nbytes: int
+    since_s: float
     deliver: Callable[[float], None]
     left: int = field(init=False)
 
@@ -69,10 +70,9 @@ class Line:
             if not self._busy:
                 self._work.clear()
                 await self._work.wait()
-            now_s = loop.time()
-            self._free_s = max(self._free_s, now_s)
-            if self._free_s - now_s > QUANTUM_S:
-                await sleep(self._free_s - now_s - QUANTUM_S / 2)
+            ahead_s = self._free_s - loop.time()
+            if ahead_s > QUANTUM_S:
+                await sleep(ahead_s - QUANTUM_S / 2)
             else:
                 self._turn()
 
@@ -83,7 +83,8 @@ class Line:
         parcel = lane.parcels[0]
         sent = min(parcel.left, max(MIN_QUANTUM_BYTES, int(link.bandwidth_bytes_per_s * QUANTUM_S)))
         parcel.left -= sent
-        self._free_s += sent / link.bandwidth_bytes_per_s
+        # Counted from when the wire was free and not from now: a turn that comes late on a busy machine costs nothing.
+        self._free_s = max(self._free_s, parcel.since_s) + sent / link.bandwidth_bytes_per_s
         if not parcel.left:
             lane.parcels.popleft()
             lane.due_s = max(lane.due_s, self._free_s + self._travel_s(link, parcel.nbytes))

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -79,7 +80,7 @@ class Runtime:
 class HeadRuntime(Runtime):
     """The first stage: schedules, and talks to sessions."""
 
-    def __init__(self, epoch: int, engine: Engine, send: Send | None, speed: float = 1.0) -> None:
+    def __init__(self, epoch: int, engine: Engine[Any], send: Send | None, speed: float = 1.0) -> None:
         super().__init__(epoch, speed)
         self._engine = engine
         self._send = send
@@ -173,7 +174,7 @@ class HeadRuntime(Runtime):
 class FollowerRuntime(Runtime):
     """A later stage: takes steps in, hands hidden states (or, the last, samples) on."""
 
-    def __init__(self, epoch: int, follower: Follower, send: Send, speed: float = 1.0) -> None:
+    def __init__(self, epoch: int, follower: Follower[Any], send: Send, speed: float = 1.0) -> None:
         super().__init__(epoch, speed)
         self._follower = follower
         self._send = send
@@ -194,7 +195,7 @@ class FollowerRuntime(Runtime):
             self._wake.clear()
             while self._inbox:
                 step, payload = self._inbox.popleft()
-                message, buffer = await self._compute(lambda step=step, payload=payload: self._turn(step, payload))
+                message, buffer = await self._compute(partial(self._turn, step, payload))
                 self._send(message, buffer)
                 await asyncio.sleep(0)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from traceback import format_tb
+from typing import Any
 
 import structlog
 
@@ -51,7 +52,7 @@ class Stages:
             peer == stage.node for assign in self._expected.values() for stage in assign.stages
         )
 
-    def start(self, assign: Assign, work: Engine | Follower, next_box: Outbox | None) -> None:
+    def start(self, assign: Assign, work: Engine[Any] | Follower[Any], next_box: Outbox | None) -> None:
         send: Send | None = next_box.put if next_box is not None else None
         runtime: HeadRuntime | FollowerRuntime
         if isinstance(work, Engine):

@@ -130,6 +130,8 @@ class Assign(Message, frozen=True, tag="assign"):
     num_microbatches: int
     prefill_tokens: int = 512
     """Most prompt tokens in one step."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sequence unless a request ignores them."""
 
 
 class LoadProgress(Message, frozen=True, tag="load_progress"):

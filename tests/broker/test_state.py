@@ -1,0 +1,448 @@
+"""Stories about a pool: who comes, who goes, who lies, and what serves meanwhile."""
+
+from dataclasses import replace
+from math import inf, nan
+
+import pytest
+
+from muster.broker.events import BanNode, DrainNode, NodeJoined, NodeSeen, Placed, TicketIssued, UnbanNode
+from muster.broker.state import Remembered
+from muster.spec.pool import Device
+from muster.spec.request import Request
+from muster.wire.messages import (
+    Address,
+    Assign,
+    Goodbye,
+    Heartbeat,
+    HeartbeatSeen,
+    LoadProgress,
+    Measured,
+    PeerMeasured,
+    Release,
+    StageLost,
+    Submit,
+    Welcome,
+)
+from tests.broker.actors import SECRET, Stage, hello, measured, node_id
+
+
+def pool_of(*sizes: float, speeds: tuple[float, ...] = ()) -> Stage:
+    """A settled pool that serves: nodes 1, 2, … lend `sizes` MiB."""
+    stage = Stage()
+    for number, size in enumerate(sizes, start=1):
+        stage.join(number, size, speeds[number - 1] if speeds else 1.0)
+    stage.pass_time(2)
+    assert stage.route is not None, stage.state.placing.trouble
+    return stage
+
+
+# --- the door ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_with_the_secret_is_welcomed_and_told_how_to_keep_its_lease():
+    stage = Stage()
+    welcome = stage.dial(1).heard[0]
+    assert welcome == Welcome(heartbeat_s=1.0, lease_s=3.0, model="model")
+
+
+def test_a_ticket_of_another_pool_is_refused():
+    stage = Stage()
+    actor = stage.dial(1, secret=b"x" * 32)
+    assert stage.refused[actor.connection].startswith("invalid_ticket: This ticket is not of this pool")
+    assert not actor.alive
+
+
+def test_an_expired_ticket_is_refused_but_not_to_a_node_that_was_in_before():
+    stage = Stage(Remembered(secrets=[(SECRET, 1.0)], known=[node_id(2)]))
+    assert "has expired" in stage.refused[stage.dial(1).connection]
+    assert stage.dial(2).alive
+
+
+def test_a_proof_made_for_another_node_is_refused():
+    stage = Stage()
+    stolen = stage.dial(1)
+    stage.actors[99] = replace(stolen, connection=99)
+    stage.say(NodeJoined(99, node_id(3), hello(node_id(1), address=Address(node=node_id(3))), wall_s=1e9))
+    assert stage.refused[99].startswith("invalid_ticket")
+
+
+@pytest.mark.parametrize(("protocol", "side"), [(0, "node"), (99, "head")])
+def test_another_protocol_is_refused_and_told_which_side_to_update(protocol, side):
+    stage = Stage()
+    refusal = stage.refused[stage.dial(1, protocol=protocol).connection]
+    assert refusal.startswith("version_mismatch")
+    assert refusal.endswith(f"update Muster on the {side}.")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": ""},
+        {"name": "x" * 65},
+        {"name": "bell\a"},
+        {"region": "r" * 65},
+        {"address": Address(node="00" * 32)},
+        {"address": Address(node=node_id(1), direct=("1.2.3.4:5",) * 33)},
+        {"address": Address(node=node_id(1), direct=("x" * 257,))},
+    ],
+)
+def test_a_greeting_that_is_out_of_bounds_is_refused(changes):
+    stage = Stage()
+    assert not stage.dial(1, **changes).alive
+
+
+def test_a_ticket_issued_later_opens_the_door_too():
+    stage = Stage()
+    stage.say(TicketIssued(b"t" * 32, 1e12))
+    assert stage.dial(1, secret=b"t" * 32).alive
+
+
+def test_a_banned_node_is_put_out_kept_out_and_let_in_again_when_the_ban_is_lifted():
+    stage = pool_of(500, 500, 500)
+    actor = stage.at(1)
+    stage.say(BanNode(actor.id))
+    assert stage.refused[actor.connection].startswith("invalid_api_key")
+    assert 1 not in stage.ranges()
+    assert "banned" in stage.refused[stage.dial(1).connection]
+    stage.say(UnbanNode(actor.id))
+    assert stage.dial(1).alive
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", [-1, 0, 65 * 2**40, 2**70])
+def test_an_absurd_claim_of_memory_is_refused(memory):
+    stage = Stage()
+    actor = stage.dial(1)
+    stage.tell(actor, Measured(device=Device("cpu", "x", memory), free_memory_bytes=1))
+    assert "protocol_violation" in stage.refused[actor.connection]
+    assert not stage.state.members.members
+
+
+@pytest.mark.parametrize("speed", [nan, inf, -1.0, 1e30])
+def test_an_absurd_speed_is_refused(speed):
+    for changes in ({"flops_per_s": {"float32": speed}}, {"memory_bandwidth_bytes_per_s": speed}):
+        stage = Stage()
+        actor = stage.dial(1)
+        stage.tell(actor, Measured(device=Device("cpu", "x", 10**9, **changes), free_memory_bytes=1))
+        assert not actor.alive
+    actor = stage.dial(2)
+    stage.tell(actor, PeerMeasured(peer=node_id(1), round_trip_s=speed, bandwidth_bytes_per_s=0.0))
+    assert not actor.alive
+
+
+def test_only_what_is_free_counts():
+    stage = Stage()
+    actor = stage.dial(1)
+    stage.tell(actor, measured(5000, free_mib=10))
+    stage.pass_time(3)
+    assert stage.route is None
+    assert "at least" in stage.state.placing.trouble
+
+
+def test_a_node_that_cannot_hold_what_it_claimed_is_believed_less_and_finally_left_alone():
+    stage = Stage()
+    stage.auto = False
+    liar = stage.join(1, 60_000)
+    stage.pass_time(2)
+    caps = []
+    for _ in range(3):
+        (epoch,) = liar.stages
+        asked = stage.needs(liar, epoch)
+        stage.fail_load(liar, epoch)
+        caps.append(stage.state.members.cap(stage.state.members.members[liar.id], stage.now_s) / asked)
+        stage.pass_time(10)
+        if not liar.stages:
+            break
+    assert all(cap < 1 for cap in caps)
+    assert not liar.stages
+    honest = stage.join(2, 5000)
+    stage.pass_time(2)
+    assert honest.stages
+    assert not liar.stages
+
+
+def test_after_a_false_claim_a_node_is_still_trusted_with_what_it_held_before():
+    stage = pool_of(500, 500)
+    actor = stage.at(1)
+    (epoch,) = actor.loaded
+    proven = stage.needs(actor, epoch)
+    stage.state.members.lied(actor.id, proven * 2, 0, stage.now_s)
+    cap = stage.state.members.records[actor.id].cap_bytes
+    assert proven <= cap < proven * 2
+
+
+def test_vanishing_in_the_middle_of_a_load_counts_as_a_false_claim():
+    stage = Stage()
+    stage.auto = False
+    actor = stage.join(1, 5000)
+    stage.pass_time(2)
+    assert actor.stages
+    stage.cut(actor)
+    assert stage.state.members.records[actor.id].cap_bytes is not None
+
+
+def test_a_load_that_stalls_goes_to_somebody_else():
+    stage = Stage()
+    stage.auto = False
+    stuck = stage.join(1, 5000, speed=2.0)
+    other = stage.join(2, 5000)
+    stage.pass_time(2)
+    assert stuck.stages
+    assert not other.stages
+    stage.pass_time(59)
+    (epoch,) = stuck.stages
+    stage.tell(stuck, LoadProgress(epoch=epoch, done_bytes=5, total_bytes=10))
+    stage.pass_time(50)
+    assert stuck.stages
+    stage.pass_time(12)
+    assert not stuck.stages
+    assert other.stages
+
+
+# --- serving ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_that_is_large_enough_serves_once_everybody_has_loaded():
+    stage = Stage()
+    stage.auto = False
+    nodes = [stage.join(number) for number in (1, 2, 3)]
+    stage.pass_time(2)
+    used = [node for node in nodes if node.stages]
+    assert len(used) == 3
+    for node in used:
+        assert stage.route is None
+        stage.finish_load(node, 1)
+    assert stage.route is not None
+    assert stage.route.epoch == 1
+    assert stage.route.node == stage.route.pipeline.stages[0].node
+
+
+def test_a_pool_that_is_too_small_says_what_is_missing():
+    stage = Stage()
+    stage.join(1)
+    stage.pass_time(3)
+    assert stage.route is None
+    assert "Add a machine that lends at least" in stage.state.placing.trouble
+
+
+def test_machines_that_join_together_are_placed_together():
+    stage = Stage()
+    for number in range(1, 6):
+        stage.join(number, 2000 if number == 1 else 1000, speed=number)
+        stage.pass_time(0.5)
+    assert stage.routes == []
+    stage.pass_time(1)
+    assert len(stage.routes) == 1
+
+
+def test_a_heartbeat_is_answered_and_silence_costs_the_place():
+    stage = pool_of(500, 500, 500)
+    actor = stage.at(1)
+    stage.tell(actor, Heartbeat(epoch=actor.serving_epoch, free_memory_bytes=1))
+    assert isinstance(actor.heard[-1], HeartbeatSeen)
+    actor.silent = True
+    stage.pass_time(2.5)
+    assert 1 in stage.ranges()
+    stage.pass_time(1.5)
+    assert not actor.alive
+    assert stage.route is not None
+    assert 1 not in stage.ranges()
+
+
+def test_a_head_that_slept_does_not_blame_the_nodes():
+    stage = pool_of(500, 500, 500)
+    stage.now_s += 3600
+    stage.pass_time(0.25)
+    assert len(stage.state.members.members) == 3
+    assert len(stage.routes) == 1
+
+
+def test_a_lost_stage_goes_to_a_standby_and_the_others_keep_their_layers():
+    stage = pool_of(500, 500, 500, 500, speeds=(1, 1, 0.9, 0.3))
+    before = stage.ranges()
+    assert 4 not in before
+    lost = next(iter(before))
+    stage.cut(stage.at(lost))
+    assert stage.ranges() == {(4 if number == lost else number): layers for number, layers in before.items()}
+    assert [route.epoch if route else None for route in stage.routes] == [1, None, 2]
+
+
+def test_a_node_that_dials_again_replaces_its_ghost_and_gets_its_layers_back():
+    stage = pool_of(500, 500)
+    before = stage.ranges()
+    ghost = stage.at(1)
+    again = stage.dial(1)
+    assert not ghost.alive
+    assert stage.route is None
+    stage.tell(again, measured(500))
+    stage.pass_time(2)
+    assert stage.ranges() == before
+    stage.cut(ghost)
+    assert stage.ranges() == before
+
+
+def test_a_drained_node_goes_on_until_somebody_else_is_ready():
+    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.1))
+    assert set(stage.ranges()) == {1, 2}
+    stage.auto = False
+    leaving = stage.at(1)
+    stage.say(DrainNode(leaving.id))
+    assert leaving.loaded == {1}
+    assert stage.routes[-1].epoch == 1
+    stage.load_all()
+    assert set(stage.ranges()) == {2, 3}
+    assert not leaving.stages
+    stage.auto = True
+    stage.pass_time(60)
+    assert not leaving.stages
+
+
+def test_what_serves_makes_way_only_when_the_newcomers_have_their_weights():
+    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.1))
+    stage.auto = False
+    stage.say(DrainNode(node_id(1)))
+    survivor, newcomer = stage.at(2), stage.at(3)
+    assert list(survivor.stages) == [1], "two stages at once do not fit on it"
+    assert list(newcomer.stages) == [2]
+    stage.tell(newcomer, LoadProgress(epoch=2, done_bytes=1, total_bytes=2))
+    assert stage.routes[-1] is not None
+    stage.tell(newcomer, LoadProgress(epoch=2, done_bytes=2, total_bytes=2))
+    assert stage.routes[-1] is None
+    assert list(survivor.stages) == [2]
+
+
+def test_where_memory_allows_the_next_pipeline_loads_beside_the_one_that_serves():
+    stage = pool_of(1600, 1600, speeds=(1, 1))
+    before = stage.ranges()
+    assert len(before) == 1
+    (serving,) = before
+    stage.say(DrainNode(node_id(serving)))
+    assert [route.epoch for route in stage.routes] == [1, 2], "there was always a route"
+    assert not stage.at(serving).stages
+
+
+def test_a_node_that_is_needed_goes_on_serving_while_it_drains():
+    stage = pool_of(500, 500)
+    stage.say(DrainNode(node_id(1)))
+    stage.pass_time(10)
+    assert set(stage.ranges()) == {1, 2}
+    stage.join(3, 500)
+    stage.pass_time(2)
+    assert set(stage.ranges()) == {2, 3}
+
+
+def test_a_goodbye_is_a_loss_at_once_and_with_drain_a_move():
+    stage = pool_of(500, 500, 500, 500)
+    first, second, *_ = stage.ranges()
+    stage.tell(stage.at(first), Goodbye())
+    assert first not in stage.ranges()
+    leaving = stage.at(second)
+    stage.tell(leaving, Goodbye(drain=True))
+    stage.pass_time(3)
+    assert leaving.alive
+    if stage.route is not None and len(stage.state.members.members) > 2:
+        assert Release(epoch=1) in leaving.heard or second in stage.ranges()
+
+
+def test_a_better_machine_is_used_when_it_is_clearly_better_and_not_at_once():
+    stage = pool_of(1000)
+    stage.join(2, 1000, speed=1.1)
+    stage.pass_time(40)
+    assert set(stage.ranges()) == {1}, "a tenth faster is not worth an interruption"
+    stage.join(3, 1000, speed=5)
+    assert set(stage.ranges()) == {1}
+    stage.pass_time(40)
+    assert set(stage.ranges()) == {3}
+    assert None not in stage.routes
+
+
+def test_a_broken_link_between_two_living_nodes_is_avoided_after_the_second_report():
+    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.5))
+    assert set(stage.ranges()) == {1, 2}
+    for _ in range(2):
+        if set(stage.ranges()) == {1, 2}:
+            reporter = stage.at(1)
+            stage.tell(reporter, StageLost(epoch=reporter.serving_epoch, peer=node_id(2), reason="reset"))
+            assert set(stage.ranges()) == {1, 3}, "2 rests until its lease has told whether it lives"
+            stage.cut(stage.at(3))
+            stage.pass_time(5)
+            stage.join(3, 500, 0.5)
+    assert frozenset((node_id(1), node_id(2))) in stage.state.members.broken
+    stage.pass_time(3)
+    assert 3 in stage.ranges()
+
+
+def test_a_report_about_a_node_that_is_no_neighbour_changes_nothing():
+    stage = pool_of(500, 500, 500)
+    actor = stage.at(1)
+    stage.tell(actor, StageLost(epoch=actor.serving_epoch, peer=node_id(77), reason="?"))
+    stage.tell(actor, StageLost(epoch=99, peer=node_id(2), reason="?"))
+    assert len(stage.routes) == 1
+
+
+def test_a_stage_of_an_unknown_epoch_is_released():
+    stage = pool_of(500, 500, 500)
+    actor = stage.join(9, 400)
+    stage.tell(actor, Heartbeat(epoch=77, free_memory_bytes=1))
+    assert actor.heard[-1] == Release(epoch=77)
+
+
+def test_a_node_that_lost_its_stage_without_saying_so_is_replaced():
+    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.1))
+    actor = stage.at(1)
+    actor.loaded.clear()
+    stage.heartbeat(actor)
+    assert set(stage.ranges()) == {2, 3}
+
+
+def test_a_message_that_nodes_do_not_send_closes_the_door():
+    stage = pool_of(500, 500, 500)
+    actor = stage.at(1)
+    stage.tell(actor, Submit(epoch=1, request=Request(id="r", prompt=(1,))))
+    assert "protocol_violation" in stage.refused[actor.connection]
+    assert node_id(1) not in stage.state.members.members
+
+
+def test_links_are_guessed_from_regions_and_the_way_to_the_head_until_they_are_measured():
+    stage = Stage()
+    east, east2, west = (stage.join(n, region=region) for n, region in ((1, "east"), (2, "east"), (3, "west")))
+    for actor, round_trip_s in ((east, 0.02), (east2, 0.02), (west, 0.08)):
+        stage.tell(
+            actor, PeerMeasured(peer="ff" * 32, round_trip_s=round_trip_s, bandwidth_bytes_per_s=1e6 * round_trip_s)
+        )
+    pool = stage.state.members.pool(stage.now_s)
+    assert pool.link(east.id, east2.id).latency_s == 0.001
+    assert pool.link(east.id, west.id).latency_s == pytest.approx(0.05)
+    assert pool.link(east.id, west.id).bandwidth_bytes_per_s == pytest.approx(2e4)
+    stage.tell(east, PeerMeasured(peer=west.id, round_trip_s=0.06, bandwidth_bytes_per_s=0.0))
+    pool = stage.state.members.pool(stage.now_s)
+    assert pool.link(west.id, east.id).latency_s == pytest.approx(0.03)
+    assert pool.link(west.id, east.id).bandwidth_bytes_per_s == pytest.approx(2e4)
+
+
+# --- restart ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_restarted_head_gives_its_old_nodes_their_old_layers_under_a_new_epoch():
+    first = pool_of(500, 500, 500, speeds=(1, 0.9, 0.8))
+    placed = [record for record in first.saved if isinstance(record, Placed)][-1]
+    known = {record.node for record in first.saved if isinstance(record, NodeSeen)}
+    assert len(known) == 3
+    second = Stage(Remembered(placed.epoch, placed.pipeline, known, (), [(SECRET, 1.0)]))
+    for number in (3, 1, 2):
+        second.join(number, 500, (1, 0.9, 0.8)[number - 1])
+    second.pass_time(2)
+    assert second.ranges() == first.ranges()
+    assert second.route.epoch == placed.epoch + 1
+
+
+def test_the_assignment_names_everything_that_a_node_needs():
+    stage = pool_of(500, 500)
+    assign = next(message for message in stage.at(1).heard if isinstance(message, Assign))
+    assert assign.model == "model"
+    assert assign.manifest == "ab" * 32
+    assert assign.dtype == "bfloat16"
+    assert assign.num_pages > 0
+    assert len(assign.peers) == 2
