@@ -1,15 +1,15 @@
 """However a model is cut, its logits are those of the whole model."""
 
-import warnings
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from families import CPU, FAMILIES, LAYERS, VOCAB, dense_model, save
+from families import CPU, FAMILIES, LAYERS, VOCAB, WINDOW, dense_model, save
 from transformers import PreTrainedModel
 
-from muster.model.rehearsal import LENGTHS, largest_difference, run_stages, sequences
+from muster.model.rehearsal import LENGTHS, NUM_PAGES, PAGE_SIZE, batches, largest_difference, run_stages, sequences
 from muster.model.stage import Stage, build_stage
 from muster.model.weights import open_directory
 
@@ -40,9 +40,8 @@ def test_greedy_continuations_through_stages_are_those_of_generate(tmp_path: Pat
     tokens = sequences(VOCAB)
     logits = run_stages(stages_of(tmp_path, (0, 1, LAYERS)), tokens)
     for row, row_logits in zip(tokens, logits, strict=True):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            generated = model.generate(row[None], max_new_tokens=1, do_sample=False, eos_token_id=-1)
+        everything = torch.ones_like(row[None])  # a token may happen to be the padding token
+        generated = model.generate(row[None], attention_mask=everything, max_new_tokens=1, do_sample=False)
         assert int(row_logits[-1].argmax()) == int(generated[0, -1])
 
 
@@ -52,10 +51,6 @@ def test_the_last_stage_computes_only_the_logits_that_are_asked_for(tmp_path: Pa
     stage = stages_of(tmp_path, (0, LAYERS))[0]
     head_inputs: list[torch.Tensor] = []
     stage._model.lm_head.register_forward_pre_hook(lambda module, args: head_inputs.append(args[0]))
-    from dataclasses import replace
-
-    from muster.model.rehearsal import NUM_PAGES, PAGE_SIZE, batches
-
     batch, rows, _ = next(iter(batches()))
     wanted = torch.tensor([7, 2])
     tokens = sequences(VOCAB)[rows[0]][: batch.query_lengths[0]]
@@ -78,6 +73,4 @@ def test_bfloat16_stays_within_its_own_rounding(tmp_path: Path) -> None:
 
 
 def test_the_rehearsal_is_longer_than_the_window() -> None:
-    from families import WINDOW
-
     assert max(LENGTHS) > 2 * WINDOW

@@ -95,6 +95,16 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return found[0]
 
 
+def outside_layers(model: PreTrainedModel) -> list[str]:
+    """Names of the modules outside the decoder layers that own parameters."""
+    prefix = f"{find_layers(model)[0]}."
+    return [
+        name
+        for name, module in model.named_modules()
+        if not name.startswith(prefix) and next(module.parameters(recurse=False), None) is not None
+    ]
+
+
 def layer_window(config: PreTrainedConfig, layer: int) -> int | None:
     """The window that the configuration gives to a layer of type `sliding_attention`, else None."""
     text = config.get_text_config(decoder=True)

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from muster import __version__
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import build_on_meta, first_line, num_layers, parse_config
-from muster.model.probe import head_sizes
+from muster.model.probe import anatomy_of
 from muster.model.rehearsal import largest_difference, sequences
 from muster.model.shrink import VOCAB_SIZE, shrink
 from muster.model.stage import build_stage
@@ -91,7 +91,7 @@ def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
         for parameter in model.parameters():
             with torch.no_grad():
                 if parameter.dim() >= 2:
-                    parameter.normal_(0.0, 1.5 * parameter.shape[-1] ** -0.5)
+                    parameter.normal_(0.0, parameter.shape[-1] ** -0.5)
                 else:
                     parameter.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
@@ -101,7 +101,7 @@ def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
     """The reason to refuse, or an empty string."""
     family = config.model_type
     try:
-        head_sizes(config)
+        anatomy_of(config)
         dense = random_model(small)
         weights = MemoryWeights(small.to_json_string(use_diff=False), dense.state_dict())
         count = num_layers(small)

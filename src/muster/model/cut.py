@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from muster.model.architecture import find_layers
+from muster.model.architecture import find_layers, outside_layers
 
 
 class StageEnd(Exception):
@@ -111,13 +111,3 @@ def _asleep(module: nn.Module, passage: Passage) -> Callable[..., Any]:
         return passage.received_1TH.new_zeros(()) if is_embedding else args[0]
 
     return forward
-
-
-def outside_layers(model: PreTrainedModel) -> list[str]:
-    """Names of the modules outside the decoder layers that own parameters."""
-    prefix = f"{find_layers(model)[0]}."
-    return [
-        name
-        for name, module in model.named_modules()
-        if not name.startswith(prefix) and next(module.parameters(recurse=False), None) is not None
-    ]

@@ -1,19 +1,33 @@
-"""What does each layer hand to the attention function? One token through the model on the meta device tells.
+"""How is a model put together? One token through it on the meta device tells: what each layer hands to the attention
+function, and which of the other modules run before the layers and which after.
 
 No weights, no memory, no arithmetic: only shapes move. Layers that never call the function are named in the error.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from muster.errors import UnsupportedModel
-from muster.model.architecture import build_on_meta, find_layers, first_line
+from muster.model.architecture import build_on_meta, find_layers, first_line, outside_layers
 from muster.model.attention import Binding, Options, StepState, bind
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
+
+FIRST_LAYER = "the first layer"
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    head_sizes: tuple[HeadSizes, ...]
+    """Per layer."""
+    before: frozenset[str]
+    """Modules with parameters, outside the layers, that run before the first layer (embeddings)."""
+    after: frozenset[str]
+    """The same, after the last layer (norm, head)."""
 
 
 class _HeadProbe:
@@ -32,13 +46,27 @@ class _HeadProbe:
         return q_TND.new_zeros(*q_TND.shape[:2], v_TKD.shape[2])
 
 
-def head_sizes(config: PreTrainedConfig) -> tuple[HeadSizes, ...]:
-    """Head sizes of every layer. Raises `UnsupportedModel` naming the layers that never call the attention function."""
+def anatomy_of(config: PreTrainedConfig) -> Anatomy:
+    """Raises `UnsupportedModel` naming the layers that never call the attention function."""
     model = build_on_meta(config, torch.bfloat16)  # the one type for which every grouped kernel knows its shapes
     layers = find_layers(model)[1]
     probe = _HeadProbe()
     for index, layer in enumerate(layers):
         bind(layer, Binding(StepState(backend=probe), index))
+    calls: list[str] = []
+    for name in outside_layers(model):
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    layers[0].register_forward_pre_hook(lambda *_: calls.append(FIRST_LAYER))
+    _pass_one_token(model)
+    called = [layer for layer, _ in probe.calls]
+    if called != list(range(len(layers))):
+        kinds = [type(_attention_of(layer)).__name__ for layer in layers]
+        raise UnsupportedModel(_describe_calls(type(model).__name__, kinds, called))
+    start = calls.index(FIRST_LAYER)
+    return Anatomy(tuple(sizes for _, sizes in probe.calls), frozenset(calls[:start]), frozenset(calls[start + 1 :]))
+
+
+def _pass_one_token(model: PreTrainedModel) -> None:
     token_1T = torch.zeros(1, 1, dtype=torch.long, device="meta")
     try:
         with torch.inference_mode():
@@ -49,11 +77,6 @@ def head_sizes(config: PreTrainedConfig) -> tuple[HeadSizes, ...]:
         raise UnsupportedModel(
             f"One token does not pass through {type(model).__name__}: {first_line(error)}; choose another architecture."
         ) from error
-    called = [layer for layer, _ in probe.calls]
-    if called != list(range(len(layers))):
-        kinds = [type(_attention_of(layer)).__name__ for layer in layers]
-        raise UnsupportedModel(_describe_calls(type(model).__name__, kinds, called))
-    return tuple(sizes for _, sizes in probe.calls)
 
 
 def _attention_of(layer: nn.Module) -> nn.Module:

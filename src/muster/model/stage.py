@@ -26,7 +26,7 @@ from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
 from muster.model.cut import Passage, StageEnd, cut
-from muster.model.probe import head_sizes
+from muster.model.probe import Anatomy, anatomy_of
 from muster.model.weights import Weights
 
 
@@ -90,26 +90,19 @@ class Stage:
         )
 
 
-def stage_tensors(model: PreTrainedModel, first: int, last: int) -> list[str]:
-    """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong.
-
-    Small modules whose place (before the layers or after) cannot be told go to both ends; large ones can be told.
-    """
+def stage_tensors(model: PreTrainedModel, anatomy: Anatomy, first: int, last: int) -> list[str]:
+    """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong."""
     prefix, layers = find_layers(model)
-    head = model.get_output_embeddings()
     names = []
     for name in model.state_dict():
         if name.startswith(f"{prefix}."):
-            index = int(name.removeprefix(f"{prefix}.").split(".")[0])
-            needed = first <= index < last
+            needed = first <= int(name.removeprefix(f"{prefix}.").split(".")[0]) < last
         else:
-            module = model.get_submodule(name.rpartition(".")[0])
-            if isinstance(module, nn.Embedding):
-                needed = first == 0
-            elif module is head:
-                needed = last == len(layers)
-            else:
-                needed = first == 0 or last == len(layers)
+            owner = name.rpartition(".")[0]
+            untold = owner not in anatomy.before | anatomy.after  # used without being called: keep it at both ends
+            needed = (first == 0 and (untold or owner in anatomy.before)) or (
+                last == len(layers) and (untold or owner in anatomy.after)
+            )
         if needed:
             names.append(name)
     return names
@@ -134,15 +127,15 @@ def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, devi
 def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
     """As `load_stage`, without the check."""
     config = parse_config(weights.config_json)
-    sizes = head_sizes(config)
+    anatomy = anatomy_of(config)
     model = build_on_meta(config, dtype)
     prefix, layers = find_layers(model)
     check_range(first, last, len(layers))
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
-    _load(model, stage_tensors(model, first, last), weights, dtype, device)
+    _load(model, stage_tensors(model, anatomy, first, last), weights, dtype, device)
     _move_buffers(model, device)
-    return Stage(model, first, last, device, sizes[first:last])
+    return Stage(model, first, last, device, anatomy.head_sizes[first:last])
 
 
 def _load(
