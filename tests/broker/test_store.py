@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from muster.broker.events import BanChanged, NodeSeen, Placed
 from muster.broker.store import EPOCH_MARGIN, Store
 from muster.broker.tables import Base, PlacementRow
-from muster.errors import InvalidRequest, MachineTrouble, NotAllowed
+from muster.errors import InvalidRequest, MachineTrouble
 from muster.spec.plan import Pipeline, Stage
 from tests.broker.databases import find_postgres, postgres
 
@@ -109,24 +109,25 @@ def test_a_placement_that_another_version_wrote_is_forgotten(store):
     assert remembered.epoch == 3 + EPOCH_MARGIN
 
 
-def test_a_key_is_shown_once_and_only_its_hash_is_kept(store, url, tmp_path):
-    secret, key = store.add_key("app", requests_per_minute=60, tokens_per_day=10**12)
+def test_a_key_is_shown_once_and_only_its_hash_is_kept(store, tmp_path):
+    assert not store.has_keys()
+    secret, key = store.add_key("app", requests_per_minute=60, tokens_per_minute=1000, token_limit=10**12)
+    assert store.has_keys()
     assert secret.startswith("sk-muster-")
-    assert store.verify_key(secret) == key
+    assert store.verify(secret) == key
     assert store.keys() == [key]
-    assert (key.requests_per_minute, key.tokens_per_day, key.revoked) == (60, 10**12, False)
+    assert (key.requests_per_minute, key.tokens_per_minute, key.tokens_left, key.revoked) == (60, 1000, 10**12, False)
     for path in tmp_path.glob("pool.db*"):
         assert secret.encode() not in path.read_bytes()
 
 
-def test_an_unknown_or_revoked_key_is_not_allowed(store):
+def test_an_unknown_or_revoked_key_opens_nothing(store):
     secret, key = store.add_key("app")
-    with pytest.raises(NotAllowed, match="not known"):
-        store.verify_key(secret + "x")
+    assert store.verify(secret + "x") is None
     assert store.revoke_key("app").id == key.id
-    with pytest.raises(NotAllowed, match="revoked"):
-        store.verify_key(secret)
+    assert store.verify(secret) is None
     assert store.keys()[0].revoked
+    assert not store.has_keys()
 
 
 def test_a_key_is_revoked_by_name_or_by_id_and_an_ambiguous_name_is_refused(store):
@@ -134,13 +135,13 @@ def test_a_key_is_revoked_by_name_or_by_id_and_an_ambiguous_name_is_refused(stor
     _, second = store.add_key("app")
     with pytest.raises(InvalidRequest, match="2 keys 'app'"):
         store.revoke_key("app")
-    assert store.revoke_key(str(first.id)).id == first.id
+    assert store.revoke_key(first.id).id == first.id
     assert store.revoke_key("app").id == second.id
     with pytest.raises(InvalidRequest, match="no key 'nobody'"):
         store.revoke_key("nobody")
 
 
-@pytest.mark.parametrize("limits", [{"requests_per_minute": 0}, {"tokens_per_day": -1}, {"tokens_per_day": 2**60}])
+@pytest.mark.parametrize("limits", [{"requests_per_minute": 0}, {"tokens_per_minute": -1}, {"token_limit": 2**60}])
 def test_a_limit_must_be_positive(store, limits):
     with pytest.raises(InvalidRequest, match="positive"):
         store.add_key("app", **limits)
@@ -151,26 +152,33 @@ def test_a_key_needs_a_name(store):
         store.add_key(" ")
 
 
-def test_usage_is_summed_per_key_and_since_a_moment(store, clock):
-    _, key = store.add_key("app")
-    store.add_usage(key.id, "r1", 10, 5)
-    store.add_usage(None, "r2", 100, 50)
+def test_usage_is_summed_per_key_and_since_a_moment_and_counts_against_the_limit(store, clock):
+    secret, key = store.add_key("app", token_limit=2**33 + 20)
+    _, other = store.add_key("other")
+    store.record_usage(key.id, 10, 5)
+    store.record_usage(other.id, 100, 50)
     clock.now_s += 100
-    store.add_usage(key.id, "r3", 2**33, 1)
+    store.record_usage(key.id, 2**33, 1)
     total = store.usage(key.id)
     assert (total.requests, total.prompt_tokens, total.completion_tokens) == (2, 2**33 + 10, 6)
     assert total.total_tokens == 2**33 + 16
+    assert store.verify(secret).tokens_left == 4
     assert store.usage(key.id, since_s=clock.now_s).requests == 1
-    assert store.usage(None).total_tokens == 150
-    assert store.usage(999).requests == 0
+    assert store.usage(other.id).total_tokens == 150
+    assert store.usage("999").requests == 0
     store.forget_usage(before_s=clock.now_s)
     assert store.usage(key.id).requests == 1
+    assert store.verify(secret).tokens_left == 4
+    store.record_usage(key.id, 5, 0)
+    assert store.verify(secret).tokens_left == 0
 
 
-def test_several_threads_may_use_one_store(store):
+def test_several_threads_may_use_one_store_and_lose_no_count(store):
+    _, key = store.add_key("app")
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda number: store.add_usage(1, f"r{number}", 1, 1), range(40)))
-    assert store.usage(1).requests == 40
+        list(threads.map(lambda _: store.record_usage(key.id, 1, 1), range(40)))
+    assert store.usage(key.id).requests == 40
+    assert store.keys()[0].tokens_used == 80
 
 
 @pytest.mark.parametrize("bad", ["sqlite:////no/such/folder/pool.db", "nonsense", "sqlite:////proc/pool.db"])

@@ -72,7 +72,14 @@ class UnbanNode:
     node: NodeId
 
 
-Event = NodeJoined | Heard | Disconnected | Tick | TicketIssued | DrainNode | BanNode | UnbanNode
+@dataclass(frozen=True, slots=True)
+class PipelineSuspected:
+    """Somebody who waits for tokens of this epoch has heard nothing for too long."""
+
+    epoch: int
+
+
+Event = NodeJoined | Heard | Disconnected | Tick | TicketIssued | DrainNode | BanNode | UnbanNode | PipelineSuspected
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -137,7 +144,7 @@ class BanChanged:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A placement was decided; written before anybody is told, so that no epoch is given twice."""
+    """A placement was decided. The last few may never be written, so a restarted head skips some epochs."""
 
     epoch: int
     pipeline: Pipeline

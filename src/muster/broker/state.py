@@ -19,6 +19,7 @@ from muster.broker.events import (
     Heard,
     NodeJoined,
     NodeSeen,
+    PipelineSuspected,
     Refuse,
     Route,
     Save,
@@ -118,6 +119,10 @@ class BrokerState:
                 commands = self._drain(node, now_s)
             case BanNode(node):
                 commands = self._ban(node, now_s)
+            case PipelineSuspected(epoch):
+                serving = self.placing.serving
+                suspected = serving is not None and serving.epoch == epoch
+                commands = self.placing.end(serving, now_s) if serving is not None and suspected else []
             case UnbanNode(node):
                 self.banned.discard(node)
                 commands = [Save(BanChanged(node, banned=False))]

@@ -13,7 +13,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 
 import msgspec
-from sqlalchemy import create_engine, delete, event, func, select
+from sqlalchemy import create_engine, delete, event, func, select, update
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from muster.broker.events import BanChanged, NodeSeen, Placed
 from muster.broker.state import Remembered
 from muster.broker.tables import ApiKeyRow, Base, NodeRow, PlacementRow, SecretRow, UsageRow
-from muster.errors import InvalidRequest, MachineTrouble, NotAllowed
+from muster.errors import InvalidRequest, MachineTrouble
 from muster.spec.plan import Pipeline
 
 KEY_PREFIX = "sk-muster-"
@@ -34,14 +34,21 @@ EPOCH_MARGIN = 16
 class ApiKey:
     """A key without its secret. None as a limit: unlimited."""
 
-    id: int
+    id: str
     name: str
     hint: str
     """Its first characters, for people to tell keys apart."""
     requests_per_minute: int | None
-    tokens_per_day: int | None
+    tokens_per_minute: int | None
+    token_limit: int | None
+    """Tokens that the key may use altogether."""
+    tokens_used: int
     revoked: bool
     created_s: float
+
+    @property
+    def tokens_left(self) -> int | None:
+        return None if self.token_limit is None else max(0, self.token_limit - self.tokens_used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +149,22 @@ class Store:
     # --- keys and usage -----------------------------------------------------------------------------------------------
 
     def add_key(
-        self, name: str, *, requests_per_minute: int | None = None, tokens_per_day: int | None = None
+        self,
+        name: str,
+        *,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        token_limit: int | None = None,
     ) -> tuple[str, ApiKey]:
         """A new API key: the secret, which is shown this once and not kept, and its record."""
         if not name.strip() or len(name) > 64:
             raise InvalidRequest("A key needs a name of 1 to 64 characters; choose another.", "name")
-        for what, limit in (("requests_per_minute", requests_per_minute), ("tokens_per_day", tokens_per_day)):
+        limits = {
+            "requests_per_minute": requests_per_minute,
+            "tokens_per_minute": tokens_per_minute,
+            "token_limit": token_limit,
+        }
+        for what, limit in limits.items():
             if limit is not None and not 0 < limit < 2**53:
                 raise InvalidRequest(f"A key's {what} must be a positive number; leave it out for no limit.", what)
         secret = KEY_PREFIX + token_urlsafe(32)
@@ -156,8 +173,8 @@ class Store:
                 name=name,
                 hint=secret[: len(KEY_PREFIX) + 4],
                 digest=_digest(secret),
-                requests_per_minute=requests_per_minute,
-                tokens_per_day=tokens_per_day,
+                **limits,
+                tokens_used=0,
                 revoked=False,
                 created_s=self._clock(),
             )
@@ -181,35 +198,37 @@ class Store:
             found[0].revoked = True
             return _key(found[0])
 
-    def verify_key(self, secret: str) -> ApiKey:
-        """The record of a key that a client showed. Raises `NotAllowed`."""
+    def has_keys(self) -> bool:
+        """Whether any key is good; if not, the door may stay open to this machine alone."""
+        with self._session() as session:
+            return session.scalars(select(ApiKeyRow.id).where(~ApiKeyRow.revoked).limit(1)).first() is not None
+
+    def verify(self, secret: str) -> ApiKey | None:
+        """The record of the key that a client showed; None if it is unknown or revoked."""
         with self._session() as session:
             row = session.scalars(select(ApiKeyRow).where(ApiKeyRow.digest == _digest(secret))).first()
-            if row is None:
-                raise NotAllowed("This API key is not known here; check it, or make one with `muster keys add`.")
-            if row.revoked:
-                raise NotAllowed(f"The API key {row.hint}… was revoked; ask whoever runs the pool for another.")
-            return _key(row)
+            return None if row is None or row.revoked else _key(row)
 
-    def add_usage(self, key_id: int | None, request_id: str, prompt_tokens: int, completion_tokens: int) -> None:
-        """Token counts of one request; `key_id` None where the server asks for no key."""
+    def record_usage(self, key_id: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """Token counts of one request."""
         with self._session() as session:
             session.add(
                 UsageRow(
-                    key_id=key_id,
-                    request_id=request_id,
+                    key_id=int(key_id),
                     prompt_tokens=prompt_tokens,
                     completion_tokens=completion_tokens,
                     at_s=self._clock(),
                 )
             )
+            used = ApiKeyRow.tokens_used + prompt_tokens + completion_tokens
+            session.execute(update(ApiKeyRow).where(ApiKeyRow.id == int(key_id)).values(tokens_used=used))
 
-    def usage(self, key_id: int | None, since_s: float = 0.0) -> Usage:
+    def usage(self, key_id: str, since_s: float = 0.0) -> Usage:
         """Sums over the key's requests since a moment (seconds since the Unix epoch)."""
         with self._session() as session:
             count, prompt, completion = session.execute(
                 select(func.count(), func.sum(UsageRow.prompt_tokens), func.sum(UsageRow.completion_tokens)).where(
-                    UsageRow.key_id == key_id, UsageRow.at_s >= since_s
+                    UsageRow.key_id == int(key_id), UsageRow.at_s >= since_s
                 )
             ).one()
             return Usage(int(count), int(prompt or 0), int(completion or 0))
@@ -225,7 +244,17 @@ def _digest(secret: str) -> str:
 
 
 def _key(row: ApiKeyRow) -> ApiKey:
-    return ApiKey(row.id, row.name, row.hint, row.requests_per_minute, row.tokens_per_day, row.revoked, row.created_s)
+    return ApiKey(
+        id=str(row.id),
+        name=row.name,
+        hint=row.hint,
+        requests_per_minute=row.requests_per_minute,
+        tokens_per_minute=row.tokens_per_minute,
+        token_limit=row.token_limit,
+        tokens_used=row.tokens_used,
+        revoked=row.revoked,
+        created_s=row.created_s,
+    )
 
 
 def _pipeline(text: str) -> Pipeline | None:

@@ -49,7 +49,9 @@ class ApiKeyRow(Base):
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     """SHA-256 of the key, hexadecimal."""
     requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
-    tokens_per_day: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    token_limit: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_used: Mapped[int] = mapped_column(BigInteger)
     revoked: Mapped[bool]
     created_s: Mapped[float]
 
@@ -60,8 +62,7 @@ class UsageRow(Base):
     __tablename__ = "usage"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    key_id: Mapped[int | None] = mapped_column(index=True)
-    request_id: Mapped[str] = mapped_column(String(128))
+    key_id: Mapped[int] = mapped_column(index=True)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger)
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
     at_s: Mapped[float] = mapped_column(index=True)
