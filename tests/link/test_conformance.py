@@ -195,6 +195,23 @@ async def test_a_cancelled_receive_loses_nothing(kind: str) -> None:
             assert (await far.receive())[0] == Ping(token=number)
 
 
+async def test_cancelling_again_and_again_while_a_frame_comes_in_loses_nothing(kind: str) -> None:
+    async with connected(kind) as (there, here):
+        near, far = await channels(there, here)
+        payload = os.urandom(MIB) * 8
+        sending = asyncio.create_task(near.send(Ping(token=1), payload))
+        while True:
+            receiving = asyncio.create_task(far.receive())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if receiving.done() or not receiving.cancel():
+                break
+            with contextlib.suppress(asyncio.CancelledError):
+                await receiving
+        assert (await receiving)[1] == payload
+        await sending
+
+
 async def test_a_cancelled_send_leaves_no_half_frame(kind: str) -> None:
     async with connected(kind) as (there, here):
         near, far = await channels(there, here)
