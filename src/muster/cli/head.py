@@ -22,7 +22,6 @@ from typing import Any
 from muster.api.app import create_app
 from muster.api.keys import check_host
 from muster.api.server import ApiServer
-from muster.api.stored_keys import StoredKeys
 from muster.broker.placement import Served
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
@@ -133,15 +132,14 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
     model = await asyncio.to_thread(load_model, options)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
-        keys = StoredKeys(store)
-        check_host(options.host, has_keys=keys.has_keys())
+        check_host(options.host, has_keys=store.has_keys())
         service, ticket = await stack.enter_async_context(broker(options, model, store))
         sessions = Sessions(lambda node: service.open(node, "data"), service.suspect)
         await stack.enter_async_context(background(sessions.run(service.watch())))
         app = create_app(
             PoolBackend(model, sessions, service),
             model.tokenizer,
-            keys=keys if keys.has_keys() else None,
+            keys=store if store.has_keys() else None,
             admin=service,
             admin_token=admin_token(options.data_dir),
         )
