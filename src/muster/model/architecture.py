@@ -42,17 +42,15 @@ def _without_code(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
     """The configuration with every pointer to code in the repository dropped."""
     kept = {key: value for key, value in fields.items() if key not in ("auto_map", "model_type")}
     try:
-        config = AutoConfig.for_model(model_type, **kept)
+        return AutoConfig.for_model(model_type, **kept)
     except Exception as error:  # each configuration class validates in its own way
         raise WeightsInvalid(
-            f"config.json is not valid for the architecture {model_type}: {_first_line(error)}; "
+            f"config.json is not valid for the architecture {model_type}: {first_line(error)}; "
             "download the model again."
         ) from error
-    config.use_cache = False
-    return config
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
@@ -62,9 +60,14 @@ def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype, attention: str =
     try:
         with torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
-    except (ValueError, TypeError, NotImplementedError, ImportError, RuntimeError) as error:
+    except Exception as error:  # each of some 200 constructors fails in its own way
+        if isinstance(error, KeyError) and attention in str(error):
+            raise UnsupportedModel(
+                f"{config.model_type} chooses among attention classes of its own and never calls the attention "
+                "interface; choose another architecture."
+            ) from error
         raise UnsupportedModel(
-            f"{config.model_type} cannot be built as a causal language model: {_first_line(error)}; "
+            f"{config.model_type} cannot be built as a causal language model: {first_line(error)}; "
             "choose another architecture."
         ) from error
     model.eval()
@@ -90,6 +93,16 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
             "split into stages; choose another architecture."
         )
     return found[0]
+
+
+def outside_layers(model: PreTrainedModel) -> list[str]:
+    """Names of the modules outside the decoder layers that own parameters."""
+    prefix = f"{find_layers(model)[0]}."
+    return [
+        name
+        for name, module in model.named_modules()
+        if not name.startswith(prefix) and next(module.parameters(recurse=False), None) is not None
+    ]
 
 
 def layer_window(config: PreTrainedConfig, layer: int) -> int | None:

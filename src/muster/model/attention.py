@@ -18,10 +18,15 @@ from transformers import AttentionInterface
 
 from muster.errors import UnsupportedModel
 from muster.model.batch import Batch
-from muster.model.cache import HeadSizes, KVCache
-from muster.model.layout import DecodeGroup, Layout, PrefillRow
+from muster.model.cache import KVCache
+from muster.model.layout import DecodeRows, Layout
 
 ATTENTION_NAME = "muster_paged"
+CPU_GROUP_BYTES = 2 * 2**20
+"""Keys and values of one padded decode call, so that they are still in the processor's cache when they are used."""
+DEVICE_GROUP_BYTES = 256 * 2**20
+HARMLESS = frozenset({"position_ids", "cache_position", "position_embeddings"})
+"""Tensors that some families pass along although the queries and keys already reflect them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +85,7 @@ def paged_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Called by `transformers` with [1, heads, T, size of a head]; returns [1, T, N, size of a value]."""
     binding: Binding | None = getattr(module, "muster_binding", None)
@@ -89,11 +93,7 @@ def paged_attention(
         raise UnsupportedModel(
             f"{type(module).__name__} attends outside the model's layers; choose another architecture."
         )
-    if attention_mask is not None or position_bias is not None:
-        raise UnsupportedModel(
-            f"{type(module).__name__} brings its own attention mask or position bias (ALiBi or the like), which is "
-            "not applied over KV pages; choose another architecture."
-        )
+    _refuse_unknown(module, attention_mask=attention_mask, **others)
     options = Options(
         scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
         window=sliding_window or binding.window,
@@ -105,23 +105,17 @@ def paged_attention(
     return out_TND[None], None
 
 
+def _refuse_unknown(module: nn.Module, **arguments: Any) -> None:
+    """A tensor that we ignored (a mask, a position bias, an index of chosen keys) would change the answer."""
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) and name not in HARMLESS:
+            raise UnsupportedModel(
+                f"{type(module).__name__} gives the attention function a tensor {name}, which is not applied over KV "
+                "pages; choose another architecture."
+            )
+
+
 AttentionInterface.register(ATTENTION_NAME, paged_attention)
-
-
-class HeadProbe:
-    """A backend that computes nothing and notes the head sizes that each layer hands over."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, HeadSizes]] = []
-
-    def prepare(self, batch: Batch, cache: KVCache, dtype: torch.dtype) -> None:
-        return None
-
-    def attend(
-        self, prepared: None, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options
-    ) -> Tensor:
-        self.calls.append((layer, HeadSizes(k_TKD.shape[1], k_TKD.shape[2], v_TKD.shape[2])))
-        return q_TND.new_zeros(*q_TND.shape[:2], v_TKD.shape[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +126,19 @@ class PreparedPages:
 
 
 class SdpaBackend:
-    """The reference: PyTorch's scaled dot-product attention, on any device."""
+    """The reference: PyTorch's scaled dot-product attention, on any device.
+
+    Keys and values are first gathered into scratch memory that is kept: fresh memory for each layer would cost more in
+    page faults than the attention itself.
+    """
+
+    def __init__(self) -> None:
+        self._scratch: dict[str, Tensor] = {}
 
     def prepare(self, batch: Batch, cache: KVCache, dtype: torch.dtype) -> PreparedPages:
-        return PreparedPages(batch, cache, Layout(batch, cache.page_size, dtype))
+        group_bytes = CPU_GROUP_BYTES if batch.positions_T.device.type == "cpu" else DEVICE_GROUP_BYTES
+        keys_per_group = max(1, group_bytes // max(1, cache.largest_token_bytes))
+        return PreparedPages(batch, cache, Layout(batch, cache.page_size, dtype, keys_per_group))
 
     def attend(
         self, prepared: PreparedPages, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options
@@ -143,14 +146,38 @@ class SdpaBackend:
         keys, values = prepared.cache.layer(layer)
         store(keys, values, prepared.batch.slots_T, k_TKD, v_TKD)
         out_TND = q_TND.new_empty(*q_TND.shape[:2], v_TKD.shape[2])
-        for group in prepared.layout.decode_groups(options.window):
-            out_GND = _decode(group, keys, values, q_TND, options)
-            if group.tokens_G is None:
-                return out_GND
-            out_TND.index_copy_(0, group.tokens_G, out_GND)
+        self._decode(prepared.layout.decode_rows(options.window), keys, values, q_TND, out_TND, options)
         for row in prepared.layout.prefill_rows(options.window):
-            out_TND[row.start : row.stop] = _prefill(row, keys, values, q_TND, k_TKD, v_TKD, options)
+            new = slice(row.start, row.stop)
+            k_LKD, v_LKD = k_TKD[new], v_TKD[new]
+            if row.pages_P is not None:
+                k_LKD, v_LKD = self._gather("k", keys, row.pages_P), self._gather("v", values, row.pages_P)
+            out_TND[new] = _prefill(q_TND[new], k_LKD, v_LKD, row.bias_TL, options)
         return out_TND
+
+    def _decode(
+        self, rows: DecodeRows, keys: Tensor, values: Tensor, q_TND: Tensor, out_TND: Tensor, options: Options
+    ) -> None:
+        if not rows.groups:
+            return
+        q_DND = q_TND if rows.tokens_D is None else q_TND.index_select(0, rows.tokens_D)
+        out_DND = out_TND if rows.tokens_D is None else out_TND.new_empty(len(q_DND), *out_TND.shape[1:])
+        for group in rows.groups:
+            k_LKD, v_LKD = self._gather("k", keys, group.pages), self._gather("v", values, group.pages)
+            members = slice(group.start, group.stop)
+            out_DND[members] = _decode(q_DND[members], k_LKD, v_LKD, group.bias_G11L, options)
+        if rows.tokens_D is not None:
+            out_TND.index_copy_(0, rows.tokens_D, out_DND)
+
+    def _gather(self, name: str, cache: Tensor, pages: Tensor) -> Tensor:
+        """The pages one after another, [pages * page size, K, D], valid until the next call with this name."""
+        needed = len(pages) * cache[0].numel()
+        held = self._scratch.get(name)
+        if held is None or held.numel() < needed:
+            held = self._scratch[name] = cache.new_empty(needed)
+        gathered = held[:needed].view(len(pages), -1)
+        torch.index_select(cache.flatten(1), 0, pages, out=gathered)
+        return gathered.view(-1, *cache.shape[2:])
 
 
 def store(keys: Tensor, values: Tensor, slots_T: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> None:
@@ -159,41 +186,26 @@ def store(keys: Tensor, values: Tensor, slots_T: Tensor, k_TKD: Tensor, v_TKD: T
     values.flatten(0, 1).index_copy_(0, slots_T, v_TKD)
 
 
-def _decode(group: DecodeGroup, keys: Tensor, values: Tensor, q_TND: Tensor, options: Options) -> Tensor:
-    """All rows of the group in one call: query heads that share a key head stand where query tokens would."""
-    q_GND = q_TND if group.tokens_G is None else q_TND.index_select(0, group.tokens_G)
+def _decode(q_GND: Tensor, k_LKD: Tensor, v_LKD: Tensor, bias_G11L: Tensor, options: Options) -> Tensor:
+    """All rows of a group in one call: query heads that share a key head stand where query tokens would."""
     rows, heads, size = q_GND.shape
-    k_GKLD, v_GKLD = (_gather(cache, group.pages_GP).transpose(1, 2) for cache in (keys, values))
-    q_GKMD = q_GND.reshape(rows, k_GKLD.shape[1], -1, size)
-    sinks = None if options.sinks_N is None else options.sinks_N.view(1, k_GKLD.shape[1], -1, 1)
-    return _attend(q_GKMD, k_GKLD, v_GKLD, group.bias_G11L, sinks, options).reshape(rows, heads, -1)
+    kv_heads = k_LKD.shape[1]
+    k_GKLD, v_GKLD = (x_LKD.view(rows, -1, *x_LKD.shape[1:]).transpose(1, 2) for x_LKD in (k_LKD, v_LKD))
+    q_GKMD = q_GND.reshape(rows, kv_heads, heads // kv_heads, size)
+    sinks = None if options.sinks_N is None else options.sinks_N.view(1, kv_heads, -1, 1)
+    return _attend(q_GKMD, k_GKLD, v_GKLD, bias_G11L, sinks, options).reshape(rows, heads, -1)
 
 
-def _prefill(
-    row: PrefillRow, keys: Tensor, values: Tensor, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options
-) -> Tensor:
+def _prefill(q_TND: Tensor, k_LKD: Tensor, v_LKD: Tensor, bias_TL: Tensor | None, options: Options) -> Tensor:
     """One row. Key heads take the batch dimension, so that sharing them among query heads copies nothing."""
-    q_TND = q_TND[row.start : row.stop]
     tokens, heads, size = q_TND.shape
-    if row.pages_P is None:
-        k_LKD, v_LKD = k_TKD[row.start : row.stop], v_TKD[row.start : row.stop]
-    else:
-        k_LKD, v_LKD = (_gather(cache, row.pages_P[None])[0] for cache in (keys, values))
     kv_heads = k_LKD.shape[1]
     group = heads // kv_heads
     q_KGTD = q_TND.reshape(tokens, kv_heads, group, size).permute(1, 2, 0, 3)
     k_KGLD, v_KGLD = (x_LKD.transpose(0, 1)[:, None].expand(-1, group, -1, -1) for x_LKD in (k_LKD, v_LKD))
     sinks = None if options.sinks_N is None else options.sinks_N.view(kv_heads, group, 1, 1)
-    bias_TL = row.bias_TL
     out_KGTD = _attend(q_KGTD, k_KGLD, v_KGLD, bias_TL, sinks, options)
     return out_KGTD.permute(2, 0, 1, 3).reshape(tokens, heads, -1)
-
-
-def _gather(cache: Tensor, pages_GP: Tensor) -> Tensor:
-    """Pages of each row, in order: [G, L, K, D]."""
-    rows, pages = pages_GP.shape
-    _, page_size, heads, size = cache.shape
-    return cache.index_select(0, pages_GP.flatten()).view(rows, pages * page_size, heads, size)
 
 
 def _attend(

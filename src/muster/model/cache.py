@@ -37,6 +37,8 @@ class KVCache:
     ) -> None:
         self.num_pages = num_pages
         self.page_size = page_size
+        self.largest_token_bytes = max((sizes.values_per_token for sizes in layers), default=0) * dtype.itemsize
+        """Of one token in one layer."""
         try:
             self._keys = [
                 torch.zeros(num_pages, page_size, sizes.num_heads, sizes.key_size, dtype=dtype, device=device)

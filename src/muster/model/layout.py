@@ -1,12 +1,13 @@
 """Index tensors for attention over a page table, made once per step and shared by all layers. No keys, no values here.
 
-A batch falls into *decode groups* (rows with one new token, similar in length, answered by one padded call) and
-*prefill rows* (answered one by one). With a sliding window only the pages that the window touches are read.
+A batch falls into *decode rows* (one new token; sorted by length and answered group by group, each group padded to
+its longest row and small enough for its keys to stay in the processor's cache) and *prefill rows* (answered one by
+one). With a sliding window only the pages that the window touches are read.
 
     pages of a row     [ 7 | 2 | 9 | 4 ]     context 13, page size 4
     window 5                    9   4        keys 8..12 are visible to the token at position 12
 
-Legend as in `batch`; L is the number of keys read (padded), G the rows of a decode group.
+Legend as in `batch`; D decode rows, G the rows of a decode group, L the number of keys read (padded).
 """
 
 from collections.abc import Sequence
@@ -24,11 +25,20 @@ PADDING_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    tokens_G: Tensor | None
-    """Where the rows' tokens lie in T; None when the group is the whole batch in order."""
-    pages_GP: Tensor
+    start: int
+    stop: int
+    """Rows [start, stop) of the decode rows in their sorted order."""
+    pages: Tensor
+    """All pages of all rows, row after row: [G * P]."""
     bias_G11L: Tensor
     """0 where a key is visible, minus infinity elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRows:
+    tokens_D: Tensor | None
+    """Where the sorted rows' tokens lie in T; None when they are T in its own order."""
+    groups: list[DecodeGroup]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +59,14 @@ class Layout:
     batch: Batch
     page_size: int
     dtype: torch.dtype
-    _decode: dict[int | None, list[DecodeGroup]] = field(default_factory=dict)
+    keys_per_group: int
+    """Most keys (padding included) that a decode group reads."""
+    _decode: dict[int | None, DecodeRows] = field(default_factory=dict)
     _prefill: dict[int | None, list[PrefillRow]] = field(default_factory=dict)
 
-    def decode_groups(self, window: int | None) -> list[DecodeGroup]:
+    def decode_rows(self, window: int | None) -> DecodeRows:
         if window not in self._decode:
-            self._decode[window] = [self._decode_group(rows, window) for rows in self._similar_rows(window)]
+            self._decode[window] = self._decode_rows(window)
         return self._decode[window]
 
     def prefill_rows(self, window: int | None) -> list[PrefillRow]:
@@ -65,34 +77,36 @@ class Layout:
             self._prefill[window] = [self._prefill_row(row, starts[row], window) for row in rows]
         return self._prefill[window]
 
-    def _similar_rows(self, window: int | None) -> list[list[int]]:
-        """Rows with one new token, longest first, cut where padding would waste too much."""
+    def _decode_rows(self, window: int | None) -> DecodeRows:
+        lengths = self.batch.query_lengths
         visible = [min(length, window) if window else length for length in self.batch.context_lengths]
-        rows = [row for row, length in enumerate(self.batch.query_lengths) if length == 1]
-        if rows and min(visible[row] for row in rows) >= PADDING_SHARE * max(visible[row] for row in rows):
-            return [rows]  # in their own order, so that nothing needs to be permuted
-        groups: list[list[int]] = []
-        for row in sorted(rows, key=lambda row: -visible[row]):
-            if groups and visible[row] >= PADDING_SHARE * visible[groups[-1][0]]:
-                groups[-1].append(row)
-            else:
-                groups.append([row])
-        return groups
+        rows = sorted((row for row, length in enumerate(lengths) if length == 1), key=lambda row: -visible[row])
+        pages = [visible[row] // self.page_size + 2 for row in rows]  # a window may start and end within a page
+        groups = []
+        start = 0
+        for stop in range(1, len(rows) + 1):
+            full = stop == len(rows) or (
+                pages[stop] < PADDING_SHARE * pages[start]
+                or (stop + 1 - start) * pages[start] * self.page_size > self.keys_per_group
+            )
+            if full:
+                groups.append(self._decode_group(start, rows[start:stop], window))
+                start = stop
+        starts = [0, *accumulate(lengths)]
+        tokens = [starts[row] for row in rows]
+        in_order = tokens == list(range(starts[-1]))
+        tokens_D = None if in_order else torch.tensor(tokens, device=self.batch.page_tables_RP.device)
+        return DecodeRows(tokens_D, groups)
 
-    def _decode_group(self, rows: Sequence[int], window: int | None) -> DecodeGroup:
+    def _decode_group(self, start: int, rows: Sequence[int], window: int | None) -> DecodeGroup:
         device = self.batch.page_tables_RP.device
         context = [self.batch.context_lengths[row] for row in rows]
         first_key = [max(0, length - window) if window else 0 for length in context]
         pages_GP, positions_GL = self._pages(rows, first_key, context)
-        last_G1 = torch.tensor(context, device=device)[:, None]
-        visible_GL = positions_GL < last_G1
+        visible_GL = positions_GL < torch.tensor(context, device=device)[:, None]
         if window:
             visible_GL &= positions_GL >= torch.tensor(first_key, device=device)[:, None]
-        starts = [0, *accumulate(self.batch.query_lengths)]
-        tokens = [starts[row] for row in rows]
-        whole = tokens == list(range(starts[-1]))
-        tokens_G = None if whole else torch.tensor(tokens, device=device)
-        return DecodeGroup(tokens_G, pages_GP, self._bias(visible_GL)[:, None, None, :])
+        return DecodeGroup(start, start + len(rows), pages_GP.flatten(), self._bias(visible_GL)[:, None, None, :])
 
     def _prefill_row(self, row: int, start: int, window: int | None) -> PrefillRow:
         new, context = self.batch.query_lengths[row], self.batch.context_lengths[row]

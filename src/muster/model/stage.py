@@ -13,19 +13,20 @@ Knows nothing of requests, sampling or transport. Legend of shape suffixes in `b
 """
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from muster.errors import UnsupportedModel, WeightsInvalid
+from muster.errors import WeightsInvalid
 from muster.model.architecture import build_on_meta, fill_buffers, find_layers, layer_window, parse_config
-from muster.model.attention import Backend, Binding, HeadProbe, SdpaBackend, StepState, bind
+from muster.model.attention import Backend, Binding, SdpaBackend, StepState, bind
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
+from muster.model.cut import Passage, StageEnd, cut
+from muster.model.probe import Anatomy, anatomy_of
 from muster.model.weights import Weights
 
 
@@ -33,22 +34,28 @@ class Stage:
     """See `load_stage`. Not thread-safe: one `run` at a time."""
 
     def __init__(
-        self, model: PreTrainedModel, layers: nn.ModuleList, first: int, last: int, device: torch.device
+        self,
+        model: PreTrainedModel,
+        first: int,
+        last: int,
+        device: torch.device,
+        head_sizes: tuple[HeadSizes, ...],
     ) -> None:
+        layers = find_layers(model)[1]
         text = model.config.get_text_config(decoder=True)
         self.first, self.last, self.num_layers = first, last, len(layers)
         self.is_first, self.is_last = first == 0, last == len(layers)
         self.device, self.dtype = device, model.dtype
         self.hidden_size, self.vocab_size = int(text.hidden_size), int(text.vocab_size)
+        self.head_sizes = head_sizes
         self.backend: Backend = SdpaBackend()
-        self.head_sizes: tuple[HeadSizes, ...] = ()
         self._model = model
         self._state = StepState()
-        self._passage = _Passage()
+        self._passage = Passage()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         for index in range(first, last):
             bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
-        _cut(model, layers, first, last, self._passage)
+        cut(model, first, last, self._passage)
 
     def new_cache(self, num_pages: int, page_size: int) -> KVCache:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
@@ -66,7 +73,7 @@ class Stage:
         self._passage.enter(None if self.is_first else x[None])
         try:
             output = self._forward(batch, x)
-        except _StageEnd as end:
+        except StageEnd as end:
             return end.hidden_1TH[0]
         finally:
             self._state.backend = self._state.prepared = None
@@ -82,162 +89,20 @@ class Stage:
             **inputs, position_ids=batch.positions_T[None], past_key_values=None, use_cache=False, return_dict=True
         )
 
-    def probe_heads(self) -> None:
-        """Run one token to learn what each layer hands to the attention function; raise `UnsupportedModel` if none."""
-        probe, real = HeadProbe(), self.backend
-        self.backend = probe
-        index = torch.zeros(1, dtype=torch.long, device=self.device)
-        batch = Batch(index, index, index[None].int(), (1,), (1,), index)
-        x = index if self.is_first else torch.zeros(1, self.hidden_size, dtype=self.dtype, device=self.device)
-        try:
-            self.run(batch, KVCache((), 1, 1, self.dtype, self.device), x)
-        finally:
-            self.backend = real
-        called = [layer for layer, _ in probe.calls]
-        if called != list(range(self.last - self.first)):
-            raise UnsupportedModel(self._describe_calls(called))
-        self.head_sizes = tuple(sizes for _, sizes in probe.calls)
 
-    def _describe_calls(self, called: list[int]) -> str:
-        name = type(self._model).__name__
-        silent = [self.first + layer for layer in range(self.last - self.first) if layer not in called]
-        if silent:
-            layers = ", ".join(map(str, silent))
-            return (
-                f"Layers {layers} of {name} never called the attention interface, so their keys and values cannot be "
-                "kept in pages; choose another architecture."
-            )
-        return f"Layers of {name} call the attention interface more than once or out of order; choose another one."
-
-
-class _StageEnd(Exception):
-    """Leaves the forward pass at the first layer that this stage does not hold."""
-
-    def __init__(self, hidden_1TH: Tensor) -> None:
-        super().__init__()
-        self.hidden_1TH = hidden_1TH
-
-
-class _Passage:
-    """The hidden state on its way to the first held layer, and whether it has got there."""
-
-    def __init__(self) -> None:
-        self.received_1TH: Tensor | None = None
-        self.arrived = True
-
-    def enter(self, received_1TH: Tensor | None) -> None:
-        self.received_1TH = received_1TH
-        self.arrived = received_1TH is None
-
-    def leave(self) -> None:
-        self.received_1TH, self.arrived = None, True
-
-    def arrive(self) -> Tensor:
-        assert self.received_1TH is not None
-        self.arrived = True
-        return self.received_1TH
-
-
-class _Before(nn.Module):
-    """Stands for a layer of an earlier stage. Keeps its plain attributes, which some families read from outside."""
-
-    def __init__(self, layer: nn.Module, passage: _Passage) -> None:
-        super().__init__()
-        _copy_plain_attributes(layer, self)
-        self._passage = passage
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        assert self._passage.received_1TH is not None
-        return self._passage.received_1TH
-
-
-class _After(nn.Module):
-    """Stands for the first layer of the next stage."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        _copy_plain_attributes(layer, self)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        raise _StageEnd(args[0] if args else kwargs["hidden_states"])
-
-
-def _copy_plain_attributes(source: nn.Module, target: nn.Module) -> None:
-    for key, value in vars(source).items():
-        if not key.startswith("_") and isinstance(value, str | int | float | bool):
-            setattr(target, key, value)
-
-
-def _cut(model: PreTrainedModel, layers: nn.ModuleList, first: int, last: int, passage: _Passage) -> None:
-    """Replace what the stage does not hold."""
-    for index in range(len(layers)):
-        if index < first:
-            layers[index] = _Before(layers[index], passage)
-        elif index >= last:
-            layers[index] = _After(layers[index])
-    if first > 0:
-        layers[first].register_forward_pre_hook(_arrival(passage), with_kwargs=True)
-        for name in outside_layers(model):
-            module = model.get_submodule(name)
-            module.forward = _asleep(module, passage)
-
-
-def _arrival(passage: _Passage) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
-    def hook(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        hidden_1TH = passage.arrive()
-        if args:
-            return (hidden_1TH, *args[1:]), kwargs
-        return (), {**kwargs, "hidden_states": hidden_1TH}
-
-    return hook
-
-
-def _asleep(module: nn.Module, passage: _Passage) -> Callable[..., Any]:
-    """The module's forward, but without effect until the hidden state has arrived at the first held layer."""
-    awake = module.forward
-    is_embedding = isinstance(module, nn.Embedding)
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if passage.arrived:
-            return awake(*args, **kwargs)
-        assert passage.received_1TH is not None
-        return passage.received_1TH.new_zeros(()) if is_embedding else args[0]
-
-    return forward
-
-
-def outside_layers(model: PreTrainedModel) -> list[str]:
-    """Names of the modules outside the decoder layers that own parameters."""
-    prefix = f"{find_layers(model)[0]}."
-    return [
-        name
-        for name, module in model.named_modules()
-        if not name.startswith(prefix) and next(module.parameters(recurse=False), None) is not None
-    ]
-
-
-def stage_tensors(model: PreTrainedModel, first: int, last: int) -> list[str]:
-    """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong.
-
-    Small modules whose place (before the layers or after) cannot be told go to both ends; large ones can be told.
-    """
+def stage_tensors(model: PreTrainedModel, anatomy: Anatomy, first: int, last: int) -> list[str]:
+    """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong."""
     prefix, layers = find_layers(model)
-    head = model.get_output_embeddings()
     names = []
     for name in model.state_dict():
         if name.startswith(f"{prefix}."):
-            index = int(name.removeprefix(f"{prefix}.").split(".")[0])
-            needed = first <= index < last
+            needed = first <= int(name.removeprefix(f"{prefix}.").split(".")[0]) < last
         else:
-            module = model.get_submodule(name.rpartition(".")[0])
-            if isinstance(module, nn.Embedding):
-                needed = first == 0
-            elif module is head:
-                needed = last == len(layers)
-            else:
-                needed = first == 0 or last == len(layers)
+            owner = name.rpartition(".")[0]
+            untold = owner not in anatomy.before | anatomy.after  # used without being called: keep it at both ends
+            needed = (first == 0 and (untold or owner in anatomy.before)) or (
+                last == len(layers) and (untold or owner in anatomy.after)
+            )
         if needed:
             names.append(name)
     return names
@@ -249,20 +114,28 @@ def check_range(first: int, last: int, count: int) -> None:
 
 
 def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
-    """Build layers [first, last) and read only their tensors.
+    """Build layers [first, last) of a model that passes the conformance check, and read only their tensors.
 
     Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
-    model = build_on_meta(parse_config(weights.config_json), dtype)
+    from muster.model.conformance import check_conformance  # here, because the check itself builds stages
+
+    check_conformance(weights.config_json)
+    return build_stage(weights, first, last, dtype, device)
+
+
+def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+    """As `load_stage`, without the check."""
+    config = parse_config(weights.config_json)
+    anatomy = anatomy_of(config)
+    model = build_on_meta(config, dtype)
     prefix, layers = find_layers(model)
     check_range(first, last, len(layers))
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
-    _load(model, stage_tensors(model, first, last), weights, dtype, device)
+    _load(model, stage_tensors(model, anatomy, first, last), weights, dtype, device)
     _move_buffers(model, device)
-    stage = Stage(model, layers, first, last, device)
-    stage.probe_heads()
-    return stage
+    return Stage(model, first, last, device, anatomy.head_sizes[first:last])
 
 
 def _load(
