@@ -150,7 +150,12 @@ class BrokerState:
         self.members.add(member)
         self.known.add(node)
         leases = self.options.leases
-        welcome = Welcome(heartbeat_s=leases.heartbeat_s, lease_s=leases.lease_s, model=self.served.shape.name, region=self.options.region)
+        welcome = Welcome(
+            heartbeat_s=leases.heartbeat_s,
+            lease_s=leases.lease_s,
+            model=self.served.shape.name,
+            region=self.options.region,
+        )
         seen = NodeSeen(node, hello.name, hello.region, claim_bytes=0)
         return [*commands, Save(seen), Send(event.connection, welcome)]
 

@@ -31,7 +31,7 @@ def encode(tensor: Tensor) -> tuple[TensorHeader, memoryview]:
     if dense.numel() == 0:
         return header, memoryview(b"")
     # NumPy has no bfloat16, so the bytes are taken as such.
-    return header, memoryview(dense.flatten().view(torch.uint8).numpy())
+    return header, dense.flatten().view(torch.uint8).numpy().data
 
 
 def decode(header: TensorHeader, payload: bytes | bytearray | memoryview, max_bytes: int) -> Tensor:
