@@ -73,7 +73,7 @@ async def test_a_busy_peer_counts_as_alive_and_a_killed_one_as_gone_within_three
             await asyncio.wait_for(connection.closed.wait(), patience_s + 0.3)
         peer.process.kill()
         with pytest.raises(LinkDown, match=r"no sign of life for 2\.4 s"):
-            await asyncio.wait_for(channel.receive(), patience_s + 0.5)
+            await asyncio.wait_for(channel.receive(), patience_s + 0.2)
         assert connection.closed.is_set()
         with pytest.raises(LinkDown):
             await channel.send(Ping(token=2))

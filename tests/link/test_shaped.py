@@ -5,7 +5,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from virtual_clock import VirtualClockLoop
 
 from muster.errors import InvalidRequest, LinkDown
 from muster.link.base import Channel
@@ -56,8 +55,8 @@ async def pair(scenario: str) -> AsyncIterator[Pair]:
 
 
 @pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, object]]:
-    return "asyncio", {"loop_factory": VirtualClockLoop}
+def anyio_backend(virtual_clock: object) -> object:
+    return virtual_clock
 
 
 def now() -> float:

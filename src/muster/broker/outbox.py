@@ -19,7 +19,7 @@ class Outbox:
     """Messages leave in order, from one task; `put` and `end` never wait."""
 
     def __init__(self, connection: Connection, channel: Channel) -> None:
-        self._connection = connection
+        self.connection = connection
         self._channel = channel
         self._queue: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
         self._reason = ""
@@ -52,8 +52,8 @@ class Outbox:
                 await self._channel.send(message)
             await self._channel.close()
             # Closing the connection may drop what is still under way, so the node gets to hang up first.
-            await asyncio.wait_for(self._connection.closed.wait(), LAST_WORDS_S)
+            await asyncio.wait_for(self.connection.closed.wait(), LAST_WORDS_S)
         except (MusterError, TimeoutError) as error:
             if not isinstance(error, LinkDown | TimeoutError):
-                log.warning("outbox.failed", node=short_id(self._connection.peer), reason=str(error))
-        await self._connection.close(self._reason)
+                log.warning("outbox.failed", node=short_id(self.connection.peer), reason=str(error))
+        await self.connection.close(self._reason)

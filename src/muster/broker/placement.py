@@ -22,6 +22,7 @@ class Served:
     shape: ModelShape
     manifest: str
     """BLAKE3 of the manifest."""
+    eos_token_ids: tuple[int, ...] = ()
     workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)
 
 
@@ -100,4 +101,5 @@ class Placement:
             page_size=self.pipeline.page_size,
             num_microbatches=self.pipeline.num_microbatches,
             prefill_tokens=served.workspace.prefill_tokens,
+            eos_token_ids=served.eos_token_ids,
         )

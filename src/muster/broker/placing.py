@@ -20,6 +20,8 @@ from muster.wire.messages import Release
 
 @dataclass(frozen=True, slots=True)
 class PlacingOptions:
+    min_nodes: int = 1
+    """The first placement waits for this many machines."""
     settle_s: float = 1.0
     """Before the first placement, wait until nobody has joined for this long: machines tend to come in a group."""
     longest_settle_s: float = 5.0
@@ -158,7 +160,7 @@ class Placing:
     def _has_settled(self, now_s: float) -> bool:
         if not self._settling:
             return True
-        if self._useful_since_s is None:
+        if self._useful_since_s is None or len(self.members.pool(now_s).nodes) < self.options.min_nodes:
             return False
         quiet = now_s - self._joined_s >= self.options.settle_s
         return quiet or now_s - self._useful_since_s >= self.options.longest_settle_s

@@ -131,6 +131,21 @@ class BrokerService:
             raise LinkDown(f"Node {short_id(node)} is not in the pool any more; wait for the next route.")
         return member.address
 
+    async def open(self, node: NodeId, name: str) -> Channel:
+        """A channel to a member, on the connection that it dialled: nobody but the head needs an open port."""
+        member = self._state.members.members.get(node)
+        outbox = self._outboxes.get(member.connection) if member is not None else None
+        if outbox is None:
+            raise LinkDown(f"Node {short_id(node)} is not in the pool any more; wait for the next route.")
+        return await outbox.connection.open(name)
+
+    def region_of(self, node: NodeId) -> str | None:
+        """Where a member, or this head, says that it stands."""
+        if node == self._endpoint.node_id:
+            return self._state.options.region
+        member = self._state.members.members.get(node)
+        return member.region if member is not None else None
+
     def status(self) -> View:
         view = status_view(self._state)
         view["nodes"] = self.nodes()

@@ -61,6 +61,8 @@ class BrokerOptions:
     leases: LeaseOptions = field(default_factory=LeaseOptions)
     placing: PlacingOptions = field(default_factory=PlacingOptions)
     most_members: int = 4096
+    region: str = ""
+    """Where the head itself stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class BrokerState:
         self.members.add(member)
         self.known.add(node)
         leases = self.options.leases
-        welcome = Welcome(heartbeat_s=leases.heartbeat_s, lease_s=leases.lease_s, model=self.served.shape.name)
+        welcome = Welcome(heartbeat_s=leases.heartbeat_s, lease_s=leases.lease_s, model=self.served.shape.name, region=self.options.region)
         seen = NodeSeen(node, hello.name, hello.region, claim_bytes=0)
         return [*commands, Save(seen), Send(event.connection, welcome)]
 

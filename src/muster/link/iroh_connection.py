@@ -133,13 +133,13 @@ class IrohConnection:
     async def _pulse(self) -> None:
         seen, missed = -1, 0
         while missed < MISSED_PULSES:
+            await sleep(PULSE_S)
             received = self._connection.stats().udp_rx_datagrams
             missed = missed + 1 if received == seen else 0
             seen = received
             if missed:
                 with suppress(IrohError):
                     self._connection.send_datagram(b"\\0")
-            await sleep(PULSE_S)
         self._lost(f"no sign of life for {MISSED_PULSES * PULSE_S:.1f} s")
 
     async def _drain_pulses(self) -> None:

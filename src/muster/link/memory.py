@@ -133,10 +133,10 @@ class MemoryConnection:
         self._check_open()
         if name not in CHANNEL_LIMITS:
             raise ProtocolViolation(f"There is no channel {name!r}; choose one of {', '.join(CHANNEL_LIMITS)}.")
-        there, here = _Pipe(self._peer), _Pipe(self._peer)
-        there.owner = self._endpoint.node_id
-        channel = self._add(name, _MemoryStream(here, there))
-        self.other._accepted.put_nowait((name, self.other._add(name, _MemoryStream(there, here))))
+        here = self._endpoint.node_id
+        out, back = _Pipe(here, self._peer), _Pipe(self._peer, here)
+        channel = self._add(name, _MemoryStream(incoming=back, outgoing=out))
+        self.other._accepted.put_nowait((name, self.other._add(name, _MemoryStream(incoming=out, outgoing=back))))
         return channel
 
     async def accept(self) -> tuple[str, StreamChannel]:
@@ -185,8 +185,9 @@ class MemoryConnection:
 class _Pipe:
     """One direction of a channel: a bounded buffer of bytes."""
 
-    def __init__(self, owner: NodeId) -> None:
-        self.owner = owner
+    def __init__(self, writer: NodeId, reader: NodeId) -> None:
+        self._writer = writer
+        self._reader = reader
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._finished = False
@@ -198,7 +199,7 @@ class _Pipe:
             while self._size >= WINDOW_BYTES and not (self._broken or self._finished):
                 await self._change.wait()
             if self._broken or self._finished:
-                raise link_down(self.owner, "closed by the peer")
+                raise link_down(self._reader, "closed by the peer")
             chunk = bytes(data[: WINDOW_BYTES - self._size])
             data = data[len(chunk) :]
             self._chunks.append(chunk)
@@ -209,7 +210,7 @@ class _Pipe:
         while not self._chunks and not (self._broken or self._finished):
             await self._change.wait()
         if self._broken:
-            raise link_down(self.owner, "connection lost")
+            raise link_down(self._writer, "connection lost")
         if not self._chunks:
             return b""
         chunk = self._chunks.popleft()

@@ -2,7 +2,8 @@
 
 Frames of several lanes share one wire. Like the packets of QUIC streams they take turns, a quantum of bytes at a time,
 so a heartbeat does not wait behind weights. A frame is due when its last byte has left and travelled: the delay
-pipelines, so any number of frames can be under way at once.
+pipelines, so any number of frames can be under way at once. Who delivers keeps the order: a frame may be due before
+one that left earlier.
 """
 
 from asyncio import Event, get_running_loop, sleep
@@ -34,12 +35,8 @@ class Parcel:
         self.left = self.nbytes
 
 
-class Lane:
-    """One channel's queue at the wire. Frames leave in order and are due in order."""
-
-    def __init__(self) -> None:
-        self.parcels: deque[Parcel] = deque()
-        self.due_s = 0.0
+Lane = deque[Parcel]
+"""One channel's queue at the wire, in the order in which its frames leave."""
 
 
 class Line:
@@ -59,9 +56,9 @@ class Line:
         return max(MIN_WINDOW_BYTES, int(2 * link.bandwidth_bytes_per_s * (link.latency_s + link.jitter_s)))
 
     def put(self, lane: Lane, parcel: Parcel) -> None:
-        if not lane.parcels:
+        if not lane:
             self._busy.append(lane)
-        lane.parcels.append(parcel)
+        lane.append(parcel)
         self._work.set()
 
     async def run(self) -> None:
@@ -80,16 +77,15 @@ class Line:
         """The next lane sends up to a quantum."""
         link = self._link()
         lane = self._busy.popleft()
-        parcel = lane.parcels[0]
+        parcel = lane[0]
         sent = min(parcel.left, max(MIN_QUANTUM_BYTES, int(link.bandwidth_bytes_per_s * QUANTUM_S)))
         parcel.left -= sent
         # Counted from when the wire was free and not from now: a turn that comes late on a busy machine costs nothing.
         self._free_s = max(self._free_s, parcel.since_s) + sent / link.bandwidth_bytes_per_s
         if not parcel.left:
-            lane.parcels.popleft()
-            lane.due_s = max(lane.due_s, self._free_s + self._travel_s(link, parcel.nbytes))
-            parcel.deliver(lane.due_s)
-        if lane.parcels:
+            lane.popleft()
+            parcel.deliver(self._free_s + self._travel_s(link, parcel.nbytes))
+        if lane:
             self._busy.append(lane)
 
     def _travel_s(self, link: Link, nbytes: int) -> float:

@@ -94,16 +94,14 @@ class StreamChannel:
             raise self._end
         if self._reading is None:
             self._reading = create_task(self._read_stream())
-        task = self._reading
         try:
-            return await shield(task)
+            data = await shield(self._reading)
         except CancelledError:
             if self._end is None or _caller_is_cancelled():
-                raise
+                raise  # the read goes on, and may even be done: the next `receive` takes its bytes
             raise self._end from None  # `close` cancelled the read, not our caller
-        finally:
-            if task.done() and self._reading is task:
-                self._reading = None
+        self._reading = None
+        return data
 
     async def _read_stream(self) -> Payload:
         return await self._stream.read(self._decoder.missing)

@@ -40,6 +40,8 @@ class Address(Message, frozen=True):
     node: str
     direct: tuple[str, ...] = ()
     relay: str | None = None
+    region: str = ""
+    """Where the node stands, in its owner's words; rehearsals shape links by it."""
 
 
 # --- control: joining and the lease ---------------------------------------------------------------------------------
@@ -62,6 +64,8 @@ class Welcome(Message, frozen=True, tag="welcome"):
     heartbeat_s: float
     lease_s: float
     model: str
+    region: str = ""
+    """The head's own."""
 
 
 class Refused(Message, frozen=True, tag="refused"):
@@ -126,6 +130,8 @@ class Assign(Message, frozen=True, tag="assign"):
     num_microbatches: int
     prefill_tokens: int = 512
     """Most prompt tokens in one step."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sequence unless a request ignores them."""
 
 
 class LoadProgress(Message, frozen=True, tag="load_progress"):

@@ -1,0 +1,71 @@
+"""The KV pages of one stage. Knows nothing of which request owns which page; the ring's head alone decides that.
+
+Page k of every held layer stores the same `page_size` tokens, so one page table serves all layers and all stages.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from muster.errors import MachineTrouble
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSizes:
+    """What one layer hands to the attention function: key/value heads and the size of each (they may differ)."""
+
+    num_heads: int
+    key_size: int
+    value_size: int
+
+    @property
+    def values_per_token(self) -> int:
+        return self.num_heads * (self.key_size + self.value_size)
+
+
+class KVCache:
+    """Keys and values of each held layer, `[num_pages, page_size, K, D]`, allocated once.
+
+    Zero-filled, not left as found: attention multiplies the masked tail of a page by zero, and zero times the NaN of
+    uninitialised memory is NaN.
+    """
+
+    def __init__(
+        self, layers: Sequence[HeadSizes], num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.largest_token_bytes = max((sizes.values_per_token for sizes in layers), default=0) * dtype.itemsize
+        """Of one token in one layer."""
+        try:
+            self._keys = [
+                torch.zeros(num_pages, page_size, sizes.num_heads, sizes.key_size, dtype=dtype, device=device)
+                for sizes in layers
+            ]
+            self._values = [
+                torch.zeros(num_pages, page_size, sizes.num_heads, sizes.value_size, dtype=dtype, device=device)
+                for sizes in layers
+            ]
+        except (RuntimeError, MemoryError) as error:
+            raise MachineTrouble(
+                f"{num_pages} KV pages of {page_size} tokens do not fit in the memory of {device}; "
+                "offer more memory, or ask for a smaller context or fewer requests at once."
+            ) from error
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the `index`-th layer that this stage holds."""
+        return self._keys[index], self._values[index]
+
+    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy page `from` to page `to` for each pair, in every layer (copy-on-write)."""
+        if not pairs:
+            return
+        source, target = (torch.tensor(pages, device=self._keys[0].device) for pages in zip(*pairs, strict=True))
+        for tensor in (*self._keys, *self._values):
+            tensor.index_copy_(0, target, tensor.index_select(0, source))

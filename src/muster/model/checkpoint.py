@@ -1,0 +1,106 @@
+"""Which checkpoint tensors make up which parameters, and how. Knows nothing of where the tensors come from.
+
+Names differ between the files and the modules (`transformers` renames, fuses experts, splits projections), so the rules
+are the library's own: a checkpoint name is passed through its renamings and converters.
+"""
+
+import copy
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+from muster.errors import WeightsInvalid
+from muster.model.weights import Weights
+
+
+@dataclass
+class Recipe:
+    """How one or several parameters are made: these checkpoint tensors, in this order, through this conversion."""
+
+    target: str
+    sources: list[tuple[str, str]] = field(default_factory=list)
+    """(checkpoint name, the converter's pattern that it matched or the name itself)."""
+    converter: WeightConverter | None = None
+
+    def targets(self) -> list[str]:
+        if self.converter is None:
+            return [self.target]
+        first, *rest = self.converter.target_patterns
+        return [self.target, *(self.target.replace(first, other) for other in rest)]
+
+    def cook(self, model: PreTrainedModel, weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Parameter name -> tensor on the CPU, floating point cast to `dtype`."""
+        if self.converter is None:
+            return {self.target: _cast(weights.read(self.sources[0][0]), dtype)}
+        transform = copy.deepcopy(self.converter)
+        for name, pattern in self.sources:
+            transform.add_tensor(self.target, name, pattern, _cast(weights.read(name), dtype))
+        try:
+            made = transform.convert(self.target, model=model, config=model.config)
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+            raise WeightsInvalid(
+                f"The tensors of {self.target} do not fit together (first: {self.sources[0][0]}); "
+                "download the model again."
+            ) from error
+        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def recipes(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Recipe]:
+    """Parameter name -> the recipe that makes it, for all parameters that the checkpoint `names` can make."""
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+    known = model.state_dict()
+    made: dict[str, Recipe] = {}
+    for name in sorted(names, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, known)
+        if target not in known and name in known:
+            target, pattern = name, None
+        if target not in known:
+            continue
+        if pattern is None:
+            made[target] = Recipe(target, [(name, name)])
+            continue
+        recipe = made.setdefault(target, Recipe(target, converter=by_pattern[pattern]))
+        recipe.sources.append((name, pattern))
+    return {target: recipe for recipe in made.values() for target in recipe.targets()}
+
+
+def tied_source(model: PreTrainedModel, parameter: str) -> str | None:
+    """The parameter whose tensor `parameter` shares, e.g. the token embedding for a tied output projection."""
+    return model.all_tied_weights_keys.get(parameter)  # type: ignore[no-any-return]
+
+
+def recipe_of(model: PreTrainedModel, made: dict[str, Recipe], parameter: str) -> Recipe:
+    """Raise `WeightsInvalid` when the checkpoint has neither the parameter nor what it is tied to."""
+    if parameter in made:
+        return made[parameter]
+    source = tied_source(model, parameter)
+    if source is not None and source in made:
+        return made[source]
+    reverse = {value: key for key, value in model.all_tied_weights_keys.items()}
+    if reverse.get(parameter) in made:
+        return made[reverse[parameter]]
+    raise WeightsInvalid(
+        f"The checkpoint has no tensor for {parameter}; download the model again, or check that the weights belong to "
+        "this config.json."
+    )
+
+
+def parameter_dtype(model: PreTrainedModel, parameter: str, dtype: torch.dtype) -> torch.dtype:
+    """`dtype`, but for the few parameters that the architecture insists on keeping in another (mostly float32)."""
+    for pattern, kept in model._get_dtype_plan(dtype).items():
+        if re.search(pattern.replace("*", ".*"), parameter):
+            return kept  # type: ignore[no-any-return]
+    return model.get_parameter_or_buffer(parameter).dtype  # type: ignore[no-any-return]

@@ -1,0 +1,150 @@
+"""Does this architecture come out right when it runs in pages, chunks and stages? Tried, not assumed.
+
+Some families bypass the attention interface in all layers or in some. They run without complaint and give wrong
+numbers. So a tiny random model of the same architecture goes through two stages in a mixed batch and is compared with
+its dense self. The verdict is kept on disk per architecture and per version of everything that takes part.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from blake3 import blake3
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from muster import __version__
+from muster.errors import UnsupportedModel, WeightsInvalid
+from muster.model.architecture import build_on_meta, first_line, num_layers, parse_config
+from muster.model.disk import cache_directory, write_if_possible
+from muster.model.probe import anatomy_of
+from muster.model.rehearsal import largest_difference, sequences
+from muster.model.shrink import shrink
+from muster.model.stage import build_stage
+
+TOLERANCE = 1e-4
+"""Of the largest logit. Float32 rounding stays two orders below; a wrong mask lies two orders above."""
+
+MAX_PARAMETERS = 20_000_000
+"""Of the tiny model. More means that the configuration has sizes which `shrink` does not know."""
+
+
+def check_conformance(config_json: str) -> None:
+    """Raise `UnsupportedModel` naming what is missing. Takes well under a second, and next to nothing the next time."""
+    config = parse_config(config_json)
+    small = shrunk(config)
+    path = _verdict_path(small)
+    reason = _read_verdict(path)
+    if reason is None:
+        reason = _try(config, small)
+        write_if_possible(path, reason.encode())
+    if reason:
+        raise UnsupportedModel(reason)
+
+
+def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A tiny configuration of the same architecture."""
+    fields = shrink(config.to_dict(), dict(type(config).attribute_map))
+    fields["architectures"] = None
+    try:
+        small = parse_config(json.dumps(fields, default=str))
+    except WeightsInvalid as error:
+        raise _unchecked(config, "its configuration") from error
+    if sum(parameter.numel() for parameter in build_on_meta(small, torch.float32).parameters()) > MAX_PARAMETERS:
+        raise _unchecked(config, "the model")
+    return small
+
+
+def _unchecked(config: PreTrainedConfig, what: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{config.model_type} cannot be checked, because {what} cannot be made small; choose another architecture."
+    )
+
+
+class MemoryWeights:
+    """The tensors of a model in memory, under the names of its parameters."""
+
+    def __init__(self, config_json: str, tensors: Mapping[str, Tensor]) -> None:
+        self.config_json = config_json
+        self._tensors = tensors
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name].clone()
+
+
+def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A dense model in float32 whose weights are large enough for attention to matter."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+        for parameter in model.parameters():
+            with torch.no_grad():
+                if parameter.dim() >= 2:
+                    parameter.normal_(0.0, parameter.shape[-1] ** -0.5)
+                else:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
+    """The reason to refuse, or an empty string."""
+    family = config.model_type
+    try:
+        anatomy_of(config)
+        dense = random_model(small)
+        weights = MemoryWeights(small.to_json_string(use_diff=False), dense.state_dict())
+        count = num_layers(small)
+        cuts = (0, max(1, count // 2), count) if count > 1 else (0, 1)
+        cpu = torch.device("cpu")
+        stages = [build_stage(weights, first, last, torch.float32, cpu) for first, last in pairwise(cuts)]
+        tokens = sequences(int(small.get_text_config(decoder=True).vocab_size))
+        with torch.inference_mode():
+            scale = max(float(dense(input_ids=row[None], use_cache=False).logits.abs().max()) for row in tokens)
+        difference = largest_difference(dense, stages, tokens)
+    except UnsupportedModel as error:
+        return str(error)
+    except Exception as error:  # whatever an unknown family may raise, the answer is the same
+        return (
+            f"{family} cannot run in stages ({type(error).__name__}: {first_line(error)}); choose another architecture."
+        )
+    if not difference <= TOLERANCE * max(1.0, scale):
+        return (
+            f"{family} gives other numbers in pages and stages than in one piece (off by {difference:.2g} where logits "
+            f"reach {scale:.2g}), so it remembers something that KV pages do not hold; choose another architecture."
+        )
+    return ""
+
+
+@cache
+def _version() -> str:
+    """Of all that takes part in the verdict: a new release, or a change in this folder, asks again."""
+    digest = blake3()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return f"{__version__} {transformers.__version__} {torch.__version__} {digest.hexdigest()}"
+
+
+def _verdict_path(config: PreTrainedConfig) -> Path:
+    fields: dict[str, Any] = config.to_dict()
+    for key in ("_name_or_path", "transformers_version", "architectures"):
+        fields.pop(key, None)
+    key = f"{_version()} {json.dumps(fields, sort_keys=True, default=str)}"
+    return cache_directory() / "conformance" / f"{config.model_type}-{blake3(key.encode()).hexdigest()[:32]}"
+
+
+def _read_verdict(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None

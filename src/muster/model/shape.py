@@ -1,0 +1,108 @@
+"""What a model costs, read off the modules themselves on the meta device. No weights are read.
+
+Parameters are counted, not guessed from the configuration; head sizes are what the attention function receives.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from muster.errors import UnsupportedModel
+from muster.model.architecture import build_on_meta, find_layers, parse_config
+from muster.model.checkpoint import parameter_dtype, recipe_of, recipes
+from muster.model.probe import anatomy_of
+from muster.model.stage import stage_tensors
+from muster.model.weights import Weights
+from muster.spec.model_shape import ModelShape
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT_CONTEXT = 2048
+"""For the rare configuration that names no limit."""
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Raise `UnsupportedModel` on a dtype that is not served."""
+    if name not in DTYPES:
+        raise UnsupportedModel(f"dtype {name[:20]!r} is not served; choose one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
+    """Raises `UnsupportedModel` as `anatomy_of` does. Attention over the context is not among the FLOPs."""
+    config = parse_config(config_json)
+    served = torch_dtype(dtype)
+    anatomy = anatomy_of(config)
+    model = build_on_meta(config, served)
+    prefix, layers = find_layers(model)
+    count = len(layers)
+    bytes_of = {parameter: _nbytes(model, parameter, served) for parameter in model.state_dict()}
+    text = config.get_text_config(decoder=True)
+
+    def outside(first: int, last: int) -> int:
+        names = stage_tensors(model, anatomy, first, last)
+        return sum(bytes_of[name] for name in names if not name.startswith(f"{prefix}."))
+
+    return ModelShape(
+        name=name,
+        architecture=type(model).__name__,
+        dtype=dtype,
+        num_layers=count,
+        hidden_size=int(text.hidden_size),
+        vocab_size=int(text.vocab_size),
+        max_context=max_context(config),
+        layer_bytes=tuple(_sum_below(bytes_of, f"{prefix}.{index}.") for index in range(count)),
+        layer_flops_per_token=tuple(_flops(layer, text) for layer in layers),
+        kv_bytes_per_token=tuple(sizes.values_per_token * served.itemsize for sizes in anatomy.head_sizes),
+        embedding_bytes=outside(0, 0),
+        head_bytes=outside(count, count),
+        head_flops_per_token=2 * int(text.vocab_size) * int(text.hidden_size),
+    )
+
+
+def max_context(config: PreTrainedConfig) -> int:
+    """The longest sequence that comes out exact.
+
+    Two kinds of rotary scaling (`longrope`, `dynamic`) switch all frequencies once a sequence outgrows the length of
+    the original training; keys already in the pages would then be wrong, so they are served up to that length.
+    """
+    text = config.get_text_config(decoder=True)
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None) or DEFAULT_CONTEXT
+    rope = getattr(text, "rope_parameters", None) or {}
+    sets = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    for parameters in sets:
+        if parameters.get("rope_type") in ("longrope", "dynamic"):
+            original = parameters.get("original_max_position_embeddings") or limit
+            limit = min(int(limit), int(original))
+    return int(limit)
+
+
+def tensor_names(weights: Weights, first: int, last: int) -> list[str]:
+    """Names of the checkpoint tensors that layers [first, last) need. Raises `WeightsInvalid` if one is missing."""
+    config = parse_config(weights.config_json)
+    model = build_on_meta(config, torch.float32)
+    made = recipes(model, weights.names())
+    needed = [recipe_of(model, made, name) for name in stage_tensors(model, anatomy_of(config), first, last)]
+    return sorted({name for recipe in needed for name, _ in recipe.sources})
+
+
+def _nbytes(model: PreTrainedModel, parameter: str, dtype: torch.dtype) -> int:
+    elements: int = model.get_parameter_or_buffer(parameter).numel()
+    return elements * parameter_dtype(model, parameter, dtype).itemsize
+
+
+def _sum_below(bytes_of: dict[str, int], prefix: str) -> int:
+    return sum(count for name, count in bytes_of.items() if name.startswith(prefix))
+
+
+def _flops(layer: nn.Module, config: Any) -> int:
+    """Two per weight and token; of stacked experts ([experts, out, in]) only the chosen ones work."""
+    chosen = getattr(config, "num_experts_per_tok", None)
+    total = 0.0
+    for parameter in layer.parameters():
+        if parameter.dim() == 3 and chosen:
+            total += 2 * parameter.numel() * min(1.0, chosen / parameter.shape[0])
+        elif parameter.dim() >= 2:
+            total += 2 * parameter.numel()
+    return int(total)

@@ -1,0 +1,177 @@
+"""Layers [first, last) of a decoder on one machine, exact to the last bit that float arithmetic allows.
+
+The forward pass is the one that `transformers` ships, unchanged. A stage runs it over the whole model, but
+
+    layers before `first`   pass the received hidden state along; `first` gets it whatever was made of it on the way
+    layers [first, last)    run
+    layer `last`            ends the forward pass: its input is the stage's output
+
+so that what a family does between the embedding and the head (masks, rotary angles, scaling) needs no rewriting. On a
+later stage, modules with parameters that run before the first held layer have nothing to say and are put to sleep.
+
+Knows nothing of requests, sampling or transport. Legend of shape suffixes in `batch`.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from muster.errors import WeightsInvalid
+from muster.model.architecture import build_on_meta, fill_buffers, find_layers, layer_window, parse_config
+from muster.model.attention import Backend, Binding, SdpaBackend, StepState, bind
+from muster.model.batch import Batch
+from muster.model.cache import HeadSizes, KVCache
+from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
+from muster.model.cut import Passage, StageEnd, cut
+from muster.model.probe import Anatomy, anatomy_of
+from muster.model.weights import Weights
+
+
+class Stage:
+    """See `load_stage`. Not thread-safe: one `run` at a time."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        first: int,
+        last: int,
+        device: torch.device,
+        head_sizes: tuple[HeadSizes, ...],
+    ) -> None:
+        layers = find_layers(model)[1]
+        text = model.config.get_text_config(decoder=True)
+        self.first, self.last, self.num_layers = first, last, len(layers)
+        self.is_first, self.is_last = first == 0, last == len(layers)
+        self.device, self.dtype = device, model.dtype
+        self.hidden_size, self.vocab_size = int(text.hidden_size), int(text.vocab_size)
+        self.head_sizes = head_sizes
+        self.backend: Backend = SdpaBackend()
+        self._model = model
+        self._state = StepState()
+        self._passage = Passage()
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        for index in range(first, last):
+            bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
+        cut(model, first, last, self._passage)
+
+    def new_cache(self, num_pages: int, page_size: int) -> KVCache:
+        """Raise `MachineTrouble` when the pages do not fit in memory."""
+        return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
+        """One step.
+
+        `x` is int64 token ids [T] on the first stage, the previous stage's hidden state [T, H] otherwise. Returns the
+        hidden state [T, H], or on the last stage float32 logits [S, V] of the tokens in `logits_rows_S`.
+        """
+        self._state.backend = self.backend
+        self._state.prepared = self.backend.prepare(batch, cache, self.dtype)
+        self._passage.enter(None if self.is_first else x[None])
+        try:
+            output = self._forward(batch, x)
+        except StageEnd as end:
+            return end.hidden_1TH[0]
+        finally:
+            self._state.backend = self._state.prepared = None
+            self._passage.leave()
+        logits_SV: Tensor = output.logits[0]
+        return (logits_SV if self._keeps_logits else logits_SV[batch.logits_rows_S]).float()
+
+    def _forward(self, batch: Batch, x: Tensor) -> Any:
+        inputs = {"input_ids": x[None]} if self.is_first else {"inputs_embeds": x[None]}
+        if self._keeps_logits:
+            inputs["logits_to_keep"] = batch.logits_rows_S
+        return self._model(
+            **inputs, position_ids=batch.positions_T[None], past_key_values=None, use_cache=False, return_dict=True
+        )
+
+
+def stage_tensors(model: PreTrainedModel, anatomy: Anatomy, first: int, last: int) -> list[str]:
+    """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong."""
+    prefix, layers = find_layers(model)
+    names = []
+    for name in model.state_dict():
+        if name.startswith(f"{prefix}."):
+            needed = first <= int(name.removeprefix(f"{prefix}.").split(".")[0]) < last
+        else:
+            owner = name.rpartition(".")[0]
+            untold = owner not in anatomy.before | anatomy.after  # used without being called: keep it at both ends
+            needed = (first == 0 and (untold or owner in anatomy.before)) or (
+                last == len(layers) and (untold or owner in anatomy.after)
+            )
+        if needed:
+            names.append(name)
+    return names
+
+
+def check_range(first: int, last: int, count: int) -> None:
+    if not 0 <= first < last <= count:
+        raise ValueError(f"layers [{first}, {last}) of {count}")
+
+
+def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+    """Build layers [first, last) of a model that passes the conformance check, and read only their tensors.
+
+    Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
+    """
+    from muster.model.conformance import check_conformance  # here, because the check itself builds stages
+
+    check_conformance(weights.config_json)
+    return build_stage(weights, first, last, dtype, device)
+
+
+def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+    """As `load_stage`, without the check."""
+    config = parse_config(weights.config_json)
+    anatomy = anatomy_of(config)
+    model = build_on_meta(config, dtype)
+    prefix, layers = find_layers(model)
+    check_range(first, last, len(layers))
+    absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
+    fill_buffers(model, skip=absent)
+    _load(model, stage_tensors(model, anatomy, first, last), weights, dtype, device)
+    _move_buffers(model, device)
+    return Stage(model, first, last, device, anatomy.head_sizes[first:last])
+
+
+def _load(
+    model: PreTrainedModel, needed: list[str], weights: Weights, dtype: torch.dtype, device: torch.device
+) -> None:
+    made = recipes(model, weights.names())
+    pending: dict[int, tuple[Recipe, list[str]]] = {}
+    for name in needed:
+        recipe = recipe_of(model, made, name)
+        pending.setdefault(id(recipe), (recipe, []))[1].append(name)
+    for recipe, names in pending.values():
+        tensors = recipe.cook(model, weights, parameter_dtype(model, names[0], dtype))
+        for name in names:
+            # A tied parameter takes the tensor of the one that it is tied to: the same memory, not a copy.
+            tensor = tensors[name] if name in tensors else next(iter(tensors.values()))
+            _assign(model, name, tensor, device)
+
+
+def _assign(model: PreTrainedModel, name: str, tensor: Tensor, device: torch.device) -> None:
+    owner, _, key = name.rpartition(".")
+    module = model.get_submodule(owner)
+    expected = getattr(module, key)
+    if tensor.shape != expected.shape:
+        raise WeightsInvalid(
+            f"The checkpoint's tensor for {name} has shape {tuple(tensor.shape)} where config.json says "
+            f"{tuple(expected.shape)}; download the model again, or check that weights and config.json belong together."
+        )
+    tensor = tensor.to(device)
+    if key in module._parameters:
+        module._parameters[key] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[key] = tensor
+
+
+def _move_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    for module in model.modules():
+        for key, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                module._buffers[key] = buffer.to(device)

@@ -1,0 +1,104 @@
+"""One safetensors file: where each tensor lies, checked before anything is read. Knows nothing of models.
+
+Format: 8 bytes (little endian) length of the header, the header (JSON: name -> dtype, shape, data_offsets), the data.
+We read it ourselves, and not through the library, because other machines ask for byte ranges.
+"""
+
+import json
+import math
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from muster.errors import WeightsInvalid
+
+MAX_HEADER_BYTES = 100_000_000
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A tensor's bytes: [start, stop) of the file."""
+
+    dtype: str
+    """As the file names it (`BF16`)."""
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class TensorFile:
+    """Tensors of one file by name. Opening checks the header; reading copies one tensor's bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                self.spans = _read_header(file.read(8), file, size, path)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise WeightsInvalid(
+                f"{path.name} cannot be read ({error.strerror}); check that it exists and its permissions."
+            ) from error
+
+    def read(self, name: str) -> Tensor:
+        span = self.spans[name]
+        dtype = DTYPES.get(span.dtype)
+        if dtype is None:
+            raise WeightsInvalid(
+                f"Tensor {name} has dtype {span.dtype}, which Muster does not load; choose an unquantised checkpoint."
+            )
+        if span.start == span.stop:
+            return torch.empty(span.shape, dtype=dtype)
+        # A copy, so that a file that is changed or cut later cannot change or kill a running model.
+        return torch.frombuffer(bytearray(self._map[span.start : span.stop]), dtype=dtype).view(span.shape)
+
+    def read_range(self, start: int, stop: int) -> bytes:
+        return self._map[start:stop]
+
+
+def _read_header(prefix: bytes, file: Any, size: int, path: Path) -> dict[str, Span]:
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+        raise _broken(path, "its header is cut off")
+    try:
+        header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        spans = {name: _span(entry, 8 + length) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _broken(path, "its header is not that of a safetensors file") from error
+    for name, span in spans.items():
+        if span.stop > size:
+            raise _broken(path, f"it ends before tensor {name} does (truncated at {size} bytes)")
+    return spans
+
+
+def _span(entry: dict[str, Any], base: int) -> Span:
+    shape = tuple(int(size) for size in entry["shape"])
+    start, stop = (int(offset) for offset in entry["data_offsets"])
+    dtype = DTYPES.get(entry["dtype"])
+    if min(shape, default=0) < 0 or not 0 <= start <= stop:
+        raise ValueError("negative size")
+    if dtype is not None and stop - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError("size does not match shape")
+    return Span(entry["dtype"], shape, base + start, base + stop)
+
+
+def _broken(path: Path, reason: str) -> WeightsInvalid:
+    return WeightsInvalid(f"{path.name} is damaged: {reason}; download the model again.")

@@ -1,0 +1,99 @@
+"""What must hold before a message from the network may touch tensors. Reads, raises `ProtocolViolation`, changes
+nothing. A peer that breaks its own requests is its own problem; a peer must not break memory or other requests."""
+
+from collections.abc import Mapping
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from muster.errors import InvalidRequest, ProtocolViolation
+from muster.serve.schedule import MAX_SLOTS
+from muster.serve.seam import PagedCache
+from muster.spec.request import Sampled
+from muster.spec.sampling import MAX_LOGPROBS
+from muster.wire.messages import Admit, Row, Step, StepDone
+
+
+def require(condition: bool, what: str) -> None:
+    if not condition:
+        raise ProtocolViolation(f"{what}; the peer runs other code or cheats, so this pipeline must be rebuilt.")
+
+
+def check_order(epoch: int, sequence: int, message: Step | StepDone) -> None:
+    """`sequence` is the one that must come next: a lost step would leave a hole in the cache."""
+    require(message.epoch == epoch, f"A message of epoch {message.epoch} came in epoch {epoch}")
+    require(message.sequence == sequence, f"Step {message.sequence} came where step {sequence} was due")
+
+
+def check_step(step: Step, cache: PagedCache) -> None:
+    """Rows and copies stay inside the cache, and no two rows write the same page."""
+    require(0 < len(step.rows) <= MAX_SLOTS, f"A step has {len(step.rows)} rows where 1 to {MAX_SLOTS} are allowed")
+    written: set[int] = set()
+    for row in step.rows:
+        _check_row(row, cache)
+        pages = row.pages[row.start // cache.page_size :]
+        require(written.isdisjoint(pages) and len(set(pages)) == len(pages), "Two tokens of a step share a place")
+        written.update(pages)
+    slots = {row.slot for row in step.rows}
+    require(len(slots) == len(step.rows), "Two rows of a step belong to one slot")
+    for pair in step.copies:
+        require(all(0 <= page < cache.num_pages for page in pair), f"Copy {pair} leaves the {cache.num_pages} pages")
+    sources, targets = {source for source, _ in step.copies}, {target for _, target in step.copies}
+    require(sources.isdisjoint(targets) and len(targets) == len(step.copies), "The copies of a step overlap")
+
+
+def _check_row(row: Row, cache: PagedCache) -> None:
+    require(0 <= row.slot < MAX_SLOTS, f"Slot {row.slot} is not in [0, {MAX_SLOTS})")
+    require(row.start >= 0 and row.length >= 1, f"A row of {row.length} tokens starts at {row.start}")
+    needed = -(-(row.start + row.length) // cache.page_size)
+    require(needed == len(row.pages), f"A row that needs {needed} pages names {len(row.pages)}")
+    inside = min(row.pages) >= 0 and max(row.pages) < cache.num_pages
+    require(inside, f"A row names a page outside the {cache.num_pages} of this pipeline")
+
+
+def check_hidden(step: Step, hidden_TH: Tensor, hidden_size: int, dtype: torch.dtype) -> None:
+    expected = (sum(row.length for row in step.rows), hidden_size)
+    require(tuple(hidden_TH.shape) == expected, f"The hidden state is {tuple(hidden_TH.shape)} instead of {expected}")
+    require(hidden_TH.dtype == dtype, f"The hidden state is {hidden_TH.dtype} instead of {dtype}")
+
+
+def check_slots(step: Step, lengths: Mapping[int, int], vocab_size: int, capacity: int) -> None:
+    """On the last stage: `lengths` are the admitted slots and the length of their contexts before this step."""
+    after = dict(lengths)
+    for slot in step.release:
+        require(after.pop(slot, None) is not None, f"Slot {slot} is released but was never admitted")
+    for admit in step.admit:
+        require(admit.slot not in after, f"Slot {admit.slot} is admitted twice")
+        _check_admit(admit, vocab_size, capacity)
+        after[admit.slot] = len(admit.context)
+    for row in step.rows:
+        require(row.slot in after, f"Slot {row.slot} runs but was never admitted")
+        end, length = row.start + row.length, after[row.slot]
+        fits = end == length if row.samples else end < length
+        require(fits, f"A row of slot {row.slot} ends at {end} of {length} tokens")
+
+
+def _check_admit(admit: Admit, vocab_size: int, capacity: int) -> None:
+    require(0 <= admit.slot < MAX_SLOTS, f"Slot {admit.slot} is not in [0, {MAX_SLOTS})")
+    length = len(admit.context)
+    require(0 < length <= capacity, f"A context of {length} tokens is admitted where {capacity} fit")
+    require(0 < admit.num_prompt <= length, f"{admit.num_prompt} of {length} tokens are said to be prompt")
+    inside = min(admit.context) >= 0 and max(admit.context) < vocab_size
+    require(inside, f"A context holds a token outside the vocabulary of {vocab_size}")
+    biased = all(0 <= token < vocab_size for token in admit.sampling.logit_bias)
+    require(biased, f"A logit bias names a token outside the vocabulary of {vocab_size}")
+    try:
+        admit.sampling.validate()
+    except InvalidRequest as error:
+        raise ProtocolViolation(f"A slot is admitted with sampling that is out of range: {error}") from error
+
+
+def check_sampled(sampled: tuple[Sampled, ...], count: int, vocab_size: int) -> None:
+    require(len(sampled) == count, f"{len(sampled)} tokens came back where {count} were due")
+    for one in sampled:
+        require(len(one.top) <= MAX_LOGPROBS, f"{len(one.top)} alternatives came back where {MAX_LOGPROBS} are allowed")
+        tokens = (one.token, *(alternative.token for alternative in one.top))
+        require(all(0 <= token < vocab_size for token in tokens), f"A token outside the vocabulary of {vocab_size}")
+        numbers = () if one.logprob is None else (one.logprob, *(alternative.logprob for alternative in one.top))
+        require(all(isfinite(number) for number in numbers), "A log probability is not a number")

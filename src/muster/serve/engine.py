@@ -1,0 +1,247 @@
+"""The head of the ring: it holds the first stage, decides every step and hands tokens out.
+
+With one stage a step ends here. With more, `step` returns what the next stage must get, and the tokens come back
+through `receive`; meanwhile further microbatches run. Knows nothing of sockets, clocks, text or later stages. Not
+thread-safe: whoever drives it calls one method at a time.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from muster.errors import ContextTooLong, InvalidRequest
+from muster.serve.accept import check_order, check_sampled
+from muster.serve.batch import make_batch
+from muster.serve.options import EngineOptions
+from muster.serve.pages import PagePool
+from muster.serve.sampling import Sampler
+from muster.serve.schedule import Scheduler, Share, Turn
+from muster.serve.seam import CacheT, RunsLayers
+from muster.serve.sequence import Sequence, State, finish_reason
+from muster.spec.request import Progress, Request, Sampled
+from muster.wire.messages import Admit, Row, Step, StepDone
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What one call of `step` yields. Empty if nothing could run."""
+
+    progress: tuple[Progress, ...] = ()
+    """New tokens, to be sent to whoever submitted."""
+    forward: tuple[Step, Tensor] | None = None
+    """A step and its hidden state [T, H], to be sent to the next stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    running: int
+    waiting: int
+    in_flight: int
+    num_pages: int
+    available_pages: int
+    steps: int
+    computed_tokens: int
+    generated_tokens: int
+    reused_tokens: int
+    preemptions: int
+
+
+class Engine(Generic[CacheT]):
+    """Serves requests on one pipeline: `submit`, then `step` and `receive` until they have ended."""
+
+    def __init__(self, stage: RunsLayers[CacheT], cache: CacheT, *, options: EngineOptions) -> None:
+        self._stage = stage
+        self._cache = cache
+        self._options = options
+        self._pages = PagePool(cache.num_pages, cache.page_size)
+        self._scheduler = Scheduler(self._pages, options)
+        self._sampler = Sampler()
+        self._sequences: dict[str, Sequence] = {}
+        self._flight: deque[tuple[Step, list[Share]]] = deque()
+        self._ended_early: list[Progress] = []
+        self._nothing_to_do = False
+        self._arrivals = 0
+        self._steps = 0
+        self._computed_tokens = 0
+        self._generated_tokens = 0
+
+    def step(self) -> Outputs:
+        """Run at most one microbatch through this stage."""
+        progress, self._ended_early = tuple(self._ended_early), []
+        turn = self._scheduler.turn() if self.in_flight < self._options.num_microbatches else None
+        if turn is None:
+            self._nothing_to_do = True
+            return Outputs(progress)
+        step = self._describe(turn)
+        batch = make_batch(step.rows, self._pages.page_size, self._stage.device)
+        tokens_T = _tokens_of(turn.shares).to(self._stage.device)
+        self._cache.copy_pages(step.copies)
+        output = self._stage.run(batch, self._cache, tokens_T)
+        self._flight.append((step, turn.shares))
+        if not self._stage.is_last:
+            return Outputs(progress, (step, output))
+        return Outputs(progress + self._emit(sample_step(self._sampler, step, output)))
+
+    def receive(self, done: StepDone) -> tuple[Progress, ...]:
+        """Tokens from the last stage, for the oldest step in flight."""
+        oldest = self._flight[0][0].sequence if self._flight else -1
+        check_order(self._options.epoch, oldest, done)
+        count = sum(share.samples for share in self._flight[0][1])
+        check_sampled(done.sampled, count, self._stage.vocab_size)
+        return self._emit(done)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request, or a continuation: prompt + emitted tokens go on as if never interrupted.
+
+        Raises `InvalidRequest` (also as `ContextTooLong`), or `LimitReached` if the queue is full.
+        """
+        self._check_request(request)
+        sequence = Sequence(request, self._arrivals, [*request.prompt, *request.emitted])
+        reason = self._finish_reason(sequence)
+        if reason is None:
+            self._scheduler.add(sequence)
+            self._sequences[request.id] = sequence
+            self._nothing_to_do = False
+        else:
+            self._ended_early.append(Progress(request.id, sequence.num_emitted, (), reason))
+        self._arrivals += 1
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request, whatever its state; a request that is not here is none."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self._scheduler.end(sequence)
+            self._nothing_to_do = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` may achieve something before the next `receive`, `submit` or `cancel`."""
+        if self._ended_early:
+            return True
+        free = self.in_flight < self._options.num_microbatches
+        return free and not self._nothing_to_do and self._scheduler.could_run
+
+    @property
+    def in_flight(self) -> int:
+        """Steps sent on whose tokens have not come back."""
+        return len(self._flight)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=self._scheduler.num_waiting,
+            in_flight=self.in_flight,
+            num_pages=self._pages.num_pages,
+            available_pages=self._pages.available,
+            steps=self._steps,
+            computed_tokens=self._computed_tokens,
+            generated_tokens=self._generated_tokens,
+            reused_tokens=self._scheduler.reused_tokens,
+            preemptions=self._scheduler.preemptions,
+        )
+
+    def check(self) -> None:
+        """Raise AssertionError unless all books agree."""
+        self._scheduler.check()
+        assert set(map(id, self._scheduler.running)) <= set(map(id, self._sequences.values())), "an unknown one runs"
+        owed = {id(share.sequence) for _, shares in self._flight for share in shares if share.samples}
+        for sequence in self._sequences.values():
+            assert sequence.state is not State.ENDED, "an ended request is still listed"
+            assert sequence.awaiting == (id(sequence) in owed), "a token is awaited that nobody will send"
+        assert self.in_flight <= self._options.num_microbatches, "too many steps in flight"
+
+    def _describe(self, turn: Turn) -> Step:
+        """The turn as a message. The hidden state's header is added by whoever sends it."""
+        size = self._pages.page_size
+        rows = tuple(
+            Row(
+                s.sequence.slot,
+                s.start,
+                s.length,
+                tuple(s.sequence.pages[: -(-(s.start + s.length) // size)]),
+                s.samples,
+            )
+            for s in turn.shares
+        )
+        admit = tuple(Admit(s.slot, tuple(s.tokens), len(s.request.prompt), s.request.sampling) for s in turn.admitted)
+        step = Step(
+            epoch=self._options.epoch,
+            sequence=self._steps,
+            rows=rows,
+            copies=tuple(turn.copies),
+            admit=admit,
+            release=tuple(turn.released),
+        )
+        self._steps += 1
+        self._computed_tokens += sum(row.length for row in rows)
+        return step
+
+    def _emit(self, done: StepDone) -> tuple[Progress, ...]:
+        """Hand the tokens of the oldest step to their sequences; those that were cancelled meanwhile get none."""
+        _, shares = self._flight.popleft()
+        self._nothing_to_do = False
+        sampling = [share.sequence for share in shares if share.samples]
+        pairs = zip(sampling, done.sampled, strict=True)
+        return tuple(self._extend(sequence, one) for sequence, one in pairs if sequence.state is not State.ENDED)
+
+    def _extend(self, sequence: Sequence, sampled: Sampled) -> Progress:
+        self._generated_tokens += 1
+        index = sequence.num_emitted
+        self._scheduler.received(sequence, sampled.token)
+        reason = self._finish_reason(sequence)
+        if reason is not None:
+            self._scheduler.end(sequence)
+            del self._sequences[sequence.request.id]
+        return Progress(sequence.request.id, index, (sampled,), reason)
+
+    def _finish_reason(self, sequence: Sequence) -> str | None:
+        return finish_reason(sequence, self._options.eos_token_ids, self._options.max_context)
+
+    def _check_request(self, request: Request) -> None:
+        prompt, limit = len(request.prompt), self._options.max_context
+        if request.id in self._sequences:
+            raise InvalidRequest(f"A request with the id {request.id} is running already; choose another id.", "id")
+        if prompt == 0:
+            raise InvalidRequest("The prompt is empty; send at least one token.", "prompt")
+        if prompt >= limit:
+            raise ContextTooLong(
+                f"The prompt has {prompt} tokens and the context holds {limit}, answer included; shorten the prompt.",
+                "prompt",
+            )
+        request.sampling.validate()
+        self._check_tokens("prompt", (*request.prompt, *request.emitted))
+        self._check_tokens("logit_bias", tuple(request.sampling.logit_bias))
+        # The last token is only emitted, never computed.
+        longest = min(prompt + request.sampling.max_tokens, limit) - 1
+        if self._pages.pages_for(longest) > self._pages.num_pages:
+            capacity = self._pages.num_pages * self._pages.page_size
+            raise ContextTooLong(
+                f"The request may grow to {longest + 1} tokens and this pool can keep {capacity + 1} of one request; "
+                "lower max_tokens or shorten the prompt.",
+                "max_tokens",
+            )
+
+    def _check_tokens(self, name: str, tokens: tuple[int, ...]) -> None:
+        size = self._stage.vocab_size
+        if tokens and (min(tokens) < 0 or max(tokens) >= size):
+            raise InvalidRequest(f"{name} holds a token id outside [0, {size}); use the model's own tokenizer.", name)
+
+
+def sample_step(sampler: Sampler, step: Step, logits_SV: Tensor) -> StepDone:
+    """What the last stage does with its logits: forget, admit, choose."""
+    for slot in step.release:
+        sampler.release(slot)
+    for admit in step.admit:
+        sampler.admit(admit)
+    sampled = sampler.sample(logits_SV, [row.slot for row in step.rows if row.samples])
+    return StepDone(epoch=step.epoch, sequence=step.sequence, sampled=sampled)
+
+
+def _tokens_of(shares: list[Share]) -> Tensor:
+    return torch.tensor(
+        [token for share in shares for token in share.sequence.tokens[share.start : share.start + share.length]],
+        dtype=torch.int64,
+    )

@@ -1,0 +1,47 @@
+"""A later stage of the ring: it runs the steps that the head decided; the last one also samples.
+
+Everything here comes from another machine, so `accept` sees it before the cache does. Knows nothing of requests,
+queues or the page budget.
+"""
+
+from typing import Generic
+
+from torch import Tensor
+
+from muster.serve.accept import check_hidden, check_order, check_slots, check_step
+from muster.serve.batch import make_batch
+from muster.serve.engine import sample_step
+from muster.serve.sampling import Sampler
+from muster.serve.seam import CacheT, RunsLayers
+from muster.wire.messages import Step, StepDone
+
+
+class Follower(Generic[CacheT]):
+    """Layers of one epoch. A step that it refuses leaves it as it was; the pipeline is then beyond repair."""
+
+    def __init__(self, stage: RunsLayers[CacheT], cache: CacheT, epoch: int) -> None:
+        self._stage = stage
+        self._cache = cache
+        self._epoch = epoch
+        self._sampler = Sampler()
+        self._steps = 0
+
+    def run(self, step: Step, hidden_TH: Tensor) -> tuple[Step, Tensor] | StepDone:
+        """Run one step; returns it with the new hidden state for the next stage, or the tokens for the head.
+
+        Raises `ProtocolViolation` for a step of another epoch, out of order, or that does not fit this stage.
+        """
+        self._accept(step, hidden_TH)
+        self._steps += 1
+        batch = make_batch(step.rows, self._cache.page_size, self._stage.device)
+        self._cache.copy_pages(step.copies)
+        output = self._stage.run(batch, self._cache, hidden_TH.to(self._stage.device))
+        return sample_step(self._sampler, step, output) if self._stage.is_last else (step, output)
+
+    def _accept(self, step: Step, hidden_TH: Tensor) -> None:
+        check_order(self._epoch, self._steps, step)
+        check_step(step, self._cache)
+        check_hidden(step, hidden_TH, self._stage.hidden_size, self._stage.dtype)
+        if self._stage.is_last:
+            capacity = self._cache.num_pages * self._cache.page_size
+            check_slots(step, self._sampler.slots(), self._stage.vocab_size, capacity)

@@ -1,0 +1,60 @@
+"""A whole pipeline in one process: the twin of stages on several machines, for benchmarks, tests and rehearsals.
+
+Steps wait between stages as they would on a wire, and go one hop at a time. Knows nothing of links or encodings.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic
+
+from torch import Tensor
+
+from muster.serve.engine import Engine
+from muster.serve.follower import Follower
+from muster.serve.options import EngineOptions
+from muster.serve.seam import CacheT, RunsLayers
+from muster.spec.request import Progress
+from muster.wire.messages import Step, StepDone
+
+
+class LocalRing(Generic[CacheT]):
+    """`engine` takes requests; `work` until `busy` is false."""
+
+    def __init__(self, stages: Sequence[RunsLayers[CacheT]], caches: Sequence[CacheT], options: EngineOptions) -> None:
+        self.engine = Engine(stages[0], caches[0], options=options)
+        self._followers = [
+            Follower(stage, cache, options.epoch) for stage, cache in zip(stages[1:], caches[1:], strict=True)
+        ]
+        self._waiting: list[deque[tuple[Step, Tensor]]] = [deque() for _ in self._followers]
+        self._done: deque[StepDone] = deque()
+
+    @property
+    def num_hops(self) -> int:
+        return len(self._followers) + 1
+
+    @property
+    def busy(self) -> bool:
+        return self.engine.has_work or self.engine.in_flight > 0
+
+    def work(self) -> tuple[Progress, ...]:
+        """Every step in flight moves one hop, then the engine runs."""
+        returned = [progress for hop in reversed(range(self.num_hops)) for progress in self.move(hop)]
+        return (*returned, *(self.step() if self.engine.has_work else ()))
+
+    def step(self) -> tuple[Progress, ...]:
+        outputs = self.engine.step()
+        if outputs.forward is not None:
+            self._waiting[0].append(outputs.forward)
+        return outputs.progress
+
+    def move(self, hop: int) -> tuple[Progress, ...]:
+        """Let the oldest step that waits for hop `hop` go on: through a follower, or home on the last."""
+        if hop == len(self._followers):
+            return self.engine.receive(self._done.popleft()) if self._done else ()
+        if self._waiting[hop]:
+            result = self._followers[hop].run(*self._waiting[hop].popleft())
+            if isinstance(result, StepDone):
+                self._done.append(result)
+            else:
+                self._waiting[hop + 1].append(result)
+        return ()

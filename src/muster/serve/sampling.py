@@ -1,0 +1,178 @@
+"""Logits become tokens: all sampled rows of a step at once. Knows nothing of pages, requests or stages.
+
+What a row yields depends on its own logits, sampling parameters, context and position, never on its neighbours.
+
+Legend of shape suffixes: S sampled rows, V vocabulary, K kept best logits, C blocks of the vocabulary, B tokens of a
+block, N entries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from muster.serve.generator import uniforms
+from muster.serve.penalties import History, add_bias, needs_history, penalise
+from muster.spec.request import Sampled, TokenLogprob
+from muster.spec.sampling import Sampling
+from muster.wire.messages import Admit
+
+GREEDY_BELOW = 1e-5
+"""Lower temperatures cannot be told from greedy in float32."""
+
+BLOCK = 256
+
+
+@dataclass(slots=True)
+class Slot:
+    """What the sampler remembers of one sequence."""
+
+    sampling: Sampling
+    length: int
+    """Tokens so far, hence the position of the next one."""
+    history: History | None
+
+    @property
+    def random(self) -> bool:
+        return self.sampling.temperature >= GREEDY_BELOW
+
+
+class Sampler:
+    """Chooses the next token of every admitted slot."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, Slot] = {}
+
+    def admit(self, admit: Admit) -> None:
+        sampling = admit.sampling
+        history = History(admit.context, admit.num_prompt) if needs_history(sampling) else None
+        self._slots[admit.slot] = Slot(sampling, len(admit.context), history)
+
+    def release(self, slot: int) -> None:
+        del self._slots[slot]
+
+    def slots(self) -> dict[int, int]:
+        """Length of the context of every admitted slot."""
+        return {number: slot.length for number, slot in self._slots.items()}
+
+    def sample(self, logits_SV: Tensor, slots: Sequence[int]) -> tuple[Sampled, ...]:
+        """One token per row; row i belongs to `slots[i]`. The logits are left as they are."""
+        states = [self._slots[slot] for slot in slots]
+        if not states:
+            return ()
+        tokens = _choose(_adjust(logits_SV, states), states)
+        sampled = _with_logprobs(logits_SV, states, tokens)
+        for state, token in zip(states, tokens, strict=True):
+            state.length += 1
+            if state.history is not None:
+                state.history.emitted(token)
+        return sampled
+
+
+def _adjust(logits_SV: Tensor, states: list[Slot]) -> Tensor:
+    """Penalties and bias; the same tensor if nobody asked for any."""
+    histories = {row: state.history for row, state in enumerate(states) if state.history is not None}
+    biased = [row for row, state in enumerate(states) if state.sampling.logit_bias]
+    if not histories and not biased:
+        return logits_SV
+    adjusted_SV = logits_SV.clone()
+    if histories:
+        penalise(adjusted_SV, list(histories), [states[row].sampling for row in histories], list(histories.values()))
+    if biased:
+        add_bias(adjusted_SV, biased, [states[row].sampling for row in biased])
+    return adjusted_SV
+
+
+def _choose(logits_SV: Tensor, states: list[Slot]) -> list[int]:
+    tokens: list[int] = logits_SV.argmax(dim=-1).tolist()
+    rows = [row for row, state in enumerate(states) if state.random]
+    if rows:
+        chosen_SV = logits_SV if len(rows) == len(states) else logits_SV[rows]
+        for row, token in zip(rows, _draw(chosen_SV, [states[row] for row in rows]), strict=True):
+            tokens[row] = token
+    return tokens
+
+
+def _draw(logits_SV: Tensor, states: list[Slot]) -> list[int]:
+    samplings = [state.sampling for state in states]
+    device = logits_SV.device
+    temperature_S1 = torch.tensor([[s.temperature] for s in samplings], device=device)
+    # The best logit becomes 0 first: dividing by a small temperature must not overflow.
+    scaled_SV = (logits_SV - logits_SV.amax(dim=-1, keepdim=True)) / temperature_S1
+    scaled_SV = _keep_top_k(scaled_SV, [s.top_k for s in samplings])
+    weights_SV = _keep_probable(scaled_SV.softmax(dim=-1), samplings)
+    uniform_S = uniforms([s.seed for s in samplings], [state.length for state in states])
+    return pick(weights_SV, torch.from_numpy(uniform_S).to(device))
+
+
+def _keep_top_k(scaled_SV: Tensor, top_k: list[int]) -> Tensor:
+    """Ties with the k-th best stay in, so that the result does not depend on how a sort breaks ties."""
+    vocab_size = scaled_SV.shape[1]
+    kept = [k if 0 < k < vocab_size else 0 for k in top_k]
+    if not any(kept):
+        return scaled_SV
+    best_SK = scaled_SV.topk(max(kept), dim=-1).values
+    index_S1 = torch.tensor([[max(k, 1) - 1] for k in kept], device=scaled_SV.device)
+    bound_S1 = best_SK.gather(1, index_S1)
+    unlimited_S1 = torch.tensor([[k == 0] for k in kept], device=scaled_SV.device)
+    return scaled_SV.masked_fill((scaled_SV < bound_S1) & ~unlimited_S1, -torch.inf)
+
+
+def _keep_probable(probs_SV: Tensor, samplings: list[Sampling]) -> Tensor:
+    """Top-p (Holtzman et al., 2020, section 3.1), then min-p (Nguyen et al., 2024) of what is left."""
+    device = probs_SV.device
+    if any(s.top_p < 1.0 for s in samplings):
+        top_p_S1 = torch.tensor([[s.top_p] for s in samplings], device=device, dtype=torch.float64)
+        sorted_SV = probs_SV.sort(dim=-1, descending=True).values
+        before_SV = sorted_SV.cumsum(dim=-1, dtype=torch.float64) - sorted_SV
+        bound_S1 = sorted_SV.masked_fill(before_SV >= top_p_S1, torch.inf).amin(dim=-1, keepdim=True)
+        unlimited_S1 = top_p_S1 >= 1.0
+        probs_SV = probs_SV.masked_fill((probs_SV < bound_S1) & ~unlimited_S1, 0.0)
+    if any(s.min_p > 0.0 for s in samplings):
+        min_p_S1 = torch.tensor([[s.min_p] for s in samplings], device=device)
+        probs_SV = probs_SV.masked_fill(probs_SV < min_p_S1 * probs_SV.amax(dim=-1, keepdim=True), 0.0)
+    return probs_SV
+
+
+def pick(weights_SV: Tensor, uniform_S: Tensor) -> list[int]:
+    """Invert the cumulative distribution of each row at uniform_S in [0, 1).
+
+    The order is that of the vocabulary, not of probability: a last-bit difference in the logits moves a boundary by
+    as little, where in sorted order it could swap two tokens. First among blocks, then inside the one that was hit,
+    because a double-precision running sum over the whole vocabulary is slow and over float32 is not exact enough.
+    """
+    vocab_size = weights_SV.shape[1]
+    weights_SCB = pad(weights_SV, (0, -vocab_size % BLOCK)).view(len(weights_SV), -1, BLOCK)
+    ends_SC = weights_SCB.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target_S1 = uniform_S[:, None] * ends_SC[:, -1:]
+    block_S1 = torch.searchsorted(ends_SC, target_S1, right=True).clamp_(max=ends_SC.shape[1] - 1)
+    starts_SC = pad(ends_SC, (1, 0))
+    inside_SB = weights_SCB[torch.arange(len(block_S1), device=block_S1.device), block_S1[:, 0]]
+    ends_SB = inside_SB.cumsum(dim=-1, dtype=torch.float64)
+    target_S1 = target_S1 - starts_SC.gather(1, block_S1)
+    offset_S1 = torch.searchsorted(ends_SB, target_S1, right=True)
+    # Two sums of the same numbers may differ in the last bit and overshoot: fall back to the last possible token.
+    last_S1 = (inside_SB > 0).long().cumsum(dim=-1).argmax(dim=-1, keepdim=True)
+    token_S1 = block_S1 * BLOCK + torch.minimum(offset_S1, last_S1)
+    tokens: list[int] = token_S1[:, 0].clamp(max=vocab_size - 1).tolist()
+    return tokens
+
+
+def _with_logprobs(logits_SV: Tensor, states: list[Slot], tokens: list[int]) -> tuple[Sampled, ...]:
+    """Logprobs are those of the model's own distribution: before penalties, bias, temperature and truncation."""
+    sampled = [Sampled(token) for token in tokens]
+    rows = [row for row, state in enumerate(states) if state.sampling.logprobs is not None]
+    if not rows:
+        return tuple(sampled)
+    logprobs_SV = logits_SV[rows].log_softmax(dim=-1)
+    chosen_S1 = torch.tensor([[tokens[row]] for row in rows], device=logits_SV.device)
+    chosen = logprobs_SV.gather(1, chosen_S1)[:, 0].tolist()
+    counts = [min(states[row].sampling.logprobs or 0, logits_SV.shape[1]) for row in rows]
+    best = logprobs_SV.topk(max(counts), dim=-1)
+    for index, row in enumerate(rows):
+        pairs = zip(best.indices[index].tolist(), best.values[index].tolist(), strict=True)
+        top = tuple(TokenLogprob(token, value) for token, value in list(pairs)[: counts[index]])
+        sampled[row] = Sampled(tokens[row], chosen[index], top)
+    return tuple(sampled)

@@ -1,0 +1,307 @@
+"""Who runs in the next step, on which pages. Knows nothing of tensors, and of time only the order of turns.
+
+One turn fills one microbatch, class by class (interactive, then offline):
+
+    1. decodes    sequences whose last token is known; about running / num_microbatches of them, the longest idle first
+    2. prefills   chunks of prompts already begun, in order of arrival, within the turn's token budget
+    3. admissions from the queue, in order of arrival, if *all* pages of their context are there now
+
+A sequence whose token is on its way is left alone until it returns; chunks of one prompt may follow each other in
+consecutive turns, since stages run steps in order. For the same reason pages may be taken from a sequence that is in
+flight: whoever gets them writes later than it reads.
+
+Memory: nothing is promised. When a decode needs a page and none is there, the last in rank gives up all of its pages
+and starts again later (preemption by recompute); the first in rank is never asked, so the engine always moves.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from muster.errors import LimitReached
+from muster.serve.options import EngineOptions
+from muster.serve.pages import PagePool
+from muster.serve.sequence import Sequence, State
+from muster.spec.request import Priority
+
+MAX_SLOTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One sequence's row: tokens [start, start + length)."""
+
+    sequence: Sequence
+    start: int
+    length: int
+    samples: bool
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one step will do."""
+
+    number: int
+    shares: list[Share] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    promised: set[bytes] = field(default_factory=set)
+    """Digests of the pages that this turn fills; they can be found from the next turn on."""
+
+
+@dataclass(slots=True)
+class Fit:
+    """How a waiting sequence would start: with these found pages, so many tokens known, so many pages more."""
+
+    found: list[int]
+    known: int
+    copy_last: bool
+    fresh: int
+    idle: int
+    """Found pages that are idle now: taking them lowers what is available."""
+
+
+class Scheduler:
+    def __init__(self, pages: PagePool, options: EngineOptions) -> None:
+        self._pages = pages
+        self._options = options
+        self._queues: dict[Priority, list[tuple[int, Sequence]]] = {priority: [] for priority in Priority}
+        self._running: list[Sequence] = []
+        self._free_slots = list(range(min(options.max_batch, MAX_SLOTS) - 1, -1, -1))
+        self._released: list[int] = []
+        self._turns = 0
+        self.num_waiting = 0
+        self.preemptions = 0
+        self.reused_tokens = 0
+
+    # --- what happens to a sequence -----------------------------------------------------------------------------
+
+    def add(self, sequence: Sequence) -> None:
+        if self.num_waiting >= self._options.max_queue:
+            raise LimitReached(f"{self.num_waiting} requests are waiting already; try again when some have finished.")
+        self._enqueue(sequence)
+
+    def received(self, sequence: Sequence, token: int) -> None:
+        """The token that the sequence was waiting for has come back."""
+        sequence.awaiting = False
+        sequence.tokens.append(token)
+        if sequence.state is State.PREEMPTED:
+            self._enqueue(sequence)
+
+    def end(self, sequence: Sequence) -> None:
+        """The sequence is finished or cancelled; also while a step of it is in flight."""
+        if sequence.state is State.RUNNING:
+            self._give_up_pages(sequence)
+        elif sequence.state is State.WAITING:
+            self.num_waiting -= 1
+        sequence.state = State.ENDED
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        return tuple(self._running)
+
+    @property
+    def could_run(self) -> bool:
+        """Whether a turn may have something to do; it can still turn out that pages are missing."""
+        return self.num_waiting > 0 or any(sequence.remaining for sequence in self._running)
+
+    # --- one turn -----------------------------------------------------------------------------------------------
+
+    def turn(self) -> Turn | None:
+        """Choose the rows of the next step and reserve their pages. None if nothing can run now."""
+        self._turns += 1
+        turn = Turn(self._turns)
+        admitting = True
+        for priority in Priority:
+            self._take_decodes(turn, priority)
+            self._take_prefills(turn, priority)
+            # A class that must wait for pages is not overtaken by a lower one that would take them.
+            admitting = admitting and self._admit(turn, priority)
+        if not turn.shares:
+            return None
+        for share in turn.shares:
+            self._publish(share)
+        self._pages.release([source for source, _ in turn.copies])
+        turn.released, self._released = self._released, []
+        return turn
+
+    def _take_decodes(self, turn: Turn, priority: Priority) -> None:
+        cap = -(-len(self._running) // self._options.num_microbatches)
+        ready = [s for s in self._running if s.remaining == 1 and s.request.priority is priority]
+        for sequence in sorted(ready, key=lambda s: (s.turn, s.arrival)):
+            if len(turn.shares) >= cap:
+                return
+            if sequence.state is State.RUNNING and self._grow(sequence, turn):
+                self._share(turn, sequence, 1)
+
+    def _take_prefills(self, turn: Turn, priority: Priority) -> None:
+        begun = [s for s in self._running if s.remaining > 1 and s.request.priority is priority]
+        for sequence in sorted(begun, key=lambda s: s.arrival):
+            length = min(sequence.remaining, self._prefill_room(turn))
+            if length == 0:
+                return
+            self._share(turn, sequence, length)
+
+    def _admit(self, turn: Turn, priority: Priority) -> bool:
+        """Start waiting sequences. False if the first of them has to wait for pages or for a place."""
+        queue = self._queues[priority]
+        deferred = []
+        fits = True
+        while fits and self._prefill_room(turn) > 0 and (sequence := self._first(queue)):
+            fit = self._make_room(sequence, turn)
+            if fit is None:
+                fits = False
+            elif self._promised(sequence, fit, turn):
+                # Another row is computing the next page of this very prefix: one turn later it can be found.
+                deferred.append(heappop(queue))
+            else:
+                heappop(queue)
+                self._start(sequence, fit, turn)
+                self._share(turn, sequence, min(sequence.remaining, self._prefill_room(turn)))
+        for entry in deferred:
+            heappush(queue, entry)
+        return fits
+
+    def _share(self, turn: Turn, sequence: Sequence, length: int) -> None:
+        start = sequence.computed
+        sequence.computed += length
+        sequence.turn = turn.number
+        samples = sequence.remaining == 0
+        sequence.awaiting = samples
+        if length > 1:
+            turn.prompt_tokens += length
+        turn.shares.append(Share(sequence, start, length, samples))
+        sequence.extend_digests(self._pages.page_size)
+        turn.promised.update(digest for _, digest in self._filled(turn.shares[-1]))
+
+    def _prefill_room(self, turn: Turn) -> int:
+        """Prompt tokens that still fit the turn; 0 when it has its part of all sequences already."""
+        everyone = min(len(self._running) + self.num_waiting, self._options.max_batch)
+        if len(turn.shares) >= max(1, -(-everyone // self._options.num_microbatches)):
+            return 0
+        return self._options.prefill_tokens - turn.prompt_tokens
+
+    # --- pages --------------------------------------------------------------------------------------------------
+
+    def _grow(self, sequence: Sequence, turn: Turn) -> bool:
+        """Make sure that the next token has a page, at the expense of the last in rank. False: wait."""
+        if self._pages.pages_for(len(sequence.tokens)) <= len(sequence.pages):
+            return True
+        while self._pages.available == 0:
+            victim = max((s for s in self._running if s.turn != turn.number), key=lambda s: s.rank)
+            if victim is sequence:
+                return False
+            self._preempt(victim)
+        sequence.pages += self._pages.allocate(1)
+        return True
+
+    def _fit(self, sequence: Sequence) -> Fit:
+        sequence.extend_digests(self._pages.page_size)
+        found = self._pages.match(sequence.digests)
+        known = len(found) * self._pages.page_size
+        tail = sequence.tail_digest(self._pages.page_size) if len(found) == len(sequence.digests) else None
+        tail_page = None if tail is None else self._pages.find(tail)
+        if tail_page is not None:
+            found.append(tail_page)
+            known = len(sequence.tokens)
+        # The last token always runs: its logits are wanted. Its page is then written, so it must not be shared.
+        known = min(known, len(sequence.tokens) - 1)
+        shared = known < len(found) * self._pages.page_size
+        copy_last = shared and self._pages.holders(found[-1]) > 0
+        fresh = self._pages.pages_for(len(sequence.tokens)) - len(found) + copy_last
+        return Fit(found, known, copy_last, fresh, sum(self._pages.holders(page) == 0 for page in found))
+
+    def _make_room(self, sequence: Sequence, turn: Turn) -> Fit | None:
+        """A fit that the pool can afford, after preempting sequences of a lower class if that helps."""
+        # Each running sequence will want a page soon; without this reserve a newcomer is thrown out at once.
+        while True:
+            fit = self._fit(sequence)
+            needed = fit.fresh + fit.idle + len(self._running)
+            if needed <= self._pages.available and self._free_slots:
+                return fit
+            victims = [s for s in self._running if s.request.priority > sequence.request.priority]
+            held = sum(len(victim.pages) + 1 for victim in victims)
+            if not victims or needed > self._pages.available + held:
+                return None
+            self._preempt(max(victims, key=lambda s: s.rank))
+
+    def _promised(self, sequence: Sequence, fit: Fit, turn: Turn) -> bool:
+        if len(fit.found) < len(sequence.digests):
+            return sequence.digests[len(fit.found)] in turn.promised
+        tail = sequence.tail_digest(self._pages.page_size)
+        return tail is not None and fit.known < len(sequence.tokens) - 1 and tail in turn.promised
+
+    def _start(self, sequence: Sequence, fit: Fit, turn: Turn) -> None:
+        self.num_waiting -= 1
+        self._pages.retain(fit.found)
+        fresh = self._pages.allocate(fit.fresh)
+        sequence.pages = fit.found + fresh
+        if fit.copy_last:
+            # The source stays held until the turn is complete, so that no row of it can be given the page.
+            source, last = fit.found[-1], len(fit.found) - 1
+            sequence.pages[last : last + 2] = [fresh[0]]
+            turn.copies.append((source, fresh[0]))
+        elif fit.known < len(fit.found) * self._pages.page_size:
+            self._pages.make_private(fit.found[-1])
+        sequence.computed = fit.known
+        sequence.state = State.RUNNING
+        sequence.slot = self._free_slots.pop()
+        self.reused_tokens += fit.known
+        self._running.append(sequence)
+        turn.admitted.append(sequence)
+
+    def _preempt(self, victim: Sequence) -> None:
+        self.preemptions += 1
+        self._give_up_pages(victim)
+        victim.computed = 0
+        if victim.awaiting:
+            victim.state = State.PREEMPTED
+        else:
+            self._enqueue(victim)
+
+    def _give_up_pages(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._pages.release(sequence.pages)
+        sequence.pages = []
+        self._released.append(sequence.slot)
+        self._free_slots.append(sequence.slot)
+        sequence.slot = -1
+
+    def _filled(self, share: Share) -> Iterator[tuple[int, bytes]]:
+        """(index in the page table, digest) of the pages that this row completes, and of a prompt's partial last."""
+        sequence, size = share.sequence, self._pages.page_size
+        end = share.start + share.length
+        yield from ((index, sequence.digests[index]) for index in range(share.start // size, end // size))
+        if share.length > 1 and share.samples and (tail := sequence.tail_digest(size)):
+            yield end // size, tail
+
+    def _publish(self, share: Share) -> None:
+        for index, digest in self._filled(share):
+            self._pages.publish(share.sequence.pages[index], digest)
+
+    # --- the queue ----------------------------------------------------------------------------------------------
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        sequence.state = State.WAITING
+        self.num_waiting += 1
+        heappush(self._queues[sequence.request.priority], (sequence.arrival, sequence))
+
+    def _first(self, queue: list[tuple[int, Sequence]]) -> Sequence | None:
+        while queue and queue[0][1].state is not State.WAITING:
+            heappop(queue)
+        return queue[0][1] if queue else None
+
+    def check(self) -> None:
+        """Raise AssertionError unless pages, slots and states agree."""
+        self._pages.check([sequence.pages for sequence in self._running])
+        slots = [sequence.slot for sequence in self._running]
+        assert sorted(slots + self._free_slots) == list(range(len(slots) + len(self._free_slots))), "slots disagree"
+        waiting = [s for queue in self._queues.values() for _, s in queue if s.state is State.WAITING]
+        assert len(waiting) == self.num_waiting == len(set(map(id, waiting))), "the count of waiting sequences is off"
+        assert all(not s.pages and s.computed == 0 and not s.awaiting for s in waiting), "a waiting one holds something"
+        for sequence in self._running:
+            assert sequence.state is State.RUNNING, "an ended sequence still runs"
+            assert self._pages.pages_for(sequence.computed) <= len(sequence.pages), "a computed token has no page"
+            assert sequence.awaiting == (sequence.remaining == 0), "the token on its way is not accounted for"

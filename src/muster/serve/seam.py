@@ -1,0 +1,53 @@
+"""What the engine needs of a stage and of its cache. `muster.model` has the real ones, the tests a small fake."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from muster.model.batch import Batch
+
+
+class PagedCache(Protocol):
+    """Keys and values of a stage's layers, in pages. Page k means the same tokens on every stage of a ring."""
+
+    @property
+    def num_pages(self) -> int: ...
+
+    @property
+    def page_size(self) -> int: ...
+
+    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole pages (from, to). Sources and destinations are disjoint."""
+
+
+CacheT = TypeVar("CacheT", bound=PagedCache, contravariant=True)
+
+
+class RunsLayers(Protocol[CacheT]):
+    """Layers [first, last) of a model.
+
+    `run` takes token ids int64 [T] on the first stage and hidden [T, H] on later ones; it returns hidden [T, H], or
+    float32 logits [S, V] on the last.
+    """
+
+    @property
+    def is_first(self) -> bool: ...
+
+    @property
+    def is_last(self) -> bool: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def run(self, batch: Batch, cache: CacheT, x: Tensor) -> Tensor: ...

@@ -1,0 +1,82 @@
+"""A request while it lives in the engine: its tokens, its pages and how far it has come. Decides nothing.
+
+tokens     [ prompt ........ | emitted before | sampled here ]
+computed   ----------------------------->|                      keys and values written, or about to be by a step
+remaining                                 <------------------>  1 while decoding, more while prefilling,
+                                                                0 while the sampled token is on its way
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from muster.serve.pages import ROOT, page_digest
+from muster.spec.request import Finish, Request
+
+
+class State(Enum):
+    WAITING = "waiting"
+    """In the queue; holds neither pages nor a slot."""
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    """Lost its pages while a sampled token was on its way; goes back to the queue when that arrives."""
+    ENDED = "ended"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    request: Request
+    arrival: int
+    """Place in the order of submission; kept through preemption."""
+    tokens: list[int]
+    state: State = State.WAITING
+    computed: int = 0
+    awaiting: bool = False
+    """A step that samples the next token is in flight."""
+    pages: list[int] = field(default_factory=list)
+    slot: int = -1
+    digests: list[bytes] = field(default_factory=list)
+    """Of the full pages of `tokens`, see `pages.page_digest`."""
+    turn: int = 0
+    """The last turn that ran this sequence."""
+
+    @property
+    def remaining(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def num_emitted(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Smaller goes first; the largest is preempted first."""
+        return (self.request.priority, self.arrival)
+
+    def extend_digests(self, page_size: int) -> None:
+        """Digest the pages that have become full since the last call."""
+        for start in range(len(self.digests) * page_size, len(self.tokens) - page_size + 1, page_size):
+            parent = self.digests[-1] if self.digests else ROOT
+            self.digests.append(page_digest(parent, self.tokens[start : start + page_size]))
+
+    def tail_digest(self, page_size: int) -> bytes | None:
+        """Digest of the partly filled last page, None if the tokens end with a full page."""
+        start = len(self.digests) * page_size
+        if start == len(self.tokens):
+            return None
+        return page_digest(self.digests[-1] if self.digests else ROOT, self.tokens[start:])
+
+
+def finish_reason(sequence: Sequence, eos_token_ids: frozenset[int], max_context: int) -> str | None:
+    """Why generation ends after the tokens so far, or None.
+
+    The end-of-sequence or stop token is itself emitted as the last token, so that positions on the two ends of a
+    stream agree; whoever turns tokens into text leaves it out.
+    """
+    sampling = sequence.request.sampling
+    if sequence.num_emitted > 0:
+        last = sequence.tokens[-1]
+        if last in sampling.stop_token_ids or (last in eos_token_ids and not sampling.ignore_eos):
+            return Finish.STOP
+    if sequence.num_emitted >= sampling.max_tokens or len(sequence.tokens) >= max_context:
+        return Finish.LENGTH
+    return None

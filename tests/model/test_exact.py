@@ -1,0 +1,76 @@
+"""However a model is cut, its logits are those of the whole model."""
+
+from dataclasses import replace
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from families import CPU, FAMILIES, LAYERS, VOCAB, WINDOW, dense_model, save
+from transformers import PreTrainedModel
+
+from muster.model.rehearsal import LENGTHS, NUM_PAGES, PAGE_SIZE, batches, largest_difference, run_stages, sequences
+from muster.model.stage import Stage, build_stage
+from muster.model.weights import open_directory
+
+SPLITS = [(0, *inner, LAYERS) for count in range(LAYERS) for inner in combinations(range(1, LAYERS), count)]
+
+
+def stages_of(path: Path, cuts: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Stage]:
+    weights = open_directory(path)
+    return [build_stage(weights, first, last, dtype, CPU) for first, last in pairwise(cuts)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
+    model = dense_model(request.param)
+    return model, save(model, tmp_path_factory.mktemp(request.param))
+
+
+def test_every_split_gives_the_logits_of_the_whole_model(saved: tuple[PreTrainedModel, Path]) -> None:
+    model, path = saved
+    tokens = sequences(VOCAB)
+    for cuts in SPLITS:
+        assert largest_difference(model, stages_of(path, cuts), tokens) < 1e-5, cuts
+
+
+def test_greedy_continuations_through_stages_are_those_of_generate(tmp_path: Path) -> None:
+    model = dense_model("llama")
+    save(model, tmp_path)
+    tokens = sequences(VOCAB)
+    logits = run_stages(stages_of(tmp_path, (0, 1, LAYERS)), tokens)
+    for row, row_logits in zip(tokens, logits, strict=True):
+        everything = torch.ones_like(row[None])  # a token may happen to be the padding token
+        generated = model.generate(row[None], attention_mask=everything, max_new_tokens=1, do_sample=False)
+        assert int(row_logits[-1].argmax()) == int(generated[0, -1])
+
+
+def test_the_last_stage_computes_only_the_logits_that_are_asked_for(tmp_path: Path) -> None:
+    model = dense_model("llama")
+    save(model, tmp_path)
+    stage = stages_of(tmp_path, (0, LAYERS))[0]
+    head_inputs: list[torch.Tensor] = []
+    stage._model.lm_head.register_forward_pre_hook(lambda module, args: head_inputs.append(args[0]))
+    batch, rows, _ = next(iter(batches()))
+    wanted = torch.tensor([7, 2])
+    tokens = sequences(VOCAB)[rows[0]][: batch.query_lengths[0]]
+    everything = stage.run(batch, stage.new_cache(NUM_PAGES, PAGE_SIZE), tokens)
+    some = stage.run(replace(batch, logits_rows_S=wanted), stage.new_cache(NUM_PAGES, PAGE_SIZE), tokens)
+    assert head_inputs[-1].shape[1] == 2
+    assert some.dtype == torch.float32
+    torch.testing.assert_close(some, everything[wanted])
+
+
+def test_bfloat16_stays_within_its_own_rounding(tmp_path: Path) -> None:
+    model = dense_model("qwen3")
+    save(model, tmp_path)
+    dense = model.to(torch.bfloat16)
+    tokens = sequences(VOCAB)
+    stages = stages_of(tmp_path, (0, 2, LAYERS), torch.bfloat16)
+    assert stages[0].dtype == torch.bfloat16
+    scale = max(float(row.abs().max()) for row in run_stages(stages, tokens))
+    assert largest_difference(dense, stages, tokens) < 0.1 * scale
+
+
+def test_the_rehearsal_is_longer_than_the_window() -> None:
+    assert max(LENGTHS) > 2 * WINDOW
