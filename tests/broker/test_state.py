@@ -6,7 +6,8 @@ from math import inf, nan
 import pytest
 
 from muster.broker.events import BanNode, DrainNode, NodeJoined, NodeSeen, Placed, TicketIssued, UnbanNode
-from muster.broker.state import Remembered
+from muster.broker.placing import PlacingOptions
+from muster.broker.state import BrokerOptions, Remembered
 from muster.spec.pool import Device
 from muster.spec.request import Request
 from muster.wire.messages import (
@@ -237,6 +238,17 @@ def test_machines_that_join_together_are_placed_together():
     assert len(stage.routes) == 1
 
 
+def test_the_first_placement_waits_for_as_many_machines_as_the_operator_asked_for():
+    stage = Stage(options=BrokerOptions(placing=PlacingOptions(min_nodes=3)))
+    for number in (1, 2):
+        stage.join(number, 1000)
+    stage.pass_time(20)
+    assert stage.routes == []
+    stage.join(3, 1000)
+    stage.pass_time(2)
+    assert len(stage.routes) == 1
+
+
 def test_a_heartbeat_is_answered_and_silence_costs_the_place():
     stage = pool_of(500, 500, 500)
     actor = stage.at(1)
@@ -311,6 +323,18 @@ def test_what_serves_makes_way_only_when_the_newcomers_have_their_weights():
     stage.tell(newcomer, LoadProgress(epoch=2, done_bytes=2, total_bytes=2))
     assert stage.routes[-1] is None
     assert list(survivor.stages) == [2]
+
+
+def test_a_newcomer_that_waits_in_vain_for_a_deferred_neighbour_is_not_blamed():
+    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.1))
+    stage.auto = False
+    stage.say(DrainNode(node_id(1)))
+    newcomer = stage.at(3)
+    stage.fail_load(newcomer, 2, code="link_down")
+    assert list(newcomer.stages) == [3]
+    assert list(stage.at(2).stages) == [3], "the survivor makes way at once this time"
+    stage.load_all()
+    assert set(stage.ranges()) == {2, 3}
 
 
 def test_where_memory_allows_the_next_pipeline_loads_beside_the_one_that_serves():

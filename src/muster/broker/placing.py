@@ -57,6 +57,8 @@ class Placing:
         self._next_attempt_s = 0.0
         self._next_rebalance_s = 0.0
         self._settling = True
+        self._hasty = False
+        """Whether the next placement need not wait until the newcomers say that they have their weights."""
 
     def live(self) -> list[Placement]:
         return [placement for placement in (self.serving, self.pending) if placement is not None]
@@ -119,6 +121,11 @@ class Placing:
         commands += self._release(placement, placement.loads)
         self._next_attempt_s = now_s
         return commands + self._advance(now_s)
+
+    def give_up_waiting(self, placement: Placement, now_s: float) -> list[Command]:
+        """A newcomer has its weights and waited in vain for a neighbour that is deferred: next time, switch at once."""
+        self._hasty = True
+        return self.end(placement, now_s)
 
     def stalled(self, now_s: float) -> list[tuple[Placement, NodeId]]:
         """Loads that have not got further for too long."""
@@ -211,7 +218,7 @@ class Placing:
         if placement is None:
             return []
         commands: list[Command] = []
-        if placement.deferred and (self.serving is None or placement.can_switch):
+        if placement.deferred and (self.serving is None or self._hasty or placement.can_switch):
             commands += self._make_way()
             deferred = [node for node in placement.nodes if node in placement.deferred]
             placement.deferred.clear()
@@ -222,7 +229,7 @@ class Placing:
 
     def _make_way(self) -> list[Command]:
         """End the serving placement because its memory is needed for the next."""
-        old, self.serving = self.serving, None
+        old, self.serving, self._hasty = self.serving, None, False
         if old is None:
             return []
         self.keep = old.pipeline

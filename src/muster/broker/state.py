@@ -150,7 +150,12 @@ class BrokerState:
         self.members.add(member)
         self.known.add(node)
         leases = self.options.leases
-        welcome = Welcome(heartbeat_s=leases.heartbeat_s, lease_s=leases.lease_s, model=self.served.shape.name, region=self.options.region)
+        welcome = Welcome(
+            heartbeat_s=leases.heartbeat_s,
+            lease_s=leases.lease_s,
+            model=self.served.shape.name,
+            region=self.options.region,
+        )
         seen = NodeSeen(node, hello.name, hello.region, claim_bytes=0)
         return [*commands, Save(seen), Send(event.connection, welcome)]
 
@@ -259,7 +264,9 @@ class BrokerState:
 
     def _blame_link(self, placement: Placement, reporter: NodeId, peer: NodeId, now_s: float) -> list[Command]:
         """Either `peer` is dead, and its lease will tell, or the link is. Go on without it until that is clear."""
-        if reporter != peer and not placement.deferred:
+        if placement.deferred:
+            return self.placing.give_up_waiting(placement, now_s)
+        if reporter != peer:
             self.members.report_broken(reporter, peer, now_s)
             self.members.rest(peer, self.options.leases.lease_s, now_s)
             if self.members.complains_about(reporter, now_s) >= self.options.leases.strikes:
