@@ -199,6 +199,24 @@ def test_a_better_machine_is_used_when_it_is_clearly_better_and_not_at_once():
     assert None not in stage.routes
 
 
+def test_a_makeshift_repair_is_replaced_by_something_better_after_a_while():
+    stage = pool_of(500, 500, 500, 500, speeds=(1, 1, 1, 0.01))
+    stage.cut(stage.at(3))
+    assert set(stage.ranges()) == {1, 2, 4}
+    stage.pass_time(40)
+    assert set(stage.ranges()) == {1, 2}
+
+
+def test_when_every_machine_has_failed_the_status_says_what_at():
+    stage = Stage()
+    stage.auto = False
+    actor = stage.join(1, 5000)
+    stage.pass_time(2)
+    stage.fail_load(actor, 1, code="unsupported_model")
+    stage.pass_time(1)
+    assert stage.state.placing.trouble == "Node node-1 could not load its layers: It does not fit; lend more."
+
+
 def test_a_broken_link_between_two_living_nodes_is_avoided_after_the_second_report():
     stage = pool_of(500, 500, 500, speeds=(1, 1, 0.5))
     assert set(stage.ranges()) == {1, 2}

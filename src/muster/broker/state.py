@@ -245,7 +245,8 @@ class BrokerState:
             self._believe_less(member.id, now_s)
         else:
             self.members.failed(member.id, now_s)
-        self.placing.trouble = f"Node {member.name} could not load its layers: {failed.reason[:300]}"
+        self.placing.failure = f"Node {member.name} could not load its layers: {failed.reason[:300]}"
+        self.placing.trouble = self.placing.failure
         return self._end(placement, now_s)
 
     def _believe_less(self, node: NodeId, now_s: float) -> None:
