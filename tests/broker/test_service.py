@@ -303,6 +303,19 @@ async def test_members_fetch_blobs_in_ranges_and_probe_the_link(pool):
     assert (await bulk.receive())[0] == Pong(token=5)
 
 
+async def test_the_head_opens_channels_to_members_on_the_connections_that_they_dialled(pool):
+    (node,) = await pool.join(500)
+    channel = await pool.service.open(node.id, "data")
+    await channel.send(Ping(token=3))
+    name, there = await node.connection.accept()
+    assert name == "data"
+    assert (await there.receive())[0] == Ping(token=3)
+    assert pool.service.region_of(node.id) == "here"
+    assert pool.service.region_of(HEAD) == ""
+    with pytest.raises(LinkDown):
+        await pool.service.open(node_id(7), "data")
+
+
 @pytest.mark.parametrize(
     "bad", [{"digest": "../../etc/passwd", "offset": 0, "length": 1}, {"digest": "ab" * 32, "offset": -1, "length": 1}]
 )
