@@ -163,3 +163,21 @@ def test_reading_does_not_depend_on_the_file_afterwards(saved: Path) -> None:
     copy = before.clone()
     (saved / "model.safetensors").write_bytes(b"")
     assert torch.equal(before, copy)
+
+
+@pytest.mark.parametrize("saved_by", ["this version", "an older version"])
+def test_the_decoder_inside_a_multimodal_checkpoint_is_served(saved_by: str, tmp_path: Path) -> None:
+    model = dense_model("gemma3")
+    save(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    if saved_by == "this version":
+        renamed = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in tensors.items()}
+    else:
+        renamed = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+    save_file({**renamed, "vision_tower.encoder.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    text = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "gemma3", "text_config": text, "vision_config": {}})
+    )
+    stages = [build_stage(open_directory(tmp_path), *cuts, torch.float32, CPU) for cuts in [(0, 1), (1, LAYERS)]]
+    assert largest_difference(model, stages, sequences(VOCAB)) < 1e-5
