@@ -159,9 +159,7 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
 
 
 @asynccontextmanager
-async def broker(
-    options: HeadOptions, model: LoadedModel, store: Store
-) -> AsyncIterator[tuple[BrokerService, Ticket]]:
+async def broker(options: HeadOptions, model: LoadedModel, store: Store) -> AsyncIterator[tuple[BrokerService, Ticket]]:
     """The broker behind its own endpoint, and a fresh ticket."""
     blobs = DirectoryBlobs(model.path, model.manifest)
 
@@ -183,9 +181,7 @@ async def broker(
 
 def broker_options(options: HeadOptions) -> BrokerOptions:
     defaults = BrokerOptions()
-    return replace(
-        defaults, region=options.region, placing=replace(defaults.placing, min_nodes=options.min_nodes)
-    )
+    return replace(defaults, region=options.region, placing=replace(defaults.placing, min_nodes=options.min_nodes))
 
 
 async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announcer) -> None:
