@@ -8,7 +8,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from families import FAMILIES, LAYERS, VOCAB, dense_model, save
+from tests.model.families import FAMILIES, LAYERS, VOCAB, dense_model, save
 
 from muster.model.attention import SdpaBackend
 from muster.model.batch import Batch

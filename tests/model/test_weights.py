@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import CPU, LAYERS, VOCAB, dense_model, save
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -16,6 +15,7 @@ from muster.model.rehearsal import largest_difference, sequences
 from muster.model.stage import build_stage, load_stage
 from muster.model.tensor_file import TensorFile
 from muster.model.weights import open_directory
+from tests.model.families import CPU, LAYERS, VOCAB, dense_model, save
 
 
 @pytest.fixture
