@@ -239,3 +239,10 @@ def test_results_that_make_no_sense_are_a_violation_and_change_nothing(done):
     ring.engine.check()
     ring.run()
     assert ring.tokens["a"] == alone(request("a", 4), 2, 200)
+
+
+@pytest.mark.parametrize("sequence", [-1, 0, 1])
+def test_results_of_steps_that_nobody_took_are_a_violation(sequence):
+    ring = fake_ring(2, 40, 4, OPTIONS)
+    with pytest.raises(ProtocolViolation, match="no step is under way"):
+        ring.engine.receive(StepDone(epoch=OPTIONS.epoch, sequence=sequence, sampled=()))

@@ -27,9 +27,9 @@ _DEFAULT_MAX_TOKENS = 16
 
 def _count_ids(prompt: Any) -> Any:
     """Refuse very many token ids before each of them is looked at."""
-    if isinstance(prompt, list):
-        if len(prompt) + sum(len(ids) for ids in prompt if isinstance(ids, list)) > MAX_IDS:
-            raise InvalidRequest(f"prompt holds more than {MAX_IDS} token ids; send fewer.", "prompt")
+    count = len(prompt) + sum(len(ids) for ids in prompt if isinstance(ids, list)) if isinstance(prompt, list) else 0
+    if count > MAX_IDS:
+        raise InvalidRequest(f"prompt holds more than {MAX_IDS} token ids; send fewer.", "prompt")
     return prompt
 
 
