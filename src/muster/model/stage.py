@@ -27,6 +27,7 @@ from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
 from muster.model.cut import Passage, StageEnd, cut
 from muster.model.probe import Anatomy, anatomy_of
+from muster.model.settings import running
 from muster.model.weights import Weights
 
 
@@ -61,6 +62,7 @@ class Stage:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
         return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device)
 
+    @running()
     @torch.inference_mode()
     def run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
         """One step.
