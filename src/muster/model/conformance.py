@@ -6,7 +6,6 @@ its dense self. The verdict is kept on disk per architecture and per version of 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
@@ -22,9 +21,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from muster import __version__
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import build_on_meta, first_line, num_layers, parse_config
+from muster.model.disk import cache_directory, write_if_possible
 from muster.model.probe import anatomy_of
 from muster.model.rehearsal import largest_difference, sequences
-from muster.model.shrink import VOCAB_SIZE, shrink
+from muster.model.shrink import shrink
 from muster.model.stage import build_stage
 
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ def check_conformance(config_json: str) -> None:
     reason = _read_verdict(path)
     if reason is None:
         reason = _try(config, small)
-        _write_verdict(path, reason)
+        write_if_possible(path, reason.encode())
     if reason:
         raise UnsupportedModel(reason)
 
@@ -108,7 +108,7 @@ def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
         cuts = (0, max(1, count // 2), count) if count > 1 else (0, 1)
         cpu = torch.device("cpu")
         stages = [build_stage(weights, first, last, torch.float32, cpu) for first, last in pairwise(cuts)]
-        tokens = sequences(VOCAB_SIZE)
+        tokens = sequences(int(small.get_text_config(decoder=True).vocab_size))
         with torch.inference_mode():
             scale = max(float(dense(input_ids=row[None], use_cache=False).logits.abs().max()) for row in tokens)
         difference = largest_difference(dense, stages, tokens)
@@ -124,14 +124,6 @@ def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
             f"reach {scale:.2g}), so it remembers something that KV pages do not hold; choose another architecture."
         )
     return ""
-
-
-def cache_directory() -> Path:
-    """`MUSTER_CACHE`, or `muster` in the user's cache directory."""
-    chosen = os.environ.get("MUSTER_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "muster"
 
 
 @cache
@@ -156,14 +148,3 @@ def _read_verdict(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except OSError:
         return None
-
-
-def _write_verdict(path: Path, reason: str) -> None:
-    """A cache that cannot be written costs a second next time, nothing else."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(reason, encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        return

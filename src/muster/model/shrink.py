@@ -11,6 +11,7 @@ VOCAB_SIZE = 96
 HEADS = 4
 HEAD_SIZE = 16
 WINDOW = 8
+MAX_POSITIONS = 64
 
 SIZES = {
     "vocab_size": VOCAB_SIZE,
@@ -19,7 +20,6 @@ SIZES = {
     "num_attention_heads": HEADS,
     "head_dim": HEAD_SIZE,
     "intermediate_size": 48,
-    "max_position_embeddings": 128,
     "moe_intermediate_size": 24,
     "shared_expert_intermediate_size": 24,
     "ffn_dim": 48,
@@ -58,6 +58,9 @@ def shrink(fields: dict[str, Any], attribute_map: dict[str, str]) -> dict[str, A
         value = small.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and value > size:
             small[key] = size
+    positions = attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    if positions in small:
+        small[positions] = MAX_POSITIONS  # upwards too: the rehearsed sequences must fit
     _shrink_kv_heads(small, heads)
     _shrink_experts(small, attribute_map)
     _shrink_rope(small)

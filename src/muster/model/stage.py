@@ -21,11 +21,12 @@ from transformers import PreTrainedModel
 
 from muster.errors import WeightsInvalid
 from muster.model.architecture import build_on_meta, fill_buffers, find_layers, layer_window, parse_config
-from muster.model.attention import Backend, Binding, SdpaBackend, StepState, bind
+from muster.model.attention import Backend, Binding, StepState, bind
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
 from muster.model.cut import Passage, StageEnd, cut
+from muster.model.flashinfer_backend import choose_backend
 from muster.model.probe import Anatomy, anatomy_of
 from muster.model.weights import Weights
 
@@ -48,7 +49,7 @@ class Stage:
         self.device, self.dtype = device, model.dtype
         self.hidden_size, self.vocab_size = int(text.hidden_size), int(text.vocab_size)
         self.head_sizes = head_sizes
-        self.backend: Backend = SdpaBackend()
+        self.backend: Backend = choose_backend(device, self.dtype, head_sizes)
         self._model = model
         self._state = StepState()
         self._passage = Passage()

@@ -1,0 +1,300 @@
+"""Tensors that one machine fetches from another: addressed by the BLAKE3 digest of their bytes.
+
+The head describes its model directory in a *manifest* and serves byte ranges of what the manifest names. A node keeps
+what it has fetched in a store of files named by digest, goes on where it stopped, and trusts nothing until the digest
+is right. Neither side opens anything else.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from blake3 import blake3
+from torch import Tensor
+
+from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
+from muster.model.disk import cache_directory, write_if_possible
+from muster.model.source import resolve_local
+from muster.model.tensor_file import DTYPES, TensorFile
+from muster.model.weights import DirectoryWeights, Weights, open_directory
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+)
+MAX_MANIFEST_BYTES = 64 * 2**20
+MAX_TENSOR_BYTES = 64 * 2**30
+
+
+class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tensor of the checkpoint. `dtype` as safetensors names it (`BF16`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    digest: str
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A small text file of the tokenizer."""
+
+    name: str
+    nbytes: int
+    digest: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that a node needs to know of a model before it has any of it."""
+
+    model: str
+    config_json: str
+    tokenizer_files: tuple[FileEntry, ...]
+    tensors: tuple[TensorEntry, ...]
+
+    def to_bytes(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of `to_bytes()`: the name under which the placement orders it."""
+        return blake3(self.to_bytes()).hexdigest()
+
+    @staticmethod
+    def from_bytes(data: bytes | bytearray | memoryview) -> "Manifest":
+        """Raise `ProtocolViolation` when it is not a manifest or contradicts itself."""
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise ProtocolViolation(f"A manifest of {len(data)} bytes came; at most {MAX_MANIFEST_BYTES} are taken.")
+        try:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        except msgspec.MsgspecError as error:
+            raise ProtocolViolation(f"What came is not a manifest ({error}); update both machines.") from error
+        for tensor in manifest.tensors:
+            _check_entry(tensor)
+        for file in manifest.tokenizer_files:
+            _check_entry(file)
+        return manifest
+
+
+def _check_entry(entry: TensorEntry | FileEntry) -> None:
+    good = _is_digest(entry.digest) and 0 <= entry.nbytes <= MAX_TENSOR_BYTES
+    if isinstance(entry, TensorEntry):
+        dtype = DTYPES.get(entry.dtype)
+        good = good and dtype is not None and all(0 <= size <= MAX_TENSOR_BYTES for size in entry.shape)
+        good = good and dtype is not None and math.prod(entry.shape) * dtype.itemsize == entry.nbytes
+    else:
+        good = good and entry.name in TOKENIZER_FILES
+    if not good:
+        raise ProtocolViolation(f"The manifest's entry {entry.name[:80]!r} contradicts itself; update both machines.")
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
+
+
+def build_manifest(path: Path, model: str = "") -> Manifest:
+    """Describe a model directory. Reads every byte once; later calls read only what has changed since.
+
+    `model` is the name under which it is served, the directory's own by default.
+    """
+    weights = open_directory(path)
+    known = _Digests(path)
+    tensors = tuple(_describe(name, weights.file(name), known) for name in sorted(weights.names()))
+    known.save()
+    files = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+    entries = tuple(FileEntry(file.name, file.stat().st_size, blake3(file.read_bytes()).hexdigest()) for file in files)
+    return Manifest(model or path.name, weights.config_json, entries, tensors)
+
+
+def _describe(name: str, file: TensorFile, known: "_Digests") -> TensorEntry:
+    span = file.spans[name]
+    return TensorEntry(name, span.dtype, span.shape, span.stop - span.start, known.of(file, name))
+
+
+class _Digests:
+    """Digests of the tensors of a directory, remembered on disk for as long as size and time of a file stay."""
+
+    def __init__(self, path: Path) -> None:
+        key = blake3(str(path.resolve()).encode()).hexdigest()[:32]
+        self._store = cache_directory() / "digests" / f"{key}.json"
+        self._known: dict[str, str] = {}
+        try:
+            self._known = msgspec.json.decode(self._store.read_bytes(), type=dict[str, str])
+        except (msgspec.MsgspecError, OSError):
+            return  # none yet, or damaged: it costs time, nothing else
+
+    def of(self, file: TensorFile, name: str) -> str:
+        status, span = file.path.stat(), file.spans[name]
+        key = f"{file.path.name} {status.st_size} {status.st_mtime_ns} {span.start} {span.stop}"
+        if key not in self._known:
+            self._known[key] = blake3(file.read_range(span.start, span.stop)).hexdigest()
+        return self._known[key]
+
+    def save(self) -> None:
+        write_if_possible(self._store, msgspec.json.encode(self._known))
+
+
+def matching_directory(model: str, manifest: Manifest, names: Sequence[str]) -> Weights | None:
+    """A copy of `model` on this machine whose tensors `names` are, by digest, those of the manifest; else None.
+
+    Nothing is downloaded. The weights returned carry the manifest's configuration, not the copy's.
+    """
+    path = resolve_local(model)
+    if path is None:
+        return None
+    try:
+        weights = open_directory(path)
+        known = _Digests(path)
+        wanted = {entry.name: entry for entry in manifest.tensors if entry.name in set(names)}
+        same = all(_describe(name, weights.file(name), known) == entry for name, entry in wanted.items())
+    except (WeightsInvalid, OSError):
+        return None  # a broken copy is no copy
+    known.save()
+    weights.config_json = manifest.config_json
+    return weights if same and len(wanted) == len(set(names)) else None
+
+
+class DirectoryBlobs:
+    """What the head serves: ranges of the blobs that its manifest names, straight from the model's files."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self._weights: DirectoryWeights = open_directory(path)
+        self._tensors = {entry.digest: entry for entry in manifest.tensors}
+        self._files = {entry.digest: path / entry.name for entry in manifest.tokenizer_files}
+        self._sizes = {entry.digest: entry.nbytes for entry in manifest.tensors}
+        self._sizes |= {entry.digest: entry.nbytes for entry in manifest.tokenizer_files}
+        self._memory = {manifest.digest: manifest.to_bytes()}
+        self._sizes[manifest.digest] = len(self._memory[manifest.digest])
+
+    def size(self, digest: str) -> int | None:
+        """Total bytes of the blob, None when there is no such blob."""
+        return self._sizes.get(digest)
+
+    def read_range(self, digest: str, offset: int, length: int) -> bytes:
+        """[offset, offset + length) of a blob, cut at its end. Raises `KeyError` on an unknown digest."""
+        stop = min(offset + max(0, length), self._sizes[digest])
+        start = min(max(0, offset), stop)
+        if digest in self._memory:
+            return self._memory[digest][start:stop]
+        if digest in self._files:
+            return self._files[digest].read_bytes()[start:stop]
+        name = self._tensors[digest].name
+        file = self._weights.file(name)
+        base = file.spans[name].start
+        return file.read_range(base + start, base + stop)
+
+
+class BlobStore:
+    """What a node has fetched: one file per digest, `.part` while it grows."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _disk_trouble(root, error) from error
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).is_file()
+
+    def path(self, digest: str) -> Path:
+        """Raise `ProtocolViolation` on what is not a digest: it becomes a file name."""
+        if not _is_digest(digest):
+            raise ProtocolViolation(
+                "A blob was asked for by something that is not a BLAKE3 digest; update both machines."
+            )
+        return self.root / digest
+
+    def read(self, digest: str) -> bytes:
+        """All bytes of a blob that is here."""
+        return self.path(digest).read_bytes()
+
+    def partial_size(self, digest: str) -> int:
+        """Where to go on."""
+        part = self._part(digest)
+        return part.stat().st_size if part.is_file() else 0
+
+    def write_range(self, digest: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Append at `offset`, which must be where the last write ended (`partial_size`)."""
+        if offset != self.partial_size(digest):
+            raise ProtocolViolation(
+                f"A blob went on at byte {offset} instead of {self.partial_size(digest)}; fetch it again."
+            )
+        try:
+            with self._part(digest).open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            raise _disk_trouble(self.root, error) from error
+
+    def finish(self, digest: str) -> None:
+        """Check the digest and keep the blob. Raises `WeightsInvalid`, and forgets the bytes, when it is wrong."""
+        if self.has(digest):
+            return
+        part = self._part(digest)
+        if not part.exists():
+            part.touch()  # an empty blob needs no write
+        hasher = blake3()
+        hasher.update_mmap(part)
+        if hasher.hexdigest() != digest:
+            part.unlink()
+            raise WeightsInvalid(f"Blob {digest[:12]}… arrived damaged; fetch it again.")
+        os.replace(part, self.path(digest))
+
+    def open(self, manifest: Manifest) -> "StoredWeights":
+        """The manifest's tensors as weights; those not fetched yet are missing when they are read."""
+        return StoredWeights(self, manifest)
+
+    def _part(self, digest: str) -> Path:
+        return self.path(digest).with_suffix(".part")
+
+
+class StoredWeights:
+    """`Weights` over a blob store."""
+
+    def __init__(self, store: BlobStore, manifest: Manifest) -> None:
+        self.config_json = manifest.config_json
+        self._store = store
+        self._entries: Mapping[str, TensorEntry] = {entry.name: entry for entry in manifest.tensors}
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entry(name).shape
+
+    def read(self, name: str) -> Tensor:
+        entry = self._entry(name)
+        path = self._store.path(entry.digest)
+        data = bytearray(entry.nbytes)
+        try:
+            with path.open("rb") as file:
+                size = file.readinto(data)
+        except OSError as error:
+            raise WeightsInvalid(f"Tensor {name} has not been fetched yet; fetch blob {entry.digest[:12]}….") from error
+        if size != entry.nbytes:
+            raise WeightsInvalid(f"The stored tensor {name} is truncated; delete {path} and fetch it again.")
+        dtype = DTYPES[entry.dtype]
+        if not data:
+            return torch.empty(entry.shape, dtype=dtype)
+        return torch.frombuffer(data, dtype=dtype).view(entry.shape)
+
+    def _entry(self, name: str) -> TensorEntry:
+        if name not in self._entries:
+            raise WeightsInvalid(f"Tensor {name} is missing from the model; download the model again on the head.")
+        return self._entries[name]
+
+
+def _disk_trouble(root: Path, error: OSError) -> MachineTrouble:
+    return MachineTrouble(f"{root} cannot be written ({error.strerror}); free disk space or choose another directory.")

@@ -1,0 +1,73 @@
+"""A hub on loopback: just enough of its HTTP interface to download one model."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@contextmanager
+def fake_hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
+    """Serve directories under hub ids. Yields the endpoint and the list of files asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def _answer(self, body: bool) -> None:
+            path = self.path.split("?")[0].removeprefix("/")
+            for name, directory in models.items():
+                if path.startswith(f"api/models/{name}/"):
+                    return self._send(self._describe(name, directory, path), "application/json", body)
+                prefix = f"{name}/resolve/{COMMIT}/"
+                if path.startswith(prefix):
+                    asked.append(path.removeprefix(prefix))
+                    return self._send((directory / path.removeprefix(prefix)).read_bytes(), "binary/octet-stream", body)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+
+        def _describe(self, name: str, directory: Path, path: str) -> bytes:
+            files = sorted(file for file in directory.rglob("*") if file.is_file())
+            if "/tree/" in path:
+                tree = [
+                    {"type": "file", "path": str(f.relative_to(directory)), "size": f.stat().st_size, "oid": "0" * 40}
+                    for f in files
+                ]
+                return json.dumps(tree).encode()
+            siblings = [{"rfilename": str(file.relative_to(directory))} for file in files]
+            return json.dumps({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}).encode()
+
+        def _send(self, data: bytes, kind: str, body: bool) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+        def log_message(self, *arguments: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
