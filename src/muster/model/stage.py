@@ -27,6 +27,7 @@ from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
 from muster.model.cut import Passage, StageEnd, cut
 from muster.model.flashinfer_backend import choose_backend
+from muster.model.packed import pack_linears
 from muster.model.probe import Anatomy, anatomy_of
 from muster.model.weights import Weights
 
@@ -136,6 +137,7 @@ def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, dev
     fill_buffers(model, skip=absent)
     _load(model, stage_tensors(model, anatomy, first, last), weights, dtype, device)
     _move_buffers(model, device)
+    pack_linears(model)
     return Stage(model, first, last, device, anatomy.head_sizes[first:last])
 
 
