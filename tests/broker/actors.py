@@ -244,3 +244,13 @@ class Stage:
     def at(self, number: int) -> Actor:
         """The open connection of a node."""
         return next(a for a in reversed(self.actors.values()) if a.id == node_id(number) and a.alive)
+
+
+def pool_of(*sizes: float, speeds: tuple[float, ...] = ()) -> Stage:
+    """A settled pool that serves: nodes 1, 2, … lend `sizes` MiB."""
+    stage = Stage()
+    for number, size in enumerate(sizes, start=1):
+        stage.join(number, size, speeds[number - 1] if speeds else 1.0)
+    stage.pass_time(2)
+    assert stage.route is not None, stage.state.placing.trouble
+    return stage

@@ -1,3 +1,5 @@
+"""Asynchronous tests run on asyncio."""
+
 import pytest
 
 

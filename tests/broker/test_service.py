@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,8 @@ async def test_a_node_that_falls_silent_loses_its_lease_and_its_layers(pool):
 async def test_a_node_that_crashes_is_replaced_at_once(pool):
     nodes = await pool.join(500, 500, 500, 500)
     before = await pool.serving(1, 2, 3)
+    members = pool.service._state.members
+    members.options = replace(members.options, lease_s=60)  # it is not the lease that tells
     nodes[1].crash()
     after = await pool.serving(1, 4, 3)
     replaced = {node_id(2): node_id(4)}
@@ -301,6 +304,19 @@ async def test_members_fetch_blobs_in_ranges_and_probe_the_link(pool):
     assert (await bulk.receive())[0] == BlobUnknown(digest="cd" * 32)
     await bulk.send(Ping(token=5), b"x" * 1000)
     assert (await bulk.receive())[0] == Pong(token=5)
+
+
+async def test_the_head_opens_channels_to_members_on_the_connections_that_they_dialled(pool):
+    (node,) = await pool.join(500)
+    channel = await pool.service.open(node.id, "data")
+    await channel.send(Ping(token=3))
+    name, there = await node.connection.accept()
+    assert name == "data"
+    assert (await there.receive())[0] == Ping(token=3)
+    assert pool.service.region_of(node.id) == "here"
+    assert pool.service.region_of(HEAD) == ""
+    with pytest.raises(LinkDown):
+        await pool.service.open(node_id(7), "data")
 
 
 @pytest.mark.parametrize(

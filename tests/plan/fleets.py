@@ -1,10 +1,11 @@
 """Fleets and model shapes for tests, and the brute force that the planner is held against."""
 
+from collections.abc import Sequence
 from itertools import combinations, pairwise, permutations
 from math import inf
 
 from muster.cost.memory import stage_bytes
-from muster.cost.roofline import hidden_bytes, stage_seconds, wire_seconds
+from muster.cost.roofline import hidden_bytes, stage_seconds, transfer_seconds, wire_seconds
 from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan, Stage
@@ -13,8 +14,12 @@ from muster.spec.pool import Device, LinkSpeed, Node, Pool
 MIB = 2**20
 
 
-def shape(layers: int = 8, layer_mib: float = 100, context: int = 4096, hidden: int = 1024) -> ModelShape:
-    parameters = int(layer_mib * MIB / 2)
+def shape(
+    layers: int = 8, layer_mib: float = 100, context: int = 4096, hidden: int = 1024, sizes: Sequence[float] = ()
+) -> ModelShape:
+    """`sizes`: relative sizes of the layers where they are not alike."""
+    layers = len(sizes) or layers
+    parameters = [int(layer_mib * size * MIB / 2) for size in sizes or [1.0] * layers]
     return ModelShape(
         name="model",
         architecture="LlamaForCausalLM",
@@ -23,8 +28,8 @@ def shape(layers: int = 8, layer_mib: float = 100, context: int = 4096, hidden: 
         hidden_size=hidden,
         vocab_size=1000,
         max_context=context,
-        layer_bytes=(2 * parameters,) * layers,
-        layer_flops_per_token=(2 * parameters,) * layers,
+        layer_bytes=tuple(2 * count for count in parameters),
+        layer_flops_per_token=tuple(2 * count for count in parameters),
         kv_bytes_per_token=(4 * hidden,) * layers,
         embedding_bytes=20 * MIB,
         head_bytes=30 * MIB,
@@ -74,11 +79,13 @@ def slowest(stages: tuple[Stage, ...], model: ModelShape, fleet: Pool, options: 
     return max([*times, *(wire_seconds(fleet.link(a.node, b.node), nbytes) for a, b in hops)])
 
 
-def ring_latency(stages: tuple[Stage, ...], fleet: Pool) -> float:
+def ring_seconds(stages: tuple[Stage, ...], model: ModelShape, fleet: Pool, options: PlanOptions) -> float:
+    """From the first stage all around: latency and time on the wire of every hop."""
     if len(stages) == 1:
         return 0.0
     hops = zip(stages, (*stages[1:], stages[0]), strict=True)
-    return sum(fleet.link(a.node, b.node).latency_s for a, b in hops)
+    nbytes = hidden_bytes(model, options.batch)
+    return sum(transfer_seconds(fleet.link(a.node, b.node), nbytes) for a, b in hops)
 
 
 def every_pipeline(model: ModelShape, fleet: Pool, options: PlanOptions):

@@ -19,7 +19,7 @@ from tests.plan.fleets import (
     every_pipeline,
     node,
     pool,
-    ring_latency,
+    ring_seconds,
     shape,
     slowest,
 )
@@ -71,12 +71,11 @@ def test_no_order_with_the_same_slowest_stage_has_less_latency(fleet, layers):
     if len(stages) == 1:
         return
     rivals = [
-        ring_latency(other, fleet)
+        ring_seconds(other, model, fleet, EXACT)
         for other in every_pipeline(model, fleet, EXACT)
         if len(other) == len(stages) and slowest(other, model, fleet, EXACT) <= plan.step_seconds * (1 + 1e-9)
     ]
-    nbytes_slack = 0.05  # transfer time counts as latency too
-    assert ring_latency(stages, fleet) <= min(rivals) + nbytes_slack
+    assert ring_seconds(stages, model, fleet, EXACT) == pytest.approx(min(rivals))
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,6 +88,17 @@ def test_any_plan_covers_every_layer_once_within_every_cap(fleet, layers, contex
         return
     check_plan(plan, model, fleet, OPTIONS)
     assert plan == place(model, fleet, options=OPTIONS)
+
+
+@settings(max_examples=80, deadline=None)
+@given(fleet=fleets(), sizes=st.lists(st.sampled_from([0.2, 1.0, 1.0, 2.5]), min_size=1, max_size=7))
+def test_layers_of_different_sizes_are_placed_soundly(fleet, sizes):
+    model = shape(sizes=sizes)
+    try:
+        plan = place(model, fleet, options=EXACT)
+    except PoolUnavailable:
+        return
+    check_plan(plan, model, fleet, EXACT)
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,7 +151,7 @@ def test_neighbours_in_one_region_follow_each_other():
     links = {(a, b): LinkSpeed(0.001 if a[:4] == b[:4] else 0.08, 1e9) for a in names for b in names if a != b}
     fleet = pool(*(node(name, 320) for name in names), links=links)
     plan = place(shape(), fleet, options=OPTIONS)
-    assert ring_latency(plan.pipelines[0].stages, fleet) == pytest.approx(0.162)
+    assert ring_seconds(plan.pipelines[0].stages, shape(), fleet, OPTIONS) == pytest.approx(0.162, abs=0.001)
 
 
 def test_a_broken_link_is_not_used():

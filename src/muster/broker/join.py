@@ -81,7 +81,7 @@ def _check_speeds(device: Device) -> None:
 
 
 def check_progress(progress: LoadProgress) -> None:
-    if not 0 <= progress.done_bytes <= progress.total_bytes <= MOST_MEMORY_BYTES or progress.total_bytes == 0:
+    if not 0 <= progress.done_bytes <= progress.total_bytes <= MOST_MEMORY_BYTES:
         raise _absurd("load progress", f"{progress.done_bytes} of {progress.total_bytes}", "a part of something")
 
 

@@ -51,12 +51,16 @@ class Placing:
         """The last pipeline; its machines have the weights of their layers."""
         self.trouble = "No machine has joined yet; start one with `muster join` and the ticket."
         """Why nothing serves, in one sentence."""
+        self.failure = ""
+        """What the last node that could not load its layers said."""
         self.pool_changed = False
         self._useful_since_s: float | None = None
         self._joined_s = 0.0
         self._next_attempt_s = 0.0
         self._next_rebalance_s = 0.0
         self._settling = True
+        self._hasty = False
+        """Whether the next placement need not wait until the newcomers say that they have their weights."""
 
     def live(self) -> list[Placement]:
         return [placement for placement in (self.serving, self.pending) if placement is not None]
@@ -120,6 +124,11 @@ class Placing:
         self._next_attempt_s = now_s
         return commands + self._advance(now_s)
 
+    def give_up_waiting(self, placement: Placement, now_s: float) -> list[Command]:
+        """A newcomer has its weights and waited in vain for a neighbour that is deferred: next time, switch at once."""
+        self._hasty = True
+        return self.end(placement, now_s)
+
     def stalled(self, now_s: float) -> list[tuple[Placement, NodeId]]:
         """Loads that have not got further for too long."""
         if self.pending is None:
@@ -155,6 +164,7 @@ class Placing:
             self._next_attempt_s = now_s + self.options.retry_s
             return []
         self._settling = False
+        self.pool_changed = True  # a repair is quick, not always good: look again later
         return self._start(plan, now_s)
 
     def _has_settled(self, now_s: float) -> bool:
@@ -174,6 +184,7 @@ class Placing:
         if plan is None:
             self._next_attempt_s = now_s + self.options.retry_s
             return []
+        self.pool_changed = True
         return self._start(plan, now_s)
 
     def _rebalance(self, serving: Placement, now_s: float) -> list[Command]:
@@ -186,10 +197,12 @@ class Placing:
         return self._start(plan, now_s)
 
     def _plan(self, now_s: float, keep: Pipeline | None) -> Plan | None:
+        pool = self.members.pool(now_s)
         try:
-            return self.planner(self.served.shape, self.members.pool(now_s), keep)
+            return self.planner(self.served.shape, pool, keep)
         except PoolUnavailable as error:
-            self.trouble = str(error)
+            # Where nobody is left to try, what the last one failed at says more than "nobody is here".
+            self.trouble = self.failure if self.failure and not pool.nodes else str(error)
             return None
 
     def _start(self, plan: Plan, now_s: float) -> list[Command]:
@@ -211,7 +224,7 @@ class Placing:
         if placement is None:
             return []
         commands: list[Command] = []
-        if placement.deferred and (self.serving is None or placement.can_switch):
+        if placement.deferred and (self.serving is None or self._hasty or placement.can_switch):
             commands += self._make_way()
             deferred = [node for node in placement.nodes if node in placement.deferred]
             placement.deferred.clear()
@@ -222,7 +235,7 @@ class Placing:
 
     def _make_way(self) -> list[Command]:
         """End the serving placement because its memory is needed for the next."""
-        old, self.serving = self.serving, None
+        old, self.serving, self._hasty = self.serving, None, False
         if old is None:
             return []
         self.keep = old.pipeline
@@ -232,7 +245,7 @@ class Placing:
         old, self.serving, self.pending = self.serving, placement, None
         self.keep = placement.pipeline
         self._settling = False
-        self.trouble = ""
+        self.trouble = self.failure = ""
         first = self.members.members[placement.nodes[0]].address
         route = RouteChanged(Route(placement.epoch, first, placement.pipeline))
         return [route, *(self._release(old, old.loads) if old is not None else [])]

@@ -245,7 +245,8 @@ class BrokerState:
             self._believe_less(member.id, now_s)
         else:
             self.members.failed(member.id, now_s)
-        self.placing.trouble = f"Node {member.name} could not load its layers: {failed.reason[:300]}"
+        self.placing.failure = f"Node {member.name} could not load its layers: {failed.reason[:300]}"
+        self.placing.trouble = self.placing.failure
         return self._end(placement, now_s)
 
     def _believe_less(self, node: NodeId, now_s: float) -> None:
@@ -264,7 +265,9 @@ class BrokerState:
 
     def _blame_link(self, placement: Placement, reporter: NodeId, peer: NodeId, now_s: float) -> list[Command]:
         """Either `peer` is dead, and its lease will tell, or the link is. Go on without it until that is clear."""
-        if reporter != peer and not placement.deferred:
+        if placement.deferred:
+            return self.placing.give_up_waiting(placement, now_s)
+        if reporter != peer:
             self.members.report_broken(reporter, peer, now_s)
             self.members.rest(peer, self.options.leases.lease_s, now_s)
             if self.members.complains_about(reporter, now_s) >= self.options.leases.strikes:

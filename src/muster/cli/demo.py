@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.table import Table
 
 from muster.cli.options import Json, format_bytes
@@ -38,7 +39,7 @@ def demo(
             out.print("four workers, none of which could hold the model alone:")
             for worker in rehearsal.workers:
                 lent = f"{format_bytes(worker.memory_bytes):>7} at {worker.speed:.0%} speed"
-                out.print(f"  {worker.name:<5} in {worker.region:<6} lends {lent}")
+                out.print(f"  {worker.name:<5} in {worker.region:<10} lends {lent}")
         with Watcher(as_json) as watcher:
             outcome = run(rehearsal, folder, watcher)
     record = outcome.record(rehearsal.workers)
@@ -57,14 +58,17 @@ def demo(
 
 
 class Watcher:
-    """Prints each step, and the growing answers while somebody looks."""
+    """Prints each step; while somebody looks, also a spinner between steps and the answers as they grow."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
         self.started = time.monotonic()
-        self.live = Live(console=out, refresh_per_second=8, transient=True) if self._watched() else None
+        watched = not quiet and sys.stdout.isatty()
+        self.live = Live(Spinner("dots"), console=out, refresh_per_second=8, transient=True) if watched else None
 
     def __enter__(self) -> "Watcher":
+        if self.live is not None:
+            self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,24 +80,19 @@ class Watcher:
             out.print(plain(f"{time.monotonic() - self.started:6.1f} s  {sentence}"), soft_wrap=True)
 
     def placement(self, title: str, stages: Sequence[dict[str, Any]]) -> None:
+        self.say(title)
         if not self.quiet:
-            self.say(title)
-            for line in placement_lines(stages, width=max(60, out.width - 8)):
-                out.print(plain("          " + line), soft_wrap=True)
+            for line in placement_lines(stages, width=max(60, out.width - 10)):
+                out.print(plain(" " * 10 + line), soft_wrap=True)
 
     def streams(self, streams: Sequence[Any]) -> None:
         if self.live is None:
             return
-        if not self.live.is_started:
-            self.live.start()
         table = Table(box=None, show_header=False, pad_edge=False)
         for stream in streams:
             last = stream.text.rstrip().rpartition("\n")[2].strip()
             table.add_row(f"[cyan]{stream.prompt.name}[/cyan]", str(len(stream.text)), plain(last[:70]))
-        self.live.update(table)
-
-    def _watched(self) -> bool:
-        return not self.quiet and sys.stdout.isatty()
+        self.live.update(Spinner("dots") if all(stream.finish for stream in streams) else table)
 
 
 def show_outcome(record: dict[str, Any]) -> None:

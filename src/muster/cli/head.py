@@ -139,7 +139,7 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
         app = create_app(
             PoolBackend(model, sessions, service),
             model.tokenizer,
-            keys=store if store.has_keys() else None,
+            keys=store,
             admin=service,
             admin_token=admin_token(options.data_dir),
         )

@@ -31,8 +31,10 @@ def join(
 ) -> None:
     """Lend this machine to the pool that printed TICKET."""
     memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
+    from muster.cli.logs import configure_logs
     from muster.cli.worker import WorkerOptions, run_worker
 
+    configure_logs()
     place = data_dir(data_dir_)
     options = WorkerOptions(
         ticket=ticket,

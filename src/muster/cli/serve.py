@@ -43,7 +43,9 @@ def serve(
     """Gather machines and serve MODEL over the OpenAI API."""
     memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
     from muster.cli.head import HeadOptions, run_head
+    from muster.cli.logs import configure_logs
 
+    configure_logs()
     options = HeadOptions(
         model=model,
         host=host,

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Child:
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     reader: "asyncio.Task[None] | None" = None
     killed: bool = False
+    closed: bool = False
+    """Its stdout has ended: nothing more will be said."""
 
     @property
     def alive(self) -> bool:
@@ -55,7 +57,7 @@ class Child:
                 while True:
                     if found := next((event for event in self.events[since:] if matches(event)), None):
                         return found
-                    if self.reader is not None and self.reader.done():
+                    if self.closed:
                         break
                     await self.changed.wait()
         except TimeoutError:
@@ -63,6 +65,19 @@ class Child:
         raise PoolUnavailable(
             f"{self.name} did not report {what} within {timeout_s:.0f} s; it said:\n{self.last_words()}"
         )
+
+    async def follow(self) -> AsyncIterator[Event]:
+        """Every event, from the first on, until the child closes its stdout."""
+        seen = 0
+        while True:
+            async with self.changed:
+                while seen == len(self.events) and not self.closed:
+                    await self.changed.wait()
+                fresh, seen = self.events[seen:], len(self.events)
+            if not fresh:
+                return
+            for event in fresh:
+                yield event
 
     def last_words(self) -> str:
         """The end of its log; errors are there."""
@@ -81,6 +96,7 @@ class Child:
                     self.changed.notify_all()
         await self.process.wait()
         async with self.changed:
+            self.closed = True
             self.changed.notify_all()
 
     def kill(self) -> None:
@@ -116,6 +132,7 @@ class Lab:
         self.scenario = scenario
         self.children: list[Child] = []
         self._threads = threads
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Lab":
         return self
@@ -124,6 +141,13 @@ class Lab:
         # Workers first: a head that leaves first would set them to look for it.
         for child in reversed(self.children):
             await child.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until the block ends."""
+        self._tasks.append(asyncio.create_task(work))
 
     async def head(self, model: str, *options: str, region: str = "home") -> Child:
         words = ["serve", model, "--port", "0", "--no-local-worker", "--region", region]

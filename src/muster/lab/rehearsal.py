@@ -98,13 +98,13 @@ async def rehearse(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> Outc
     head, children = await gather(rehearsal, lab, spectator)
     outcome.before = with_delays(await placed(head, num_workers=len(children)), rehearsal.scenario)
     spectator.placement("the ring", outcome.before)
+    victim = choose_victim(rehearsal.kill, outcome.before, children)
     url = (await head.wait_for("its address", is_event("listening"), BOOT_S))["url"]
     async with client_of(url) as client:
         spectator.say(f"{len(rehearsal.prompts)} streams, undisturbed")
         outcome.calm, outcome.calm_s = await run_all(
             client, rehearsal.model, rehearsal.prompts, rehearsal.max_tokens, spectator.streams
         )
-        victim = choose_victim(rehearsal.kill, outcome.before, children)
         outcome.killed = victim.name
         spectator.say(f"the same streams again; {victim.name} will be killed on the way")
         seen = len(head.events)
@@ -126,8 +126,21 @@ async def gather(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> tuple[
     options = ["--dtype", rehearsal.dtype, "--min-nodes", str(len(rehearsal.workers))]
     head = await lab.head(rehearsal.model, *options, region=rehearsal.head_region)
     ticket = (await head.wait_for("its ticket", is_event("listening"), BOOT_S))["ticket"]
+    lab.background(narrate(head, spectator))
     children = [await lab.worker(spec, ticket) for spec in rehearsal.workers]
     return head, children
+
+
+async def narrate(head: Child, spectator: Spectator) -> None:
+    """What the head tells of its machines, in a sentence each."""
+    async for event in head.follow():
+        match event.get("event"):
+            case "joined":
+                spectator.say(f"{event['name']} joined from {event['region']}")
+            case "left":
+                spectator.say(f"{event['name']} is gone")
+            case "waiting":
+                spectator.say(event["reason"])
 
 
 async def placed(head: Child, num_workers: int) -> list[Event]:

@@ -25,6 +25,11 @@ def parse_config(config_json: str) -> PreTrainedConfig:
         model_type = fields["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsInvalid("config.json is not a JSON object with a model_type; download the model again.") from error
+    if fields.get("quantization_config"):
+        raise UnsupportedModel(
+            "This checkpoint is quantised, which Muster does not load yet; choose the unquantised checkpoint."
+        )
+    fields, model_type = _text_part(fields, model_type)
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedModel(
             f"transformers does not know the architecture {str(model_type)[:60]!r}; upgrade transformers, or choose "
@@ -32,11 +37,16 @@ def parse_config(config_json: str) -> PreTrainedConfig:
         )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModel(f"{model_type} is not a text decoder; choose a causal language model.")
-    if fields.get("quantization_config"):
-        raise UnsupportedModel(
-            "This checkpoint is quantised, which Muster does not load yet; choose the unquantised checkpoint."
-        )
     return _without_code(model_type, fields)
+
+
+def _text_part(fields: dict[str, Any], model_type: str) -> tuple[dict[str, Any], str]:
+    """The decoder inside a model that also sees or hears (Gemma 3, Mistral 3, LLaVA): text is all that is served."""
+    text = fields.get("text_config")
+    if not isinstance(text, dict) or text.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return fields, model_type
+    tied = {"tie_word_embeddings": fields["tie_word_embeddings"]} if "tie_word_embeddings" in fields else {}
+    return {**text, **tied}, text["model_type"]
 
 
 def _without_code(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:

@@ -271,17 +271,16 @@ class StoredWeights:
     def names(self) -> frozenset[str]:
         return frozenset(self._entries)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._entry(name).shape
-
     def read(self, name: str) -> Tensor:
         entry = self._entry(name)
         path = self._store.path(entry.digest)
+        data = bytearray(entry.nbytes)
         try:
-            data = bytearray(path.read_bytes())
+            with path.open("rb") as file:
+                size = file.readinto(data)
         except OSError as error:
             raise WeightsInvalid(f"Tensor {name} has not been fetched yet; fetch blob {entry.digest[:12]}….") from error
-        if len(data) != entry.nbytes:
+        if size != entry.nbytes:
             raise WeightsInvalid(f"The stored tensor {name} is truncated; delete {path} and fetch it again.")
         dtype = DTYPES[entry.dtype]
         if not data:

@@ -64,9 +64,10 @@ def recipes(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Recipe]:
     known = model.state_dict()
     made: dict[str, Recipe] = {}
     for name in sorted(names, key=dot_natural_key):
-        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, known)
-        if target not in known and name in known:
-            target, pattern = name, None
+        text_name = _within_text_part(name)
+        target, pattern = rename_source_key(text_name, renamings, converters, model.base_model_prefix, known)
+        if target not in known and text_name in known:
+            target, pattern = text_name, None
         if target not in known:
             continue
         if pattern is None:
@@ -75,6 +76,11 @@ def recipes(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Recipe]:
         recipe = made.setdefault(target, Recipe(target, converter=by_pattern[pattern]))
         recipe.sources.append((name, pattern))
     return {target: recipe for recipe in made.values() for target in recipe.targets()}
+
+
+def _within_text_part(name: str) -> str:
+    """The name that a tensor of a multimodal checkpoint's decoder has in the decoder's own checkpoint."""
+    return name.removeprefix("language_model.").replace("model.language_model.", "model.", 1)
 
 
 def tied_source(model: PreTrainedModel, parameter: str) -> str | None:

@@ -51,7 +51,7 @@ class TensorFile:
             with path.open("rb") as file:
                 size = path.stat().st_size
                 self.spans = _read_header(file.read(8), file, size, path)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # writable, so torch takes it
         except OSError as error:
             raise WeightsInvalid(
                 f"{path.name} cannot be read ({error.strerror}); check that it exists and its permissions."
@@ -66,8 +66,9 @@ class TensorFile:
             )
         if span.start == span.stop:
             return torch.empty(span.shape, dtype=dtype)
+        mapped = torch.frombuffer(self._map, dtype=torch.uint8, count=span.stop - span.start, offset=span.start)
         # A copy, so that a file that is changed or cut later cannot change or kill a running model.
-        return torch.frombuffer(bytearray(self._map[span.start : span.stop]), dtype=dtype).view(span.shape)
+        return mapped.clone().view(dtype).view(span.shape)
 
     def read_range(self, start: int, stop: int) -> bytes:
         return self._map[start:stop]

@@ -18,8 +18,8 @@ from muster.errors import DoesNotFit, MusterError, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, matching_directory
 from muster.model.conformance import check_conformance
+from muster.model.load import load_stage
 from muster.model.shape import shape_of, tensor_names, torch_dtype
-from muster.model.stage import load_stage
 from muster.model.weights import Weights
 from muster.node.fetch import Wanted, fetch_blobs
 from muster.serve.engine import Engine
@@ -56,7 +56,11 @@ class StageLoader:
                 await self._fetch(assign, manifest, names, bulk, report)
         finally:
             await bulk.close()
-        return await asyncio.to_thread(self._build, assign, local or weights, shape)
+        work = await asyncio.to_thread(self._build, assign, local or weights, shape)
+        # The last word before the ring is closed: whoever waits for our weights to arrive may now make way for us.
+        nbytes = shape.weight_bytes(mine.first, mine.last)
+        report(LoadProgress(epoch=assign.epoch, done_bytes=nbytes, total_bytes=nbytes))
+        return work
 
     async def _manifest(self, digest: str, bulk: Channel) -> Manifest:
         await fetch_blobs(bulk, self._store, [Wanted(digest, None)])

@@ -127,10 +127,10 @@ def _long_ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: Pl
     while count < len(nodes):
         count = min(len(nodes), count + max(1, count // 4))
         tables = Tables(shape, nearest_neighbours(pool, nodes[:count]), pool, options)
-        covered = max(covered, furthest(tables, range(count), pages, shape.num_layers))
-        if covered == shape.num_layers:
-            why = "The most useful machines that hold the model together"
-            return _finish(tables, tuple(range(count)), inf, why)
+        reached, used = furthest(tables, range(count), pages)
+        covered = max(covered, reached)
+        if reached == shape.num_layers:
+            return _finish(tables, used, inf, "The most useful machines that hold the model together")
     raise words.does_not_fit(shape, pool.nodes, covered, options)
 
 

@@ -7,19 +7,21 @@ any stage can have then finds the least possible slowest stage. Where a link is 
 per set and last machine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
 
 import numpy as np
-import numpy.typing as npt
 
+from muster.plan.split import Bools, cover
 from muster.plan.tables import Floats, Ints, Tables
 
-Bools = npt.NDArray[np.bool_]
 Order = tuple[int, ...]
 """Indices into `Tables.nodes`, first stage first."""
+
+MOST_CHECKED = 64
+"""Sets of one size whose order is checked in full before larger sets are tried."""
 
 
 class Search:
@@ -63,7 +65,7 @@ class Search:
         hops = self._wire <= bound_s
         if hops.all():
             return self._cover_any_order(reach)
-        return self._cover_along_links(reach, hops)
+        return self._cover_along_links(reach, hops, bound_s)
 
     def _reach(self, bound_s: float) -> Ints:
         return np.minimum(self.tables.reach(bound_s, self.pages), self.last)
@@ -83,22 +85,34 @@ class Search:
                 best[sets] = np.maximum(best[sets], reach[machine, best[before]])
             yield level.sets
 
-    def _cover_along_links(self, reach: Ints, hops: Bools) -> Order | None:
-        """As above, but `best` also knows the last machine; -1 where a set cannot end there."""
+    def _cover_along_links(self, reach: Ints, hops: Bools, bound_s: float) -> Order | None:
+        """As above, but `best` also knows the last machine; -1 where a set cannot end there.
+
+        Everybody takes a layer at least, or a machine could serve as a bridge between two others for nothing. Whoever
+        cannot take the next layer may get an earlier one from the machine before: `onward`. That all of them can give
+        one away is certain only if all layers are alike, so the order that is found is checked.
+        """
+        onward = _onward(reach)
         best = np.full((1 << self.count, self.count), -1, dtype=np.int64)
         for size, level in enumerate(_levels(self.count), start=1):
             for machine, sets, before in level.moves:
                 if size == 1:
-                    start = np.full(1, self.first)
-                else:
-                    start = np.where(hops[:, machine], best[before], -1).max(axis=1)
-                reached = reach[machine, np.maximum(start, 0)]
-                # A machine that takes no layer must not serve as a bridge between two others.
-                best[sets, machine] = np.where((start < 0) | (reached == start), -1, reached)
-            winners = level.sets[best[level.sets].max(axis=1) >= self.last]
-            if len(winners):
-                return _backtrack_along(int(winners[0]), best, reach, hops)
+                    best[sets, machine] = np.where(
+                        reach[machine, self.first] > self.first, reach[machine, self.first], -1
+                    )
+                    continue
+                start = np.where(hops[:, machine], best[before], -1).max(axis=1)
+                best[sets, machine] = np.where(start < 0, -1, onward[machine, np.maximum(start, 0)])
+            ends = level.sets[best[level.sets].max(axis=1) >= self.last]
+            for winner in ends[:MOST_CHECKED]:
+                order = _backtrack_along(int(winner), best, hops)
+                if self.covers(order, bound_s):
+                    return order
         return None
+
+    def covers(self, order: Order, bound_s: float) -> bool:
+        """Whether the order really covers all layers within the bound, each machine with at least one."""
+        return cover(self.tables, order, bound_s, self.pages, self.first, self.last) is not None
 
     def furthest(self) -> int:
         """The layer that all machines together reach in their best order, whatever the time."""
@@ -114,11 +128,12 @@ class Search:
         """
         reach = self._reach(bound_s)
         tour = _Tour(
-            reach=reach,
+            covers=lambda order: self.covers(order, bound_s),
+            onward=_onward(reach),
             hops=self._wire <= bound_s,
             usable=np.isfinite(self._wire),
             latency=self.tables.latency,
-            further=_further(reach, most_stages),
+            further=_further(_onward(reach), most_stages),
             last=self.last,
             budget=self.tables.options.order_budget,
         )
@@ -137,7 +152,8 @@ class Search:
 class _Tour:
     """Depth-first search over orders with three cuts: reach, latency, and states that a better path already visited."""
 
-    reach: Ints
+    covers: Callable[[Order], bool]
+    onward: Ints
     hops: Bools
     usable: Bools
     latency: Floats
@@ -154,7 +170,7 @@ class _Tour:
         if len(order) > 1 and not self.usable[order[-1], order[0]]:
             return
         ring_s = sum(float(self.latency[a, b]) for a, b in zip(order, (*order[1:], order[0]), strict=True))
-        if ring_s < self.best_s - 1e-12:
+        if ring_s < self.best_s - 1e-12 and self.covers(order):
             self.best, self.best_s = order, ring_s
 
     def extend(self, order: Order, covered: int, spent_s: float, left: int) -> None:
@@ -166,8 +182,8 @@ class _Tour:
         if self._dominated(order, covered, spent_s):
             return
         for machine in self._nearest(order):
-            reached = int(self.reach[machine, covered])
-            if reached > covered:
+            reached = int(self.onward[machine, covered])
+            if reached > 0:
                 self.budget -= 1
                 hop_s = float(self.latency[order[-1], machine])
                 self.extend((*order, machine), reached, spent_s + hop_s, left - 1)
@@ -220,19 +236,24 @@ def _backtrack(winner: int, best: Ints, reach: Ints) -> Order:
     return tuple(reversed(order))
 
 
-def _backtrack_along(winner: int, best: Ints, reach: Ints, hops: Bools) -> Order:
+def _backtrack_along(winner: int, best: Ints, hops: Bools) -> Order:
     machine = int(best[winner].argmax())
     order = [machine]
     while winner := winner ^ (1 << machine):
-        start = np.where(hops[:, machine], best[winner], -1)
-        machine = int(start.argmax())
+        machine = int(np.where(hops[:, machine], best[winner], -1).argmax())
         order.append(machine)
     return tuple(reversed(order))
+
+
+def _onward(reach: Ints) -> Ints:
+    """[i, l] -> how far machine i can get from layer l or any before, taking at least one; -1 if it can take none."""
+    some = np.where(reach > np.arange(reach.shape[1]), reach, -1)
+    return np.asarray(np.maximum.accumulate(some, axis=1))
 
 
 def _further(reach: Ints, most: int) -> Ints:
     """[r, l] -> how far r more stages could get from layer l at best, machines used again or not."""
     rows = [np.arange(reach.shape[1], dtype=np.int64)]
     for _ in range(most):
-        rows.append(rows[-1][reach].max(axis=0))
+        rows.append(np.where(reach < 0, -1, rows[-1][reach]).max(axis=0))
     return np.array(rows)
