@@ -264,6 +264,15 @@ async def test_a_restarted_head_finds_its_pool_again_and_old_tickets_still_hold(
     assert isinstance(await pool.fake(8).join(), Refused)
 
 
+async def test_a_head_that_closes_does_not_take_its_own_farewell_for_a_loss_of_its_machines(pool):
+    await pool.join(500, 500, 500, 500)
+    before = await pool.serving(1, 2, 3)
+    await pool.stop_head()
+    await pool.start_head()
+    remembered = await asyncio.to_thread(pool.store.remembered)
+    assert remembered.pipeline == before.pipeline
+
+
 async def test_whoever_watches_sees_every_route_that_lasts(pool):
     seen: list[Route | None] = []
 

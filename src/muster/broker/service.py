@@ -78,6 +78,7 @@ class BrokerService:
         self._route_changed = asyncio.Event()
         self._past: dict[NodeId, dict[str, Any]] = {}
         self._store_trouble = ""
+        self._closing = False
         self._ended: asyncio.Future[None] | None = None
 
     async def start(self, endpoint: Endpoint) -> None:
@@ -100,6 +101,8 @@ class BrokerService:
 
     async def close(self) -> None:
         """Close the door and every connection. Nodes go on until their lease tells them otherwise."""
+        # The connections that end now are no news of the pool: the placement that was good is to be found again.
+        self._closing = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -196,6 +199,8 @@ class BrokerService:
     # --- events and commands ------------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
+        if self._closing:
+            return
         for command in self._state.handle(event, self._now()):
             self._carry_out(command)
 
