@@ -13,13 +13,10 @@ from tests.flows.small_models import llama, save_small
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _quiet_and_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No log on the screen, nothing in the user's cache."""
+def _quiet_log() -> Iterator[None]:
     before = structlog.get_config()
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MUSTER_CACHE", str(tmp_path_factory.mktemp("muster-cache")))
-        yield
+    yield
     structlog.configure(**before)
 
 

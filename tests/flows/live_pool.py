@@ -43,7 +43,7 @@ from muster.spec.request import Progress, Request
 from muster.wire.ticket import Ticket, proof
 
 Result = TypeVar("Result")
-SLOW = 1e8
+SLOW = 1e9
 """FLOP/s and bytes/s of every machine: so slow that the planner takes as many as there are."""
 LEASES = LeaseOptions(heartbeat_s=0.2, lease_s=2.0, rest_s=0.2)
 PLACING = PlacingOptions(min_nodes=4, settle_s=0.3, longest_settle_s=10.0, retry_s=0.1, rebalance_s=1.0)
@@ -201,7 +201,9 @@ class LivePool:
         await self._start_broker()
         self.ticket = await self.service.issue_ticket(3600)
         self.sessions = Sessions(
-            lambda node: self.service.open(node, "data"), lambda epoch: self.service.suspect(epoch), PATIENCE
+            lambda node: self.service.open(node, "data"),
+            lambda epoch, unreachable: self.service.suspect(epoch, unreachable),
+            PATIENCE,
         )
         check_after(self.sessions, "_carry_out", self.sessions.state.check, self.troubles)
         self._following = asyncio.create_task(self.sessions.run(self._routes()))
@@ -215,17 +217,16 @@ class LivePool:
             await self._add_machine(self._max_layers)
 
     async def _start_broker(self) -> None:
-        self.service = BrokerService(
-            served(self.model), self.store, reader(self.model), options=BrokerOptions(leases=LEASES, placing=PLACING)
-        )
+        options = BrokerOptions(leases=LEASES, placing=PLACING, hang_s=1.0)
+        service = BrokerService(served(self.model), self.store, reader(self.model), options=options)
         endpoint = (
             await IrohEndpoint.bind(self._identity, host="127.0.0.1")
             if self.iroh
             else self.network.endpoint(self._identity.node_id)
         )
-        await self.service.start(endpoint)
-        state = self.service._state
-        check_after(self.service, "_handle", lambda: state.check(asyncio.get_running_loop().time()), self.troubles)
+        await service.start(endpoint)
+        self.service, state = service, service._state
+        check_after(service, "_handle", lambda: state.check(asyncio.get_running_loop().time()), self.troubles)
 
     async def _restart_broker(self) -> None:
         await self.service.close()
@@ -281,7 +282,7 @@ class LivePool:
 
     @staticmethod
     def _is_idle(machine: Machine) -> bool:
-        return machine.worker._stages.active_requests == 0 and all(
+        return machine.worker._stages.vitals(0).active_requests == 0 and all(
             not engine.has_work and engine.in_flight == 0 and not engine._sequences for engine in engines(machine)
         )
 

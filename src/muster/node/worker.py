@@ -224,8 +224,7 @@ class Worker:
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            free = self._free_memory_bytes()
-            self._carry_out(self._state.tick(self._now(), free, self._stages.active_requests))
+            self._carry_out(self._state.tick(self._now(), self._stages.vitals(self._free_memory_bytes())))
 
     def _free_memory_bytes(self) -> int:
         free = free_memory_bytes(self._options.device)
