@@ -1,13 +1,14 @@
 """The broker over an in-memory link: scripted nodes join, vanish, drain and come back to a restarted head."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from muster.broker.events import Route
+from muster.broker.events import Placed, Route
 from muster.broker.membership import LeaseOptions
 from muster.broker.placing import PlacingOptions
 from muster.broker.service import BrokerService
@@ -264,6 +265,31 @@ async def test_a_restarted_head_finds_its_pool_again_and_old_tickets_still_hold(
     assert isinstance(await pool.fake(8).join(), Refused)
 
 
+async def test_a_head_that_closes_does_not_take_its_own_farewell_for_a_loss_of_its_machines(pool):
+    await pool.join(500, 500, 500, 500)
+    before = await pool.serving(1, 2, 3)
+    await pool.stop_head()
+    await pool.start_head()
+    remembered = await asyncio.to_thread(pool.store.remembered)
+    assert remembered.pipeline == before.pipeline
+
+
+async def test_what_was_decided_just_before_the_end_is_still_written_however_slow_the_disk(pool, monkeypatch):
+    save, saved = pool.store.save, []
+
+    def slow(record):
+        time.sleep(0.05)
+        save(record)
+        saved.append(record)
+
+    monkeypatch.setattr(pool.store, "save", slow)
+    await pool.join(500, 500, 500)
+    route = await pool.serving(1, 2, 3)
+    await pool.stop_head()
+    assert saved[-1] == Placed(route.epoch, route.pipeline)
+    await pool.start_head()
+
+
 async def test_whoever_watches_sees_every_route_that_lasts(pool):
     seen: list[Route | None] = []
 
@@ -287,9 +313,9 @@ async def test_whoever_watches_sees_every_route_that_lasts(pool):
 async def test_a_suspected_pipeline_is_arranged_anew(pool):
     await pool.join(500, 500)
     route = await pool.serving(1, 2)
-    pool.service.suspect(route.epoch)
+    pool.service.suspect(route.epoch, unreachable=True)
     await pool.until(lambda: (r := pool.service.route()) is not None and r.epoch == 2)
-    pool.service.suspect(route.epoch)  # an old one changes nothing
+    pool.service.suspect(route.epoch, unreachable=True)  # an old one changes nothing
     assert pool.service.route().epoch == 2
 
 

@@ -1,7 +1,7 @@
 """What a node does next: decided without a clock, a socket or a tensor."""
 
 from muster.errors import NotAllowed, WeightsInvalid
-from muster.node.state import Drop, Load, NodeState, Quit, Rejoin, Say
+from muster.node.state import Drop, Load, NodeState, Quit, Rejoin, Say, Vitals
 from muster.spec.plan import Stage
 from muster.wire.messages import (
     Assign,
@@ -93,13 +93,13 @@ def test_heartbeats_go_out_once_a_second_with_the_epoch_that_is_served() -> None
     state = joined()
     state.heard(assign(4), 0.0)
     state.loaded(4)
-    assert state.tick(1.0, 99, 2) == [Say(Heartbeat(epoch=4, free_memory_bytes=99, active_requests=2))]
-    assert state.tick(1.5, 99, 2) == []
+    assert state.tick(1.0, Vitals(99, 2)) == [Say(Heartbeat(epoch=4, free_memory_bytes=99, active_requests=2))]
+    assert state.tick(1.5, Vitals(99, 2)) == []
 
 
 def test_a_silent_head_is_dialled_again_with_growing_patience() -> None:
     state = joined()
-    assert state.tick(3.5, 0, 0) == [Rejoin(0.5)]
+    assert state.tick(3.5, Vitals(0)) == [Rejoin(0.5)]
     assert state.head_lost(4.0) == [Rejoin(1.0)]
     assert state.head_lost(5.0) == [Rejoin(2.0)]
 
@@ -107,7 +107,7 @@ def test_a_silent_head_is_dialled_again_with_growing_patience() -> None:
 def test_a_head_that_answers_heartbeats_is_not_dialled_again() -> None:
     state = joined()
     state.heard(HeartbeatSeen(), 3.0)
-    assert not any(isinstance(command, Rejoin) for command in state.tick(5.5, 0, 0))
+    assert not any(isinstance(command, Rejoin) for command in state.tick(5.5, Vitals(0)))
 
 
 def test_rejoining_gives_up_the_stages_of_the_old_membership() -> None:
@@ -142,7 +142,7 @@ def test_a_drain_that_takes_too_long_ends_with_an_error() -> None:
     state.loaded(1)
     state.drain(2.0, 60.0)
     state.heard_at = 62.0
-    said, ended = state.tick(62.0, 0, 0)
+    said, ended = state.tick(62.0, Vitals(0))
     assert said == Say(Goodbye())
     assert isinstance(ended, Quit)
     assert ended.error is not None

@@ -77,6 +77,8 @@ class PipelineSuspected:
     """Somebody who waits for tokens of this epoch has heard nothing for too long."""
 
     epoch: int
+    unreachable: bool = False
+    """Not merely silent: the channel to its first stage is gone."""
 
 
 Event = NodeJoined | Heard | Disconnected | Tick | TicketIssued | DrainNode | BanNode | UnbanNode | PipelineSuspected

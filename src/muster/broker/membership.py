@@ -46,6 +46,12 @@ class Member:
     """The least of what it lends and what it says is free."""
     free_memory_bytes: int = 0
     active_requests: int = 0
+    steps: int = 0
+    """Computed so far, as it says itself."""
+    stepped_s: float = 0.0
+    """When `steps` was last seen to grow."""
+    computing_s: float = 0.0
+    """How long its step at hand had been computing at its last heartbeat."""
     draining: bool = False
     links: dict[NodeId, LinkSpeed] = field(default_factory=dict)
     """As this node measured them; a bandwidth of 0 here means not measured."""

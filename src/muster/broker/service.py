@@ -73,11 +73,13 @@ class BrokerService:
         self._outboxes: dict[int, Outbox] = {}
         self._connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unsaved: asyncio.Queue[Save] = asyncio.Queue()
+        self._unsaved: asyncio.Queue[Save | None] = asyncio.Queue()
+        """None: nothing comes any more."""
         self._route: Route | None = None
         self._route_changed = asyncio.Event()
         self._past: dict[NodeId, dict[str, Any]] = {}
         self._store_trouble = ""
+        self._closing = False
         self._ended: asyncio.Future[None] | None = None
 
     async def start(self, endpoint: Endpoint) -> None:
@@ -91,7 +93,7 @@ class BrokerService:
         self._ended = asyncio.get_running_loop().create_future()
         self._spawn(self._accept())
         self._spawn(self._tick())
-        self._spawn(self._save())
+        self._saving = self._spawn(self._save())
 
     async def wait(self) -> None:
         """Returns when the service was closed; raises if a bug ended it."""
@@ -100,12 +102,13 @@ class BrokerService:
 
     async def close(self) -> None:
         """Close the door and every connection. Nodes go on until their lease tells them otherwise."""
-        tasks = list(self._tasks)
+        # The connections that end now are no news of the pool: the placement that was good is to be found again.
+        self._closing = True
+        tasks = self._tasks - {self._saving}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        while not self._unsaved.empty():
-            await self._write(self._unsaved.get_nowait())
+        self._unsaved.put_nowait(None)
+        await asyncio.gather(self._saving, *tasks, return_exceptions=True)
         await self._endpoint.close()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -174,9 +177,9 @@ class BrokerService:
         self._handle(UnbanNode(node))
         return self._one(node)
 
-    def suspect(self, epoch: int) -> None:
-        """A client waits in vain for tokens of this epoch: arrange the pool anew."""
-        self._handle(PipelineSuspected(epoch))
+    def suspect(self, epoch: int, unreachable: bool = False) -> None:
+        """A client waits in vain for tokens of this epoch, or cannot even reach its first stage: have a look."""
+        self._handle(PipelineSuspected(epoch, unreachable))
 
     async def issue_ticket(self, valid_s: float) -> Ticket:
         """A new ticket. Its secret is written down first, so that it outlives this process."""
@@ -196,6 +199,8 @@ class BrokerService:
     # --- events and commands ------------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
+        if self._closing:
+            return
         for command in self._state.handle(event, self._now()):
             self._carry_out(command)
 
@@ -233,8 +238,9 @@ class BrokerService:
             await asyncio.sleep(TICK_S)
 
     async def _save(self) -> None:
-        while True:
-            await self._write(await self._unsaved.get())
+        """Write records in order, to the last: the latest is the one that a restarted head needs most."""
+        while (save := await self._unsaved.get()) is not None:
+            await self._write(save)
 
     async def _write(self, save: Save) -> None:
         try:

@@ -18,6 +18,8 @@ from muster.wire.messages import Cancel, Failed, Submit, Tokens
 
 log = structlog.get_logger()
 TICK_S = 0.5
+Suspicion = Callable[[int, bool], None]
+"""(epoch, whether its first stage cannot be reached): told when a pipeline should be looked at."""
 
 
 class Route(Protocol):
@@ -36,7 +38,7 @@ class Sessions:
     def __init__(
         self,
         dial: Callable[[str], Awaitable[Channel]],
-        suspect: Callable[[int], None] = lambda epoch: None,
+        suspect: Suspicion = lambda epoch, unreachable: None,
         patience: Patience | None = None,
     ) -> None:
         self.state = ClientState(patience or Patience())
@@ -89,7 +91,7 @@ class Sessions:
             channel = await self._dial(route.node)
         except MusterError as error:
             log.warning("route.unreachable", epoch=route.epoch, node=route.node[:12], reason=str(error))
-            self._suspect(route.epoch)
+            self._suspect(route.epoch, True)
             return
         outbox: asyncio.Queue[Submit | Cancel] = asyncio.Queue()
         self._channels[route.epoch], self._outboxes[route.epoch] = channel, outbox
@@ -138,7 +140,7 @@ class Sessions:
     async def _lost(self, epoch: int, error: MusterError) -> None:
         if await self._drop(epoch):
             log.warning("pipeline.lost", epoch=epoch, reason=str(error), live=len(self.state.live))
-            self._suspect(epoch)
+            self._suspect(epoch, True)
             self._carry_out(self.state.route_down(epoch, self._now(), str(error)))
 
     async def _drop(self, epoch: int) -> bool:
@@ -166,7 +168,7 @@ class Sessions:
                     self._hand_over(request_id, error)
                 case Suspect(epoch):
                     log.warning("pipeline.silent", epoch=epoch)
-                    self._suspect(epoch)
+                    self._suspect(epoch, False)
 
     def _post(self, epoch: int, message: Submit | Cancel) -> None:
         if outbox := self._outboxes.get(epoch):

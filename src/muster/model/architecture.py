@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.attention import ATTENTION_NAME
+from muster.model.settings import building
 
 
 def parse_config(config_json: str) -> PreTrainedConfig:
@@ -68,7 +69,7 @@ def first_line(error: Exception) -> str:
 def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype, attention: str = ATTENTION_NAME) -> PreTrainedModel:
     """The whole model without memory, in inference mode, attending through `attention`."""
     try:
-        with torch.device("meta"), no_init_weights():
+        with building(), torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
     except Exception as error:  # each of some 200 constructors fails in its own way
         if isinstance(error, KeyError) and attention in str(error):
@@ -138,5 +139,5 @@ def fill_buffers(model: PreTrainedModel, skip: frozenset[str]) -> None:
         if own:
             for key in own:
                 module._buffers[key] = torch.zeros_like(module._buffers[key], device="cpu")
-            with torch.no_grad():
+            with building(), torch.no_grad():
                 model._init_weights(module)

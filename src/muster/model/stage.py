@@ -27,12 +27,14 @@ from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
 from muster.model.cut import Passage, StageEnd, cut
 from muster.model.flashinfer_backend import choose_backend
+from muster.model.packed import pack_linears
 from muster.model.probe import Anatomy, anatomy_of
+from muster.model.settings import running
 from muster.model.weights import Weights
 
 
 class Stage:
-    """See `load_stage`. Not thread-safe: one `run` at a time."""
+    """See `build_stage`. Not thread-safe: one `run` at a time."""
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Stage:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
         return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device)
 
+    @running()
     @torch.inference_mode()
     def run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
         """One step.
@@ -114,19 +117,11 @@ def check_range(first: int, last: int, count: int) -> None:
         raise ValueError(f"layers [{first}, {last}) of {count}")
 
 
-def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
-    """Build layers [first, last) of a model that passes the conformance check, and read only their tensors.
+def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+    """Build layers [first, last) and read only their tensors; `load.load_stage` also checks the architecture.
 
     Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
-    from muster.model.conformance import check_conformance  # here, because the check itself builds stages
-
-    check_conformance(weights.config_json)
-    return build_stage(weights, first, last, dtype, device)
-
-
-def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
-    """As `load_stage`, without the check."""
     config = parse_config(weights.config_json)
     anatomy = anatomy_of(config)
     model = build_on_meta(config, dtype)
@@ -136,6 +131,7 @@ def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, dev
     fill_buffers(model, skip=absent)
     _load(model, stage_tensors(model, anatomy, first, last), weights, dtype, device)
     _move_buffers(model, device)
+    pack_linears(model)
     return Stage(model, first, last, device, anatomy.head_sizes[first:last])
 
 

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -71,13 +71,28 @@ class Runtime:
         self._waiting_steps = 0
         self._wait_factor = 1.0 / speed - 1.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"stage-{epoch}")
+        self._turn_began = 0.0
+        self._turn_ends: Future[Any] | None = None
         self._wake = asyncio.Event()
+
+    @property
+    def computing_s(self) -> float:
+        """How long the turn at hand has been in the compute thread; 0 between turns."""
+        ended = self._turn_ends is None or self._turn_ends.done()
+        return 0.0 if ended else time.perf_counter() - self._turn_began
+
+    async def ended(self) -> None:
+        """Returns when the compute thread is done with its last turn. A hung one never is."""
+        if self._turn_ends is not None:
+            await asyncio.gather(asyncio.wrap_future(self._turn_ends), return_exceptions=True)
 
     async def _compute(self, work: Callable[[], Result]) -> Result:
         """Run `work` in the compute thread; a rehearsed slow machine (`speed` < 1) then waits as long as it would."""
-        started = time.perf_counter()
-        result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        seconds = time.perf_counter() - started
+        self._turn_began = time.perf_counter()
+        future = self._thread.submit(work)
+        self._turn_ends = future
+        result = await asyncio.wrap_future(future)
+        seconds = time.perf_counter() - self._turn_began
         self.busy_s += seconds
         self.steps += 1
         if self._wait_factor > 0:

@@ -12,12 +12,14 @@ from muster.errors import MachineTrouble, MusterError, ProtocolViolation
 from muster.link.base import short_id
 from muster.node.neighbours import Outbox
 from muster.node.runtime import FollowerRuntime, HeadRuntime, Send
+from muster.node.state import Vitals
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.wire.frame import Payload
 from muster.wire.messages import AnyMessage, Assign, Cancel, Failed, Step, StepDone, Submit
 
 log = structlog.get_logger()
+CLOSE_S = 2.0
 Lost = Callable[[int, str, str], None]
 """(epoch, peer, reason): a neighbour is lost, or broke the rules; `peer` is this node where its own stage broke."""
 
@@ -38,10 +40,17 @@ class Stages:
         self._lost = lost
         self._held: dict[int, _Held] = {}
         self._expected: dict[int, Assign] = {}
+        self._past_steps = 0
 
-    @property
-    def active_requests(self) -> int:
-        return sum(held.runtime.active_requests for held in self._held.values())
+    def vitals(self, free_memory_bytes: int) -> Vitals:
+        """What the next heartbeat says."""
+        runtimes = [held.runtime for held in self._held.values()]
+        return Vitals(
+            free_memory_bytes=free_memory_bytes,
+            active_requests=sum(runtime.active_requests for runtime in runtimes),
+            steps=self._past_steps + sum(runtime.steps for runtime in runtimes),
+            computing_s=max((runtime.computing_s for runtime in runtimes), default=0.0),
+        )
 
     def expect(self, assign: Assign) -> None:
         """A placement is on its way: its nodes may dial us from now on."""
@@ -64,19 +73,27 @@ class Stages:
         self._held[assign.epoch] = _Held(assign, runtime, next_box, task)
 
     async def drop(self, epoch: int) -> None:
+        """Returns when nothing of the stage runs any more; where a step hangs, that is never."""
         self._expected.pop(epoch, None)
         held = self._held.pop(epoch, None)
         if held is None:
             return
+        self._past_steps += held.runtime.steps
         held.task.cancel()
         await asyncio.gather(held.task, return_exceptions=True)
         held.runtime.close()
         if held.next is not None:
             await held.next.close()
+        await held.runtime.ended()
 
     async def close(self) -> None:
-        for epoch in list(self._held):
-            await self.drop(epoch)
+        """Drop everything, and wait a moment for steps under way."""
+        drops = [asyncio.create_task(self.drop(epoch)) for epoch in list(self._held)]
+        if drops:
+            _, hanging = await asyncio.wait(drops, timeout=CLOSE_S)
+            for drop in hanging:
+                drop.cancel()
+            await asyncio.gather(*drops, return_exceptions=True)
 
     def forget_session(self, reply: Send) -> None:
         for held in self._held.values():

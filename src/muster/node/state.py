@@ -58,6 +58,17 @@ class Quit:
 
 Command = Say | Load | Drop | Rejoin | Quit
 
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How the machine is, as its heartbeats tell; the fields are those of `Heartbeat`."""
+
+    free_memory_bytes: int
+    active_requests: int = 0
+    steps: int = 0
+    computing_s: float = 0.0
+
+
 REJOIN_FIRST_S = 0.5
 REJOIN_LONGEST_S = 15.0
 
@@ -149,7 +160,7 @@ class NodeState:
             return [Say(Goodbye()), Quit(None)] if self.joined else [Quit(None)]
         return [Say(Goodbye(drain=True))]
 
-    def tick(self, now: float, free_memory_bytes: int, active_requests: int) -> list[Command]:
+    def tick(self, now: float, vitals: Vitals) -> list[Command]:
         if self.draining and now >= self.leave_by:
             reason = "Left before the drain was over; raise --drain-timeout to let requests move first."
             return [Say(Goodbye()), Quit(PoolUnavailable(reason))]
@@ -161,7 +172,14 @@ class NodeState:
             return []
         self.said_at = now
         epoch = max((epoch for epoch, loaded in self.stages.items() if loaded), default=0)
-        return [Say(Heartbeat(epoch=epoch, free_memory_bytes=free_memory_bytes, active_requests=active_requests))]
+        beat = Heartbeat(
+            epoch=epoch,
+            free_memory_bytes=vitals.free_memory_bytes,
+            active_requests=vitals.active_requests,
+            steps=vitals.steps,
+            computing_s=vitals.computing_s,
+        )
+        return [Say(beat)]
 
     def _drop_all(self) -> list[Command]:
         commands: list[Command] = [Drop(epoch) for epoch in self.stages]

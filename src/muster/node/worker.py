@@ -53,6 +53,14 @@ class WorkerOptions:
     drain_timeout_s: float = 60.0
 
 
+Measure = Callable[[WorkerOptions], Device]
+
+
+def measured(options: WorkerOptions) -> Device:
+    """What this machine can do under these options."""
+    return measure_device(options.device, options.memory_cap_bytes, options.cache_dir, options.speed)
+
+
 @dataclass(frozen=True, slots=True)
 class HeadDoor:
     """Where the head is and how to prove that we may come in."""
@@ -78,13 +86,18 @@ class Worker:
         options: WorkerOptions,
         announce: Announce = lambda event, sentence, **facts: None,
         regions: dict[str, str] | None = None,
+        measure: Measure | None = None,
     ) -> None:
-        """`regions` is filled with the region of every node we hear of, for whoever shapes the links."""
+        """`regions` is filled with the region of every node we hear of, for whoever shapes the links.
+
+        `measure` says what this machine can do, in a thread; by default it is measured.
+        """
         self._endpoint = endpoint
         self._door = door
         self._options = options
         self._announce = announce
         self._regions = regions if regions is not None else {}
+        self._measure = measure or measured
         self._state = NodeState(endpoint.node_id)
         self._neighbours = Neighbours(endpoint)
         self._stages = Stages(endpoint.node_id, door.address.node, options.speed, self._neighbour_lost)
@@ -102,9 +115,7 @@ class Worker:
         options = self._options
         self._quit = asyncio.get_running_loop().create_future()
         self._announce("measuring", "Measuring this machine.")
-        self._device = await asyncio.to_thread(
-            measure_device, options.device, options.memory_cap_bytes, options.cache_dir, options.speed
-        )
+        self._device = await asyncio.to_thread(self._measure, options)
         self._announce("measured", describe(self._device), device=asdict(self._device))
         self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
         try:
@@ -213,8 +224,7 @@ class Worker:
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            free = self._free_memory_bytes()
-            self._carry_out(self._state.tick(self._now(), free, self._stages.active_requests))
+            self._carry_out(self._state.tick(self._now(), self._stages.vitals(self._free_memory_bytes())))
 
     def _free_memory_bytes(self) -> int:
         free = free_memory_bytes(self._options.device)
