@@ -10,7 +10,7 @@ from muster.errors import UnsupportedModel
 from muster.model import conformance
 from muster.model.attention import SdpaBackend
 from muster.model.conformance import MemoryWeights, check_conformance, random_model, shrunk
-from muster.model.stage import load_stage
+from muster.model.load import load_stage
 from tests.model.families import CPU, FAMILIES
 
 

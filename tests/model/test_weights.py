@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import parse_config
+from muster.model.load import load_stage
 from muster.model.rehearsal import largest_difference, sequences
-from muster.model.stage import build_stage, load_stage
+from muster.model.stage import build_stage
 from muster.model.tensor_file import TensorFile
 from muster.model.weights import open_directory
 from tests.model.families import CPU, LAYERS, VOCAB, dense_model, save

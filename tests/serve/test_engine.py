@@ -145,6 +145,14 @@ def test_several_microbatches_share_the_requests_evenly():
     assert sum(sizes) / len(sizes) > 3.9
 
 
+def test_one_stage_alone_runs_all_requests_together():
+    ring = fake_ring(1, 60, 4, replace(OPTIONS, num_microbatches=4))
+    for name in ("a", "bb", "ccc"):
+        ring.submit(request(name, 5))
+    ring.step()
+    assert len(ring.engine._stage.batches[0].query_lengths) == 3
+
+
 def test_chunks_of_one_prompt_follow_each_other_without_waiting():
     ring = fake_ring(4, 60, 4, replace(OPTIONS, num_microbatches=4))
     ring.submit(request("long", 64))

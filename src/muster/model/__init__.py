@@ -9,5 +9,5 @@ Weights: `tensor_file` and `weights` (tensors by name from a directory), `blobs`
 `source` (a name becomes a directory), `disk` (where caches live).
 
 Trust: `conformance` (does this architecture come out right? a tiny model of it, made by `shrink`, goes through a
-`rehearsal`). Speed: `flashinfer_backend` (NVIDIA GPUs).
+`rehearsal`), `load` (both together). Speed: `flashinfer_backend` (NVIDIA GPUs).
 """

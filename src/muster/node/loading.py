@@ -18,8 +18,8 @@ from muster.errors import DoesNotFit, MusterError, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, matching_directory
 from muster.model.conformance import check_conformance
+from muster.model.load import load_stage
 from muster.model.shape import shape_of, tensor_names, torch_dtype
-from muster.model.stage import load_stage
 from muster.model.weights import Weights
 from muster.node.fetch import Wanted, fetch_blobs
 from muster.serve.engine import Engine

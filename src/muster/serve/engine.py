@@ -6,7 +6,7 @@ thread-safe: whoever drives it calls one method at a time.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import torch
@@ -53,6 +53,9 @@ class Engine(Generic[CacheT]):
     """Serves requests on one pipeline: `submit`, then `step` and `receive` until they have ended."""
 
     def __init__(self, stage: RunsLayers[CacheT], cache: CacheT, *, options: EngineOptions) -> None:
+        if stage.is_last:
+            # Nothing is ever in flight, so there is nothing to split the requests for.
+            options = replace(options, num_microbatches=1)
         self._stage = stage
         self._cache = cache
         self._options = options
