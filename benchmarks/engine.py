@@ -35,7 +35,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCau
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.workload import MAX_CONTEXT, llama, mixed_requests, save
-from muster.model.stage import Stage, load_stage
+from muster.model.load import load_stage
+from muster.model.stage import Stage
 from muster.model.weights import open_directory
 from muster.serve.engine import Engine
 from muster.serve.options import EngineOptions

@@ -78,20 +78,27 @@ def encode_files(tokenizer: Tokenizer, files: list[Path]) -> list[list[int]]:
 
 
 def batches(documents: list[list[int]], seed: int):
-    """Endless (batch, length) windows; each epoch shuffles whole files anew. Yields via `.send((batch, length))`."""
+    """Endless random windows: send (batch, length), get ids and targets, each [batch, length].
+
+    Every window of a batch comes from another place in the corpus: windows cut from one file in a row teach the same
+    thing many times a step (tried first: at equal tokens the loss stayed half a nat higher).
+    """
+    corpus = torch.tensor([token for document in documents for token in document], dtype=torch.int32)
     generator = torch.Generator().manual_seed(seed)
-    stream: list[int] = []
-    size = yield
-    order: list[int] = []
+    batch, length = yield
+    starts: list[int] = []
     while True:
-        batch, length = size
-        while len(stream) < batch * length + 1:
-            if not order:
-                order = torch.randperm(len(documents), generator=generator).tolist()
-            stream.extend(documents[order.pop()])
-        window = torch.tensor(stream[: batch * length + 1])
-        del stream[: batch * length]
-        size = yield window[:-1].view(batch, length), window[1:].view(batch, length)
+        if len(starts) < batch:
+            # One epoch of windows that tile the corpus from a random offset, in random order.
+            offset = int(torch.randint(length, (1,), generator=generator))
+            tiles = torch.arange(offset, len(corpus) - length - 1, length)
+            starts = tiles[torch.randperm(len(tiles), generator=generator)].tolist()
+        chosen = torch.tensor([starts.pop() for _ in range(batch)])
+        window = corpus[chosen[:, None] + torch.arange(length + 1)].long()
+        previous = length
+        batch, length = yield window[:, :-1], window[:, 1:]
+        if length != previous:
+            starts = []
 
 
 def learning_rate_scale(progress: float, warmup: float = 0.02, cooldown: float = 0.45) -> float:
@@ -135,10 +142,10 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--vocab", type=int, default=4096)
-    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--intermediate", type=int, default=768)
-    parser.add_argument("--tokens-per-step", type=int, default=8192)
+    parser.add_argument("--intermediate", type=int, default=704)
+    parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="torch.compile (needs a C++ compiler)")
     arguments = parser.parse_args()
@@ -209,7 +216,7 @@ def main() -> None:
         if step % 10 == 0:
             fields = {"step": step, "tokens": tokens, "minutes": round((time.monotonic() - started) / 60, 2)}
             fields |= {"loss": round(running, 4), "lr_scale": round(scale, 3)}
-            if step % 50 == 0:
+            if step % 100 == 0:
                 with torch.no_grad():
                     nats = loss_of(probe[:-1].view(32, 512), probe[1:].view(32, 512)).item()
                 fields["held_out_bits_per_byte"] = round(nats / math.log(2) / bytes_per_token, 4)

@@ -120,3 +120,13 @@ class UnsupportedModel(MusterError):
 class MachineTrouble(MusterError):
     exit_code = 8
     code = "machine_trouble"
+
+
+def from_code(code: str, message: str) -> MusterError:
+    """The error that a peer named by its code; an unknown code becomes a plain `MusterError`."""
+    found = next((kind for kind in _tree(MusterError) if kind.code == code), MusterError)
+    return found(message)
+
+
+def _tree(root: type[MusterError]) -> list[type[MusterError]]:
+    return [root, *(leaf for child in root.__subclasses__() for leaf in _tree(child))]

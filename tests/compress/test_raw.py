@@ -35,9 +35,11 @@ def test_the_decoded_tensor_does_not_share_the_frame() -> None:
 
 
 def test_a_header_larger_than_the_limit_allocates_nothing() -> None:
-    for shape in [(2**40, 2**20), (0, 2**63)]:
-        with pytest.raises(FrameTooLarge):
+    for shape in [(2**40, 2**20), (0, 2**63), (2**20,)]:
+        with pytest.raises(ProtocolViolation):
             decode(TensorHeader(dtype="float32", shape=shape), b"", max_bytes=2**20)
+    with pytest.raises(FrameTooLarge):
+        decode(TensorHeader(dtype="float32", shape=(2**20,)), bytes(2**22), max_bytes=2**20)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from families import FAMILIES, LAYERS, VOCAB, dense_model, save
-
 from muster.model.attention import SdpaBackend
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes
@@ -17,6 +15,7 @@ from muster.model.flashinfer_backend import FlashInferBackend, choose_backend, d
 from muster.model.rehearsal import NUM_PAGES, PAGE_SIZE, batches, sequences
 from muster.model.stage import build_stage
 from muster.model.weights import open_directory
+from tests.model.families import FAMILIES, LAYERS, VOCAB, dense_model, save
 
 if not torch.cuda.is_available():
     pytest.skip("NOT TESTED: no CUDA device here, so attention on a GPU remains unchecked", allow_module_level=True)

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 import torch
 from blake3 import blake3
-from families import CPU, LAYERS, VOCAB, dense_model, save
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from muster.model.blobs import BlobStore, DirectoryBlobs, Manifest, build_manife
 from muster.model.rehearsal import largest_difference, sequences
 from muster.model.shape import tensor_names
 from muster.model.stage import build_stage
+from tests.model.families import CPU, LAYERS, VOCAB, dense_model, save
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import CPU, FAMILIES
 from transformers import AutoConfig, PreTrainedConfig
 
 from muster.errors import UnsupportedModel
 from muster.model import conformance
 from muster.model.attention import SdpaBackend
 from muster.model.conformance import MemoryWeights, check_conformance, random_model, shrunk
-from muster.model.stage import load_stage
+from muster.model.load import load_stage
+from tests.model.families import CPU, FAMILIES
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import CPU, FAMILIES, LAYERS, VOCAB, WINDOW, dense_model, save
 from transformers import PreTrainedModel
 
 from muster.model.rehearsal import LENGTHS, NUM_PAGES, PAGE_SIZE, batches, largest_difference, run_stages, sequences
 from muster.model.stage import Stage, build_stage
 from muster.model.weights import open_directory
+from tests.model.families import CPU, FAMILIES, LAYERS, VOCAB, WINDOW, dense_model, save
 
 SPLITS = [(0, *inner, LAYERS) for count in range(LAYERS) for inner in combinations(range(1, LAYERS), count)]
 

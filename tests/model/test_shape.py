@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import CPU, FAMILIES, LAYERS, dense_model, save
 from transformers import Gemma3TextConfig, LlamaConfig, MixtralConfig, Phi3Config
 
 from muster.errors import UnsupportedModel
 from muster.model.shape import shape_of, tensor_names
 from muster.model.stage import Stage, build_stage
 from muster.model.weights import open_directory
+from tests.model.families import CPU, FAMILIES, LAYERS, dense_model, save
 
 
 def held_bytes(stage: Stage) -> int:

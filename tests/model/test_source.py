@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_hub import fake_hub
 
 from muster.errors import UnknownModel
 from muster.model.source import resolve, resolve_local
+from tests.model.fake_hub import fake_hub
 
 RESOLVE = """
 import json, sys

@@ -1,1 +1,6 @@
-"""Placeholder."""
+"""The OpenAI-compatible front door. Knows HTTP and JSON; generates through one small protocol, `backend`.
+
+Read in this order: backend (what is behind), keys (who may enter), errors (what a refusal looks like), fields and
+prompt (what a request says), generate (tokens to text, choice by choice), answer (JSON, server-sent events, and
+clients who leave), chat, completions, models, health, admin (the doors), gate (what every request passes), app, server.
+"""

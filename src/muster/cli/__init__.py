@@ -1,1 +1,7 @@
-"""Placeholder."""
+"""The command `muster`: one file per verb, each thin. Nothing here decides what a pool does.
+
+Reading order: `main` (the verbs and how an error ends), `options` and `show` (what the verbs have in common),
+`place` (where a head keeps its files, and how another command finds it), `remote` (HTTP to a running head), then the
+verbs.
+Heavy imports (torch, transformers) happen inside the commands that need them, so that `muster --help` answers at once.
+"""

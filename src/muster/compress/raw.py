@@ -4,7 +4,6 @@ What arrives is not trusted: type, shape and size are checked against each other
 is taken.
 """
 
-import math
 import sys
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from muster.errors import FrameTooLarge, MalformedFrame
 from muster.wire.messages import TensorHeader
+from muster.wire.tensor import check_tensor, tensor_bytes
 
 CODEC = "raw"
-MAX_DIMENSIONS = 8
 DTYPES = {
     name: getattr(torch, name)
     for name in ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -31,7 +30,7 @@ def encode(tensor: Tensor) -> tuple[TensorHeader, memoryview]:
     if dense.numel() == 0:
         return header, memoryview(b"")
     # NumPy has no bfloat16, so the bytes are taken as such.
-    return header, memoryview(dense.flatten().view(torch.uint8).numpy())
+    return header, memoryview(dense.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def decode(header: TensorHeader, payload: bytes | bytearray | memoryview, max_bytes: int) -> Tensor:
@@ -45,16 +44,10 @@ def decode(header: TensorHeader, payload: bytes | bytearray | memoryview, max_by
             f"A tensor came as {header.dtype[:20]!r} in codec {header.codec[:20]!r}, which this version does not read; "
             "update both machines."
         )
-    if len(header.shape) > MAX_DIMENSIONS or any(size < 0 for size in header.shape):
-        raise MalformedFrame("A tensor came with an impossible shape; update both machines.")
-    nbytes = math.prod(header.shape) * dtype.itemsize
-    # A zero hides the other sizes from the product; torch would still choke on them.
-    if max(nbytes, *header.shape, 0) > max_bytes:
+    nbytes = tensor_bytes(header)
+    if nbytes > max_bytes:
         raise FrameTooLarge(f"A tensor of {nbytes} bytes came where at most {max_bytes} are expected; send less.")
-    if nbytes != len(payload):
-        raise MalformedFrame(
-            f"A tensor of {nbytes} bytes came with {len(payload)} bytes of data; the sender is broken."
-        )
+    check_tensor(header, len(payload))
     if nbytes == 0:
         return torch.empty(header.shape, dtype=dtype)
     return torch.frombuffer(bytearray(payload), dtype=dtype).view(header.shape)
@@ -62,8 +55,8 @@ def decode(header: TensorHeader, payload: bytes | bytearray | memoryview, max_by
 
 def expect(header: TensorHeader, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Raise `MalformedFrame` unless the header announces exactly this tensor. Call it before `decode`."""
-    if DTYPES.get(header.dtype) != dtype or header.shape != shape:
+    if DTYPES.get(header.dtype) != dtype:
         raise MalformedFrame(
-            f"A tensor came as {header.dtype[:20]} {header.shape[:MAX_DIMENSIONS]} where {str(dtype)[6:]} {shape} is "
-            "due; the sender is broken."
+            f"A tensor came as {header.dtype[:20]} where {str(dtype)[6:]} is due; update both machines."
         )
+    check_tensor(header, tensor_bytes(header), shape)

@@ -1,6 +1,13 @@
 """Layers of any Hugging Face decoder, split into stages that run on different machines.
 
 Reading order: `batch` (what a stage is given), `cache` (its KV pages), `attention` (the one function that all models
-call), `stage` (layers [first, last)), `weights` (tensors by name from a directory or by digest), `conformance` (does
-this architecture come out right?), `source` (a name becomes a directory).
+call, and the reference backend) over `layout` (its index tensors), `architecture` (a config.json becomes a model
+without weights), `probe` (what one token tells about it), `cut` (what is left of it in a stage), `checkpoint` (which
+tensors make which parameters), `stage` (layers [first, last)), `shape` (what they cost).
+
+Weights: `tensor_file` and `weights` (tensors by name from a directory), `blobs` (by digest from another machine),
+`source` (a name becomes a directory), `disk` (where caches live).
+
+Trust: `conformance` (does this architecture come out right? a tiny model of it, made by `shrink`, goes through a
+`rehearsal`), `load` (both together). Speed: `flashinfer_backend` (NVIDIA GPUs).
 """

@@ -76,9 +76,6 @@ class MemoryWeights:
     def names(self) -> frozenset[str]:
         return frozenset(self._tensors)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape)
-
     def read(self, name: str) -> Tensor:
         return self._tensors[name].clone()
 

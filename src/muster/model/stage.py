@@ -33,7 +33,7 @@ from muster.model.weights import Weights
 
 
 class Stage:
-    """See `load_stage`. Not thread-safe: one `run` at a time."""
+    """See `build_stage`. Not thread-safe: one `run` at a time."""
 
     def __init__(
         self,
@@ -115,19 +115,11 @@ def check_range(first: int, last: int, count: int) -> None:
         raise ValueError(f"layers [{first}, {last}) of {count}")
 
 
-def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
-    """Build layers [first, last) of a model that passes the conformance check, and read only their tensors.
+def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+    """Build layers [first, last) and read only their tensors; `load.load_stage` also checks the architecture.
 
     Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
-    from muster.model.conformance import check_conformance  # here, because the check itself builds stages
-
-    check_conformance(weights.config_json)
-    return build_stage(weights, first, last, dtype, device)
-
-
-def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
-    """As `load_stage`, without the check."""
     config = parse_config(weights.config_json)
     anatomy = anatomy_of(config)
     model = build_on_meta(config, dtype)

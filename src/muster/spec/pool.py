@@ -1,5 +1,6 @@
 """Machines and the links between them, as measured or as described. Knows nothing of how they are measured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 NodeId = str
@@ -39,12 +40,16 @@ class LinkSpeed:
     bandwidth_bytes_per_s: float
 
 
+DEFAULT_LINK = LinkSpeed(latency_s=0.02, bandwidth_bytes_per_s=12.5e6)
+"""An ordinary home connection, where nothing was measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     nodes: tuple[Node, ...]
-    links: dict[tuple[NodeId, NodeId], LinkSpeed] = field(default_factory=dict)
+    links: Mapping[tuple[NodeId, NodeId], LinkSpeed] = field(default_factory=dict)
     """(from, to) -> speed. A missing pair falls back to `default_link`."""
-    default_link: LinkSpeed = LinkSpeed(latency_s=0.02, bandwidth_bytes_per_s=12.5e6)
+    default_link: LinkSpeed = DEFAULT_LINK
 
     def link(self, source: NodeId, target: NodeId) -> LinkSpeed:
         return self.links.get((source, target), self.default_link)

@@ -1,1 +1,4 @@
-"""Placeholder."""
+"""Characters to tokens and back. Knows nothing of HTTP, models or machines.
+
+Read in this order: tokenizer (ids and bytes), chat (messages to a prompt), stream (tokens to text as they come).
+"""

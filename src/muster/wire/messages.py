@@ -26,7 +26,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     """Base of all messages."""
 
 
-class TensorHeader(Message):
+class TensorHeader(Message, frozen=True):
     """Describes the payload: `dtype` is a torch name (`float32`), row-major, little endian."""
 
     dtype: str
@@ -34,18 +34,20 @@ class TensorHeader(Message):
     codec: str = "raw"
 
 
-class Address(Message):
+class Address(Message, frozen=True):
     """Where a node can be dialled. `direct` are `ip:port`; `relay` is an optional relay URL."""
 
     node: str
     direct: tuple[str, ...] = ()
     relay: str | None = None
+    region: str = ""
+    """Where the node stands, in its owner's words; rehearsals shape links by it."""
 
 
 # --- control: joining and the lease ---------------------------------------------------------------------------------
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, frozen=True, tag="hello"):
     """The first message on a control channel. `proof` is the join secret's keyed BLAKE3 of (node id, head id)."""
 
     protocol: int
@@ -56,29 +58,31 @@ class Hello(Message, tag="hello"):
     address: Address
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome"):
     """You are in. Heartbeat every `heartbeat_s`; you count as lost after `lease_s` of silence."""
 
     heartbeat_s: float
     lease_s: float
     model: str
+    region: str = ""
+    """The head's own."""
 
 
-class Refused(Message, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     """The door stays shut; `reason` is one sentence with the remedy, `code` an error code of `muster.errors`."""
 
     code: str
     reason: str
 
 
-class Measured(Message, tag="measured"):
+class Measured(Message, frozen=True, tag="measured"):
     """What the node found when it measured itself. The broker treats it as a claim, not as truth."""
 
     device: Device
     free_memory_bytes: int
 
 
-class PeerMeasured(Message, tag="peer_measured"):
+class PeerMeasured(Message, frozen=True, tag="peer_measured"):
     """Round trip and bandwidth from the sender to `peer`."""
 
     peer: str
@@ -86,7 +90,7 @@ class PeerMeasured(Message, tag="peer_measured"):
     bandwidth_bytes_per_s: float
 
 
-class Heartbeat(Message, tag="heartbeat"):
+class Heartbeat(Message, frozen=True, tag="heartbeat"):
     """Node to broker. `epoch` is the placement it is serving (0: none)."""
 
     epoch: int
@@ -94,11 +98,11 @@ class Heartbeat(Message, tag="heartbeat"):
     active_requests: int = 0
 
 
-class HeartbeatSeen(Message, tag="heartbeat_seen"):
+class HeartbeatSeen(Message, frozen=True, tag="heartbeat_seen"):
     """Broker to node, so that a node notices a head that is gone."""
 
 
-class Goodbye(Message, tag="goodbye"):
+class Goodbye(Message, frozen=True, tag="goodbye"):
     """The node wants to leave: `drain` first (finish what runs), or at once."""
 
     drain: bool = False
@@ -107,7 +111,7 @@ class Goodbye(Message, tag="goodbye"):
 # --- control: placement ---------------------------------------------------------------------------------------------
 
 
-class Assign(Message, tag="assign"):
+class Assign(Message, frozen=True, tag="assign"):
     """Hold stage `index` of the pipeline `stages` under `epoch`: load the weights, reserve the pages, answer `Loaded`.
 
     `peers` says how to dial each node of the pipeline. Steps of another epoch are dropped.
@@ -126,31 +130,33 @@ class Assign(Message, tag="assign"):
     num_microbatches: int
     prefill_tokens: int = 512
     """Most prompt tokens in one step."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sequence unless a request ignores them."""
 
 
-class LoadProgress(Message, tag="load_progress"):
+class LoadProgress(Message, frozen=True, tag="load_progress"):
     epoch: int
     done_bytes: int
     total_bytes: int
 
 
-class Loaded(Message, tag="loaded"):
+class Loaded(Message, frozen=True, tag="loaded"):
     epoch: int
 
 
-class LoadFailed(Message, tag="load_failed"):
+class LoadFailed(Message, frozen=True, tag="load_failed"):
     epoch: int
     code: str
     reason: str
 
 
-class Release(Message, tag="release"):
+class Release(Message, frozen=True, tag="release"):
     """Drop the stage of `epoch` and its pages; go back to the standby pool."""
 
     epoch: int
 
 
-class StageLost(Message, tag="stage_lost"):
+class StageLost(Message, frozen=True, tag="stage_lost"):
     """Node to broker: the link to `peer`, a neighbour in the pipeline, is down."""
 
     epoch: int
@@ -161,25 +167,25 @@ class StageLost(Message, tag="stage_lost"):
 # --- data: requests and their tokens --------------------------------------------------------------------------------
 
 
-class Submit(Message, tag="submit"):
+class Submit(Message, frozen=True, tag="submit"):
     """Session to first stage."""
 
     epoch: int
     request: Request
 
 
-class Cancel(Message, tag="cancel"):
+class Cancel(Message, frozen=True, tag="cancel"):
     request_id: str
 
 
-class Tokens(Message, tag="tokens"):
+class Tokens(Message, frozen=True, tag="tokens"):
     """First stage to session."""
 
     epoch: int
     progress: tuple[Progress, ...]
 
 
-class Failed(Message, tag="failed"):
+class Failed(Message, frozen=True, tag="failed"):
     """First stage to session: this request cannot go on here. `retry` says whether to resubmit after a repair."""
 
     epoch: int
@@ -214,7 +220,7 @@ class Admit(msgspec.Struct, frozen=True, array_like=True):
     sampling: Sampling
 
 
-class Step(Message, tag="step"):
+class Step(Message, frozen=True, tag="step"):
     """Run these rows through your layers. The payload is the hidden state [sum of lengths, hidden size].
 
     Steps of an epoch arrive in the order of `sequence`. `copies` are (from, to) pages to be copied before the rows run
@@ -230,7 +236,7 @@ class Step(Message, tag="step"):
     hidden: TensorHeader | None = None
 
 
-class StepDone(Message, tag="step_done"):
+class StepDone(Message, frozen=True, tag="step_done"):
     """Last stage to the ring's head: one `Sampled` per row with `samples`, in the order of the rows."""
 
     epoch: int
@@ -241,7 +247,7 @@ class StepDone(Message, tag="step_done"):
 # --- bulk: weights and probes ---------------------------------------------------------------------------------------
 
 
-class FetchBlob(Message, tag="fetch_blob"):
+class FetchBlob(Message, frozen=True, tag="fetch_blob"):
     """Send [offset, offset + length) of the blob with this BLAKE3 digest (hex)."""
 
     digest: str
@@ -249,7 +255,7 @@ class FetchBlob(Message, tag="fetch_blob"):
     length: int
 
 
-class Blob(Message, tag="blob"):
+class Blob(Message, frozen=True, tag="blob"):
     """The payload is the range asked for; `total_bytes` is the size of the whole blob."""
 
     digest: str
@@ -257,21 +263,21 @@ class Blob(Message, tag="blob"):
     total_bytes: int
 
 
-class BlobUnknown(Message, tag="blob_unknown"):
+class BlobUnknown(Message, frozen=True, tag="blob_unknown"):
     digest: str
 
 
-class Ping(Message, tag="ping"):
+class Ping(Message, frozen=True, tag="ping"):
     """Answered at once with the same `token`; a payload measures bandwidth."""
 
     token: int
 
 
-class Pong(Message, tag="pong"):
+class Pong(Message, frozen=True, tag="pong"):
     token: int
 
 
-class Relay(Message, tag="relay"):
+class Relay(Message, frozen=True, tag="relay"):
     """Passed on by the head between two nodes that cannot dial each other. The payload is a whole frame."""
 
     source: str

@@ -1,0 +1,48 @@
+"""`/admin`: the pool seen and steered by its operator. Asks for the admin token, whatever the keys say.
+
+Knows nodes only by their ids; what is behind is a small protocol.
+"""
+
+from collections.abc import Mapping, Sequence
+from hmac import compare_digest
+from typing import Any, Literal, Protocol
+
+from fastapi import APIRouter, Depends, Request
+
+from muster.api.answer import Json
+from muster.api.keys import bearer_key
+from muster.errors import NotAllowed
+
+
+class PoolAdmin(Protocol):
+    def status(self) -> Mapping[str, Any]: ...
+
+    def nodes(self) -> Sequence[Mapping[str, Any]]: ...
+
+    async def drain(self, node: str) -> Mapping[str, Any]:
+        """Let the node finish and leave. Raises `MusterError` for an unknown node."""
+
+    async def ban(self, node: str) -> Mapping[str, Any]:
+        """Put the node out and refuse it from now on. Raises `MusterError` for an unknown node."""
+
+
+def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
+    def check_token(request: Request) -> None:
+        if not compare_digest(bearer_key(request.headers.get("authorization")).encode(), token.encode()):
+            raise NotAllowed("That is not this head's admin token; pass the content of its admin.token file.")
+
+    router = APIRouter(prefix="/admin", dependencies=[Depends(check_token)])
+
+    @router.get("/status", summary="The pool's state")
+    async def status() -> Json:
+        return dict(admin.status())
+
+    @router.get("/nodes", summary="All known nodes")
+    async def nodes() -> Json:
+        return {"nodes": [dict(node) for node in admin.nodes()]}
+
+    @router.post("/nodes/{node}/{action}", summary="Drain or ban a node")
+    async def act(node: str, action: Literal["drain", "ban"]) -> Json:
+        return dict(await (admin.drain(node) if action == "drain" else admin.ban(node)))
+
+    return router

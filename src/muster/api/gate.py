@@ -1,0 +1,158 @@
+"""What every request passes before any route: a request id, the key and its limits, the size of the body, the log.
+
+An ASGI middleware. Knows paths and headers; never reads or logs what a body says.
+
+    /health, /openapi.json   open to all who can connect
+    /admin/...               asks for the admin token by itself
+    everything else          needs a key as soon as the store has one. A server that began with keys goes on asking
+                             for them after the last one was revoked; one that began without answers only requests
+                             addressed to this machine by name, so that no web page can reach it through a foreign name.
+"""
+
+import asyncio
+import time
+import traceback
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from muster.api.errors import InternalError, error_response
+from muster.api.keys import KeyStore, Limiter, bearer_key, is_loopback
+from muster.api.serving import Visit
+from muster.errors import MusterError, NotAllowed
+from muster.metrics import Metrics
+
+log = structlog.get_logger()
+
+_OPEN_PATHS = ("/health", "/openapi.json")
+_KNOWN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/admin")
+
+
+def log_unexpected(visit: Visit, error: Exception) -> None:
+    """Where it happened and of what kind. Not the error's text, which may quote a prompt."""
+    where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    log.error("request.failed_unexpectedly", request=visit.id, kind=type(error).__name__, where=where[-6:])
+
+
+class Gate:
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, keys: KeyStore | None) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+        self._keys = keys
+        self._limiter = Limiter()
+        self._always_locked = keys is not None and keys.has_keys()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = Visit(path=_known_path(scope["path"]))
+        scope.setdefault("state", {})["muster"] = visit
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message.setdefault("headers", []).append((b"x-request-id", visit.id.encode()))
+            await send(message)
+
+        try:
+            with self._metrics.running.track_inprogress():
+                await self._pass(visit, scope, receive, send_with_id)
+        except Exception as error:
+            log_unexpected(visit, error)
+            visit.error_code = InternalError.code
+            if status == 0:
+                await error_response(InternalError(visit.id))(scope, receive, send_with_id)
+        finally:
+            await self._leave(visit, status)
+
+    async def _pass(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        try:
+            await self._check_key(visit, scope, headers)
+        except MusterError as error:
+            visit.error_code = error.code
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, self._limited(receive, headers), send)
+
+    async def _check_key(self, visit: Visit, scope: Scope, headers: Headers) -> None:
+        path = scope["path"]
+        if path in _OPEN_PATHS or path.startswith("/admin"):
+            return
+        if self._keys is None or not (self._always_locked or await asyncio.to_thread(self._keys.has_keys)):
+            _check_addressed_here(headers.get("host", ""))
+            return
+        record = await asyncio.to_thread(self._keys.verify, bearer_key(headers.get("authorization")))
+        if record is None:
+            raise NotAllowed("The API key is not one of this pool's or was revoked; ask its operator for a key.")
+        if scope["method"] == "POST":
+            self._limiter.admit(record)
+            visit.key = record
+            visit.charge = lambda tokens: self._limiter.charge(record, tokens)
+
+    def _limited(self, receive: Receive, headers: Headers) -> Receive:
+        """`receive` that refuses a body beyond the limit, from its announced length or while it comes in."""
+        limit, received = self._max_body_bytes, 0
+        announced = headers.get("content-length", "0")
+        received_at_least = int(announced[:20]) if announced.isascii() and announced.isdigit() else 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if max(received, received_at_least) > limit:
+                    raise HTTPException(413, f"at most {limit} bytes are read")
+            return message
+
+        return limited
+
+    async def _leave(self, visit: Visit, status: int) -> None:
+        metrics = self._metrics
+        # 499 is what proxies log for a client that closed the connection before it was answered.
+        metrics.requests.labels(visit.path, str(status or 499)).inc()
+        metrics.prompt_tokens.inc(visit.prompt_tokens)
+        metrics.completion_tokens.inc(visit.completion_tokens)
+        if visit.left:
+            metrics.cancelled.inc()
+        if visit.error_code:
+            metrics.errors.labels(visit.error_code).inc()
+        if visit.path not in ("/health", "/metrics"):
+            _log_visit(visit, status)
+        if self._keys is not None and visit.key is not None and visit.prompt_tokens + visit.completion_tokens:
+            await asyncio.to_thread(self._keys.record_usage, visit.key.id, visit.prompt_tokens, visit.completion_tokens)
+
+
+def _log_visit(visit: Visit, status: int) -> None:
+    log.info(
+        "request",
+        request=visit.id,
+        path=visit.path,
+        status=status or 499,
+        key=visit.key.id if visit.key else None,
+        error=visit.error_code,
+        left=visit.left,
+        prompt_tokens=visit.prompt_tokens,
+        completion_tokens=visit.completion_tokens,
+        seconds=round(time.perf_counter() - visit.arrived_s, 3),
+    )
+
+
+def _known_path(path: str) -> str:
+    """One of a few names, so that visitors cannot invent label values."""
+    return next((known for known in _KNOWN_PATHS if path == known or path.startswith(known + "/")), "other")
+
+
+def _check_addressed_here(host: str) -> None:
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if not is_loopback(name):
+        raise NotAllowed(
+            "Without API keys this server answers only requests addressed to localhost; "
+            "add a key with `muster keys add NAME` and send it."
+        )

@@ -1,0 +1,224 @@
+"""Tokens of the backend to pieces of text, choice by choice. Knows no HTTP and no response format.
+
+    backend.generate ──Progress──> ChoiceWriter ──Delta──> run_choice ──┐
+                                   (pure)                  (timing)     ├──> run_choices
+    ... once for every choice ...                                    ───┘
+
+Seeds: choice 0 of a request is generated with the request's seed itself, choice i with a seed derived from
+(seed, i) alone. So the first of `n` choices is what `n = 1` gives, and a prompt's choices do not depend on where
+the prompt stands in a list. Without a seed one is drawn at random per request.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from hashlib import blake2s
+from typing import cast
+
+from muster.api.serving import Serving, Visit
+from muster.errors import PoolUnavailable
+from muster.spec.request import Finish, Priority, Progress, Request, Sampled
+from muster.spec.sampling import Sampling
+from muster.text.stream import Released, TextStream, TokenSpan
+from muster.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One output that the client will get."""
+
+    index: int
+    request: Request
+    stops: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    """What this choice adds to the usage: the choices after the first read the same prompt for nothing."""
+    echo: str = ""
+    """Text that goes before the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    sampled: Sampled
+    start: int
+    """Characters of the choice's text before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next piece of one choice. The last one has a `finish`."""
+
+    choice: int
+    text: str
+    tokens: tuple[ScoredToken, ...] = ()
+    finish: str | None = None
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of one of `n` choices; that of choice 0 is the request's own."""
+    if choice == 0:
+        return seed
+    digest = blake2s(f"{seed}/{choice}".encode(), person=b"choice").digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def choices_of_prompt(
+    visit: Visit,
+    prompt: tuple[int, ...],
+    sampling: Sampling,
+    *,
+    n: int,
+    stops: tuple[str, ...],
+    priority: Priority,
+    first_index: int = 0,
+    echo: str = "",
+) -> list[Choice]:
+    """`n` choices that continue one prompt, numbered from `first_index`."""
+    return [
+        Choice(
+            index=first_index + i,
+            request=Request(
+                id=f"{visit.id}-{first_index + i}",
+                prompt=prompt,
+                sampling=replace(sampling, seed=choice_seed(sampling.seed, i)),
+                priority=priority,
+            ),
+            stops=stops,
+            prompt_tokens=len(prompt) if i == 0 else 0,
+            echo=echo,
+        )
+        for i in range(n)
+    ]
+
+
+class ChoiceWriter:
+    """Turns the progress of one choice into deltas. Pure."""
+
+    def __init__(self, tokenizer: Tokenizer, choice: Choice) -> None:
+        sampling = choice.request.sampling
+        self._choice = choice
+        self._stream = TextStream(tokenizer.token_bytes, choice.stops)
+        self._stop_ids = {*tokenizer.end_of_text_ids, *sampling.stop_token_ids}
+        self._wants_scores = sampling.logprobs is not None
+        self._scores: dict[int, Sampled] = {}
+        self.received = 0
+        """Tokens taken, including those of a stop string."""
+
+    def write(self, progress: Progress) -> Delta:
+        already = self.received - progress.index
+        if already < 0:
+            raise PoolUnavailable("Some tokens of this answer were lost on the way; send the request again.")
+        text: list[str] = []
+        spans: list[TokenSpan] = []
+        finish = progress.finish
+        for sampled in progress.tokens[already:]:
+            self.received += 1
+            if self._ends_the_text(sampled, progress):
+                continue
+            released = self._push(sampled)
+            text.append(released.text)
+            spans.extend(released.tokens)
+            if self._stream.stopped:
+                finish = Finish.STOP
+                break
+        if finish is not None:
+            released = self._stream.finish()
+            text.append(released.text)
+            spans.extend(released.tokens)
+            finish = Finish.STOP if self._stream.stopped else finish
+        scored = tuple(ScoredToken(self._scores.pop(span.index), span.start) for span in spans if self._wants_scores)
+        return Delta(self._choice.index, "".join(text), scored, finish)
+
+    def _push(self, sampled: Sampled) -> Released:
+        if self._wants_scores:
+            self._scores[self._stream.pushed] = sampled
+        return self._stream.push(sampled.token)
+
+    def _ends_the_text(self, sampled: Sampled, progress: Progress) -> bool:
+        """The token that made the backend stop is counted but is no part of the text, whatever it spells."""
+        is_last = self.received == progress.index + len(progress.tokens)
+        return is_last and progress.finish == Finish.STOP and sampled.token in self._stop_ids
+
+
+async def run_choice(serving: Serving, visit: Visit, choice: Choice) -> AsyncGenerator[Delta, None]:
+    """Generate one choice. Closing the iterator, or a stop string, closes the backend's."""
+    writer = ChoiceWriter(serving.tokenizer, choice)
+    if choice.echo:
+        yield Delta(choice.index, choice.echo)
+    previous_s: float | None = None
+    finish: str | None = None
+    stream = cast(AsyncGenerator[Progress, None], serving.backend.generate(choice.request))
+    async with aclosing(stream):
+        while finish is None:
+            progress = await _next_progress(stream, serving.options.stall_s)
+            before = writer.received
+            delta = writer.write(progress)
+            new = writer.received - before
+            if previous_s is None:
+                visit.count_prompt(choice.prompt_tokens)
+            visit.count_completion(new)
+            previous_s = _observe(serving, visit, new, previous_s)
+            finish = delta.finish
+            if delta.text or delta.tokens or finish:
+                yield delta
+
+
+async def _next_progress(stream: AsyncGenerator[Progress, None], stall_s: float) -> Progress:
+    try:
+        async with asyncio.timeout(stall_s):
+            progress = await anext(stream)
+    except TimeoutError:
+        raise PoolUnavailable(
+            f"The pool made no progress on this request for {stall_s:.0f} s; try again, and see `muster status`."
+        ) from None
+    except StopAsyncIteration:
+        raise PoolUnavailable("The answer broke off before its end; send the request again.") from None
+    if progress.finish == Finish.CANCELLED:
+        raise PoolUnavailable("The pool gave this request up; send it again.")
+    return progress
+
+
+def _observe(serving: Serving, visit: Visit, new: int, previous_s: float | None) -> float | None:
+    """Latency of the tokens that just came. Returns when they came."""
+    if new == 0:
+        return previous_s
+    now_s = time.perf_counter()
+    if previous_s is None:
+        serving.metrics.time_to_first_token.observe(now_s - visit.arrived_s)
+    else:
+        serving.metrics.inter_token_latency.observe((now_s - previous_s) / new)
+    return now_s
+
+
+async def run_choices(serving: Serving, visit: Visit, choices: Sequence[Choice]) -> AsyncGenerator[Delta, None]:
+    """All choices at once, their deltas as they come. The first error ends them all."""
+    if len(choices) == 1:
+        async with aclosing(run_choice(serving, visit, choices[0])) as only:
+            async for delta in only:
+                yield delta
+        return
+    # Bounded, so that a client who reads slowly slows the choices down instead of filling memory.
+    queue: asyncio.Queue[Delta | Exception] = asyncio.Queue(maxsize=4 * len(choices))
+
+    async def pump(choice: Choice) -> None:
+        try:
+            async with aclosing(run_choice(serving, visit, choice)) as stream:
+                async for delta in stream:
+                    await queue.put(delta)
+        except Exception as error:
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(choice)) for choice in choices]
+    try:
+        unfinished = len(tasks)
+        while unfinished:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            unfinished -= item.finish is not None
+            yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

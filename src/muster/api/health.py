@@ -1,0 +1,23 @@
+"""`GET /health` for whoever restarts or routes, `GET /metrics` for Prometheus. Neither says anything of requests."""
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from muster.api.serving import Serving
+from muster.metrics import CONTENT_TYPE
+
+
+def health_routes(serving: Serving) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", summary="200 when requests can be served, else 503", response_model=None)
+    async def health() -> Response:
+        ready = bool(serving.backend.status().get("ready", True))
+        answer = {"status": "ok" if ready else "waiting for machines", "model": serving.backend.model}
+        return JSONResponse(answer, status_code=200 if ready else 503)
+
+    @router.get("/metrics", summary="Counters and gauges for Prometheus", response_model=None)
+    async def metrics() -> Response:
+        return Response(serving.metrics.render(), media_type=CONTENT_TYPE)
+
+    return router

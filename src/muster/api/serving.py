@@ -1,0 +1,62 @@
+"""What all routes share, and what is remembered of one request while it is answered. Knows no routes."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from muster import __version__
+from muster.api.backend import Backend
+from muster.api.keys import KeyRecord
+from muster.metrics import Metrics
+from muster.text.tokenizer import Tokenizer
+
+SYSTEM_FINGERPRINT = f"muster-{__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServingOptions:
+    max_body_bytes: int = 8 * 1024 * 1024
+    """Larger request bodies are refused unread."""
+    stall_s: float = 300.0
+    """A request without any progress for so long ends with an error, so that nothing hangs for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    backend: Backend
+    tokenizer: Tokenizer
+    metrics: Metrics
+    options: ServingOptions = field(default_factory=ServingOptions)
+
+
+@dataclass(slots=True)
+class Visit:
+    """One HTTP request. Holds counts and names, never content."""
+
+    path: str
+    key: KeyRecord | None = None
+    charge: Callable[[int], None] = lambda tokens: None
+    """Told of every token that is read or generated, as it happens."""
+    id: str = field(default_factory=lambda: uuid4().hex)
+    arrived_s: float = field(default_factory=time.perf_counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error_code: str | None = None
+    left: bool = False
+    """The client went away before the answer was complete."""
+
+    def count_prompt(self, tokens: int) -> None:
+        self.prompt_tokens += tokens
+        self.charge(tokens)
+
+    def count_completion(self, tokens: int) -> None:
+        self.completion_tokens += tokens
+        self.charge(tokens)
+
+    def usage(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }

@@ -1,0 +1,160 @@
+"""What the broker is told, and what it wants done. Knows nothing of who says it or does it.
+
+A node may be connected twice for a moment (the old connection is a ghost), so both sides name connections by a number
+that the shell gives out, never twice.
+"""
+
+from dataclasses import dataclass
+
+from muster.spec.plan import Pipeline
+from muster.spec.pool import NodeId
+from muster.wire.messages import Address, AnyMessage, Hello
+
+ConnectionId = int
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """The first message on a control channel. The transport has authenticated `node`."""
+
+    connection: ConnectionId
+    node: NodeId
+    hello: Hello
+    wall_s: float
+    """Seconds since the Unix epoch: tickets expire by the calendar, leases by the steady clock of `handle`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Any later message on a control channel."""
+
+    connection: ConnectionId
+    message: AnyMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    connection: ConnectionId
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TicketIssued:
+    """From now on, whoever proves to hold `secret` before `expires_s` (Unix epoch) may join."""
+
+    secret: bytes
+    expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """The operator wants nothing to run on this node any more."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class BanNode:
+    """Out, now, and not in again."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class UnbanNode:
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSuspected:
+    """Somebody who waits for tokens of this epoch has heard nothing for too long."""
+
+    epoch: int
+
+
+Event = NodeJoined | Heard | Disconnected | Tick | TicketIssued | DrainNode | BanNode | UnbanNode | PipelineSuspected
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    connection: ConnectionId
+    message: AnyMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Say why (`Refused`), then close. `code` is that of an error in `muster.errors`."""
+
+    connection: ConnectionId
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    connection: ConnectionId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A pipeline that serves: send requests of `epoch` to `first`, the node with its first stage."""
+
+    epoch: int
+    first: Address
+    pipeline: Pipeline
+
+    @property
+    def node(self) -> NodeId:
+        return self.first.node
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChanged:
+    """None: nothing serves now; keep requests until the next route."""
+
+    route: Route | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """What the store keeps of a node."""
+
+    node: NodeId
+    name: str
+    region: str
+    claim_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BanChanged:
+    node: NodeId
+    banned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A placement was decided. The last few may never be written, so a restarted head skips some epochs."""
+
+    epoch: int
+    pipeline: Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write it down: a restarted head wants to find it."""
+
+    record: NodeSeen | BanChanged | Placed
+
+
+Command = Send | Refuse | Close | RouteChanged | Save

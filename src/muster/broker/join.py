@@ -1,0 +1,103 @@
+"""Who may come in, and which claims are believable. Pure checks that raise with the sentence the node is told."""
+
+from collections.abc import Iterable
+from math import isfinite
+
+from muster.errors import MalformedFrame, NotAllowed, ProtocolViolation, TicketInvalid, VersionMismatch
+from muster.spec.pool import Device, NodeId
+from muster.wire.messages import PROTOCOL, Address, Hello, LoadProgress, Measured, PeerMeasured
+from muster.wire.ticket import proof_holds
+
+MOST_MEMORY_BYTES = 64 * 2**40
+MOST_FLOPS_PER_S = 1e18
+MOST_BYTES_PER_S = 1e14
+MOST_ROUND_TRIP_S = 60.0
+LONGEST_NAME = 64
+LONGEST_ADDRESS = 256
+MOST_ADDRESSES = 32
+MOST_DTYPES = 32
+_HEX = frozenset("0123456789abcdef")
+
+
+def check_hello(
+    node: NodeId, hello: Hello, head: NodeId, secrets: Iterable[tuple[bytes, float]], known: bool, wall_s: float
+) -> None:
+    """Raise unless `node` may come in. `secrets` are (join secret, expiry); a `known` node may come back after it."""
+    if hello.protocol != PROTOCOL:
+        older = "node" if hello.protocol < PROTOCOL else "head"
+        raise VersionMismatch(
+            f"This node speaks protocol {hello.protocol}, the head {PROTOCOL}; update Muster on the {older}."
+        )
+    _check_names(node, hello)
+    expiry = next((until for secret, until in secrets if proof_holds(hello.proof, secret, node, head)), None)
+    if expiry is None:
+        raise TicketInvalid(
+            "This ticket is not of this pool; ask whoever runs the pool for one (`muster serve` prints it)."
+        )
+    if wall_s >= expiry and not known:
+        raise TicketInvalid("This ticket has expired; ask whoever runs the pool for a new one.")
+
+
+def check_not_banned(node: NodeId, banned: Iterable[NodeId]) -> None:
+    if node in banned:
+        raise NotAllowed(f"Node {node[:10]} is banned from this pool; ask whoever runs the pool to lift the ban.")
+
+
+def _check_names(node: NodeId, hello: Hello) -> None:
+    if hello.address.node != node:
+        raise ProtocolViolation("This node gave the address of another node; give its own.")
+    if not hello.name.strip() or len(hello.name) > LONGEST_NAME or not hello.name.isprintable():
+        raise MalformedFrame(f"A node's name has 1 to {LONGEST_NAME} printable characters; choose another with --name.")
+    if len(hello.region) > LONGEST_NAME or not (hello.region == "" or hello.region.isprintable()):
+        raise MalformedFrame(f"A region has at most {LONGEST_NAME} printable characters; choose another with --region.")
+    _check_address(hello.address)
+
+
+def _check_address(address: Address) -> None:
+    parts = [*address.direct, address.relay or ""]
+    if len(parts) > MOST_ADDRESSES or any(len(part) > LONGEST_ADDRESS for part in parts):
+        raise MalformedFrame("This node gave too many or too long addresses; bind it to fewer with --listen.")
+
+
+def check_measured(measured: Measured) -> None:
+    """Raise `ProtocolViolation` on a claim that no machine can make."""
+    device = measured.device
+    for what, value in (("memory", device.memory_bytes), ("free memory", measured.free_memory_bytes)):
+        if not 0 <= value <= MOST_MEMORY_BYTES:
+            raise _absurd(what, value, "between 0 and 64 TiB")
+    if device.memory_bytes == 0:
+        raise _absurd("memory", 0, "more than nothing")
+    _check_speeds(device)
+
+
+def _check_speeds(device: Device) -> None:
+    if len(device.flops_per_s) > MOST_DTYPES or len(device.name) > 2 * LONGEST_NAME or len(device.kind) > 16:
+        raise _absurd("device", device.name[:LONGEST_NAME], "short")
+    for dtype, speed in device.flops_per_s.items():
+        _check_speed(f"speed in {dtype[:16]}", speed, MOST_FLOPS_PER_S)
+    _check_speed("memory bandwidth", device.memory_bandwidth_bytes_per_s, MOST_BYTES_PER_S)
+    _check_speed("host bandwidth", device.host_bandwidth_bytes_per_s, MOST_BYTES_PER_S)
+    _check_speed("disk bandwidth", device.disk_bandwidth_bytes_per_s, MOST_BYTES_PER_S)
+
+
+def check_progress(progress: LoadProgress) -> None:
+    if not 0 <= progress.done_bytes <= progress.total_bytes <= MOST_MEMORY_BYTES:
+        raise _absurd("load progress", f"{progress.done_bytes} of {progress.total_bytes}", "a part of something")
+
+
+def check_peer_measured(measured: PeerMeasured) -> None:
+    if len(measured.peer) != 64 or not _HEX.issuperset(measured.peer):
+        raise MalformedFrame("This node measured a link to something that is no node; update Muster on it.")
+    _check_speed("round trip", measured.round_trip_s, MOST_ROUND_TRIP_S)
+    _check_speed("link bandwidth", measured.bandwidth_bytes_per_s, MOST_BYTES_PER_S)
+
+
+def _check_speed(what: str, value: float, most: float) -> None:
+    if not isfinite(value) or not 0 <= value <= most:
+        raise _absurd(what, value, f"between 0 and {most:.0e}")
+
+
+def _absurd(what: str, value: object, bounds: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"This node claims a {what} of {value}, which must be {bounds}; measure it again or update it."
+    )

@@ -1,0 +1,218 @@
+"""Who is here: leases, claims, reputations, links. Knows nothing of placements.
+
+A lease is renewed by anything a node says. A reputation outlives a membership, so that a liar gains nothing by
+dialling again; it is forgiven after a while without trouble.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from muster.broker.events import ConnectionId
+from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
+from muster.wire.messages import Address
+
+MOST_RECORDS = 20_000
+MOST_LINKS_PER_NODE = 256
+SAME_REGION_S = 0.001
+"""One-way latency inside a named region while nobody has measured it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOptions:
+    heartbeat_s: float = 1.0
+    """Nodes say something this often."""
+    lease_s: float = 3.0
+    """A node that was silent for longer is lost."""
+    strikes: int = 3
+    """Failures after which a node is left alone for `quarantine_s`."""
+    quarantine_s: float = 600.0
+    rest_s: float = 2.0
+    """Pause after a first failure; doubles with each further one."""
+    forgive_s: float = 600.0
+    """Failures count no more after this long without one."""
+
+
+@dataclass(slots=True)
+class Member:
+    id: NodeId
+    connection: ConnectionId
+    name: str
+    region: str
+    address: Address
+    heard_s: float
+    device: Device | None = None
+    """None until it has measured itself."""
+    claim_bytes: int = 0
+    """The least of what it lends and what it says is free."""
+    free_memory_bytes: int = 0
+    active_requests: int = 0
+    draining: bool = False
+    links: dict[NodeId, LinkSpeed] = field(default_factory=dict)
+    """As this node measured them; a bandwidth of 0 here means not measured."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What this node's past says about it."""
+
+    proven_bytes: int = 0
+    """The largest stage that it has held."""
+    cap_bytes: int | None = None
+    """Believed at most, after a claim turned out to be false."""
+    failures: int = 0
+    last_failure_s: float = 0.0
+    rest_until_s: float = 0.0
+
+
+class Membership:
+    def __init__(self, head: NodeId, options: LeaseOptions) -> None:
+        self.head = head
+        self.options = options
+        self.members: dict[NodeId, Member] = {}
+        self.records: dict[NodeId, Record] = {}
+        self.broken: dict[frozenset[NodeId], float] = {}
+        """Pairs whose link was reported broken twice -> until when it is not used."""
+        self._reported: dict[frozenset[NodeId], float] = {}
+        self._by_connection: dict[ConnectionId, NodeId] = {}
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members.values())
+
+    def at(self, connection: ConnectionId) -> Member | None:
+        node = self._by_connection.get(connection)
+        return None if node is None else self.members[node]
+
+    def add(self, member: Member) -> None:
+        assert member.id not in self.members, "the ghost must be removed first"
+        self.members[member.id] = member
+        self._by_connection[member.connection] = member.id
+
+    def remove(self, node: NodeId) -> Member:
+        member = self.members.pop(node)
+        del self._by_connection[member.connection]
+        return member
+
+    def expired(self, now_s: float) -> list[Member]:
+        return [member for member in self if now_s - member.heard_s > self.options.lease_s]
+
+    def renew_all(self, now_s: float) -> None:
+        for member in self:
+            member.heard_s = now_s
+
+    # --- reputation -------------------------------------------------------------------------------------------------
+
+    def record(self, node: NodeId, now_s: float) -> Record:
+        """The node's reputation, forgiven if it is due."""
+        record = self.records.pop(node, None) or Record()
+        if record.failures and now_s - record.last_failure_s > self.options.forgive_s:
+            record = Record(proven_bytes=record.proven_bytes)
+        self.records[node] = record  # the most recently used is last
+        if len(self.records) > MOST_RECORDS:
+            stale = next((node for node in self.records if node not in self.members), None)
+            self.records.pop(stale or "", None)
+        return record
+
+    def proved(self, node: NodeId, held_bytes: int, now_s: float) -> None:
+        record = self.record(node, now_s)
+        record.proven_bytes = max(record.proven_bytes, held_bytes)
+
+    def failed(self, node: NodeId, now_s: float) -> None:
+        """One more failure: let it rest, for long after too many."""
+        record = self.record(node, now_s)
+        record.failures += 1
+        record.last_failure_s = now_s
+        rest_s = self.options.rest_s * 2 ** (record.failures - 1)
+        if record.failures >= self.options.strikes:
+            rest_s = self.options.quarantine_s
+        self.rest(node, rest_s, now_s)
+
+    def lied(self, node: NodeId, asked_bytes: int, loaded_bytes: int, now_s: float) -> None:
+        """It could not hold `asked_bytes`: believe what it holds or has held before, or else clearly less than that."""
+        record = self.record(node, now_s)
+        proven_bytes = record.proven_bytes if record.proven_bytes < asked_bytes else 0
+        believed = max(loaded_bytes, proven_bytes, asked_bytes * 3 // 4)
+        record.cap_bytes = believed if record.cap_bytes is None else max(loaded_bytes, min(record.cap_bytes, believed))
+        self.failed(node, now_s)
+
+    def rest(self, node: NodeId, seconds: float, now_s: float) -> None:
+        record = self.record(node, now_s)
+        record.rest_until_s = max(record.rest_until_s, now_s + seconds)
+
+    def is_resting(self, node: NodeId, now_s: float) -> bool:
+        return now_s < self.record(node, now_s).rest_until_s
+
+    def cap(self, member: Member, now_s: float) -> int:
+        """The memory that the planner may count on."""
+        believed = self.record(member.id, now_s).cap_bytes
+        return member.claim_bytes if believed is None else min(member.claim_bytes, believed)
+
+    # --- links ------------------------------------------------------------------------------------------------------
+
+    def measured_link(self, member: Member, peer: NodeId, round_trip_s: float, bandwidth: float) -> None:
+        before = member.links.pop(peer, None)
+        if bandwidth <= 0 and before is not None:
+            bandwidth = before.bandwidth_bytes_per_s
+        member.links[peer] = LinkSpeed(round_trip_s / 2, bandwidth)
+        if len(member.links) > MOST_LINKS_PER_NODE:
+            del member.links[next(peer for peer in member.links if peer != self.head)]
+
+    def report_broken(self, a: NodeId, b: NodeId, now_s: float) -> None:
+        """The first report may be a hiccup; after a second within a minute the link is avoided for a minute."""
+        pair = frozenset((a, b))
+        if now_s - self._reported.get(pair, -1e9) < 60.0:
+            self.broken[pair] = now_s + 60.0
+        self._reported = {known: at for known, at in self._reported.items() if now_s - at < 60.0}
+        self._reported[pair] = now_s
+
+    def complains_about(self, node: NodeId, now_s: float) -> int:
+        """With how many others its links are broken: three say more about the node than about them."""
+        return sum(1 for pair, until in self.broken.items() if node in pair and now_s < until)
+
+    def is_eligible(self, member: Member, now_s: float) -> bool:
+        return member.device is not None and not member.draining and not self.is_resting(member.id, now_s)
+
+    def pool(self, now_s: float, without: Collection[NodeId] = ()) -> Pool:
+        """What the planner may use now: measured, willing, in good standing; memory as far as it is believed."""
+        members = [m for m in self if self.is_eligible(m, now_s) and m.id not in without]
+        nodes = tuple(self._node(member, now_s) for member in sorted(members, key=lambda member: member.id))
+        self.broken = {pair: until for pair, until in self.broken.items() if now_s < until}
+        return Pool(nodes, Links(self.head, {member.id: member for member in members}, frozenset(self.broken)))
+
+    def _node(self, member: Member, now_s: float) -> Node:
+        assert member.device is not None
+        device = replace(member.device, memory_bytes=self.cap(member, now_s))
+        return Node(member.id, member.name, member.region, device)
+
+
+@dataclass(frozen=True, slots=True)
+class Links(Mapping[tuple[NodeId, NodeId], LinkSpeed]):
+    """Every pair's link, worked out when it is asked for: 200 nodes have 40 000 pairs and a planner looks at few."""
+
+    head: NodeId
+    members: Mapping[NodeId, Member]
+    broken: frozenset[frozenset[NodeId]]
+
+    def __getitem__(self, pair: tuple[NodeId, NodeId]) -> LinkSpeed:
+        source, target = self.members[pair[0]], self.members[pair[1]]
+        link = self._link(source, target)
+        return LinkSpeed(link.latency_s, 0.0) if frozenset(pair) in self.broken else link
+
+    def __iter__(self) -> Iterator[tuple[NodeId, NodeId]]:
+        return ((a, b) for a in self.members for b in self.members if a != b)
+
+    def __len__(self) -> int:
+        return len(self.members) * (len(self.members) - 1)
+
+    def _link(self, source: Member, target: Member) -> LinkSpeed:
+        """As measured by either end, else guessed from both ends' links to the head."""
+        to_head, from_head = source.links.get(self.head), target.links.get(self.head)
+        measured = source.links.get(target.id) or target.links.get(source.id)
+        ends = [end.bandwidth_bytes_per_s for end in (to_head, from_head) if end and end.bandwidth_bytes_per_s > 0]
+        bandwidth = min(ends, default=DEFAULT_LINK.bandwidth_bytes_per_s)
+        if measured is not None:
+            return LinkSpeed(measured.latency_s, measured.bandwidth_bytes_per_s or bandwidth)
+        if source.region and source.region == target.region:
+            return LinkSpeed(SAME_REGION_S, bandwidth)
+        if to_head is None or from_head is None:
+            return LinkSpeed(DEFAULT_LINK.latency_s, bandwidth)
+        return LinkSpeed(to_head.latency_s + from_head.latency_s, bandwidth)

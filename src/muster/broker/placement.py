@@ -1,0 +1,105 @@
+"""One pipeline on its way from plan to service. Knows nothing of the nodes' leases or of other placements.
+
+    planned ── assign ──> loading ── every node says Loaded ──> ready
+
+While another placement still serves, a node that cannot hold both stages at once is *deferred*: it is assigned when
+everybody else has the weights, and the serving placement makes way.
+"""
+
+from dataclasses import dataclass, field
+
+from muster.cost.memory import WorkspaceOptions, stage_bytes
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.pool import NodeId
+from muster.wire.messages import Address, Assign
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model that this pool serves."""
+
+    shape: ModelShape
+    manifest: str
+    """BLAKE3 of the manifest."""
+    eos_token_ids: tuple[int, ...] = ()
+    workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)
+
+
+@dataclass(slots=True)
+class Load:
+    """How far one node has come."""
+
+    started_s: float
+    heard_s: float
+    """When it last got further."""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    has_weights: bool = False
+    loaded: bool = False
+
+
+@dataclass(slots=True)
+class Placement:
+    epoch: int
+    pipeline: Pipeline
+    step_seconds: float
+    explanation: str
+    loads: dict[NodeId, Load] = field(default_factory=dict)
+    """Nodes that were assigned."""
+    deferred: set[NodeId] = field(default_factory=set)
+    """Nodes that will be assigned when the serving placement makes way."""
+
+    @classmethod
+    def of(cls, epoch: int, plan: Plan) -> "Placement":
+        (pipeline,) = plan.pipelines
+        return cls(epoch, pipeline, plan.step_seconds, plan.explanation)
+
+    @property
+    def nodes(self) -> tuple[NodeId, ...]:
+        return self.pipeline.nodes()
+
+    def stage(self, node: NodeId) -> Stage | None:
+        return next((stage for stage in self.pipeline.stages if stage.node == node), None)
+
+    def bytes_on(self, node: NodeId, served: Served) -> int:
+        """Memory that this placement takes on `node`; 0 if it has no stage there."""
+        stage = self.stage(node)
+        if stage is None:
+            return 0
+        tokens = self.pipeline.num_pages * self.pipeline.page_size
+        return stage_bytes(served.shape, stage.first, stage.last, tokens, served.workspace)
+
+    def holds(self, node: NodeId) -> bool:
+        """Whether the node was told to hold its stage."""
+        return node in self.loads
+
+    @property
+    def is_ready(self) -> bool:
+        return len(self.loads) == len(self.nodes) and all(load.loaded for load in self.loads.values())
+
+    @property
+    def can_switch(self) -> bool:
+        """Whether only the deferred nodes are missing."""
+        return bool(self.deferred) and all(load.loaded or load.has_weights for load in self.loads.values())
+
+    def neighbours(self, node: NodeId) -> set[NodeId]:
+        order = self.nodes
+        index = order.index(node)
+        return {order[index - 1], order[(index + 1) % len(order)]} - {node}
+
+    def assignment(self, node: NodeId, peers: tuple[Address, ...], served: Served) -> Assign:
+        return Assign(
+            epoch=self.epoch,
+            model=served.shape.name,
+            manifest=served.manifest,
+            dtype=served.shape.dtype,
+            index=self.nodes.index(node),
+            stages=self.pipeline.stages,
+            peers=peers,
+            num_pages=self.pipeline.num_pages,
+            page_size=self.pipeline.page_size,
+            num_microbatches=self.pipeline.num_microbatches,
+            prefill_tokens=served.workspace.prefill_tokens,
+            eos_token_ids=served.eos_token_ids,
+        )

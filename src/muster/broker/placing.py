@@ -1,0 +1,265 @@
+"""From a pool to placements: when to plan, whom to tell, when to switch. Pure; knows nothing of connections' frames.
+
+At most two placements live at once: the one that serves and the one that loads. Each has an epoch of its own, larger
+than any before. What is lost is repaired at once; what could merely be better waits for `rebalance_s` and must be
+better by `rebalance_gain`, because every switch makes running streams start over on the new pipeline.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from muster.broker.events import Command, Placed, Route, RouteChanged, Save, Send
+from muster.broker.membership import Membership
+from muster.broker.placement import Load, Placement, Served
+from muster.errors import PoolUnavailable
+from muster.plan.first import Planner
+from muster.spec.plan import Pipeline, Plan
+from muster.spec.pool import NodeId
+from muster.wire.messages import Release
+
+
+@dataclass(frozen=True, slots=True)
+class PlacingOptions:
+    min_nodes: int = 1
+    """The first placement waits for this many machines."""
+    settle_s: float = 1.0
+    """Before the first placement, wait until nobody has joined for this long: machines tend to come in a group."""
+    longest_settle_s: float = 5.0
+    """But not longer than this after somebody could be used."""
+    retry_s: float = 1.0
+    """Between attempts to place on a pool that did not suffice."""
+    rebalance_s: float = 30.0
+    """Between looks for something better while everything runs."""
+    rebalance_gain: float = 0.25
+    """A better plan must shorten the slowest stage by this share."""
+    load_stall_s: float = 60.0
+    """A load that gets no further for this long has failed."""
+    longest_load_s: float = 7200.0
+    """And so has one that takes longer than this, however steadily it trickles."""
+
+
+class Placing:
+    def __init__(
+        self, members: Membership, served: Served, planner: Planner, options: PlacingOptions, epoch: int
+    ) -> None:
+        self.members, self.served, self.planner, self.options = members, served, planner, options
+        self.epoch = epoch
+        """The largest epoch ever given."""
+        self.serving: Placement | None = None
+        self.pending: Placement | None = None
+        self.keep: Pipeline | None = None
+        """The last pipeline; its machines have the weights of their layers."""
+        self.trouble = "No machine has joined yet; start one with `muster join` and the ticket."
+        """Why nothing serves, in one sentence."""
+        self.failure = ""
+        """What the last node that could not load its layers said."""
+        self.pool_changed = False
+        self._useful_since_s: float | None = None
+        self._joined_s = 0.0
+        self._next_attempt_s = 0.0
+        self._next_rebalance_s = 0.0
+        self._settling = True
+        self._hasty = False
+        """Whether the next placement need not wait until the newcomers say that they have their weights."""
+
+    def live(self) -> list[Placement]:
+        return [placement for placement in (self.serving, self.pending) if placement is not None]
+
+    def held_bytes(self, node: NodeId) -> int:
+        """Memory of all stages that the node was told to hold."""
+        return sum(placement.bytes_on(node, self.served) for placement in self.live() if placement.holds(node))
+
+    def loaded_bytes(self, node: NodeId) -> int:
+        """Memory of all stages that the node says it holds."""
+        loaded = [p for p in self.live() if p.holds(node) and p.loads[node].loaded]
+        return sum(placement.bytes_on(node, self.served) for placement in loaded)
+
+    def of_epoch(self, epoch: int, node: NodeId) -> Placement | None:
+        """The live placement of this epoch if the node holds a stage of it."""
+        return next((p for p in self.live() if p.epoch == epoch and p.holds(node)), None)
+
+    # --- what happened ------------------------------------------------------------------------------------------------
+
+    def usable(self, now_s: float) -> None:
+        """The pool gained something: a machine, memory, or good standing."""
+        self.pool_changed = True
+        self._joined_s = now_s
+        if self._useful_since_s is None:
+            self._useful_since_s = now_s
+
+    def progressed(self, placement: Placement, node: NodeId, done: int, total: int, now_s: float) -> list[Command]:
+        load = placement.loads[node]
+        if done > load.done_bytes:
+            load.heard_s = now_s
+        load.done_bytes, load.total_bytes = done, total
+        load.has_weights = done >= total
+        return self._advance(now_s)
+
+    def loaded(self, placement: Placement, node: NodeId, now_s: float) -> list[Command]:
+        placement.loads[node].loaded = True
+        self.members.proved(node, self.loaded_bytes(node), now_s)
+        return self._advance(now_s)
+
+    def lost(self, nodes: Collection[NodeId], now_s: float) -> list[Command]:
+        """These nodes no longer hold anything: end every placement that counted on one of them."""
+        commands: list[Command] = []
+        # The pending one first: it must not be moved forward on behalf of a node that is gone.
+        for placement in reversed(self.live()):
+            if any(node in placement.nodes for node in nodes):
+                commands += self.end(placement, now_s)
+        return commands
+
+    def end(self, placement: Placement, now_s: float) -> list[Command]:
+        """Give up a placement: everybody who holds a part of it lets go."""
+        commands: list[Command] = []
+        if placement is self.serving:
+            self.serving = None
+            self.keep = placement.pipeline
+            commands.append(RouteChanged(None))
+        else:
+            self.pending = None
+            if self.serving is None:
+                self.keep = placement.pipeline
+        commands += self._release(placement, placement.loads)
+        self._next_attempt_s = now_s
+        return commands + self._advance(now_s)
+
+    def give_up_waiting(self, placement: Placement, now_s: float) -> list[Command]:
+        """A newcomer has its weights and waited in vain for a neighbour that is deferred: next time, switch at once."""
+        self._hasty = True
+        return self.end(placement, now_s)
+
+    def stalled(self, now_s: float) -> list[tuple[Placement, NodeId]]:
+        """Loads that have not got further for too long."""
+        if self.pending is None:
+            return []
+        options = self.options
+        return [
+            (self.pending, node)
+            for node, load in self.pending.loads.items()
+            if not load.loaded
+            and (now_s - load.heard_s > options.load_stall_s or now_s - load.started_s > options.longest_load_s)
+        ]
+
+    # --- what to do about it ------------------------------------------------------------------------------------------
+
+    def decide(self, now_s: float) -> list[Command]:
+        """Plan if something is missing or could be better."""
+        if self.pending is not None:
+            return []
+        if self.serving is None:
+            return self._place(now_s)
+        leaving = {node for node in self.serving.nodes if self.members.members[node].draining}
+        if leaving:
+            return self._move_away(now_s)
+        if self.pool_changed and now_s >= self._next_rebalance_s:
+            return self._rebalance(self.serving, now_s)
+        return []
+
+    def _place(self, now_s: float) -> list[Command]:
+        if now_s < self._next_attempt_s or not self._has_settled(now_s):
+            return []
+        plan = self._plan(now_s, self.keep)
+        if plan is None:
+            self._next_attempt_s = now_s + self.options.retry_s
+            return []
+        self._settling = False
+        self.pool_changed = True  # a repair is quick, not always good: look again later
+        return self._start(plan, now_s)
+
+    def _has_settled(self, now_s: float) -> bool:
+        if not self._settling:
+            return True
+        if self._useful_since_s is None or len(self.members.pool(now_s).nodes) < self.options.min_nodes:
+            return False
+        quiet = now_s - self._joined_s >= self.options.settle_s
+        return quiet or now_s - self._useful_since_s >= self.options.longest_settle_s
+
+    def _move_away(self, now_s: float) -> list[Command]:
+        """Somebody who serves wants to leave: prepare a pipeline without them while they go on."""
+        assert self.serving is not None
+        if now_s < self._next_attempt_s:
+            return []
+        plan = self._plan(now_s, self.serving.pipeline)
+        if plan is None:
+            self._next_attempt_s = now_s + self.options.retry_s
+            return []
+        self.pool_changed = True
+        return self._start(plan, now_s)
+
+    def _rebalance(self, serving: Placement, now_s: float) -> list[Command]:
+        self._next_rebalance_s = now_s + self.options.rebalance_s
+        # Whoever rests now may be useful at the next look.
+        self.pool_changed = any(self.members.is_resting(member.id, now_s) for member in self.members)
+        plan = self._plan(now_s, None)
+        if plan is None or plan.step_seconds > serving.step_seconds * (1 - self.options.rebalance_gain):
+            return []
+        return self._start(plan, now_s)
+
+    def _plan(self, now_s: float, keep: Pipeline | None) -> Plan | None:
+        pool = self.members.pool(now_s)
+        try:
+            return self.planner(self.served.shape, pool, keep)
+        except PoolUnavailable as error:
+            # Where nobody is left to try, what the last one failed at says more than "nobody is here".
+            self.trouble = self.failure if self.failure and not pool.nodes else str(error)
+            return None
+
+    def _start(self, plan: Plan, now_s: float) -> list[Command]:
+        """Make `plan` the pending placement and tell everybody who has room for it beside what serves."""
+        self.epoch += 1
+        self.pending = placement = Placement.of(self.epoch, plan)
+        self._next_rebalance_s = now_s + self.options.rebalance_s
+        for node in placement.nodes:
+            needed = self.held_bytes(node) + placement.bytes_on(node, self.served)
+            if self.held_bytes(node) and needed > self.members.cap(self.members.members[node], now_s):
+                placement.deferred.add(node)
+        now = [node for node in placement.nodes if node not in placement.deferred]
+        saved = Save(Placed(placement.epoch, placement.pipeline))
+        return [saved, *self._assign(placement, now, now_s), *self._advance(now_s)]
+
+    def _advance(self, now_s: float) -> list[Command]:
+        """Switch over if the pending placement is far enough."""
+        placement = self.pending
+        if placement is None:
+            return []
+        commands: list[Command] = []
+        if placement.deferred and (self.serving is None or self._hasty or placement.can_switch):
+            commands += self._make_way()
+            deferred = [node for node in placement.nodes if node in placement.deferred]
+            placement.deferred.clear()
+            commands += self._assign(placement, deferred, now_s)
+        if placement.is_ready:
+            commands += self._switch(placement)
+        return commands
+
+    def _make_way(self) -> list[Command]:
+        """End the serving placement because its memory is needed for the next."""
+        old, self.serving, self._hasty = self.serving, None, False
+        if old is None:
+            return []
+        self.keep = old.pipeline
+        return [RouteChanged(None), *self._release(old, old.loads)]
+
+    def _switch(self, placement: Placement) -> list[Command]:
+        old, self.serving, self.pending = self.serving, placement, None
+        self.keep = placement.pipeline
+        self._settling = False
+        self.trouble = self.failure = ""
+        first = self.members.members[placement.nodes[0]].address
+        route = RouteChanged(Route(placement.epoch, first, placement.pipeline))
+        return [route, *(self._release(old, old.loads) if old is not None else [])]
+
+    def _assign(self, placement: Placement, nodes: Iterable[NodeId], now_s: float) -> list[Command]:
+        peers = tuple(self.members.members[node].address for node in placement.nodes)
+        commands: list[Command] = []
+        for node in nodes:
+            placement.loads[node] = Load(started_s=now_s, heard_s=now_s)
+            message = placement.assignment(node, peers, self.served)
+            commands.append(Send(self.members.members[node].connection, message))
+        return commands
+
+    def _release(self, placement: Placement, nodes: Iterable[NodeId]) -> list[Command]:
+        """Tell those of `nodes` that are still here to let go."""
+        here = [self.members.members[node] for node in nodes if node in self.members.members]
+        return [Send(member.connection, Release(epoch=placement.epoch)) for member in here]

@@ -1,0 +1,347 @@
+"""The asyncio shell of the broker: connections in, `BrokerState` in the middle, messages and routes out.
+
+Decides nothing about the pool. Whoever runs it gives it an endpoint, a store and a way to read blobs.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from secrets import token_bytes
+from typing import Any
+
+import structlog
+
+from muster.broker.bulk import ReadBlob, serve_bulk
+from muster.broker.events import (
+    BanNode,
+    Close,
+    Command,
+    Disconnected,
+    DrainNode,
+    Event,
+    Heard,
+    NodeJoined,
+    NodeSeen,
+    PipelineSuspected,
+    Refuse,
+    Route,
+    RouteChanged,
+    Save,
+    Send,
+    Tick,
+    TicketIssued,
+    UnbanNode,
+)
+from muster.broker.outbox import Outbox
+from muster.broker.placement import Served
+from muster.broker.state import BrokerOptions, BrokerState
+from muster.broker.store import Store
+from muster.broker.view import View, nodes_view, status_view
+from muster.errors import InvalidRequest, LinkDown, MusterError, ProtocolViolation
+from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.relay import RelayHub
+from muster.plan.first import Planner, place
+from muster.spec.pool import NodeId
+from muster.wire.messages import Address, Hello, Refused
+from muster.wire.ticket import SECRET_BYTES, Ticket
+
+log = structlog.get_logger()
+TICK_S = 0.25
+HELLO_S = 15.0
+"""A connection that has not said hello by then is closed."""
+MOST_CHANNELS = 64
+"""Open at once on one connection."""
+
+
+class BrokerService:
+    """`start`, then `close`. Everything else may be called from the same event loop in between."""
+
+    def __init__(
+        self,
+        served: Served,
+        store: Store,
+        read_blob: ReadBlob,
+        *,
+        planner: Planner = place,
+        options: BrokerOptions | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._served, self._store, self._read_blob = served, store, read_blob
+        self._planner, self._options = planner, options or BrokerOptions()
+        self._wall_clock = wall_clock
+        self._outboxes: dict[int, Outbox] = {}
+        self._connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unsaved: asyncio.Queue[Save] = asyncio.Queue()
+        self._route: Route | None = None
+        self._route_changed = asyncio.Event()
+        self._past: dict[NodeId, dict[str, Any]] = {}
+        self._store_trouble = ""
+        self._ended: asyncio.Future[None] | None = None
+
+    async def start(self, endpoint: Endpoint) -> None:
+        """Find the pool again in the store and open the door."""
+        self._endpoint = endpoint
+        remembered = await asyncio.to_thread(self._store.remembered)
+        past = await asyncio.to_thread(self._store.nodes)
+        self._past = {str(record["id"]): record for record in past}
+        self._state = BrokerState(endpoint.node_id, self._served, self._planner, self._options, remembered)
+        self._hub = RelayHub(lambda node: node in self._state.members.members)
+        self._ended = asyncio.get_running_loop().create_future()
+        self._spawn(self._accept())
+        self._spawn(self._tick())
+        self._spawn(self._save())
+
+    async def wait(self) -> None:
+        """Returns when the service was closed; raises if a bug ended it."""
+        assert self._ended is not None, "start the service first"
+        await asyncio.shield(self._ended)
+
+    async def close(self) -> None:
+        """Close the door and every connection. Nodes go on until their lease tells them otherwise."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while not self._unsaved.empty():
+            await self._write(self._unsaved.get_nowait())
+        await self._endpoint.close()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    # --- what others ask ----------------------------------------------------------------------------------------------
+
+    def route(self) -> Route | None:
+        """The pipeline that serves now."""
+        return self._route
+
+    async def watch(self) -> AsyncIterator[Route | None]:
+        """The route now, and again after every change; changes that were already overtaken are skipped."""
+        while True:
+            changed, route = self._route_changed, self._route
+            yield route
+            if self._route is route:
+                await changed.wait()
+
+    def address(self, node: NodeId) -> Address:
+        """How to dial a member. Raises `LinkDown`."""
+        member = self._state.members.members.get(node)
+        if member is None:
+            raise LinkDown(f"Node {short_id(node)} is not in the pool any more; wait for the next route.")
+        return member.address
+
+    async def open(self, node: NodeId, name: str) -> Channel:
+        """A channel to a member, on the connection that it dialled: nobody but the head needs an open port."""
+        member = self._state.members.members.get(node)
+        outbox = self._outboxes.get(member.connection) if member is not None else None
+        if outbox is None:
+            raise LinkDown(f"Node {short_id(node)} is not in the pool any more; wait for the next route.")
+        return await outbox.connection.open(name)
+
+    def region_of(self, node: NodeId) -> str | None:
+        """Where a member, or this head, says that it stands."""
+        if node == self._endpoint.node_id:
+            return self._state.options.region
+        member = self._state.members.members.get(node)
+        return member.region if member is not None else None
+
+    def status(self) -> View:
+        view = status_view(self._state)
+        view["nodes"] = self.nodes()
+        view["store_trouble"] = self._store_trouble
+        return view
+
+    def nodes(self) -> list[View]:
+        """Everybody who is or was in the pool."""
+        return nodes_view(self._state, self._past.values(), self._now())
+
+    async def drain(self, node: NodeId) -> View:
+        """Let the node finish and give it nothing new. Raises `InvalidRequest` for one that is not here."""
+        if node not in self._state.members.members:
+            raise InvalidRequest(f"Node {short_id(node)} is not in the pool; `muster nodes list` shows who is.", "node")
+        self._handle(DrainNode(node))
+        return self._one(node)
+
+    async def ban(self, node: NodeId) -> View:
+        """Put the node out and refuse it from now on. Raises `InvalidRequest` for one that was never here."""
+        self._require_known(node)
+        self._handle(BanNode(node))
+        return self._one(node)
+
+    async def unban(self, node: NodeId) -> View:
+        self._require_known(node)
+        self._handle(UnbanNode(node))
+        return self._one(node)
+
+    def suspect(self, epoch: int) -> None:
+        """A client waits in vain for tokens of this epoch: arrange the pool anew."""
+        self._handle(PipelineSuspected(epoch))
+
+    async def issue_ticket(self, valid_s: float) -> Ticket:
+        """A new ticket. Its secret is written down first, so that it outlives this process."""
+        secret, expires_s = token_bytes(SECRET_BYTES), self._wall_clock() + valid_s
+        await asyncio.to_thread(self._store.add_secret, secret, expires_s)
+        self._handle(TicketIssued(secret, expires_s))
+        address = self._endpoint.address
+        return Ticket(self._endpoint.node_id, tuple(address.direct), secret, expires_s, address.relay)
+
+    def _require_known(self, node: NodeId) -> None:
+        if node not in self._state.known and node not in self._past:
+            raise InvalidRequest(f"No node {short_id(node)} was ever here; `muster nodes list` shows them.", "node")
+
+    def _one(self, node: NodeId) -> View:
+        return next((view for view in self.nodes() if view["id"] == node), {"id": node})
+
+    # --- events and commands ------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        for command in self._state.handle(event, self._now()):
+            self._carry_out(command)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Send(connection, message):
+                if outbox := self._outboxes.get(connection):
+                    outbox.put(message)
+            case Refuse(connection, code, reason):
+                log.info("node.refused", code=code, reason=reason)
+                if outbox := self._outboxes.get(connection):
+                    outbox.put(Refused(code=code, reason=reason))
+                    outbox.end(reason)
+            case Close(connection, reason):
+                if outbox := self._outboxes.get(connection):
+                    outbox.end(reason)
+            case RouteChanged(route):
+                log.info("route.changed", epoch=route.epoch if route is not None else None)
+                self._route = route
+                self._route_changed.set()
+                self._route_changed = asyncio.Event()
+            case Save(record):
+                if isinstance(record, NodeSeen):
+                    self._remember(record)
+                self._unsaved.put_nowait(command)
+
+    def _remember(self, seen: NodeSeen) -> None:
+        before = self._past.get(seen.node, {})
+        claim = seen.claim_bytes or before.get("claim_bytes", 0)
+        self._past[seen.node] = {"id": seen.node, "name": seen.name, "region": seen.region, "claim_bytes": claim}
+
+    async def _tick(self) -> None:
+        while True:
+            self._handle(Tick())
+            await asyncio.sleep(TICK_S)
+
+    async def _save(self) -> None:
+        while True:
+            await self._write(await self._unsaved.get())
+
+    async def _write(self, save: Save) -> None:
+        try:
+            await asyncio.to_thread(self._store.save, save.record)
+            self._store_trouble = ""
+        except MusterError as error:
+            # A full disk must not stop what serves; the status says so.
+            self._store_trouble = str(error)
+            log.error("store.failed", reason=str(error))
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    async def _accept(self) -> None:
+        with suppress(LinkDown):
+            while True:
+                self._spawn(self._serve(await self._endpoint.accept()))
+
+    async def _serve(self, connection: Connection) -> None:
+        """Serve the channels that the peer opens, until the connection ends."""
+        channels: set[asyncio.Task[None]] = set()
+        try:
+            control = await asyncio.wait_for(self._first_control(connection), HELLO_S)
+            channels.add(self._spawn(self._control(connection, control)))
+            while True:
+                name, channel = await connection.accept()
+                channels = {task for task in channels if not task.done()}
+                if len(channels) < MOST_CHANNELS:
+                    channels.add(self._spawn(self._channel(connection, name, channel)))
+                else:
+                    await channel.close()
+        except (LinkDown, ProtocolViolation, TimeoutError):
+            pass
+        finally:
+            for task in channels:
+                task.cancel()
+            await asyncio.gather(*channels, return_exceptions=True)
+            await connection.close("the head has ended this connection")
+
+    @staticmethod
+    async def _first_control(connection: Connection) -> Channel:
+        while True:
+            name, channel = await connection.accept()
+            if name == "control":
+                return channel
+            await channel.close()
+
+    async def _control(self, connection: Connection, channel: Channel) -> None:
+        self._connections += 1
+        number = self._connections
+        outbox = self._outboxes[number] = Outbox(connection, channel)
+        try:
+            await self._listen(number, connection.peer, channel)
+            outbox.end("the control channel has ended")
+            await outbox.done()
+        finally:
+            del self._outboxes[number]
+            await outbox.close()
+
+    async def _listen(self, number: int, peer: NodeId, channel: Channel) -> None:
+        try:
+            hello, _ = await asyncio.wait_for(channel.receive(), HELLO_S)
+            if not isinstance(hello, Hello):
+                raise ProtocolViolation("A node's first message must be its hello; update Muster on it.")
+            self._handle(NodeJoined(number, peer, hello, self._wall_clock()))
+            while True:
+                message, _ = await channel.receive()
+                self._handle(Heard(number, message))
+        except ProtocolViolation as error:
+            self._carry_out(Refuse(number, error.code, str(error)))
+        except (LinkDown, TimeoutError):
+            pass
+        finally:
+            self._handle(Disconnected(number))
+
+    async def _channel(self, connection: Connection, name: str, channel: Channel) -> None:
+        try:
+            if connection.peer not in self._state.members.members or name not in ("bulk", "relay"):
+                await channel.close()
+            elif name == "bulk":
+                await serve_bulk(channel, self._read_blob)
+            else:
+                await self._hub.serve(connection.peer, channel)
+        except ProtocolViolation as error:
+            log.warning("node.misbehaved", node=short_id(connection.peer), reason=str(error))
+            await connection.close(str(error))
+        except LinkDown:
+            pass
+        except MusterError as error:  # reading a blob failed: the node asks again
+            log.error("blob.failed", reason=str(error))
+            await channel.close()
+
+    # --- small things -------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("broker.bug", exc_info=error)
+            if self._ended is not None and not self._ended.done():
+                self._ended.set_exception(error)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,48 @@
+"""`muster chat`: a conversation with the model that a head serves. Keeps the messages; knows nothing of templates."""
+
+from typing import Annotated, Any
+
+import typer
+
+from muster.cli.options import ApiKey, DataDir, HeadUrl, Json
+from muster.cli.remote import find
+from muster.cli.run import collect
+from muster.cli.show import err, show_json
+
+
+def chat(
+    model: Annotated[str | None, typer.Argument(help="Which model, if the head has several.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Say this, print the answer and end.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message to begin with.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.7,
+    head: HeadUrl = None,
+    key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Talk with the model of a running head; an empty line or Ctrl-D ends."""
+    remote = find(head, key=key, folder=data_dir)
+    messages = [{"role": "system", "content": system}] if system else []
+    options: dict[str, Any] = {"model": model or remote.models()[0]}
+    options |= {"max_tokens": max_tokens, "temperature": temperature}
+    try:
+        while said := message or ask():
+            messages.append({"role": "user", "content": said})
+            answer = collect(remote.stream("/v1/chat/completions", options | {"messages": messages}), echo=not as_json)
+            messages.append({"role": "assistant", "content": answer["text"]})
+            if as_json:
+                show_json({"role": "assistant", **answer})
+            if message:
+                break
+    finally:
+        remote.close()
+
+
+def ask() -> str:
+    """One line from the person; empty at the end of input. The prompt goes to stderr: stdout holds answers only."""
+    err.print("[bold]you:[/bold] ", end="")
+    try:
+        return input()
+    except EOFError:
+        return ""

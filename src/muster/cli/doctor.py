@@ -1,0 +1,49 @@
+"""`muster doctor`: looks for what would keep this machine from working in a pool, and names the fix.
+
+Runs the checks of `checks` one after the other and prints them; exit code 8 if one of them failed.
+"""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from muster.cli.checks import FAILED, OK, Finding, look
+from muster.cli.options import DataDir, HeadUrl, Json
+from muster.cli.place import data_dir
+from muster.cli.show import out, plain, progress, show_json
+
+TROUBLE = 8
+"""The exit code of `MachineTrouble`."""
+MARKS = {OK: "[green]✓[/green]", FAILED: "[red]✗[/red]"}
+UNSURE = "[yellow]![/yellow]"
+
+
+def doctor(
+    ticket: Annotated[
+        str | None, typer.Argument(help="A ticket to test: valid, in time, and its head in reach?")
+    ] = None,
+    port: Annotated[int, typer.Option(help="The port that `muster serve` would take.")] = 8000,
+    head: HeadUrl = None,
+    data_dir_: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Find what would keep this machine from serving or joining, and how to fix it."""
+    findings: list[Finding] = []
+    with progress(as_json) as bars:
+        task = bars.add_task("looking", total=None)
+        for finding in look(data_dir(data_dir_), port, ticket, head):
+            bars.update(task, description=f"checked {finding.name}")
+            findings.append(finding)
+            if not as_json:
+                show(finding)
+    if as_json:
+        show_json({"ok": not any(f.state == FAILED for f in findings), "findings": [asdict(f) for f in findings]})
+    if any(finding.state == FAILED for finding in findings):
+        raise typer.Exit(TROUBLE)
+
+
+def show(finding: Finding) -> None:
+    out.print(f"{MARKS.get(finding.state, UNSURE)} {finding.name:<13} {plain(finding.detail)}", soft_wrap=True)
+    if finding.fix:
+        out.print(f"  {'':<13} [bold]fix:[/bold] {plain(finding.fix)}", soft_wrap=True)

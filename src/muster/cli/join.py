@@ -1,0 +1,50 @@
+"""`muster join TICKET`: lend this machine to a pool. Reads options; the worker itself is `node/worker`."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from muster.cli.options import DataDir, Json, parse_bytes
+from muster.cli.place import data_dir
+from muster.cli.show import Announcer
+
+
+def join(
+    ticket: Annotated[str, typer.Argument(help="The line that `muster serve` printed.")],
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory to lend, such as 8GB.", show_default="most of what is free")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call this machine.", show_default="its host name")] = None,
+    region: Annotated[str, typer.Option(help="Where it stands, in your own words.")] = "home",
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    speed: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of this machine's speed to lend.")] = 1.0,
+    scenario: Annotated[
+        str | None, typer.Option(help="Shape the links (delay, loss, cut): a shipped scenario's name or a TOML file.")
+    ] = None,
+    data_dir_: DataDir = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where fetched weights are kept.", show_default="the data directory")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Lend this machine to the pool that printed TICKET."""
+    memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
+    from muster.cli.logs import configure_logs
+    from muster.cli.worker import WorkerOptions, run_worker
+
+    configure_logs()
+    place = data_dir(data_dir_)
+    options = WorkerOptions(
+        ticket=ticket,
+        memory_bytes=memory_bytes,
+        name=name,
+        region=region,
+        device=device,
+        speed=speed,
+        scenario=scenario,
+        data_dir=place,
+        cache_dir=cache_dir or place / "cache",
+    )
+    asyncio.run(run_worker(options, Announcer(as_json)))

@@ -1,0 +1,72 @@
+"""The verbs of `muster`, and how an error ends: one sentence on stderr and the error's exit code, never a traceback.
+
+Knows nothing of what a verb does.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from muster import __version__
+from muster.cli import chat, demo, doctor, join, keys, nodes, run, serve, status
+from muster.cli.show import show_error
+from muster.errors import MusterError
+
+app = typer.Typer(
+    name="muster",
+    help="Gather mismatched, far-apart machines into one LLM service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("serve")(serve.serve)
+app.command("join")(join.join)
+app.command("run")(run.run)
+app.command("chat")(chat.chat)
+app.command("status")(status.status)
+app.add_typer(nodes.app, name="nodes")
+app.add_typer(keys.app, name="keys")
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+
+
+def verbs() -> list[str]:
+    """Names of all verbs, for the pages and their test."""
+    return sorted(typer.main.get_group(app).commands)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"muster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Gather mismatched, far-apart machines into one LLM service."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run_command(words))
+
+
+def run_command(words: Sequence[str]) -> int:
+    """Exit code of the command line `words`. Wrong usage and Ctrl-C are typer's to report."""
+    try:
+        app(args=list(words))
+    except MusterError as error:
+        show_error(error, as_json="--json" in words)
+        return error.exit_code
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

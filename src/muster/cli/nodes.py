@@ -1,0 +1,62 @@
+"""`muster nodes list|drain|ban`: who is in the pool, and who should leave. The head decides what follows."""
+
+from typing import Annotated, Any
+
+import typer
+
+from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
+from muster.cli.remote import Head, find
+from muster.cli.show import out, plain, show_json, show_table
+from muster.cli.status import COLUMNS, node_row
+from muster.errors import InvalidRequest
+
+app = typer.Typer(help="List the machines of the pool; let one leave, or keep one out.", no_args_is_help=True)
+Named = Annotated[str, typer.Argument(help="Name, or the first digits of the id.")]
+
+
+@app.command("list")
+def list_nodes(head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Every machine that the pool knows, present or not."""
+    nodes = find(head, token, folder=data_dir).nodes()
+    if as_json:
+        show_json({"nodes": nodes})
+    else:
+        show_table("", COLUMNS, [node_row(node) for node in nodes])
+
+
+@app.command()
+def drain(
+    node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Let a machine finish what it runs, give it nothing new, and let it go."""
+    act(find(head, token, folder=data_dir), node, "drain", as_json)
+
+
+@app.command()
+def ban(
+    node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Send a machine away at once and refuse it from now on."""
+    act(find(head, token, folder=data_dir), node, "ban", as_json)
+
+
+def act(remote: Head, name: str, action: str, as_json: bool) -> None:
+    node = pick(remote.nodes(), name)
+    remote.act(node["id"], action)
+    if as_json:
+        show_json({"node": node["id"], "name": node.get("name"), "action": action})
+    else:
+        done = "is draining" if action == "drain" else "is banned"
+        out.print(plain(f"{node.get('name')} ({node['id'][:10]}) {done}."))
+
+
+def pick(nodes: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
+    """The one node that the words mean."""
+    exact = [node for node in nodes if wanted in (node["id"], node.get("name"))]
+    found = exact or [node for node in nodes if node["id"].startswith(wanted.lower())]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(node["id"][:12] for node in found)
+        raise InvalidRequest(f"{wanted} could be any of {several}; give more digits of the id.", "node")
+    raise InvalidRequest(f"No node is called {wanted}; `muster nodes list` shows them.", "node")

@@ -1,0 +1,60 @@
+"""Options that several verbs share, declared once, and the words people write for sizes. Knows nothing of the verbs."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from muster.errors import InvalidRequest
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+HeadUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        envvar="MUSTER_HEAD",
+        help="Address of the head, such as http://10.0.0.5:8000.",
+        show_default="this machine's head",
+    ),
+]
+AdminToken = Annotated[
+    str | None,
+    typer.Option(
+        "--token", envvar="MUSTER_ADMIN_TOKEN", help="Admin token of a head on another machine (its admin.token file)."
+    ),
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--key", envvar="MUSTER_API_KEY", help="API key, if the head asks for one.")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="MUSTER_DATA_DIR",
+        help="Where identity, state and tokens live.",
+        show_default="~/.local/share/muster",
+    ),
+]
+
+
+def parse_bytes(text: str) -> int:
+    """`64MB`, `1.5 GiB`, `2g`, `500000`: decimal units unless there is an i, as on a memory module's label."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if not match or match[2] not in UNITS:
+        raise InvalidRequest(f"{text!r} is not a size; write one like 64MB, 1.5GiB or 500000.", "memory")
+    size = int(float(match[1]) * UNITS[match[2]])
+    if size <= 0:
+        raise InvalidRequest(f"{text!r} is no memory at all; give a size above zero or leave the option out.", "memory")
+    return size
+
+
+def format_bytes(size: float) -> str:
+    """At most four digits and a decimal unit: `64 MB`, `1.5 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"

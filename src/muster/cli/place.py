@@ -1,0 +1,79 @@
+"""Where a head keeps its files, and how another command on the same machine finds that head. Knows nothing of HTTP.
+
+<data dir>/identity.key     Ed25519 key of this machine
+           muster.db        state of the pool (SQLite)
+           admin.token      lets `muster status`, `nodes` and `doctor` in; mode 0600
+           head.json        address and ticket of the head that runs now
+           cache/           weights by digest
+"""
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from muster.errors import MachineTrouble
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRecord:
+    """What a running head leaves for the other verbs."""
+
+    url: str
+    model: str
+    ticket: str
+    pid: int
+
+
+def data_dir(chosen: Path | None = None) -> Path:
+    """The folder, made if it is missing; only its owner may look inside."""
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    folder = chosen or Path(os.environ.get("MUSTER_DATA_DIR") or f"{base}/muster")
+    folder = folder.expanduser()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineTrouble(
+            f"Cannot make {folder}: {error.strerror}; choose another place with --data-dir."
+        ) from error
+    return folder
+
+
+def database_url(folder: Path) -> str:
+    """`MUSTER_DATABASE` (PostgreSQL for a large pool) or SQLite in the data directory."""
+    return os.environ.get("MUSTER_DATABASE") or f"sqlite:///{folder / 'muster.db'}"
+
+
+def admin_token(folder: Path) -> str:
+    """The token of this data directory, made on first use."""
+    path = folder / "admin.token"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text(encoding="ascii").strip()
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        token = secrets.token_urlsafe(32)
+        file.write(token + "\n")
+    return token
+
+
+def write_head(folder: Path, record: HeadRecord) -> None:
+    path = folder / "head.json"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # the ticket in it is a secret
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(record), file)
+
+
+def read_head(folder: Path) -> HeadRecord | None:
+    """None when no head has run here, or the file is not ours to understand."""
+    try:
+        return HeadRecord(**json.loads((folder / "head.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def forget_head(folder: Path) -> None:
+    (folder / "head.json").unlink(missing_ok=True)

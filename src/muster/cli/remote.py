@@ -1,0 +1,111 @@
+"""HTTP to a running head, for the verbs. Turns refusals and silence into `MusterError`s; knows nothing of terminals."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from muster.cli.place import DEFAULT_URL, data_dir, read_head
+from muster.errors import LinkDown, MusterError, from_code
+
+
+class Head:
+    """A head's HTTP door. `token` opens `/admin`, `key` opens `/v1`."""
+
+    def __init__(
+        self, url: str, token: str | None = None, key: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._token = token
+        self._key = key
+        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(10, read=120), transport=transport)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def reachable(self) -> bool:
+        try:
+            return self._http.get("/health", timeout=2).status_code < 500
+        except httpx.HTTPError:
+            return False
+
+    def models(self) -> list[str]:
+        return [entry["id"] for entry in self._ask("GET", "/v1/models", self._key)["data"]]
+
+    def status(self) -> dict[str, Any]:
+        return self._ask("GET", "/admin/status", self._token)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        nodes: list[dict[str, Any]] = self._ask("GET", "/admin/nodes", self._token)["nodes"]
+        return nodes
+
+    def act(self, node: str, action: str) -> dict[str, Any]:
+        """`action` is drain or ban."""
+        return self._ask("POST", f"/admin/nodes/{node}/{action}", self._token)
+
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Chunks of a streamed completion, in order."""
+        body = body | {"stream": True, "stream_options": {"include_usage": True}}
+        try:
+            with self._http.stream("POST", path, json=body, headers=_bearer(self._key)) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error(response)
+                yield from _chunks(response.iter_lines())
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+
+    def _ask(self, method: str, path: str, secret: str | None) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, headers=_bearer(secret))
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+        if response.is_error:
+            raise _error(response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def _silent(self, error: httpx.HTTPError) -> LinkDown:
+        reason = str(error) or type(error).__name__
+        return LinkDown(
+            f"No head answers at {self.url} ({reason}); start one with `muster serve MODEL` or name it with --head."
+        )
+
+
+def find(url: str | None, token: str | None = None, key: str | None = None, folder: Path | None = None) -> Head:
+    """The head named by the caller, else the one that runs from this machine's data directory."""
+    place = data_dir(folder)
+    record = read_head(place)
+    ours = record.url if record else DEFAULT_URL
+    # This machine's token opens this machine's head; it is never shown to another.
+    if token is None and url in (None, ours) and (place / "admin.token").exists():
+        token = (place / "admin.token").read_text(encoding="ascii").strip()
+    return Head(url or ours, token, key)
+
+
+def _bearer(secret: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"} if secret else {}
+
+
+def _chunks(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if not line.startswith("data:") or line == "data: [DONE]":
+            continue
+        chunk = json.loads(line[5:])
+        if "error" in chunk:
+            raise _said(chunk["error"])
+        yield chunk
+
+
+def _error(response: httpx.Response) -> MusterError:
+    """The head's own sentence, as the kind of error that it was."""
+    try:
+        return _said(response.json()["error"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return MusterError(f"The head answered {response.status_code} without saying why; see its log.")
+
+
+def _said(error: dict[str, Any]) -> MusterError:
+    return from_code(str(error.get("code")), str(error["message"]))

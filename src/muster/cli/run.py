@@ -1,0 +1,75 @@
+"""`muster run MODEL PROMPT`: one completion, from the head if one serves the model, else in this process."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from muster.cli.options import ApiKey, DataDir, HeadUrl, Json
+from muster.cli.place import data_dir as place
+from muster.cli.place import read_head
+from muster.cli.remote import Head, find
+from muster.cli.show import show_json
+from muster.errors import UnknownModel
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="`tiny`, a folder with safetensors, or a Hugging Face id.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Share of probability to choose from.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
+    head: HeadUrl = None,
+    key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Continue PROMPT with MODEL and print the text."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    body: dict[str, Any] = {"prompt": text, "max_tokens": max_tokens, "temperature": temperature}
+    body |= {"top_p": top_p, "seed": seed, "stop": stop or None}
+    remote = find(head, key=key, folder=data_dir)
+    try:
+        if serves(remote, model, asked=head is not None, known=read_head(place(data_dir)) is not None):
+            record = collect(remote.stream("/v1/completions", body | {"model": model}), echo=not as_json)
+            record["where"] = remote.url
+        else:
+            from muster.cli.local import complete
+
+            record = collect(complete(model, body), echo=not as_json)
+            record["where"] = "this process"
+    finally:
+        remote.close()
+    if as_json:
+        show_json({"model": model, **record})
+
+
+def serves(remote: Head, model: str, asked: bool, known: bool) -> bool:
+    """Whether the head has the model. One that was asked for by name must; one that runs here is merely convenient."""
+    if not asked and not (known and remote.reachable()):
+        return False
+    models = remote.models()
+    if asked and model not in models:
+        raise UnknownModel(
+            f"The head at {remote.url} serves {', '.join(models)}, not {model}; name one of those.", "model"
+        )
+    return model in models
+
+
+def collect(chunks: Iterator[dict[str, Any]], echo: bool) -> dict[str, Any]:
+    """The whole answer of a streamed completion, printed on the way if `echo`."""
+    record: dict[str, Any] = {"text": "", "finish_reason": None, "usage": None}
+    for chunk in chunks:
+        record["usage"] = chunk.get("usage") or record["usage"]
+        for choice in chunk["choices"]:
+            piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
+            record["text"] += piece
+            record["finish_reason"] = choice.get("finish_reason") or record["finish_reason"]
+            if echo:
+                print(piece, end="", flush=True)
+    if echo:
+        print()
+    return record

@@ -1,0 +1,67 @@
+"""`muster serve MODEL`: a head that gathers machines, places the model on them and answers the OpenAI API.
+
+Reads options; what a running head is made of stands in `cli/head.py`.
+"""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from muster.cli.options import DataDir, Json, parse_bytes
+from muster.cli.place import data_dir
+from muster.cli.show import Announcer
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="`tiny`, a folder with safetensors, or a Hugging Face id.")],
+    host: Annotated[str, typer.Option(help="Address of the HTTP door; beyond loopback only with API keys.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(help="Port of the HTTP door; 0 picks a free one.")] = 8000,
+    data_dir_: DataDir = None,
+    local_worker: Annotated[bool, typer.Option(help="Whether this machine also computes.")] = True,
+    memory: Annotated[str | None, typer.Option(help="Most memory that the local worker may use, such as 8GB.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call this machine.", show_default="its host name")] = None,
+    region: Annotated[str, typer.Option(help="Where it stands, in your own words.")] = "home",
+    scenario: Annotated[
+        str | None, typer.Option(help="Shape the links (delay, loss, cut): a shipped scenario's name or a TOML file.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the checkpoint")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    max_context: Annotated[
+        int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")
+    ] = None,
+    min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
+    link_port: Annotated[int, typer.Option(help="UDP port for the machines; 0 picks a free one.")] = 0,
+    relay: Annotated[str | None, typer.Option(help="Relay for machines that cannot be dialled directly.")] = None,
+    ticket_hours: Annotated[float, typer.Option(help="How long the printed ticket lets machines join.")] = 24.0,
+    as_json: Json = False,
+) -> None:
+    """Gather machines and serve MODEL over the OpenAI API."""
+    memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
+    from muster.cli.head import HeadOptions, run_head
+    from muster.cli.logs import configure_logs
+
+    configure_logs()
+    options = HeadOptions(
+        model=model,
+        host=host,
+        port=port,
+        data_dir=data_dir(data_dir_),
+        local_worker=local_worker,
+        memory_bytes=memory_bytes,
+        name=name,
+        region=region,
+        scenario=scenario,
+        dtype=dtype,
+        device=device,
+        max_context=max_context,
+        min_nodes=min_nodes,
+        link_port=link_port,
+        relay=relay,
+        ticket_s=ticket_hours * 3600,
+    )
+    asyncio.run(run_head(options, Announcer(as_json)))

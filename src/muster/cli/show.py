@@ -1,0 +1,68 @@
+"""How verbs speak: text for people, JSON lines for programs, errors as one sentence, progress where it takes long.
+
+Knows nothing of what is said. Programs read stdout; prose, progress and errors go to stderr when `--json` is given.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from muster.errors import MusterError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def show_error(error: MusterError, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": {"code": error.code, "message": str(error)}}), flush=True)
+    else:
+        err.print(f"[red]muster:[/red] {plain(str(error))}", soft_wrap=True)
+
+
+def show_json(record: object) -> None:
+    print(json.dumps(record), flush=True)
+
+
+def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Cells are plain text: whatever a node calls itself is never read as markup."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(plain, row))
+    out.print(table)
+
+
+class Announcer:
+    """Tells what happens in a long-running verb: JSON lines with `event` first, or sentences."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def __call__(self, event: str, sentence: str = "", **facts: Any) -> None:
+        if self.as_json:
+            show_json({"event": event, **facts})
+        elif sentence:
+            out.print(plain(sentence), soft_wrap=True)
+
+
+@contextmanager
+def progress(as_json: bool) -> Iterator[Progress]:
+    """Bars that appear only where a person watches."""
+    quiet = as_json or not sys.stderr.isatty()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet) as bars:
+        yield bars
+
+
+def plain(text: str) -> str:
+    """Words from elsewhere, safe to print: control characters stripped (a node's name may carry an escape sequence),
+    rich's brackets neutralised."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t").replace("[", "\\[")

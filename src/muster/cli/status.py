@@ -1,0 +1,64 @@
+"""`muster status`: the pool at a glance, once or every second. Draws what the head says; measures nothing itself."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from muster.cli.options import AdminToken, DataDir, HeadUrl, Json, format_bytes
+from muster.cli.picture import placement_lines
+from muster.cli.remote import find
+from muster.cli.show import out, plain, show_json, show_table
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every interval until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
+    head: HeadUrl = None,
+    token: AdminToken = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show the machines of the pool and which layers each one holds."""
+    remote = find(head, token, folder=data_dir)
+    try:
+        while True:
+            record = remote.status()
+            if as_json:
+                show_json(record)
+            else:
+                if watch:
+                    out.clear()
+                draw(record)
+            if not watch:
+                return
+            time.sleep(interval)
+    finally:
+        remote.close()
+
+
+def draw(record: dict[str, Any]) -> None:
+    state = "serving" if record.get("ready") else "waiting for machines"
+    out.print(plain(f"{record.get('model', '?')}: {state}, {record.get('active_requests', 0)} requests running"))
+    if record.get("reason"):
+        out.print(plain(record["reason"]), soft_wrap=True)
+    for line in placement_lines(record.get("placement", [])):
+        out.print(plain(line))
+    show_table("", COLUMNS, [node_row(node) for node in record.get("nodes", [])])
+
+
+COLUMNS = ["node", "name", "region", "state", "memory", "layers", "round trip"]
+
+
+def node_row(node: dict[str, Any]) -> list[str]:
+    layers = node.get("layers")
+    round_trip_s = node.get("round_trip_s")
+    return [
+        str(node.get("id", ""))[:10],
+        str(node.get("name", "")),
+        str(node.get("region", "")),
+        str(node.get("state", "")),
+        format_bytes(node["memory_bytes"]) if node.get("memory_bytes") else "",
+        f"{layers[0]}–{layers[1] - 1}" if layers else "",
+        f"{round_trip_s * 1000:.1f} ms" if round_trip_s is not None else "",
+    ]

@@ -1,0 +1,50 @@
+"""Bytes that a stage needs: weights, KV pages and workspace. Knows nothing of what a machine has."""
+
+from dataclasses import dataclass
+
+from muster.spec.model_shape import ModelShape
+
+_DTYPE_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "int8": 1,
+}
+_LOGITS_BYTES = 4
+"""Logits are kept in float32 whatever the model's dtype is."""
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one element; an unknown dtype counts as the widest, so that no promise is too large."""
+    return _DTYPE_BYTES.get(dtype, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceOptions:
+    """How large the largest step may be; the workspace follows from it."""
+
+    prefill_tokens: int = 512
+    """Most prompt tokens in one step."""
+    samples: int = 64
+    """Most sequences that ask for logits in one step."""
+
+
+def workspace_bytes(shape: ModelShape, last: int, options: WorkspaceOptions) -> int:
+    """Scratch space of a stage that ends before layer `last`: activations of its widest layer, and logits on the last.
+
+    A layer's multiplications write (FLOPs per token) / (2 x hidden size) numbers per token altogether; nothing of
+    another layer is alive at the same time but the hidden state. Logits are held twice while they are sampled.
+    """
+    widest = max(shape.layer_flops_per_token, default=0) // (2 * shape.hidden_size) + 2 * shape.hidden_size
+    activations = options.prefill_tokens * widest * dtype_bytes(shape.dtype)
+    logits = 2 * options.samples * shape.vocab_size * _LOGITS_BYTES if last == shape.num_layers else 0
+    return activations + logits
+
+
+def stage_bytes(shape: ModelShape, first: int, last: int, cache_tokens: int, options: WorkspaceOptions) -> int:
+    """Bytes that a node must have to hold layers [first, last) with KV pages for `cache_tokens` tokens."""
+    cache = cache_tokens * shape.cache_bytes_per_token(first, last)
+    return shape.weight_bytes(first, last) + cache + workspace_bytes(shape, last, options)

@@ -1,0 +1,68 @@
+"""Who this machine is: an Ed25519 key on disk, whose public half is the node id that peers authenticate.
+
+Knows nothing of networks. The file holds the 32 secret bytes as one line of hexadecimal and is readable by its owner
+only; whoever has it *is* this node.
+"""
+
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from muster.errors import MachineTrouble
+from muster.spec.pool import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    node_id: NodeId
+    secret: bytes = field(repr=False)
+
+    @staticmethod
+    def from_secret(secret: bytes) -> "Identity":
+        """`secret` are the 32 bytes of the private key."""
+        return Identity(Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw().hex(), secret)
+
+    @staticmethod
+    def generate() -> "Identity":
+        """A fresh one that is kept nowhere."""
+        return Identity.from_secret(Ed25519PrivateKey.generate().private_bytes_raw())
+
+
+def load_identity(path: Path) -> Identity:
+    """The identity kept at `path`, made there the first time. Raises `MachineTrouble` with the remedy."""
+    try:
+        if not path.exists():
+            _create(path)
+        _check_private(path)
+        return Identity.from_secret(bytes.fromhex(path.read_text("ascii").strip()))
+    except ValueError:
+        raise MachineTrouble(
+            f"The node key in {path} is damaged; restore it from a backup, or delete it to become a new node."
+        ) from None
+    except OSError as error:
+        raise MachineTrouble(
+            f"The node key in {path} cannot be used ({error.strerror}); check the folder's permissions and free space."
+        ) from None
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp makes it 0600
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(Identity.generate().secret.hex() + "\n")
+        # A link appears whole or not at all, and never replaces a key that another process made meanwhile.
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def _check_private(path: Path) -> None:
+    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise MachineTrouble(f"Others may read the node key in {path}; run `chmod 600 {path}` to keep it yours alone.")

@@ -1,0 +1,101 @@
+"""What others open towards this node: who may, and where their messages go. Knows nothing of leases or loading."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from muster.errors import LinkDown, ProtocolViolation
+from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.relay import RelayCarrier
+from muster.node.neighbours import Outbox
+from muster.node.stages import Stages
+from muster.wire.messages import Ping, Pong
+
+log = structlog.get_logger()
+STRANGER_S = 15.0
+"""A peer may dial a moment before the head tells us that it is a neighbour."""
+MAX_STRANGERS = 64
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
+
+class Incoming:
+    def __init__(self, stages: Stages, spawn: Spawn) -> None:
+        self._stages = stages
+        self._spawn = spawn
+        self._strangers = 0
+
+    async def connections(self, endpoint: Endpoint) -> None:
+        """Let neighbours in, for ever."""
+        while True:
+            connection = await endpoint.accept()
+            self._spawn(self._admit(connection))
+
+    async def _admit(self, connection: Connection) -> None:
+        if self._strangers >= MAX_STRANGERS or not await self._becomes_member(connection.peer):
+            log.warning("stranger.refused", peer=short_id(connection.peer))
+            await connection.close("not a neighbour in any placement")
+            return
+        await self.channels(connection)
+
+    async def _becomes_member(self, peer: str) -> bool:
+        self._strangers += 1
+        try:
+            async with asyncio.timeout(STRANGER_S):
+                while not self._stages.is_member(peer):
+                    await asyncio.sleep(0.05)
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self._strangers -= 1
+
+    async def channels(self, connection: Connection) -> None:
+        """Serve every channel that the peer opens, until the connection ends."""
+        try:
+            while True:
+                name, channel = await connection.accept()
+                serve = self._serve_data if name == "data" else self._answer_pings
+                self._spawn(serve(connection.peer, channel))
+        except LinkDown:
+            return
+
+    async def relayed(self, carrier: RelayCarrier) -> None:
+        """Serve every channel that comes through the head, until the carrier ends."""
+        try:
+            while True:
+                channel = await carrier.accept()
+                if self._stages.is_member(channel.peer):
+                    self._spawn(self._serve_data(channel.peer, channel))
+                else:
+                    await channel.close()
+        except LinkDown:
+            return
+
+    async def _serve_data(self, peer: str, channel: Channel) -> None:
+        box = Outbox(channel, lambda error: None)
+        reply = box.put  # kept: a bound method's identity is what tells sessions apart
+        try:
+            while True:
+                message, payload = await channel.receive()
+                if isinstance(message, Ping):
+                    box.put(Pong(token=message.token))
+                elif self._stages.is_member(peer):
+                    self._stages.receive(peer, message, payload, reply)
+        except (LinkDown, ProtocolViolation) as error:
+            log.info("data.closed", peer=short_id(peer), reason=str(error))
+        finally:
+            self._stages.forget_session(reply)
+            await box.close()
+
+    @staticmethod
+    async def _answer_pings(peer: str, channel: Channel) -> None:
+        try:
+            while True:
+                message, _ = await channel.receive()
+                if isinstance(message, Ping):
+                    await channel.send(Pong(token=message.token))
+        except (LinkDown, ProtocolViolation) as error:
+            log.info("pings.closed", peer=short_id(peer), reason=str(error))

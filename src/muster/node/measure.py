@@ -1,0 +1,115 @@
+"""What this machine can do, measured in a second or two. Knows nothing of who asks.
+
+Each figure is the best of a few short runs: other work on the machine can only make a run slower.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from muster.errors import MachineTrouble
+from muster.spec.pool import Device
+
+_MATMUL_SIZE = 1024
+_COPY_BYTES = 64 * 2**20
+_DISK_BYTES = 32 * 2**20
+_RUNS = 3
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """`auto` takes CUDA (or ROCm), then MPS, then the CPU; a device that is not there is an error that says so."""
+    available = [name for name, there in _devices() if there]
+    if wanted == "auto":
+        return torch.device(available[0])
+    if wanted.split(":")[0] not in available:
+        raise MachineTrouble(f"This machine has no device {wanted!r}; choose one of {', '.join(available)}.")
+    return torch.device(wanted)
+
+
+def _devices() -> list[tuple[str, bool]]:
+    return [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that a new allocation on this device could get now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def measure_device(device: torch.device, memory_cap_bytes: int | None, disk: Path, speed: float = 1.0) -> Device:
+    """Measure matmul FLOP/s by dtype, memory, host and disk bandwidth.
+
+    `memory_cap_bytes` is what the owner lends; the claim is the smaller of it and what is free. `speed` below 1 is for
+    rehearsals: a machine that pretends to be slower (the worker then also waits accordingly).
+    """
+    free = free_memory_bytes(device)
+    dtypes = (torch.float32, torch.bfloat16) if device.type != "cpu" else (torch.float32,)
+    flops = {str(dtype).removeprefix("torch."): _matmul_flops_per_s(device, dtype) * speed for dtype in dtypes}
+    memory_bandwidth = _copy_bytes_per_s(device, device) * speed
+    host_bandwidth = memory_bandwidth if device.type == "cpu" else _copy_bytes_per_s(torch.device("cpu"), device)
+    return Device(
+        kind=device.type,
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()}-core {device.type}",
+        memory_bytes=free if memory_cap_bytes is None else min(free, memory_cap_bytes),
+        flops_per_s=flops,
+        memory_bandwidth_bytes_per_s=memory_bandwidth,
+        host_bandwidth_bytes_per_s=host_bandwidth,
+        disk_bandwidth_bytes_per_s=_disk_bytes_per_s(disk),
+    )
+
+
+def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    work()
+    best = float("inf")
+    for _ in range(_RUNS):
+        _wait_for(device)
+        started = time.perf_counter()
+        work()
+        _wait_for(device)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    size = _MATMUL_SIZE if device.type == "cpu" else 4 * _MATMUL_SIZE
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    return 2 * size**3 / _best_seconds(lambda: left @ right, device)
+
+
+def _copy_bytes_per_s(source: torch.device, target: torch.device) -> float:
+    """A copy reads and writes every byte, so within one memory it moves twice its size."""
+    here: Tensor = torch.ones(_COPY_BYTES // 4, device=source)
+    there = torch.empty(_COPY_BYTES // 4, device=target)
+    moved = _COPY_BYTES * (2 if source == target else 1)
+    return moved / _best_seconds(lambda: there.copy_(here), target)
+
+
+def _disk_bytes_per_s(folder: Path) -> float:
+    """Sequential write with fsync: the slower of the two directions, and the one that caches cannot flatter."""
+    block = os.urandom(2**20)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            started = time.perf_counter()
+            for _ in range(_DISK_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            return _DISK_BYTES / (time.perf_counter() - started)
+    except OSError as error:
+        reason = f"Cannot write to {folder} ({error.strerror}); free some space there or choose another --cache-dir."
+        raise MachineTrouble(reason) from error

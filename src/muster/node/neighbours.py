@@ -1,0 +1,113 @@
+"""How this node reaches others: one connection a peer, dialled once, or through the head where dialling fails.
+
+Knows nothing of what is said on the channels.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from muster.errors import LinkDown, MusterError, ProtocolViolation
+from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.relay import RelayCarrier
+from muster.wire.frame import Payload
+from muster.wire.messages import Address, AnyMessage, Ping, Pong
+
+log = structlog.get_logger()
+DIAL_S = 5.0
+DIAL_TRIES = 3
+DIAL_PAUSE_S = 0.5
+GREETING_S = 15.0
+"""How long the peer may take to hear of the placement that makes us its neighbour."""
+
+
+class Outbox:
+    """A queue before a channel: putting never waits, and the first failure is reported once."""
+
+    def __init__(self, channel: Channel, on_lost: Callable[[MusterError], None]) -> None:
+        self.channel = channel
+        self._on_lost = on_lost
+        self._queue: asyncio.Queue[tuple[AnyMessage, Payload]] = asyncio.Queue()
+        self._task = asyncio.create_task(self._send_forever())
+
+    def put(self, message: AnyMessage, payload: Payload = b"") -> None:
+        self._queue.put_nowait((message, payload))
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self.channel.close()
+
+    async def _send_forever(self) -> None:
+        try:
+            while True:
+                await self.channel.send(*await self._queue.get())
+        except (LinkDown, ProtocolViolation) as error:
+            self._on_lost(error)
+
+
+class Neighbours:
+    """Connections that this node dialled to other nodes of its pipelines."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.carrier: RelayCarrier | None = None
+        """The way through the head, while there is a head."""
+        self._endpoint = endpoint
+        self._connections: dict[str, Connection] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def open(self, address: Address, name: str) -> Channel:
+        """A channel to the node at `address`. Raises `LinkDown`."""
+        try:
+            async with self._locks.setdefault(address.node, asyncio.Lock()):
+                connection = self._connections.get(address.node)
+                if connection is None or connection.closed.is_set():
+                    connection = await self._dial(address)
+                    self._connections[address.node] = connection
+            return await connection.open(name)
+        except LinkDown:
+            if self.carrier is None:
+                raise
+            log.info("dial.relayed", peer=short_id(address.node))
+            return self.carrier.open(address.node, name)
+
+    async def _dial(self, address: Address) -> Connection:
+        for attempt in range(1, DIAL_TRIES + 1):
+            try:
+                return await self._endpoint.dial(address, timeout_s=DIAL_S)
+            except LinkDown as error:
+                log.info("dial.failed", peer=short_id(address.node), attempt=attempt, reason=str(error))
+                if attempt == DIAL_TRIES:
+                    raise
+                await asyncio.sleep(DIAL_PAUSE_S * attempt)
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        connections, self._connections = list(self._connections.values()), {}
+        await asyncio.gather(*(connection.close() for connection in connections), return_exceptions=True)
+
+
+async def greet(channel: Channel, peer: str) -> float:
+    """Make sure that the peer answers on this channel; the round trip in seconds. Raises `LinkDown`."""
+    best = float("inf")
+    try:
+        for token in range(3):
+            started = time.perf_counter()
+            await channel.send(Ping(token=token))
+            message, _ = await asyncio.wait_for(channel.receive(), GREETING_S)
+            if not isinstance(message, Pong) or message.token != token:
+                raise ProtocolViolation(f"Node {short_id(peer)} answered a ping with something else; update it.")
+            best = min(best, time.perf_counter() - started)
+    except TimeoutError as error:
+        raise LinkDown(f"Node {short_id(peer)} does not answer within {GREETING_S:.0f} s; check its link.") from error
+    return best
+
+
+async def measure_bandwidth(bulk: Channel, round_trip_s: float, size: int = 256 * 1024) -> float:
+    """Bytes per second from here to the peer, from one payload that is acknowledged."""
+    started = time.perf_counter()
+    await bulk.send(Ping(token=0), bytes(size))
+    await asyncio.wait_for(bulk.receive(), GREETING_S)
+    return size / max(1e-6, time.perf_counter() - started - round_trip_s)

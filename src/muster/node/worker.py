@@ -1,0 +1,321 @@
+"""The asyncio shell of a node: dials the head, carries out what `NodeState` decides, passes messages to its stages.
+
+Knows nothing of scheduling or placement. Workers only dial out: what the head wants to say comes back on the
+connection that this node opened, and other nodes are dialled when a placement makes them neighbours.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+import torch
+from msgspec.structs import replace
+
+from muster import __version__
+from muster.errors import LinkDown, MusterError, ProtocolViolation
+from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.relay import RelayCarrier
+from muster.node.incoming import Incoming
+from muster.node.loading import StageLoader
+from muster.node.measure import free_memory_bytes, measure_device
+from muster.node.neighbours import Neighbours, Outbox, greet, measure_bandwidth
+from muster.node.stages import Stages
+from muster.node.state import Command, Drop, Load, NodeState, Quit, Rejoin, Say
+from muster.spec.pool import Device
+from muster.wire.messages import (
+    PROTOCOL,
+    Address,
+    AnyMessage,
+    Assign,
+    Hello,
+    Measured,
+    PeerMeasured,
+    Welcome,
+)
+
+log = structlog.get_logger()
+TICK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    name: str
+    cache_dir: Path
+    region: str = ""
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    memory_cap_bytes: int | None = None
+    """What the owner lends; None lends what is free."""
+    speed: float = 1.0
+    """Below 1 rehearses a slower machine."""
+    drain_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeadDoor:
+    """Where the head is and how to prove that we may come in."""
+
+    address: Address
+    prove: Callable[[str], bytes]
+    """Our node id -> the proof of the join secret."""
+
+
+class Announce(Protocol):
+    """Told what happens: a name for programs, a sentence for people, facts for both."""
+
+    def __call__(self, event: str, sentence: str, **facts: Any) -> None: ...
+
+
+class Worker:
+    """Joins, serves until told to stop, leaves."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        door: HeadDoor,
+        options: WorkerOptions,
+        announce: Announce = lambda event, sentence, **facts: None,
+        regions: dict[str, str] | None = None,
+    ) -> None:
+        """`regions` is filled with the region of every node we hear of, for whoever shapes the links."""
+        self._endpoint = endpoint
+        self._door = door
+        self._options = options
+        self._announce = announce
+        self._regions = regions if regions is not None else {}
+        self._state = NodeState(endpoint.node_id)
+        self._neighbours = Neighbours(endpoint)
+        self._stages = Stages(endpoint.node_id, door.address.node, options.speed, self._neighbour_lost)
+        self._incoming = Incoming(self._stages, self._spawn)
+        self._loads: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._control: Outbox | None = None
+        self._head: Connection | None = None
+        self._device: Device | None = None
+        self._loader: StageLoader | None = None
+        self._quit: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until drained. Raises `MusterError` if refused, unreachable at first, or the drain takes too long."""
+        options = self._options
+        self._quit = asyncio.get_running_loop().create_future()
+        self._announce("measuring", "Measuring this machine.")
+        self._device = await asyncio.to_thread(
+            measure_device, options.device, options.memory_cap_bytes, options.cache_dir, options.speed
+        )
+        self._announce("measured", describe(self._device), device=asdict(self._device))
+        self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
+        try:
+            await self._join()
+            self._spawn(self._incoming.connections(self._endpoint))
+            self._spawn(self._tick_forever())
+            await self._quit
+        finally:
+            await self._close()
+
+    def drain(self) -> None:
+        """Leave once what runs here has moved to other machines."""
+        self._announce("draining", "Draining: what runs here moves to other machines first.")
+        self._carry_out(self._state.drain(self._now(), self._options.drain_timeout_s))
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stages.close()
+        if self._control is not None:
+            await self._control.close()
+        await self._neighbours.close()
+        await self._endpoint.close()
+
+    # --- the head ---------------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        head = await self._endpoint.dial(self._door.address)
+        control = await head.open("control")
+        hello = Hello(
+            protocol=PROTOCOL,
+            version=__version__,
+            name=self._options.name,
+            region=self._options.region,
+            proof=self._door.prove(self._endpoint.node_id),
+            address=replace(self._endpoint.address, region=self._options.region),
+        )
+        await control.send(hello)
+        self._head = head
+        self._control = Outbox(control, lambda error: None)
+        self._spawn(self._listen(head, control))
+        self._spawn(self._incoming.channels(head))
+
+    async def _listen(self, head: Connection, control: Channel) -> None:
+        try:
+            while True:
+                message, _ = await control.receive()
+                was_joined = self._state.joined
+                self._learn_regions(message)
+                self._carry_out(self._state.heard(message, self._now()))
+                if self._state.joined and not was_joined:
+                    self._announce("joined", f"Joined the pool of {short_id(head.peer)}.", node=self._endpoint.node_id)
+                    self._spawn(self._introduce(head))
+                    self._spawn(self._relay_through(head))
+        except (LinkDown, ProtocolViolation) as error:
+            if self._head is head:
+                log.warning("head.lost", reason=str(error))
+                self._carry_out(self._state.head_lost(self._now()))
+
+    async def _introduce(self, head: Connection) -> None:
+        """Tell the head what this machine is, then how far away it is."""
+        assert self._device is not None
+        self._tell(Measured(device=self._device, free_memory_bytes=self._free_memory_bytes()))
+        try:
+            bulk = await head.open("bulk")
+            round_trip_s = await greet(bulk, head.peer)
+            bandwidth = await measure_bandwidth(bulk, round_trip_s)
+            await bulk.close()
+        except (LinkDown, ProtocolViolation, TimeoutError) as error:
+            log.info("measure.failed", peer=short_id(head.peer), reason=str(error))
+            return
+        self._tell(PeerMeasured(peer=head.peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=bandwidth))
+
+    async def _relay_through(self, head: Connection) -> None:
+        """A carrier through the head, for peers that cannot be dialled."""
+        try:
+            carrier = RelayCarrier(self._endpoint.node_id, await head.open("relay"))
+            self._neighbours.carrier = carrier
+            self._spawn(self._incoming.relayed(carrier))
+            await carrier.run()
+        except (LinkDown, ProtocolViolation) as error:
+            log.info("relay.closed", reason=str(error))
+
+    def _learn_regions(self, message: AnyMessage) -> None:
+        if isinstance(message, Welcome):
+            self._regions[self._door.address.node] = message.region
+        elif isinstance(message, Assign):
+            self._regions.update({address.node: address.region for address in message.peers})
+
+    async def _rejoin(self, after_s: float) -> None:
+        self._announce("head_lost", f"Lost the head; trying again in {after_s:.1f} s.", after_s=after_s)
+        head, self._head = self._head, None
+        if self._control is not None:
+            await self._control.close()
+            self._control = None
+        if head is not None:
+            await head.close()
+        await asyncio.sleep(after_s)
+        try:
+            await self._join()
+        except (LinkDown, ProtocolViolation) as error:
+            log.warning("rejoin.failed", reason=str(error))
+            self._carry_out(self._state.head_lost(self._now()))
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            free = self._free_memory_bytes()
+            self._carry_out(self._state.tick(self._now(), free, self._stages.active_requests))
+
+    def _free_memory_bytes(self) -> int:
+        free = free_memory_bytes(self._options.device)
+        cap = self._options.memory_cap_bytes
+        return free if cap is None else min(free, cap)
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Say(message):
+                    self._tell(message)
+                case Load(assign):
+                    self._stages.expect(assign)
+                    self._loads[assign.epoch] = self._spawn(self._load(assign))
+                case Drop(epoch):
+                    if task := self._loads.pop(epoch, None):
+                        task.cancel()
+                    self._spawn(self._stages.drop(epoch))
+                case Rejoin(after_s):
+                    self._spawn(self._rejoin(after_s))
+                case Quit(error):
+                    self._spawn(self._quit_soon(error))
+
+    def _tell(self, message: AnyMessage) -> None:
+        if self._control is not None:
+            self._control.put(message)
+
+    async def _quit_soon(self, error: MusterError | None) -> None:
+        await asyncio.sleep(TICK_S)  # the goodbye needs a moment to leave
+        assert self._quit is not None
+        if self._quit.done():
+            return
+        if error is None:
+            self._quit.set_result(None)
+        else:
+            self._quit.set_exception(error)
+
+    async def _load(self, assign: Assign) -> None:
+        assert self._loader is not None
+        mine = assign.stages[assign.index]
+        layers = f"layers {mine.first}–{mine.last - 1}"
+        facts = {"epoch": assign.epoch, "first": mine.first, "last": mine.last}
+        self._announce("loading", f"Loading {layers}.", **facts)
+        try:
+            if self._head is None:
+                raise LinkDown("The head is gone; its next placement will ask again.")
+            work = await self._loader.load(assign, self._head, self._tell)
+            next_box = await self._reach_next(assign)
+        except MusterError as error:
+            log.warning("load.failed", epoch=assign.epoch, reason=str(error))
+            self._announce("load_failed", f"Could not load {layers}: {error}", **facts, reason=str(error))
+            self._carry_out(self._state.load_failed(assign.epoch, error))
+            return
+        finally:
+            self._loads.pop(assign.epoch, None)
+        self._stages.start(assign, work, next_box)
+        self._announce("serving", f"Serving {layers}.", **facts)
+        self._carry_out(self._state.loaded(assign.epoch))
+
+    async def _reach_next(self, assign: Assign) -> Outbox | None:
+        """The channel to the next stage (the last stage's next is the first), proven to work before we say `Loaded`."""
+        if len(assign.stages) == 1:
+            return None
+        peer = assign.stages[(assign.index + 1) % len(assign.stages)].node
+        address = next((address for address in assign.peers if address.node == peer), None)
+        if address is None:
+            raise ProtocolViolation(f"The head named no address for node {short_id(peer)}; its books are wrong.")
+        channel = await self._neighbours.open(address, "data")
+        round_trip_s = await greet(channel, peer)
+        self._tell(PeerMeasured(peer=peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=0.0))
+        return Outbox(channel, lambda error: self._neighbour_lost(assign.epoch, peer, str(error)))
+
+    def _neighbour_lost(self, epoch: int, peer: str, reason: str) -> None:
+        self._carry_out(self._state.neighbour_lost(epoch, peer, reason))
+
+    # --- small things -----------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget_task)
+        return task
+
+    def _forget_task(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and self._quit is not None and not self._quit.done():
+            # A bug in the shell must not leave a node that looks alive and does nothing.
+            self._quit.set_exception(error)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def describe(device: Device) -> str:
+    """The measurement in one sentence."""
+    flops = ", ".join(f"{speed / 1e9:.0f} GFLOP/s in {dtype}" for dtype, speed in device.flops_per_s.items())
+    memory = f"{device.memory_bytes / 1e9:.3g} GB to lend at {device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s"
+    return f"{device.name}: {flops}, {memory}, disk {device.disk_bandwidth_bytes_per_s / 1e6:.0f} MB/s."

@@ -1,0 +1,167 @@
+"""The first planner: one pipeline, exact for small pools. Pure: the same pool gives the same plan.
+
+What it wants, in this order: hold the model at all; do not split what fits on one machine (the fastest that holds it);
+make the slowest stage as fast as the pool allows, with no more machines than pay for themselves; order them so that a
+token travels least; keep as much cache as the tightest stage has room for.
+
+A ring of S stages with stage time T and N steps in flight makes a step every max(T, (S T + ring latency) / N) seconds
+(DeServe, section 4: N >= S (1 + L / T) leaves no bubble). N is capped, so machines that are far away for the work they
+save make the ring slower, and are left out.
+"""
+
+from collections.abc import Sequence
+from math import ceil, inf
+from typing import Protocol
+
+from muster.cost.memory import stage_bytes
+from muster.cost.roofline import hidden_bytes, stage_seconds, transfer_seconds, wire_seconds
+from muster.plan import words
+from muster.plan.candidates import by_use, nearest_neighbours
+from muster.plan.repair import repair
+from muster.plan.search import Order, Search
+from muster.plan.split import furthest, least_slowest, most_pages
+from muster.plan.tables import PlanOptions, Tables
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.pool import Node, Pool
+
+
+class Planner(Protocol):
+    """Whatever decides which machine does what."""
+
+    def __call__(self, shape: ModelShape, pool: Pool, keep: Pipeline | None = None) -> Plan:
+        """A plan for `pool`, or `PoolUnavailable` (mostly `DoesNotFit`).
+
+        With `keep`, a pipeline of which some machines may be gone: the others keep their layers where that is
+        possible, so that only what was lost is loaded again.
+        """
+
+
+def place(shape: ModelShape, pool: Pool, keep: Pipeline | None = None, options: PlanOptions = PlanOptions()) -> Plan:
+    """The first `Planner`."""
+    if not pool.nodes:
+        raise words.nobody_here(shape, options)
+    if keep is not None:
+        kept = repair(shape, pool, keep, options)
+        if kept is not None:
+            stages, pages = kept
+            return _plan(shape, pool, stages, pages, options, "The remaining machines keep their layers")
+    alone = _alone(shape, pool, options)
+    if alone is not None:
+        return alone
+    useful = by_use(shape, pool, options)
+    plan = _ring(shape, pool, useful[: options.exact_nodes], options)
+    return plan or _long_ring(shape, pool, useful, options)
+
+
+def _alone(shape: ModelShape, pool: Pool, options: PlanOptions) -> Plan | None:
+    """The fastest machine that holds everything."""
+    tokens = options.min_pages(shape) * options.page_size
+    whole = (0, shape.num_layers)
+    able = [node for node in pool.nodes if node.device.memory_bytes >= _need(shape, *whole, tokens, options)]
+    if not able:
+        return None
+    pace = {node.id: stage_seconds(shape, *whole, node.device, options.batch, options.context) for node in able}
+    best = min(able, key=lambda node: (pace[node.id], node.id))
+    tables = Tables(shape, [best], pool, options)
+    pages = most_pages(tables, (0,), inf, options.min_pages(shape), options.max_pages(shape))
+    stages = (Stage(best.id, *whole),)
+    return _plan(shape, pool, stages, pages, options, "The fastest machine that holds the whole model")
+
+
+def _need(shape: ModelShape, first: int, last: int, tokens: int, options: PlanOptions) -> int:
+    return stage_bytes(shape, first, last, tokens, options.workspace)
+
+
+def _ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: PlanOptions) -> Plan | None:
+    """The best ring of some of `nodes`; None if they do not hold the model but more machines might."""
+    if not nodes:
+        return None
+    tables = Tables(shape, nodes, pool, options)
+    search = Search(tables, 0, shape.num_layers, options.min_pages(shape))
+    fewest = search.fewest(inf)
+    if fewest is None and len(nodes) == len(pool.nodes):
+        raise words.does_not_fit(shape, nodes, search.furthest(), options)
+    if fewest is None:
+        return None
+    for stages in _counts(search, tables, fewest, options):
+        bound_s = search.tightest(stages) * (1 + options.worth)
+        order = search.quickest_order(stages, bound_s)
+        if order is not None:
+            return _finish(tables, order, bound_s, "The least slowest stage that is worth its machines")
+    raise words.links_are_down()
+
+
+def _counts(search: Search, tables: Tables, fewest: int, options: PlanOptions) -> list[int]:
+    """Stage counts worth trying: first the fewest within `worth` of the fastest ring, then the others as a fallback."""
+    leaving = sorted(min(row[row > 0], default=0.0) for row in tables.latency)
+    paces: dict[int, float] = {}
+    for stages in range(fewest, search.count + 1):
+        ring_s = float(sum(leaving[:stages])) if stages > 1 else 0.0
+        if paces and (ring_s / options.max_microbatches) >= min(paces.values()):
+            break  # even stages that take no time would not help any more
+        tightest_s = search.tightest(stages)
+        paces[stages] = max(tightest_s, (stages * tightest_s + ring_s) / options.max_microbatches)
+    enough_s = min(paces.values()) * (1 + options.worth)
+    chosen = min(stages for stages, pace in paces.items() if pace <= enough_s)
+    return [chosen, *(stages for stages in range(fewest, search.count + 1) if stages != chosen)]
+
+
+def _finish(tables: Tables, order: Order, bound_s: float, why: str) -> Plan:
+    """Give `order` as much cache as the bound allows, then the cuts with the least slowest stage."""
+    options, shape = tables.options, tables.shape
+    some = tables.only(order)
+    positions = range(len(order))
+    pages = most_pages(some, positions, bound_s, options.min_pages(shape), options.max_pages(shape))
+    stages = least_slowest(some, positions, bound_s, pages, 0, shape.num_layers)
+    assert stages is not None, "an order that the search found covers all layers"
+    return _plan(shape, tables.pool, stages, pages, options, why)
+
+
+def _long_ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: PlanOptions) -> Plan:
+    """More machines than the exact search can order: the most useful ones that suffice, each next to its nearest.
+
+    `nodes` are the most useful first.
+    """
+    pages, covered, count = options.min_pages(shape), 0, min(options.exact_nodes, len(nodes))
+    while count < len(nodes):
+        count = min(len(nodes), count + max(1, count // 4))
+        tables = Tables(shape, nearest_neighbours(pool, nodes[:count]), pool, options)
+        reached, used = furthest(tables, range(count), pages)
+        covered = max(covered, reached)
+        if reached == shape.num_layers:
+            return _finish(tables, used, inf, "The most useful machines that hold the model together")
+    raise words.does_not_fit(shape, pool.nodes, covered, options)
+
+
+def _plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, options: PlanOptions, why: str) -> Plan:
+    devices = {node.id: node.device for node in pool.nodes}
+    hops = list(zip(stages, (*stages[1:], stages[0]), strict=True)) if len(stages) > 1 else []
+    links = [pool.link(source.node, target.node) for source, target in hops]
+    nbytes = hidden_bytes(shape, options.batch)
+    if any(wire_seconds(link, nbytes) == inf for link in links):
+        raise words.links_are_down()
+    work = [
+        stage_seconds(shape, stage.first, stage.last, devices[stage.node], options.batch, options.context)
+        for stage in stages
+    ]
+    # The way back carries token ids only, so its bandwidth does not bound the step.
+    step_s = max([*work, *(wire_seconds(link, nbytes) for link in links[:-1])])
+    ring_s = sum(transfer_seconds(link, nbytes) for link in links)
+    pipeline = Pipeline(tuple(stages), pages, options.page_size, microbatches(len(stages), step_s, ring_s, options))
+    used = set(pipeline.nodes())
+    return Plan(
+        model=shape.name,
+        pipelines=(pipeline,),
+        standbys=tuple(node.id for node in pool.nodes if node.id not in used),
+        step_seconds=step_s,
+        explanation=words.explain(pool, pipeline, step_s, ring_s, why),
+    )
+
+
+def microbatches(stages: int, step_s: float, ring_s: float, options: PlanOptions) -> int:
+    """Steps in flight that keep every stage busy: N >= S (1 + L / T), L the mean hop (DeServe, section 4)."""
+    if stages == 1:
+        return 1
+    wanted = stages + ring_s / max(step_s, 1e-9)
+    return max(stages, min(ceil(wanted - 1e-9), options.max_microbatches))

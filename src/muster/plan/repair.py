@@ -1,0 +1,84 @@
+"""Fill the gap that lost machines left and leave everybody else alone, so that only the lost layers are loaded again.
+
+Each gap is a run of layers whose machines are gone. It goes to the fastest idle machine that can take all of it, else
+to the fewest idle machines that can share it. Whether the result is as good as a new plan is for the broker to ask
+later, when the pool serves again.
+"""
+
+from collections.abc import Sequence
+from math import inf
+
+from muster.cost.memory import stage_bytes
+from muster.plan.candidates import by_use
+from muster.plan.search import Search
+from muster.plan.split import least_slowest
+from muster.plan.tables import PlanOptions, Tables
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Pipeline, Stage
+from muster.spec.pool import Node, Pool
+
+
+def repair(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) -> tuple[tuple[Stage, ...], int] | None:
+    """Stages and KV pages; None where the gaps cannot be filled, or nothing is left to keep."""
+    caps = {node.id: node.device.memory_bytes for node in pool.nodes}
+    tokens = options.min_pages(shape) * options.page_size
+    stays = [
+        stage
+        for stage in keep.stages
+        if caps.get(stage.node, 0) >= stage_bytes(shape, stage.first, stage.last, tokens, options.workspace)
+    ]
+    if not stays:
+        return None
+    stages = list(stays)
+    for first, last in _gaps(stays, shape.num_layers):
+        idle = Pool(_idle(pool, stages), pool.links, pool.default_link)
+        filling = _fill(shape, idle, first, last, options)
+        if filling is None:
+            return None
+        stages += filling
+    stages.sort(key=lambda stage: stage.first)
+    if _crosses_a_broken_link(pool, stages):
+        return None
+    return tuple(stages), _pages(shape, caps, stages, options)
+
+
+def _gaps(stays: Sequence[Stage], layers: int) -> list[tuple[int, int]]:
+    """Runs of layers that no stage in `stays` (ordered) covers."""
+    ends = [0, *(stage.last for stage in stays)]
+    starts = [*(stage.first for stage in stays), layers]
+    return [(end, start) for end, start in zip(ends, starts, strict=True) if start > end]
+
+
+def _idle(pool: Pool, stages: Sequence[Stage]) -> tuple[Node, ...]:
+    busy = {stage.node for stage in stages}
+    return tuple(node for node in pool.nodes if node.id not in busy)
+
+
+def _fill(shape: ModelShape, idle: Pool, first: int, last: int, options: PlanOptions) -> list[Stage] | None:
+    nodes = by_use(shape, idle, options)[: options.exact_nodes] if idle.nodes else []
+    if not nodes:
+        return None
+    tables = Tables(shape, nodes, idle, options)
+    search = Search(tables, first, last, options.min_pages(shape))
+    fewest = search.fewest(inf)
+    if fewest is None:
+        return None
+    bound_s = search.tightest(fewest)
+    order = search.some_order(bound_s)
+    stages = least_slowest(tables, order, bound_s, search.pages, first, last) if order is not None else None
+    return None if stages is None else list(stages)
+
+
+def _crosses_a_broken_link(pool: Pool, stages: Sequence[Stage]) -> bool:
+    hops = zip(stages, (*stages[1:], stages[0]), strict=True) if len(stages) > 1 else ()
+    return any(pool.link(source.node, target.node).bandwidth_bytes_per_s <= 0 for source, target in hops)
+
+
+def _pages(shape: ModelShape, caps: dict[str, int], stages: Sequence[Stage], options: PlanOptions) -> int:
+    """What the tightest stage has room for."""
+    pages = options.max_pages(shape)
+    for stage in stages:
+        bare = stage_bytes(shape, stage.first, stage.last, 0, options.workspace)
+        per_page = options.page_size * shape.cache_bytes_per_token(stage.first, stage.last)
+        pages = min(pages, (caps[stage.node] - bare) // per_page if per_page else pages)
+    return pages

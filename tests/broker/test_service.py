@@ -1,0 +1,362 @@
+"""The broker over an in-memory link: scripted nodes join, vanish, drain and come back to a restarted head."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from muster.broker.events import Route
+from muster.broker.membership import LeaseOptions
+from muster.broker.placing import PlacingOptions
+from muster.broker.service import BrokerService
+from muster.broker.state import BrokerOptions
+from muster.broker.store import Store
+from muster.errors import InvalidRequest, LinkDown
+from muster.link.memory import MemoryNetwork
+from muster.spec.pool import Device
+from muster.spec.request import Request
+from muster.wire.messages import (
+    Blob,
+    BlobUnknown,
+    FetchBlob,
+    Heartbeat,
+    HeartbeatSeen,
+    Measured,
+    Ping,
+    Pong,
+    Refused,
+    Relay,
+    Submit,
+    Welcome,
+)
+from tests.broker.actors import HEAD, SERVED, node_id, planner
+from tests.broker.fake_node import FakeNode
+
+pytestmark = pytest.mark.anyio
+
+OPTIONS = BrokerOptions(
+    leases=LeaseOptions(heartbeat_s=0.1, lease_s=0.8, rest_s=0.1),
+    placing=PlacingOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5),
+)
+BLOB = bytes(range(256)) * 100
+
+
+def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:
+    return (BLOB[offset : offset + length], len(BLOB)) if digest == "ab" * 32 else None
+
+
+class Pool:
+    """A head and its nodes on one in-memory network."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.network = MemoryNetwork()
+        self.nodes: list[FakeNode] = []
+        self.wall_s = 1e9
+
+    async def start_head(self) -> None:
+        self.store = Store.at(self.folder / "pool.db")
+        self.service = BrokerService(
+            SERVED, self.store, read_blob, planner=planner, options=OPTIONS, wall_clock=lambda: self.wall_s
+        )
+        await self.service.start(self.network.endpoint(HEAD))
+
+    async def stop_head(self) -> None:
+        await self.service.close()
+        self.store.close()
+
+    async def ticket(self):
+        self._ticket = await self.service.issue_ticket(valid_s=3600)
+        return self._ticket
+
+    def fake(self, number: int, memory_mib: float = 500, speed: float = 1) -> FakeNode:
+        node = FakeNode(self.network, node_id(number), self._ticket, memory_mib, speed)
+        self.nodes.append(node)
+        return node
+
+    async def join(self, *sizes: float) -> list[FakeNode]:
+        # The fourth is so slow that it stays on standby until it is needed.
+        nodes = [self.fake(len(self.nodes) + 1, size, (1.0, 0.9, 0.8, 0.05)[len(self.nodes)]) for size in sizes]
+        for node in nodes:
+            assert isinstance(await node.join(), Welcome)
+        return nodes
+
+    async def until(self, what: Callable[[], bool], seconds: float = 10) -> None:
+        async with asyncio.timeout(seconds):
+            while not what():
+                await asyncio.sleep(0.02)
+
+    async def serving(self, *numbers: int) -> Route:
+        """Wait until exactly these nodes serve."""
+        wanted = {node_id(number) for number in numbers}
+        await self.until(lambda: (r := self.service.route()) is not None and set(r.pipeline.nodes()) == wanted)
+        route = self.service.route()
+        assert route is not None
+        return route
+
+    def state(self, number: int) -> str:
+        return next(view["state"] for view in self.service.nodes() if view["id"] == node_id(number))
+
+
+@pytest.fixture
+async def pool(tmp_path: Path) -> AsyncIterator[Pool]:
+    pool = Pool(tmp_path)
+    await pool.start_head()
+    await pool.ticket()
+    yield pool
+    for node in pool.nodes:
+        await node.leave()
+    await pool.stop_head()
+
+
+async def test_nodes_join_by_ticket_load_and_serve(pool):
+    nodes = await pool.join(500, 500, 500)
+    route = await pool.serving(1, 2, 3)
+    assert pool.service.address(route.node) == route.first
+    await pool.until(lambda: any(isinstance(message, HeartbeatSeen) for message in nodes[0].heard))
+    await pool.until(lambda: pool.service.status()["active_requests"] == 3)
+    status = pool.service.status()
+    assert status["ready"]
+    assert status["placement"][0]["first"] == 0
+    assert status["placement"][-1]["last"] == SERVED.shape.num_layers
+    assert {view["state"] for view in status["nodes"]} == {"serving"}
+    assert status["max_context"] > 0
+
+
+async def test_a_pool_that_is_too_small_says_so_in_its_status(pool):
+    await pool.join(500)
+    await pool.until(lambda: "Add a machine" in pool.service.status()["reason"])
+    assert pool.state(1) == "standby"
+    assert pool.service.route() is None
+
+
+@pytest.mark.parametrize(
+    ("say", "code"),
+    [
+        ({"secret": b"x" * 32}, "invalid_ticket"),
+        ({"protocol": 99}, "version_mismatch"),
+    ],
+)
+async def test_a_node_with_a_foreign_ticket_or_another_protocol_is_told_why_it_may_not_come_in(pool, say, code):
+    answer = await pool.fake(1).join(**say)
+    assert isinstance(answer, Refused)
+    assert answer.code == code
+    assert answer.reason.endswith(".")
+    await asyncio.wait_for(pool.nodes[0].connection.closed.wait(), 5)
+
+
+async def test_an_expired_ticket_is_refused(pool):
+    pool.wall_s += 3601
+    answer = await pool.fake(1).join()
+    assert isinstance(answer, Refused)
+    assert "expired" in answer.reason
+
+
+async def test_a_lying_node_is_refused_and_nobody_else_is_disturbed(pool):
+    await pool.join(500, 500)
+    await pool.serving(1, 2)
+    liar = pool.fake(9)
+    liar.claim = Measured(device=Device("cpu", "x", 2**60), free_memory_bytes=1)
+    await liar.join()
+    await pool.until(lambda: any(isinstance(message, Refused) for message in liar.heard))
+    assert pool.service.route().epoch == 1
+
+
+async def test_a_first_message_that_is_no_hello_is_refused(pool):
+    node = pool.fake(1)
+    connection = await node.endpoint.dial(node.ticket.address)
+    control = await connection.open("control")
+    await control.send(Heartbeat(epoch=0, free_memory_bytes=0))
+    answer, _ = await control.receive()
+    assert isinstance(answer, Refused)
+    assert answer.code == "protocol_violation"
+
+
+async def test_a_forbidden_message_ends_the_membership(pool):
+    (node,) = await pool.join(500)
+    await node.control.send(Submit(epoch=1, request=Request(id="r", prompt=(1,))))
+    await asyncio.wait_for(node.connection.closed.wait(), 5)
+    await pool.until(lambda: pool.state(1) == "gone")
+
+
+async def test_a_node_that_falls_silent_loses_its_lease_and_its_layers(pool):
+    nodes = await pool.join(500, 500, 500, 500)
+    await pool.serving(1, 2, 3)
+    nodes[0].beats = False
+    await pool.serving(4, 2, 3)
+    assert pool.service.route().epoch == 2
+    await asyncio.wait_for(nodes[0].connection.closed.wait(), 5)
+
+
+async def test_a_node_that_crashes_is_replaced_at_once(pool):
+    nodes = await pool.join(500, 500, 500, 500)
+    before = await pool.serving(1, 2, 3)
+    members = pool.service._state.members
+    members.options = replace(members.options, lease_s=60)  # it is not the lease that tells
+    nodes[1].crash()
+    after = await pool.serving(1, 4, 3)
+    replaced = {node_id(2): node_id(4)}
+    expected = [(replaced.get(s.node, s.node), s.first, s.last) for s in before.pipeline.stages]
+    assert [(s.node, s.first, s.last) for s in after.pipeline.stages] == expected
+
+
+async def test_a_drained_node_serves_until_the_next_pipeline_is_ready_and_is_then_released(pool):
+    nodes = await pool.join(500, 500, 500, 500)
+    await pool.serving(1, 2, 3)
+    nodes[3].loads = False
+    await pool.service.drain(node_id(1))
+    await pool.until(lambda: bool(nodes[3].assigned))
+    assert pool.state(1) == "draining"
+    assert pool.service.route().epoch == 1
+    (epoch,) = nodes[3].assigned
+    await nodes[3].load(epoch)
+    await pool.serving(2, 3, 4)
+    await pool.until(lambda: not nodes[0].assigned)
+
+
+async def test_a_node_that_says_goodbye_is_let_go(pool):
+    nodes = await pool.join(500, 500, 500)
+    await pool.serving(1, 2, 3)
+    await nodes[2].say_goodbye(drain=False)
+    await pool.serving(1, 2)
+    await asyncio.wait_for(nodes[2].connection.closed.wait(), 5)
+
+
+async def test_a_banned_node_is_put_out_and_stays_out_even_after_a_restart(pool):
+    nodes = await pool.join(500, 500, 500)
+    await pool.serving(1, 2, 3)
+    view = await pool.service.ban(node_id(3))
+    assert view["state"] == "banned"
+    await pool.serving(1, 2)
+    await asyncio.wait_for(nodes[2].connection.closed.wait(), 5)
+    await pool.stop_head()
+    await pool.start_head()
+    answer = await nodes[2].join()
+    assert isinstance(answer, Refused)
+    assert pool.state(3) == "banned"
+    await pool.service.unban(node_id(3))
+    assert isinstance(await nodes[2].join(), Welcome)
+
+
+async def test_to_drain_or_ban_somebody_unknown_is_an_error_with_a_remedy(pool):
+    with pytest.raises(InvalidRequest, match="muster nodes list"):
+        await pool.service.drain(node_id(5))
+    with pytest.raises(InvalidRequest, match="muster nodes list"):
+        await pool.service.ban(node_id(5))
+    with pytest.raises(LinkDown):
+        pool.service.address(node_id(5))
+
+
+async def test_a_restarted_head_finds_its_pool_again_and_old_tickets_still_hold(pool):
+    nodes = await pool.join(500, 500, 500)
+    before = await pool.serving(1, 2, 3)
+    await pool.stop_head()
+    await pool.start_head()
+    assert {view["state"] for view in pool.service.nodes()} == {"gone"}
+    pool.wall_s += 7200  # the ticket has expired, but these nodes were in
+    for node in reversed(nodes):
+        assert isinstance(await node.join(), Welcome)
+    after = await pool.serving(1, 2, 3)
+    assert after.epoch > before.epoch
+    assert after.pipeline.stages == before.pipeline.stages
+    assert isinstance(await pool.fake(8).join(), Refused)
+
+
+async def test_whoever_watches_sees_every_route_that_lasts(pool):
+    seen: list[Route | None] = []
+
+    async def watch() -> None:
+        async for route in pool.service.watch():
+            seen.append(route)  # noqa: PERF401 - read while it grows
+
+    watching = asyncio.create_task(watch())
+    nodes = await pool.join(500, 500, 500)
+    await pool.serving(1, 2, 3)
+    nodes[0].crash()
+    await pool.serving(2, 3)
+    await asyncio.sleep(0.05)
+    watching.cancel()
+    epochs = [route.epoch if route else None for route in seen]
+    assert epochs[0] is None
+    assert epochs[-1] == 2
+    assert 1 in epochs
+
+
+async def test_a_suspected_pipeline_is_arranged_anew(pool):
+    await pool.join(500, 500)
+    route = await pool.serving(1, 2)
+    pool.service.suspect(route.epoch)
+    await pool.until(lambda: (r := pool.service.route()) is not None and r.epoch == 2)
+    pool.service.suspect(route.epoch)  # an old one changes nothing
+    assert pool.service.route().epoch == 2
+
+
+async def test_members_fetch_blobs_in_ranges_and_probe_the_link(pool):
+    (node,) = await pool.join(500)
+    bulk = await node.connection.open("bulk")
+    await bulk.send(FetchBlob(digest="ab" * 32, offset=100, length=1000))
+    message, payload = await bulk.receive()
+    assert message == Blob(digest="ab" * 32, offset=100, total_bytes=len(BLOB))
+    assert bytes(payload) == BLOB[100:1100]
+    await bulk.send(FetchBlob(digest="cd" * 32, offset=0, length=10))
+    assert (await bulk.receive())[0] == BlobUnknown(digest="cd" * 32)
+    await bulk.send(Ping(token=5), b"x" * 1000)
+    assert (await bulk.receive())[0] == Pong(token=5)
+
+
+async def test_the_head_opens_channels_to_members_on_the_connections_that_they_dialled(pool):
+    (node,) = await pool.join(500)
+    channel = await pool.service.open(node.id, "data")
+    await channel.send(Ping(token=3))
+    name, there = await node.connection.accept()
+    assert name == "data"
+    assert (await there.receive())[0] == Ping(token=3)
+    assert pool.service.region_of(node.id) == "here"
+    assert pool.service.region_of(HEAD) == ""
+    with pytest.raises(LinkDown):
+        await pool.service.open(node_id(7), "data")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"digest": "../../etc/passwd", "offset": 0, "length": 1}, {"digest": "ab" * 32, "offset": -1, "length": 1}]
+)
+async def test_an_impossible_blob_ends_the_connection(pool, bad):
+    (node,) = await pool.join(500)
+    bulk = await node.connection.open("bulk")
+    await bulk.send(FetchBlob(**bad))
+    await asyncio.wait_for(node.connection.closed.wait(), 5)
+
+
+async def test_a_stranger_gets_no_blobs(pool):
+    node = pool.fake(1)
+    assert isinstance(await node.join(secret=b"x" * 32), Refused)
+    bulk = await node.connection.open("bulk")
+    await bulk.send(FetchBlob(digest="ab" * 32, offset=0, length=10))
+    with pytest.raises(LinkDown):
+        await bulk.receive()
+
+
+async def test_the_head_relays_between_members(pool):
+    first, second = await pool.join(100, 100)
+    here, there = await first.connection.open("relay"), await second.connection.open("relay")
+    await there.send(Relay(source=second.id, target=first.id, channel="data/x/1"), b"hello?")
+    while True:  # the first frames may come before both carriers are known; each unknown target is answered
+        await here.send(Relay(source=first.id, target=second.id, channel="data/x/1"), b"a frame")
+        try:
+            message, payload = await asyncio.wait_for(there.receive(), 0.5)
+        except TimeoutError:
+            continue
+        if payload:
+            break
+    assert (message.source, bytes(payload)) == (first.id, b"a frame")
+
+
+async def test_a_second_connection_of_a_node_replaces_the_first(pool):
+    nodes = await pool.join(500, 500)
+    await pool.serving(1, 2)
+    old = nodes[0].connection
+    assert isinstance(await nodes[0].join(), Welcome)
+    await asyncio.wait_for(old.closed.wait(), 5)
+    await pool.until(lambda: (r := pool.service.route()) is not None and r.epoch == 2)

@@ -1,0 +1,56 @@
+"""How a command line ends: exit codes, one sentence, no traceback."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from muster.cli import status
+from muster.cli.main import run_command, verbs
+from muster.errors import MusterError, PoolUnavailable, TicketInvalid
+
+
+def test_every_verb_is_there() -> None:
+    assert verbs() == ["chat", "demo", "doctor", "join", "keys", "nodes", "run", "serve", "status"]
+
+
+def test_no_words_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    run_command([])
+    assert "Gather mismatched" in capsys.readouterr().out
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    code = "import sys; from muster.cli.main import run_command; run_command(['--help']); " + (
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'fastapi', 'iroh', 'numpy')))"
+    )
+    started = time.perf_counter()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, "something heavy was imported\n" + ended.stderr
+    assert time.perf_counter() - started < 10  # generous: a busy machine; the imports are what the test is about
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["serve"], ["join"], ["run", "tiny"], ["run", "tiny", "x", "--top-k"]])
+def test_wrong_usage_exits_with_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(words) == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [PoolUnavailable("Nobody is here; wait."), TicketInvalid("Expired; ask again.")])
+def test_an_error_is_one_sentence_and_its_exit_code(
+    error: MusterError, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(status, "find", fail)
+    assert run_command(["status"]) == error.exit_code
+    assert capsys.readouterr().err.strip() == f"muster: {error}"
+    assert run_command(["status", "--json"]) == error.exit_code
+    assert json.loads(capsys.readouterr().out) == {"error": {"code": error.code, "message": str(error)}}
+
+
+def test_a_size_that_is_none_ends_join_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["join", "muster1abc", "--memory", "plenty"]) == 2
+    assert "'plenty' is not a size" in capsys.readouterr().err

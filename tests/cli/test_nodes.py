@@ -1,0 +1,81 @@
+"""`muster nodes` and `muster status` against a head that is a table of answers."""
+
+import json
+
+import httpx
+import pytest
+
+from muster.cli import nodes, status
+from muster.cli.main import run_command
+from muster.cli.nodes import pick
+from muster.cli.remote import Head
+from muster.errors import InvalidRequest
+
+ADA = {
+    "id": "a1" * 32,
+    "name": "ada",
+    "region": "oslo",
+    "state": "serving",
+    "memory_bytes": 64_000_000,
+    "layers": [0, 3],
+}
+BOB = {"id": "a2" * 32, "name": "bob", "region": "lima", "state": "standby", "memory_bytes": 2e9, "round_trip_s": 0.02}
+EVIL = {"id": "ff" * 32, "name": "x[red]\x1b[2Jy", "region": "", "state": "lost"}
+STATUS = {
+    "model": "tiny",
+    "ready": True,
+    "nodes": [ADA, BOB, EVIL],
+    "placement": [{"node": ADA["id"], "name": "ada", "region": "oslo", "first": 0, "last": 3}],
+}
+ASKED: list[str] = []
+
+
+def answer(request: httpx.Request) -> httpx.Response:
+    ASKED.append(f"{request.method} {request.url.path}")
+    return httpx.Response(200, json=STATUS)
+
+
+@pytest.fixture(autouse=True)
+def _head(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(*_: object, **__: object) -> Head:
+        return Head("http://head", transport=httpx.MockTransport(answer))
+
+    ASKED.clear()
+    monkeypatch.setattr(nodes, "find", find)
+    monkeypatch.setattr(status, "find", find)
+
+
+def test_the_list_shows_every_node_and_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["nodes", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "ada" in out
+    assert "64 MB" in out
+    assert "0–2" in out
+    assert "20.0 ms" in out
+    assert "\x1b[2J" not in out
+    assert run_command(["nodes", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nodes"][1]["name"] == "bob"
+
+
+@pytest.mark.parametrize("action", ["drain", "ban"])
+def test_a_node_is_named_by_name_or_by_the_beginning_of_its_id(action: str) -> None:
+    assert run_command(["nodes", action, "ada"]) == 0
+    assert run_command(["nodes", action, "A2"]) == 0
+    posts = [line for line in ASKED if line.startswith("POST")]
+    assert posts == [f"POST /admin/nodes/{ADA['id']}/{action}", f"POST /admin/nodes/{BOB['id']}/{action}"]
+
+
+def test_an_unclear_or_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidRequest, match="could be any of"):
+        pick([ADA, BOB], "a")
+    assert run_command(["nodes", "ban", "nobody"]) == 2
+    assert "muster nodes list" in capsys.readouterr().err
+
+
+def test_status_draws_the_ring(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "tiny: serving" in out
+    assert "layers 0–2" in out
+    assert run_command(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ready"] is True

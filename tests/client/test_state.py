@@ -1,0 +1,191 @@
+"""A request survives whatever its pipelines do: no token lost, none repeated."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from muster.client.state import CancelAt, ClientState, Command, Deliver, End, Patience, SubmitTo, Suspect
+from muster.errors import InvalidRequest, PoolUnavailable
+from muster.spec.request import Finish, Progress, Request, Sampled
+from muster.spec.sampling import Sampling
+
+
+def a_request(name: str = "r", max_tokens: int = 8) -> Request:
+    return Request(name, (1, 2, 3), Sampling(max_tokens=max_tokens))
+
+
+def tokens(*ids: int) -> tuple[Sampled, ...]:
+    return tuple(Sampled(token) for token in ids)
+
+
+def test_a_request_waits_for_a_pipeline_and_is_then_submitted() -> None:
+    state = ClientState()
+    assert state.start(a_request(), 0.0) == []
+    assert state.route_up(7, 1.0) == [SubmitTo(7, a_request())]
+
+
+def test_what_was_emitted_goes_along_to_the_repaired_pipeline() -> None:
+    state = ClientState()
+    state.route_up(1, 0.0)
+    state.start(a_request(), 0.0)
+    state.progressed(1, Progress("r", 0, tokens(10, 11)), 0.1)
+    state.route_down(1, 0.2)
+    (command,) = state.route_up(2, 0.3)
+    assert isinstance(command, SubmitTo)
+    assert command.request.emitted == (10, 11)
+
+
+def test_tokens_that_arrive_twice_are_delivered_once() -> None:
+    state = ClientState()
+    state.route_up(1, 0.0)
+    state.start(a_request(), 0.0)
+    state.progressed(1, Progress("r", 0, tokens(10, 11)), 0.1)
+    (command,) = state.progressed(1, Progress("r", 1, tokens(11, 12)), 0.2)
+    assert command == Deliver(Progress("r", 2, tokens(12)))
+
+
+def test_a_hole_in_the_tokens_means_starting_again_from_what_the_client_has() -> None:
+    state = ClientState()
+    state.route_up(1, 0.0)
+    state.start(a_request(), 0.0)
+    assert state.progressed(1, Progress("r", 3, tokens(13)), 0.1) == [CancelAt(1, "r"), SubmitTo(1, a_request())]
+
+
+def test_tokens_of_an_abandoned_pipeline_are_ignored() -> None:
+    state = ClientState()
+    state.route_up(1, 0.0)
+    state.start(a_request(), 0.0)
+    state.route_up(2, 0.1)
+    assert state.progressed(1, Progress("r", 0, tokens(10)), 0.2) == []
+
+
+def test_a_request_that_cannot_be_served_ends_with_the_error_of_the_pipeline() -> None:
+    state = ClientState()
+    state.route_up(1, 0.0)
+    state.start(a_request(), 0.0)
+    error = InvalidRequest("no")
+    assert state.failed(1, "r", error, retry=False, now=0.1) == [End("r", error)]
+    assert state.live == {}
+
+
+def test_a_request_is_given_up_after_repeated_failures_without_a_token() -> None:
+    state = ClientState(Patience(failures=2))
+    state.route_up(1, 0.0)
+    state.start(a_request(), 0.0)
+    for _ in range(2):
+        assert any(isinstance(c, SubmitTo) for c in state.failed(1, "r", InvalidRequest("x"), retry=True, now=0.0))
+    last = state.failed(1, "r", InvalidRequest("x"), retry=True, now=0.0)[-1]
+    assert isinstance(last, End)
+    assert isinstance(last.error, PoolUnavailable)
+
+
+def test_without_any_pipeline_a_request_ends_in_time_and_says_why() -> None:
+    state = ClientState(Patience(no_pipeline_s=10))
+    state.start(a_request(), 0.0)
+    assert state.tick(9.9) == []
+    (command,) = state.tick(10.1)
+    assert isinstance(command, End)
+    assert "muster status" in str(command.error)
+
+
+def test_a_silent_pipeline_is_suspected_once_per_silence() -> None:
+    state = ClientState(Patience(silence_s=5))
+    state.route_up(1, 0.0)
+    assert state.tick(100.0) == []  # idle: nothing is owed
+    state.start(a_request(), 100.0)
+    assert state.tick(104.0) == []
+    assert state.tick(106.0) == [Suspect(1)]
+    assert state.tick(106.5) == []
+
+
+@dataclass
+class _Pipeline:
+    """Emits token 100 + position for every request, as any faultless pipeline would."""
+
+    requests: dict[str, tuple[Request, int]] = field(default_factory=dict)
+
+
+class AnyFate(RuleBasedStateMachine):
+    """Pipelines come, go, repeat themselves and fail; every client still reads 100, 101, 102, … to the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = ClientState(Patience(failures=1000))
+        self.now = 0.0
+        self.epoch = 0
+        self.names = 0
+        self.pipelines: dict[int, _Pipeline] = {}
+        self.read: dict[str, list[int]] = {}
+        self.finished: set[str] = set()
+
+    def obey(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case SubmitTo(epoch, request):
+                    self.pipelines[epoch].requests[request.id] = (request, len(request.emitted))
+                case CancelAt(epoch, request_id):
+                    self.pipelines[epoch].requests.pop(request_id, None)
+                case Deliver(progress):
+                    assert progress.index == len(self.read[progress.request_id])
+                    self.read[progress.request_id] += [sampled.token for sampled in progress.tokens]
+                    if progress.finish:
+                        self.finished.add(progress.request_id)
+                case _:
+                    raise AssertionError(command)
+
+    @rule(length=st.integers(1, 6))
+    def start(self, length: int) -> None:
+        self.names += 1
+        name = f"r{self.names}"
+        self.read[name] = []
+        self.obey(self.state.start(a_request(name, length), self.now))
+
+    @rule()
+    def route_up(self) -> None:
+        self.epoch += 1
+        self.pipelines[self.epoch] = _Pipeline()
+        self.obey(self.state.route_up(self.epoch, self.now))
+
+    @precondition(lambda self: self.state.epoch is not None)
+    @rule()
+    def route_down(self) -> None:
+        assert self.state.epoch is not None
+        self.obey(self.state.route_down(self.state.epoch, self.now))
+
+    @rule(data=st.data())
+    def emit(self, data: st.DataObject) -> None:
+        busy = [(e, r) for e, pipeline in self.pipelines.items() for r in pipeline.requests]
+        if not busy:
+            return
+        epoch, request_id = data.draw(st.sampled_from(busy))
+        request, at = self.pipelines[epoch].requests[request_id]
+        start = max(0, at - data.draw(st.integers(0, 2)))  # may repeat what it said
+        count = min(data.draw(st.integers(1, 3)), request.sampling.max_tokens - at)
+        end = at + count
+        finish = Finish.LENGTH if end == request.sampling.max_tokens else None
+        if finish:
+            del self.pipelines[epoch].requests[request_id]
+        else:
+            self.pipelines[epoch].requests[request_id] = (request, end)
+        progress = Progress(request_id, start, tokens(*(100 + i for i in range(start, end))), finish)
+        self.obey(self.state.progressed(epoch, progress, self.now))
+
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        busy = [(e, r) for e, pipeline in self.pipelines.items() for r in pipeline.requests]
+        if busy:
+            epoch, request_id = data.draw(st.sampled_from(busy))
+            self.obey(self.state.failed(epoch, request_id, PoolUnavailable("x"), retry=True, now=self.now))
+
+    @invariant()
+    def every_client_reads_the_one_true_stream(self) -> None:
+        self.state.check()
+        for name, ids in self.read.items():
+            assert ids == [100 + i for i in range(len(ids))]
+            assert (name in self.finished) != (name in self.state.live)
+
+
+TestAnyFate = AnyFate.TestCase
+TestAnyFate.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,59 @@
+"""Faults as words: the same seed gives the same ones, and each happens at its time."""
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muster.lab.faults import Cut, Fault, Heal, Leave, Slow, cut, heal, leave, play, scatter, slow
+
+
+class Diary:
+    """A world that writes down what befalls it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.entries: list[tuple[float, str]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now_s += seconds
+
+    async def leave(self, node: int) -> None:
+        self.entries.append((self.now_s, f"leave {node}"))
+
+    async def cut(self, one: int, other: int) -> None:
+        self.entries.append((self.now_s, f"cut {one} {other}"))
+
+    async def heal(self, one: int, other: int) -> None:
+        self.entries.append((self.now_s, f"heal {one} {other}"))
+
+    async def slow(self, node: int, factor: float) -> None:
+        self.entries.append((self.now_s, f"slow {node} {factor}"))
+
+
+def test_each_fault_happens_at_its_time_in_whatever_order_it_was_written() -> None:
+    diary = Diary()
+    faults: list[Fault] = [
+        leave(node=3, at=12.0),
+        cut(0, 2, at=5.0),
+        slow(node=1, at=3.0, factor=0.25),
+        heal(0, 2, at=9),
+    ]
+    anyio.run(play, faults, diary, diary.sleep)
+    assert [what for _, what in diary.entries] == ["slow 1 0.25", "cut 0 2", "heal 0 2", "leave 3"]
+    assert [when for when, _ in diary.entries] == pytest.approx([3.0, 5.0, 9.0, 12.0])
+
+
+@given(st.integers(), st.integers(1, 12), st.integers(0, 30), st.integers(1, 3))
+def test_scattered_faults_leave_somebody_and_heal_what_they_cut(seed: int, nodes: int, count: int, spare: int) -> None:
+    spare = min(spare, nodes)
+    faults = scatter(seed, nodes, duration_s=60.0, num_faults=count, spare=spare)
+    assert faults == scatter(seed, nodes, duration_s=60.0, num_faults=count, spare=spare)
+    assert all(0 <= fault.at_s <= 60 for fault in faults)
+    gone = [fault.node for fault in faults if isinstance(fault, Leave)]
+    assert len(set(gone)) == len(gone) <= nodes - spare
+    cuts = [(fault.one, fault.other) for fault in faults if isinstance(fault, Cut)]
+    heals = [(fault.one, fault.other) for fault in faults if isinstance(fault, Heal)]
+    assert sorted(cuts) == sorted(heals)
+    assert all(0 < fault.factor <= 1 for fault in faults if isinstance(fault, Slow))

@@ -1,0 +1,222 @@
+"""Stages at work in their threads: what comes out is what the engine alone would say, and what breaks is told."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from muster.compress.raw import encode
+from muster.errors import ProtocolViolation
+from muster.node.runtime import FollowerRuntime, HeadRuntime
+from muster.node.stages import Stages
+from muster.serve.engine import Engine
+from muster.serve.follower import Follower
+from muster.serve.options import EngineOptions
+from muster.spec.plan import Stage
+from muster.spec.request import Request
+from muster.spec.sampling import Sampling
+from muster.wire.messages import AnyMessage, Assign, Cancel, Failed, Step, StepDone, Submit, Tokens
+from tests.serve.fake_stage import FakeCache, FakeStage
+from tests.serve.ring import alone
+
+HEAD, FIRST, SECOND = "0" * 64, "1" * 64, "2" * 64
+OPTIONS = EngineOptions(max_context=64, num_microbatches=3, epoch=1)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 20))
+
+
+def a_request(name: str, length: int = 12) -> Request:
+    return Request(name, tuple(range(3, 3 + length)), Sampling(max_tokens=10, temperature=0.0))
+
+
+class Session:
+    """Collects what the first stage replies."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[int]] = {}
+        self.finished: set[str] = set()
+        self.failures: list[Failed] = []
+        self.changed = asyncio.Event()
+
+    def reply(self, message: AnyMessage, payload: Any) -> None:
+        match message:
+            case Tokens():
+                for progress in message.progress:
+                    self.tokens.setdefault(progress.request_id, []).extend(s.token for s in progress.tokens)
+                    if progress.finish:
+                        self.finished.add(progress.request_id)
+            case Failed():
+                self.failures.append(message)
+        self.changed.set()
+
+    async def until(self, count: int) -> None:
+        while len(self.finished) + len(self.failures) < count:
+            self.changed.clear()
+            await self.changed.wait()
+
+
+def two_stages() -> tuple[Engine[FakeCache], Follower[FakeCache]]:
+    engine = Engine(FakeStage(0, 2), FakeCache(64, 4), options=OPTIONS)
+    return engine, Follower(FakeStage(1, 2), FakeCache(64, 4), OPTIONS.epoch)
+
+
+def assign(index: int) -> Assign:
+    return Assign(
+        epoch=1,
+        model="fake",
+        manifest="",
+        dtype="float64",
+        index=index,
+        stages=(Stage(FIRST, 0, 1), Stage(SECOND, 1, 2)),
+        peers=(),
+        num_pages=64,
+        page_size=4,
+        num_microbatches=3,
+    )
+
+
+class _Box:
+    """A neighbour's outbox that hands over on the spot."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.target: Stages | None = None
+
+    def put(self, message: AnyMessage, payload: Any = b"") -> None:
+        assert self.target is not None
+        self.target.receive(self.source, message, bytes(payload), lambda message, payload: None)
+
+    async def close(self) -> None: ...
+
+
+def test_a_ring_of_two_runtimes_answers_as_the_model_alone() -> None:
+    async def body() -> None:
+        lost: list[Any] = []
+        first = Stages(FIRST, HEAD, 1.0, lambda *what: lost.append(what))
+        second = Stages(SECOND, HEAD, 1.0, lambda *what: lost.append(what))
+        engine, follower = two_stages()
+        forward, back = _Box(FIRST), _Box(SECOND)
+        forward.target, back.target = second, first
+        first.start(assign(0), engine, forward)  # type: ignore[arg-type]
+        second.start(assign(1), follower, back)  # type: ignore[arg-type]
+        session = Session()
+        requests = [a_request(f"r{i}", 5 + i) for i in range(6)]
+        for request in requests:
+            first.receive(HEAD, Submit(epoch=1, request=request), b"", session.reply)
+        await session.until(len(requests))
+        assert lost == []
+        assert {r.id: alone(r, 2, 64) for r in requests} == session.tokens
+        await first.close()
+        await second.close()
+
+    run(body())
+
+
+def test_only_the_head_may_submit_and_only_the_previous_stage_may_send_steps() -> None:
+    async def body() -> None:
+        stages = Stages(SECOND, HEAD, 1.0, lambda *what: None)
+        _, follower = two_stages()
+        stages.start(assign(1), follower, _Box(SECOND))  # type: ignore[arg-type]
+        for message in (Submit(epoch=1, request=a_request("r")), Cancel(request_id="r")):
+            with pytest.raises(ProtocolViolation):
+                stages.receive(FIRST, message, b"", lambda message, payload: None)
+        for message in (Step(epoch=1, sequence=0, rows=()), StepDone(epoch=1, sequence=0, sampled=())):
+            with pytest.raises(ProtocolViolation):
+                stages.receive(HEAD, message, b"", lambda message, payload: None)
+        await stages.close()
+
+    run(body())
+
+
+def test_a_request_for_a_placement_that_is_gone_comes_back_to_be_resubmitted() -> None:
+    async def body() -> None:
+        stages = Stages(FIRST, HEAD, 1.0, lambda *what: None)
+        session = Session()
+        stages.receive(HEAD, Submit(epoch=9, request=a_request("r")), b"", session.reply)
+        assert session.failures[0].retry
+
+    run(body())
+
+
+def test_a_stage_that_breaks_sends_its_requests_elsewhere_and_is_reported() -> None:
+    class Broken(FakeStage):
+        def run(self, *args: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    async def body() -> None:
+        lost: list[tuple[int, str, str]] = []
+        stages = Stages(FIRST, HEAD, 1.0, lambda *what: lost.append(what))
+        stages.start(assign(0), Engine(Broken(0, 2), FakeCache(64, 4), options=OPTIONS), _Box(FIRST))  # type: ignore[arg-type]
+        session = Session()
+        stages.receive(HEAD, Submit(epoch=1, request=a_request("r")), b"", session.reply)
+        await session.until(1)
+        assert session.failures[0].retry
+        assert lost[0][:2] == (1, FIRST)
+        assert "out of memory" in lost[0][2]
+        await stages.close()
+
+    run(body())
+
+
+def test_a_request_that_cannot_be_served_is_refused_with_its_reason_and_not_retried() -> None:
+    async def body() -> None:
+        engine, _ = two_stages()
+        head = HeadRuntime(1, engine, None)
+        session = Session()
+        task = asyncio.create_task(head.run())
+        head.submit(a_request("long", 70), session.reply)
+        await session.until(1)
+        task.cancel()
+        assert session.failures[0].code == "context_length_exceeded"
+        assert not session.failures[0].retry
+
+    run(body())
+
+
+def test_a_session_that_goes_away_leaves_no_work_behind() -> None:
+    async def body() -> None:
+        engine = Engine(FakeStage(0, 1), FakeCache(64, 4), options=EngineOptions(max_context=4096, epoch=1))
+        head = HeadRuntime(1, engine, None)
+        session = Session()
+        task = asyncio.create_task(head.run())
+        head.submit(Request("r", (1, 2), Sampling(max_tokens=200)), session.reply)
+        await session.changed.wait()
+        head.forget_session(session.reply)
+        while engine.stats().running:
+            await asyncio.sleep(0.01)
+        assert head.active_requests == 0
+        task.cancel()
+
+    run(body())
+
+
+def test_a_step_without_its_hidden_state_breaks_the_stage_not_the_process() -> None:
+    async def body() -> None:
+        _, follower = two_stages()
+        runtime = FollowerRuntime(1, follower, lambda message, payload: None)
+        runtime.step(Step(epoch=1, sequence=0, rows=()), b"")
+        with pytest.raises(ProtocolViolation):
+            await runtime.run()
+        runtime.close()
+
+    run(body())
+
+
+def test_a_rehearsed_slow_machine_takes_as_much_longer_as_it_says() -> None:
+    async def body() -> None:
+        _, follower = two_stages()
+        runtime = FollowerRuntime(1, follower, lambda message, payload: None, speed=0.25)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await runtime._compute(lambda: encode)
+        import time
+
+        started = loop.time()
+        await runtime._compute(lambda: time.sleep(0.05))
+        assert loop.time() - started >= 0.19
+        runtime.close()
+
+    run(body())

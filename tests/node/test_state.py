@@ -1,0 +1,155 @@
+"""What a node does next: decided without a clock, a socket or a tensor."""
+
+from muster.errors import NotAllowed, WeightsInvalid
+from muster.node.state import Drop, Load, NodeState, Quit, Rejoin, Say
+from muster.spec.plan import Stage
+from muster.wire.messages import (
+    Assign,
+    Goodbye,
+    Heartbeat,
+    HeartbeatSeen,
+    Loaded,
+    LoadFailed,
+    Refused,
+    Release,
+    StageLost,
+    Welcome,
+)
+
+ME, OTHER = "a" * 64, "b" * 64
+
+
+def assign(epoch: int = 1, index: int = 0) -> Assign:
+    stages = (Stage(ME, 0, 2), Stage(OTHER, 2, 4))
+    return Assign(
+        epoch=epoch,
+        model="tiny",
+        manifest="00",
+        dtype="float32",
+        index=index,
+        stages=stages,
+        peers=(),
+        num_pages=8,
+        page_size=16,
+        num_microbatches=2,
+    )
+
+
+def joined() -> NodeState:
+    state = NodeState(ME)
+    state.heard(Welcome(heartbeat_s=1.0, lease_s=3.0, model="tiny"), 0.0)
+    return state
+
+
+def test_an_assignment_is_loaded_and_reported() -> None:
+    state = joined()
+    assert state.heard(assign(), 1.0) == [Load(assign())]
+    assert state.loaded(1) == [Say(Loaded(epoch=1))]
+
+
+def test_the_same_assignment_twice_is_loaded_once() -> None:
+    state = joined()
+    state.heard(assign(), 1.0)
+    assert state.heard(assign(), 1.1) == []
+
+
+def test_an_assignment_meant_for_another_node_is_refused() -> None:
+    (command,) = joined().heard(assign(index=1), 1.0)
+    assert isinstance(command, Say)
+    assert isinstance(command.message, LoadFailed)
+
+
+def test_a_stage_index_out_of_range_is_refused_without_a_crash() -> None:
+    (command,) = joined().heard(assign(index=-3), 1.0)
+    assert isinstance(command, Say)
+    assert isinstance(command.message, LoadFailed)
+
+
+def test_two_placements_are_held_side_by_side_until_one_is_released() -> None:
+    state = joined()
+    state.heard(assign(1), 1.0)
+    state.loaded(1)
+    state.heard(assign(2), 2.0)
+    assert state.heard(Release(epoch=1), 3.0) == [Drop(1)]
+    assert list(state.stages) == [2]
+
+
+def test_a_stage_released_while_it_loads_is_dropped_when_it_arrives() -> None:
+    state = joined()
+    state.heard(assign(), 1.0)
+    state.heard(Release(epoch=1), 1.5)
+    assert state.loaded(1) == [Drop(1)]
+
+
+def test_a_failed_load_says_why() -> None:
+    state = joined()
+    state.heard(assign(), 1.0)
+    said, dropped = state.load_failed(1, WeightsInvalid("truncated"))
+    assert said == Say(LoadFailed(epoch=1, code="weights_invalid", reason="truncated"))
+    assert dropped == Drop(1)
+
+
+def test_heartbeats_go_out_once_a_second_with_the_epoch_that_is_served() -> None:
+    state = joined()
+    state.heard(assign(4), 0.0)
+    state.loaded(4)
+    assert state.tick(1.0, 99, 2) == [Say(Heartbeat(epoch=4, free_memory_bytes=99, active_requests=2))]
+    assert state.tick(1.5, 99, 2) == []
+
+
+def test_a_silent_head_is_dialled_again_with_growing_patience() -> None:
+    state = joined()
+    assert state.tick(3.5, 0, 0) == [Rejoin(0.5)]
+    assert state.head_lost(4.0) == [Rejoin(1.0)]
+    assert state.head_lost(5.0) == [Rejoin(2.0)]
+
+
+def test_a_head_that_answers_heartbeats_is_not_dialled_again() -> None:
+    state = joined()
+    state.heard(HeartbeatSeen(), 3.0)
+    assert not any(isinstance(command, Rejoin) for command in state.tick(5.5, 0, 0))
+
+
+def test_rejoining_gives_up_the_stages_of_the_old_membership() -> None:
+    state = joined()
+    state.heard(assign(), 1.0)
+    state.loaded(1)
+    state.head_lost(2.0)
+    assert state.heard(Welcome(heartbeat_s=1.0, lease_s=3.0, model="tiny"), 3.0) == [Drop(1)]
+
+
+def test_a_refusal_ends_the_node_with_the_heads_reason() -> None:
+    (command,) = NodeState(ME).heard(Refused(code="invalid_api_key", reason="Banned."), 0.0)
+    assert isinstance(command, Quit)
+    assert isinstance(command.error, NotAllowed)
+
+
+def test_a_drain_asks_first_and_leaves_when_the_last_stage_is_released() -> None:
+    state = joined()
+    state.heard(assign(), 1.0)
+    state.loaded(1)
+    assert state.drain(2.0, 60.0) == [Say(Goodbye(drain=True))]
+    assert state.heard(Release(epoch=1), 5.0) == [Drop(1), Quit(None)]
+
+
+def test_an_idle_node_leaves_at_once() -> None:
+    assert joined().drain(2.0, 60.0) == [Say(Goodbye()), Quit(None)]
+
+
+def test_a_drain_that_takes_too_long_ends_with_an_error() -> None:
+    state = joined()
+    state.heard(assign(), 1.0)
+    state.loaded(1)
+    state.drain(2.0, 60.0)
+    state.heard_at = 62.0
+    said, ended = state.tick(62.0, 0, 0)
+    assert said == Say(Goodbye())
+    assert isinstance(ended, Quit)
+    assert ended.error is not None
+
+
+def test_a_lost_neighbour_is_reported_only_for_a_stage_that_is_held() -> None:
+    state = joined()
+    assert state.neighbour_lost(1, OTHER, "cut") == []
+    state.heard(assign(), 1.0)
+    assert state.neighbour_lost(1, OTHER, "cut") == [Say(StageLost(epoch=1, peer=OTHER, reason="cut"))]

@@ -1,0 +1,28 @@
+"""Small tokenizers, one folder per session."""
+
+from pathlib import Path
+
+import pytest
+
+from muster.text.tokenizer import Tokenizer, load_tokenizer
+from tests.text.small_tokenizers import save, train_byte_level, train_sentence_piece, train_word_piece
+
+
+@pytest.fixture(scope="session")
+def byte_level_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(train_byte_level(), tmp_path_factory.mktemp("tokenizers") / "byte_level")
+
+
+@pytest.fixture(scope="session")
+def byte_level(byte_level_folder: Path) -> Tokenizer:
+    return load_tokenizer(byte_level_folder)
+
+
+@pytest.fixture(scope="session")
+def sentence_piece(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(save(train_sentence_piece(), tmp_path_factory.mktemp("tokenizers") / "sentence_piece"))
+
+
+@pytest.fixture(scope="session")
+def word_piece(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(save(train_word_piece(), tmp_path_factory.mktemp("tokenizers") / "word_piece"))
