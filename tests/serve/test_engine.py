@@ -249,8 +249,8 @@ def test_results_that_make_no_sense_are_a_violation_and_change_nothing(done):
     assert ring.tokens["a"] == alone(request("a", 4), 2, 200)
 
 
-@pytest.mark.parametrize("sequence", [-1, 0, 1])
-def test_results_of_steps_that_nobody_took_are_a_violation(sequence):
+def test_results_that_nobody_waits_for_are_a_violation():
     ring = fake_ring(2, 40, 4, OPTIONS)
-    with pytest.raises(ProtocolViolation, match="no step is under way"):
-        ring.engine.receive(StepDone(epoch=OPTIONS.epoch, sequence=sequence, sampled=()))
+    for sequence in (-1, 0):
+        with pytest.raises(ProtocolViolation, match="none was in flight"):
+            ring.engine.receive(StepDone(epoch=0, sequence=sequence, sampled=()))
