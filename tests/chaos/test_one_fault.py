@@ -37,7 +37,14 @@ def hanging(pool: LivePool, machine: Machine) -> Iterator[None]:
         end.set()
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3], ids=["first", "middle", "last"])
+LONG = pytest.mark.chaos
+"""Left to `make chaos`, so that the other tests stay quick."""
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(0, marks=LONG, id="first"), pytest.param(1, id="middle"), pytest.param(3, marks=LONG, id="last")],
+)
 def test_a_machine_is_killed(pool: LivePool, wanted: list[Request], expected: Expected, stage: int) -> None:
     victim = pool.serving(stage)
     streams = Streams(pool, wanted)
@@ -85,6 +92,7 @@ def test_a_machine_is_killed_and_a_standby_takes_its_layers(
     assert loads == [(4, 6)], "the survivors have their layers in memory"
 
 
+@LONG
 def test_a_link_is_cut_and_heals(pool: LivePool, wanted: list[Request], expected: Expected) -> None:
     one, other = pool.serving(1), pool.serving(2)
     streams = Streams(pool, wanted)
@@ -103,6 +111,7 @@ def test_a_link_is_cut_and_heals(pool: LivePool, wanted: list[Request], expected
     pool.until("all four again", lambda: len({node["id"] for node in pool.service.status()["nodes"]}) == 4)
 
 
+@LONG
 def test_the_link_between_a_machine_and_the_head_is_cut(
     pool: LivePool, wanted: list[Request], expected: Expected
 ) -> None:
@@ -132,6 +141,7 @@ def test_a_machine_is_drained_by_the_operator(pool: LivePool, wanted: list[Reque
     pool.until_serving(without=[victim])
 
 
+@LONG
 def test_a_machine_leaves_in_good_order(pool: LivePool, wanted: list[Request], expected: Expected) -> None:
     victim = pool.serving(3)
     streams = Streams(pool, wanted)
@@ -144,6 +154,7 @@ def test_a_machine_leaves_in_good_order(pool: LivePool, wanted: list[Request], e
     assert victim.task.exception() is None
 
 
+@LONG
 def test_a_machine_is_banned(pool: LivePool, wanted: list[Request], expected: Expected) -> None:
     victim = pool.serving(0)
     streams = Streams(pool, wanted)
@@ -169,6 +180,7 @@ def test_the_broker_is_restarted_with_its_store(
     assert loads == []
 
 
+@LONG
 def test_a_machine_joins(pool: LivePool, wanted: list[Request], expected: Expected) -> None:
     streams = Streams(pool, wanted)
     streams.until(0.2)
@@ -176,7 +188,7 @@ def test_a_machine_joins(pool: LivePool, wanted: list[Request], expected: Expect
     assert streams.result() == expected
 
 
-@pytest.mark.parametrize("stage", [0, 2], ids=["first", "middle"])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=LONG, id="first"), pytest.param(2, id="middle")])
 def test_a_machine_hangs_while_its_heartbeats_go_on(
     pool: LivePool, wanted: list[Request], expected: Expected, stage: int
 ) -> None:

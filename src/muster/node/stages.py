@@ -46,12 +46,13 @@ class Stages:
 
     def vitals(self, free_memory_bytes: int) -> Vitals:
         """What the next heartbeat says."""
-        runtimes: list[Runtime] = [held.runtime for held in self._held.values()]
+        runtimes = [held.runtime for held in self._held.values()]
+        at_work: list[Runtime] = [*runtimes, *self._ending]
         return Vitals(
             free_memory_bytes=free_memory_bytes,
             active_requests=sum(runtime.active_requests for runtime in runtimes),
             steps=self._past_steps + sum(runtime.steps for runtime in runtimes),
-            computing_s=max((runtime.computing_s for runtime in (*runtimes, *self._ending)), default=0.0),
+            computing_s=max((runtime.computing_s for runtime in at_work), default=0.0),
         )
 
     def expect(self, assign: Assign) -> None:
