@@ -247,3 +247,10 @@ def test_results_that_make_no_sense_are_a_violation_and_change_nothing(done):
     ring.engine.check()
     ring.run()
     assert ring.tokens["a"] == alone(request("a", 4), 2, 200)
+
+
+def test_results_that_nobody_waits_for_are_a_violation():
+    ring = fake_ring(2, 40, 4, OPTIONS)
+    for sequence in (-1, 0):
+        with pytest.raises(ProtocolViolation, match="none was in flight"):
+            ring.engine.receive(StepDone(epoch=0, sequence=sequence, sampled=()))

@@ -21,7 +21,7 @@ from muster.wire.messages import AnyMessage, Assign, Cancel, Failed, Step, StepD
 log = structlog.get_logger()
 CLOSE_S = 2.0
 Lost = Callable[[int, str, str], None]
-"""(epoch, peer, reason): the link to a neighbour is down; `peer` is this node where its own stage broke."""
+"""(epoch, peer, reason): a neighbour is lost, or broke the rules; `peer` is this node where its own stage broke."""
 
 
 @dataclass(slots=True)
@@ -68,11 +68,11 @@ class Stages:
         send: Send | None = next_box.put if next_box is not None else None
         runtime: HeadRuntime | FollowerRuntime
         if isinstance(work, Engine):
-            runtime = HeadRuntime(assign.epoch, work, send, self._speed)
+            runtime = HeadRuntime(assign.epoch, work, send, self._speed, assign.num_microbatches)
         else:
             assert send is not None
-            runtime = FollowerRuntime(assign.epoch, work, send, self._speed)
-        task = asyncio.create_task(self._run(assign.epoch, runtime))
+            runtime = FollowerRuntime(assign.epoch, work, send, self._speed, assign.num_microbatches)
+        task = asyncio.create_task(self._run(assign, runtime))
         self._held[assign.epoch] = _Held(assign, runtime, next_box, task)
 
     async def drop(self, epoch: int) -> None:
@@ -160,7 +160,8 @@ class Stages:
             kind = type(message).__name__
             raise ProtocolViolation(f"Node {short_id(peer)} sent a {kind}, which its place in the pipeline forbids.")
 
-    async def _run(self, epoch: int, runtime: HeadRuntime | FollowerRuntime) -> None:
+    async def _run(self, assign: Assign, runtime: HeadRuntime | FollowerRuntime) -> None:
+        epoch = assign.epoch
         try:
             await runtime.run()
         except Exception as error:
@@ -170,4 +171,7 @@ class Stages:
             trouble = error if isinstance(error, MusterError) else MachineTrouble(f"A stage broke ({error!r}).")
             if isinstance(runtime, HeadRuntime):
                 runtime.give_up(trouble)
-            self._lost(epoch, self._node, str(trouble))
+            # Only the stage before (of the first: the last) hands us anything that can violate the protocol; to report
+            # ourselves would let one that cheats have its neighbours put into quarantine.
+            violated = isinstance(error, ProtocolViolation)
+            self._lost(epoch, assign.stages[assign.index - 1].node if violated else self._node, str(trouble))
