@@ -14,7 +14,7 @@ import structlog
 import torch
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
-from muster.errors import DoesNotFit, MusterError, WeightsInvalid
+from muster.errors import DoesNotFit, MusterError, ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, matching_directory
 from muster.model.conformance import check_conformance
@@ -30,6 +30,8 @@ from muster.wire.messages import Assign, LoadProgress
 
 log = structlog.get_logger()
 REPORT_EVERY_S = 0.5
+CHECKPOINT_SHARE = 4
+"""A checkpoint's numbers take at most so many times the memory that they take here: float64 against half precision."""
 Report = Callable[[LoadProgress], None]
 AnyEngine = Engine[Any] | Follower[Any]
 
@@ -84,9 +86,15 @@ class StageLoader:
             )
 
     async def _fetch(self, assign: Assign, manifest: Manifest, names: list[str], bulk: Channel, report: Report) -> None:
-        entries = [entry for entry in manifest.tensors if entry.name in set(names)]
+        wanted = set(names)
+        entries = [entry for entry in manifest.tensors if entry.name in wanted]
         missing = {entry.digest: entry.nbytes for entry in entries if not self._store.has(entry.digest)}
         total = sum(missing.values())
+        if total > CHECKPOINT_SHARE * self._memory_cap_bytes:
+            raise ProtocolViolation(
+                f"The head's manifest holds {total / 1e9:.0f} GB for a stage that fits in memory; it contradicts the "
+                "model's config.json."
+            )
         done, reported_at = 0, 0.0
 
         def progress(more: int) -> None:
@@ -108,7 +116,7 @@ class StageLoader:
         except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for CPU memory, its subclass on CUDA
             raise DoesNotFit(f"Loading the stage failed ({error}); lend less with --memory.") from error
         if assign.index > 0:
-            return Follower(stage, cache, assign.epoch)
+            return Follower(stage, cache, assign.epoch, assign.prefill_tokens)
         options = EngineOptions(
             max_context=min(shape.max_context, assign.num_pages * assign.page_size),
             eos_token_ids=frozenset(assign.eos_token_ids),
