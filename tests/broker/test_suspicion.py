@@ -28,6 +28,23 @@ def test_the_machine_whose_step_does_not_end_is_replaced_at_once() -> None:
     assert set(stage.ranges()) == {1, 4, 3}
 
 
+def test_whoever_hangs_gets_nothing_new_until_the_step_has_ended() -> None:
+    stage = silent_pool(2.0)
+    actor = stage.at(2)
+    beat(stage, actor, steps=7, computing_s=12.0)
+    stage.say(PipelineSuspected(stage.route.epoch))
+    stage.cut(stage.at(4))
+    for _ in range(30):
+        stage.now_s += 1.0
+        for other in stage.actors.values():
+            if other.alive:
+                beat(stage, other, steps=9, computing_s=99.0 + stage.now_s if other is actor else 0.0)
+        assert 2 not in stage.ranges()
+    beat(stage, actor, steps=8)
+    stage.pass_time(40)
+    assert 2 in stage.ranges()
+
+
 def test_a_pipeline_that_makes_steps_is_slow_and_not_dead() -> None:
     stage = silent_pool(2.0)
     before = stage.route

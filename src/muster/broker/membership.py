@@ -52,6 +52,8 @@ class Member:
     """When `steps` was last seen to grow."""
     computing_s: float = 0.0
     """How long its step at hand had been computing at its last heartbeat."""
+    hangs: bool = False
+    """Its step at hand was found not to end; nothing new until it does."""
     draining: bool = False
     links: dict[NodeId, LinkSpeed] = field(default_factory=dict)
     """As this node measured them; a bandwidth of 0 here means not measured."""
@@ -175,7 +177,8 @@ class Membership:
         return sum(1 for pair, until in self.broken.items() if node in pair and now_s < until)
 
     def is_eligible(self, member: Member, now_s: float) -> bool:
-        return member.device is not None and not member.draining and not self.is_resting(member.id, now_s)
+        willing = member.device is not None and not member.draining and not member.hangs
+        return willing and not self.is_resting(member.id, now_s)
 
     def pool(self, now_s: float, without: Collection[NodeId] = ()) -> Pool:
         """What the planner may use now: measured, willing, in good standing; memory as far as it is believed."""

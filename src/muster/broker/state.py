@@ -217,6 +217,9 @@ class BrokerState:
         member.free_memory_bytes, member.active_requests = beat.free_memory_bytes, beat.active_requests
         if beat.steps > member.steps:
             member.stepped_s = now_s
+        if member.hangs and beat.computing_s < member.computing_s:
+            member.hangs = False
+            self.placing.usable(now_s)
         member.steps, member.computing_s = beat.steps, beat.computing_s
         commands: list[Command] = [Send(member.connection, HeartbeatSeen())]
         if beat.epoch and self.placing.of_epoch(beat.epoch, member.id) is None:
@@ -289,6 +292,7 @@ class BrokerState:
         members = [self.members.members[node] for node in serving.nodes]
         hanging = [member for member in members if member.computing_s >= patience_s]
         for member in hanging:
+            member.hangs = True
             self.members.failed(member.id, now_s)
         if not hanging and any(now_s - member.stepped_s < patience_s for member in members):
             return []

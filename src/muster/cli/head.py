@@ -30,7 +30,7 @@ from muster.cli.place import HeadRecord, admin_token, database_url, forget_head,
 from muster.cli.show import Announcer
 from muster.cli.worker import door_of, shaped
 from muster.client.session import Sessions
-from muster.errors import InvalidRequest
+from muster.errors import InvalidRequest, NotAllowed
 from muster.link.identity import load_identity
 from muster.link.iroh import IrohEndpoint
 from muster.model.blobs import DirectoryBlobs, Manifest, build_manifest
@@ -135,7 +135,7 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
         check_host(options.host, has_keys=store.has_keys())
         service, ticket = await stack.enter_async_context(broker(options, model, store))
         sessions = Sessions(lambda node: service.open(node, "data"), service.suspect)
-        await stack.enter_async_context(background(sessions.run(service.watch())))
+        following = await stack.enter_async_context(background(sessions.run(service.watch())))
         app = create_app(
             PoolBackend(model, sessions, service),
             model.tokenizer,
@@ -148,7 +148,7 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
         stack.callback(forget_head, options.data_dir)
         announce_door(announce, options, server.url, ticket)
         watching = await stack.enter_async_context(background(watch(service, announce)))
-        tasks = [watching, asyncio.create_task(service.wait())]
+        tasks = [following, watching, asyncio.create_task(service.wait())]
         if options.local_worker:
             tasks.append(await stack.enter_async_context(background(local_worker(options, ticket, announce))))
         stopped = asyncio.create_task(stop.wait())
@@ -194,7 +194,11 @@ async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announcer
         device=pick_device(options.device),
         memory_cap_bytes=options.memory_bytes,
     )
-    await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
+    try:
+        await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
+    except NotAllowed as error:  # the operator's wish; the head and the other machines go on
+        announce("left", f"This machine computes no more: {error}", name=worker_options.name)
+        await asyncio.Event().wait()
 
 
 def quiet(announce: Announcer) -> Any:

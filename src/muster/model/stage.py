@@ -13,6 +13,7 @@ Knows nothing of requests, sampling or transport. Legend of shape suffixes in `b
 """
 
 import inspect
+from threading import Lock
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from muster.model.weights import Weights
 
 
 class Stage:
-    """See `build_stage`. Not thread-safe: one `run` at a time."""
+    """See `build_stage`. Several threads may call `run`; it takes one step at a time."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Stage:
         self._model = model
         self._state = StepState()
         self._passage = Passage()
+        self._turn = Lock()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         for index in range(first, last):
             bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
@@ -67,11 +69,15 @@ class Stage:
     @running()
     @torch.inference_mode()
     def run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
-        """One step.
+        """One step. Waits while another one runs.
 
         `x` is int64 token ids [T] on the first stage, the previous stage's hidden state [T, H] otherwise. Returns the
         hidden state [T, H], or on the last stage float32 logits [S, V] of the tokens in `logits_rows_S`.
         """
+        with self._turn:
+            return self._run(batch, cache, x)
+
+    def _run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
         self._state.backend = self.backend
         self._state.prepared = self.backend.prepare(batch, cache, self.dtype)
         self._passage.enter(None if self.is_first else x[None])

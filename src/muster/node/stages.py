@@ -11,7 +11,7 @@ import structlog
 from muster.errors import MachineTrouble, MusterError, ProtocolViolation
 from muster.link.base import short_id
 from muster.node.neighbours import Outbox
-from muster.node.runtime import FollowerRuntime, HeadRuntime, Send
+from muster.node.runtime import FollowerRuntime, HeadRuntime, Runtime, Send
 from muster.node.state import Vitals
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
@@ -40,16 +40,19 @@ class Stages:
         self._lost = lost
         self._held: dict[int, _Held] = {}
         self._expected: dict[int, Assign] = {}
+        self._ending: list[Runtime] = []
+        """Dropped in the middle of a step that is not over yet."""
         self._past_steps = 0
 
     def vitals(self, free_memory_bytes: int) -> Vitals:
         """What the next heartbeat says."""
         runtimes = [held.runtime for held in self._held.values()]
+        at_work: list[Runtime] = [*runtimes, *self._ending]
         return Vitals(
             free_memory_bytes=free_memory_bytes,
             active_requests=sum(runtime.active_requests for runtime in runtimes),
             steps=self._past_steps + sum(runtime.steps for runtime in runtimes),
-            computing_s=max((runtime.computing_s for runtime in runtimes), default=0.0),
+            computing_s=max((runtime.computing_s for runtime in at_work), default=0.0),
         )
 
     def expect(self, assign: Assign) -> None:
@@ -84,7 +87,9 @@ class Stages:
         held.runtime.close()
         if held.next is not None:
             await held.next.close()
+        self._ending.append(held.runtime)
         await held.runtime.ended()
+        self._ending.remove(held.runtime)
 
     async def close(self) -> None:
         """Drop everything, and wait a moment for steps under way."""

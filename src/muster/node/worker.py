@@ -15,7 +15,7 @@ import torch
 from msgspec.structs import replace
 
 from muster import __version__
-from muster.errors import LinkDown, MusterError, ProtocolViolation
+from muster.errors import LinkDown, MachineTrouble, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayCarrier
 from muster.node.incoming import Incoming
@@ -38,6 +38,8 @@ from muster.wire.messages import (
 
 log = structlog.get_logger()
 TICK_S = 0.2
+SETTLE_S = 60.0
+"""How long the last step of a dropped stage may take before the next stage is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Worker:
         self._stages = Stages(endpoint.node_id, door.address.node, options.speed, self._neighbour_lost)
         self._incoming = Incoming(self._stages, self._spawn)
         self._loads: dict[int, asyncio.Task[None]] = {}
+        self._drops: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._control: Outbox | None = None
         self._head: Connection | None = None
@@ -224,10 +227,14 @@ class Worker:
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            if self._loader is not None:
+                self._loader.tidy()
             self._carry_out(self._state.tick(self._now(), self._stages.vitals(self._free_memory_bytes())))
 
     def _free_memory_bytes(self) -> int:
         free = free_memory_bytes(self._options.device)
+        if self._loader is not None:
+            free += self._loader.idle_bytes
         cap = self._options.memory_cap_bytes
         return free if cap is None else min(free, cap)
 
@@ -242,9 +249,9 @@ class Worker:
                     self._stages.expect(assign)
                     self._loads[assign.epoch] = self._spawn(self._load(assign))
                 case Drop(epoch):
-                    if task := self._loads.pop(epoch, None):
-                        task.cancel()
-                    self._spawn(self._stages.drop(epoch))
+                    drop = self._spawn(self._drop(epoch, self._loads.pop(epoch, None)))
+                    self._drops.add(drop)
+                    drop.add_done_callback(self._drops.discard)
                 case Rejoin(after_s):
                     self._spawn(self._rejoin(after_s))
                 case Quit(error):
@@ -264,6 +271,24 @@ class Worker:
         else:
             self._quit.set_exception(error)
 
+    async def _drop(self, epoch: int, load: "asyncio.Task[None] | None") -> None:
+        if load is not None:
+            load.cancel()
+            await asyncio.gather(load, return_exceptions=True)
+        await self._stages.drop(epoch)
+        if self._loader is not None:
+            self._loader.release(epoch)
+
+    async def _settle(self) -> None:
+        """Wait until what was dropped before is gone. Raises `MachineTrouble` where one of its steps does not end."""
+        if drops := set(self._drops):
+            _, hanging = await asyncio.wait(drops, timeout=SETTLE_S)
+            if hanging:
+                raise MachineTrouble(
+                    f"A step of an earlier placement still computes after {SETTLE_S:.0f} s and keeps its memory; "
+                    "restart this node."
+                )
+
     async def _load(self, assign: Assign) -> None:
         assert self._loader is not None
         mine = assign.stages[assign.index]
@@ -273,6 +298,7 @@ class Worker:
         try:
             if self._head is None:
                 raise LinkDown("The head is gone; its next placement will ask again.")
+            await self._settle()
             work = await self._loader.load(assign, self._head, self._tell)
             next_box = await self._reach_next(assign)
         except Exception as error:
