@@ -37,6 +37,12 @@ def test_a_published_size_is_shrunk_and_passes(model_type: str) -> None:
     assert sum(p.numel() for p in random_model(shrunk(config)).parameters()) < 2_000_000
 
 
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_a_model_of_very_few_heads_passes(heads: int) -> None:
+    config = AutoConfig.for_model("llama", num_attention_heads=heads, hidden_size=8 * heads)
+    check_conformance(text(config))
+
+
 @pytest.mark.parametrize(
     ("model_type", "reason"),
     [

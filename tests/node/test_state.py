@@ -1,7 +1,10 @@
 """What a node does next: decided without a clock, a socket or a tensor."""
 
+import pytest
+from msgspec.structs import replace
+
 from muster.errors import NotAllowed, WeightsInvalid
-from muster.node.state import Drop, Load, NodeState, Quit, Rejoin, Say, Vitals
+from muster.node.state import MOST_STAGES, Drop, Load, NodeState, Quit, Rejoin, Say, Vitals
 from muster.spec.plan import Stage
 from muster.wire.messages import (
     Assign,
@@ -51,6 +54,52 @@ def test_the_same_assignment_twice_is_loaded_once() -> None:
     state = joined()
     state.heard(assign(), 1.0)
     assert state.heard(assign(), 1.1) == []
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"stages": ()},
+        {"index": -1},
+        {"index": 2},
+        {"epoch": 0},
+        {"num_pages": 0},
+        {"num_pages": -8},
+        {"num_pages": 2**60},
+        {"page_size": 0},
+        {"page_size": -16},
+        {"num_pages": -8, "page_size": -16},
+        {"num_microbatches": 0},
+        {"num_microbatches": 2**40},
+        {"prefill_tokens": 0},
+        {"prefill_tokens": -(2**40)},
+        {"prefill_tokens": 2**40},
+        {"eos_token_ids": (1,) * 5000},
+        {"stages": (Stage(ME, 0, 2), Stage(OTHER, 1, 4))},
+        {"stages": (Stage(ME, 0, 2), Stage(OTHER, 3, 4))},
+        {"stages": (Stage(ME, 1, 2), Stage(OTHER, 2, 4))},
+        {"stages": (Stage(ME, -2, 2), Stage(OTHER, 2, 4))},
+        {"stages": (Stage(ME, 0, 0), Stage(OTHER, 0, 4))},
+        {"stages": (Stage(ME, 0, 2), Stage(ME, 2, 4))},
+        {"stages": (Stage(ME, 0, 2), Stage(OTHER, 2, 10**6))},
+    ],
+)
+def test_an_assignment_that_makes_no_sense_is_refused_before_anything_is_done_for_it(nonsense) -> None:
+    (command,) = joined().heard(replace(assign(), **nonsense), 1.0)
+    assert isinstance(command, Say)
+    assert isinstance(command.message, LoadFailed)
+    assert command.message.code == "protocol_violation"
+
+
+def test_a_head_cannot_pile_up_stages_on_one_node() -> None:
+    state = joined()
+    for epoch in range(1, MOST_STAGES + 1):
+        assert state.heard(assign(epoch), 1.0) == [Load(assign(epoch))]
+    (command,) = state.heard(assign(MOST_STAGES + 1), 1.0)
+    assert isinstance(command, Say)
+    assert isinstance(command.message, LoadFailed)
+    state.heard(Release(epoch=1), 1.0)
+    assert state.heard(assign(MOST_STAGES + 1), 1.0) == [Load(assign(MOST_STAGES + 1))]
 
 
 def test_an_assignment_meant_for_another_node_is_refused() -> None:

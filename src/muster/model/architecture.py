@@ -17,6 +17,9 @@ from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.attention import ATTENTION_NAME
 from muster.model.settings import building
 
+MAX_LAYERS = 1024
+"""Each is a few dozen Python objects even without memory; the deepest published decoders have under 200."""
+
 
 def parse_config(config_json: str) -> PreTrainedConfig:
     """Raise `WeightsInvalid` on unreadable text, `UnsupportedModel` on an architecture that is not a known decoder."""
@@ -37,7 +40,13 @@ def parse_config(config_json: str) -> PreTrainedConfig:
         )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModel(f"{model_type} is not a text decoder; choose a causal language model.")
-    return _without_code(model_type, fields)
+    config = _without_code(model_type, fields)
+    count = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if not isinstance(count, int) or not 0 < count <= MAX_LAYERS:
+        raise WeightsInvalid(
+            f"config.json says {str(count)[:20]} layers where 1 to {MAX_LAYERS} can be; download the model again."
+        )
+    return config
 
 
 def _text_part(fields: dict[str, Any], model_type: str) -> tuple[dict[str, Any], str]:

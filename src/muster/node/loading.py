@@ -17,7 +17,7 @@ import structlog
 import torch
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
-from muster.errors import DoesNotFit, MusterError, WeightsInvalid
+from muster.errors import DoesNotFit, MusterError, ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, matching_directory
 from muster.model.conformance import check_conformance
@@ -35,6 +35,8 @@ from muster.wire.messages import Assign, LoadProgress
 
 log = structlog.get_logger()
 REPORT_EVERY_S = 0.5
+CHECKPOINT_SHARE = 4
+"""A checkpoint's numbers take at most so many times the memory that they take here: float64 against half precision."""
 Report = Callable[[LoadProgress], None]
 AnyEngine = Engine[Any] | Follower[Any]
 
@@ -69,11 +71,12 @@ class StageLoader:
             shape = shelved.shape
             needed = self._check_fits(assign, shape)
             self._make_room(needed)
+            self._uses[assign.epoch] = _Use(key, needed)
             work = await asyncio.to_thread(_assemble, assign, shelved.stage, shape)
         except BaseException:
+            self._uses.pop(assign.epoch, None)
             self._shelf.give_back(key, time.monotonic())
             raise
-        self._uses[assign.epoch] = _Use(key, needed)
         # The last word before the ring is closed: whoever waits for our weights to arrive may now make way for us.
         nbytes = shape.weight_bytes(mine.first, mine.last)
         report(LoadProgress(epoch=assign.epoch, done_bytes=nbytes, total_bytes=nbytes))
@@ -151,17 +154,25 @@ class StageLoader:
         tokens = assign.num_pages * assign.page_size
         workspace = WorkspaceOptions(prefill_tokens=assign.prefill_tokens)
         needed = stage_bytes(shape, mine.first, mine.last, tokens, workspace)
-        if needed > self._memory_cap_bytes:
+        held = sum(use.nbytes for use in self._uses.values())
+        if held + needed > self._memory_cap_bytes:
+            beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
             raise DoesNotFit(
-                f"Layers {mine.first}–{mine.last - 1} need {needed / 1e6:.0f} MB here, and this machine lends "
+                f"Layers {mine.first}–{mine.last - 1} need {needed / 1e6:.0f} MB here{beside}, and this machine lends "
                 f"{self._memory_cap_bytes / 1e6:.0f} MB; raise --memory or let the head place fewer layers here."
             )
         return needed
 
     async def _fetch(self, assign: Assign, manifest: Manifest, names: list[str], bulk: Channel, report: Report) -> None:
-        entries = [entry for entry in manifest.tensors if entry.name in set(names)]
+        wanted = set(names)
+        entries = [entry for entry in manifest.tensors if entry.name in wanted]
         missing = {entry.digest: entry.nbytes for entry in entries if not self._store.has(entry.digest)}
         total = sum(missing.values())
+        if total > CHECKPOINT_SHARE * self._memory_cap_bytes:
+            raise ProtocolViolation(
+                f"The head's manifest holds {total / 1e9:.0f} GB for a stage that fits in memory; it contradicts the "
+                "model's config.json."
+            )
         done, reported_at = 0, 0.0
 
         def progress(more: int) -> None:
@@ -184,7 +195,7 @@ def _assemble(assign: Assign, stage: Stage, shape: ModelShape) -> AnyEngine:
     with memory_trouble():
         cache = stage.new_cache(assign.num_pages, assign.page_size)
     if assign.index > 0:
-        return Follower(stage, cache, assign.epoch)
+        return Follower(stage, cache, assign.epoch, assign.prefill_tokens)
     options = EngineOptions(
         max_context=min(shape.max_context, assign.num_pages * assign.page_size),
         eos_token_ids=frozenset(assign.eos_token_ids),

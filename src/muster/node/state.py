@@ -5,7 +5,8 @@ A node may hold two stages for a while: the one that serves and the one of the n
 
 from dataclasses import dataclass, field
 
-from muster.errors import MusterError, PoolUnavailable, from_code
+from muster.errors import LimitReached, MusterError, PoolUnavailable, ProtocolViolation, from_code
+from muster.node.accept import check_assign
 from muster.wire.messages import (
     AnyMessage,
     Assign,
@@ -69,6 +70,8 @@ class Vitals:
     computing_s: float = 0.0
 
 
+MOST_STAGES = 4
+"""Held or loading at once; an honest head gives two at most."""
 REJOIN_FIRST_S = 0.5
 REJOIN_LONGEST_S = 15.0
 
@@ -108,12 +111,15 @@ class NodeState:
                 return []
 
     def _assign(self, assign: Assign) -> list[Command]:
-        mine = assign.stages[assign.index].node if 0 <= assign.index < len(assign.stages) else None
-        if mine != self.node:
-            reason = f"stage {assign.index} of epoch {assign.epoch} is not this node's; the head's books are wrong."
-            return [Say(LoadFailed(epoch=assign.epoch, code="protocol_violation", reason=reason))]
+        try:
+            check_assign(assign, self.node)
+        except ProtocolViolation as error:
+            return [Say(LoadFailed(epoch=assign.epoch, code=error.code, reason=str(error)))]
         if assign.epoch in self.stages:
             return []
+        if len(self.stages) >= MOST_STAGES:
+            reason = f"This node holds {len(self.stages)} stages already; release some first."
+            return [Say(LoadFailed(epoch=assign.epoch, code=LimitReached.code, reason=reason))]
         self.stages[assign.epoch] = False
         return [Load(assign)]
 

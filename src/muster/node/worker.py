@@ -301,10 +301,13 @@ class Worker:
             await self._settle()
             work = await self._loader.load(assign, self._head, self._tell)
             next_box = await self._reach_next(assign)
-        except MusterError as error:
-            log.warning("load.failed", epoch=assign.epoch, reason=str(error))
-            self._announce("load_failed", f"Could not load {layers}: {error}", **facts, reason=str(error))
-            self._carry_out(self._state.load_failed(assign.epoch, error))
+        except Exception as error:
+            # Not only what we foresaw: what a model's files and its configuration can make go wrong has no end, and
+            # the next placement may be a good one.
+            trouble = error if isinstance(error, MusterError) else MusterError(f"Loading broke ({error!r:.200}).")
+            log.warning("load.failed", epoch=assign.epoch, reason=str(trouble), exc_info=trouble is not error)
+            self._announce("load_failed", f"Could not load {layers}: {trouble}", **facts, reason=str(trouble))
+            self._carry_out(self._state.load_failed(assign.epoch, trouble))
             return
         finally:
             self._loads.pop(assign.epoch, None)
