@@ -24,8 +24,9 @@ setup: $(READY)  ## Make .venv and install Muster with its development tools
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with the venv module found; install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Installing into $(VENV); torch is large, so the first time takes minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## One head and four mismatched workers on this machine; one of them is killed in mid-stream

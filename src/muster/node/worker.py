@@ -176,7 +176,7 @@ class Worker:
                     self._spawn(self._relay_through(head))
         except (LinkDown, ProtocolViolation) as error:
             if self._head is head:
-                log.warning("head.lost", reason=str(error))
+                log.info("head.lost", reason=str(error))  # the sentence that is announced warns
                 self._carry_out(self._state.head_lost(self._now()))
 
     async def _introduce(self, head: Connection) -> None:
@@ -356,5 +356,6 @@ class Worker:
 def describe(device: Device) -> str:
     """The measurement in one sentence."""
     flops = ", ".join(f"{speed / 1e9:.0f} GFLOP/s in {dtype}" for dtype, speed in device.flops_per_s.items())
-    memory = f"{device.memory_bytes / 1e9:.3g} GB to lend at {device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s"
+    size, unit = (device.memory_bytes / 1e9, "GB") if device.memory_bytes >= 1e9 else (device.memory_bytes / 1e6, "MB")
+    memory = f"{size:.3g} {unit} to lend at {device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s"
     return f"{device.name}: {flops}, {memory}, disk {device.disk_bandwidth_bytes_per_s / 1e6:.0f} MB/s."
