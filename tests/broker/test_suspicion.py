@@ -1,6 +1,6 @@
 """A client waits in vain for tokens: who hangs is put aside, who is merely slow may go on."""
 
-from muster.broker.events import PipelineSuspected
+from muster.broker.events import NodeAccused, PipelineSuspected
 from muster.wire.messages import Heartbeat
 from tests.broker.actors import Actor, Stage
 from tests.broker.test_state import pool_of
@@ -81,3 +81,11 @@ def test_a_suspicion_about_an_earlier_pipeline_changes_nothing() -> None:
     before = stage.route
     stage.say(PipelineSuspected(before.epoch + 5))
     assert stage.route == before
+
+
+def test_a_machine_that_breaks_the_rules_towards_a_client_is_left_out() -> None:
+    stage = silent_pool(0.0)
+    stage.say(NodeAccused(stage.at(2).id, "it sent what is no token"))
+    assert set(stage.ranges()) == {1, 4, 3}
+    stage.say(NodeAccused("f" * 64, "nobody knows it"))
+    assert set(stage.ranges()) == {1, 4, 3}

@@ -32,7 +32,13 @@ class World:
         self.head, self.node = network.endpoint(HEAD), network.endpoint(NODE)
         self.routes: asyncio.Queue[ARoute | None] = asyncio.Queue()
         self.suspicions: list[tuple[int, bool]] = []
-        self.sessions = Sessions(self.dial, lambda *suspicion: self.suspicions.append(suspicion))
+        self.accused: list[str] = []
+        self.sessions = Sessions(
+            self.dial,
+            lambda *suspicion: self.suspicions.append(suspicion),
+            accuse=lambda node, reason: self.accused.append(node),
+            vocab_size=100,
+        )
         self.opened: list[Channel] = []
 
     async def dial(self, node: str) -> Channel:
@@ -45,8 +51,8 @@ class World:
 
     async def accept(self) -> Channel:
         connection = await self.node.accept()
-        _, channel = await connection.accept()
-        return channel
+        _, self.last = await connection.accept()
+        return self.last
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -106,6 +112,51 @@ def test_a_first_stage_that_breaks_its_channel_is_reported_as_unreachable() -> N
             await asyncio.sleep(0.01)
         assert world.suspicions == [(1, True)]
         assert world.sessions.state.epoch is None
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run(story())
+
+
+def test_a_first_stage_that_sends_what_is_no_token_is_accused_and_the_request_goes_elsewhere() -> None:
+    async def story() -> None:
+        world = World()
+        running = asyncio.create_task(world.sessions.run(world.watch()))
+        collected = asyncio.create_task(collect(world.sessions))
+        world.routes.put_nowait(ARoute(1))
+        await answer(await world.accept(), 1, 0, 2, last=False)
+        cheat = Progress("r", 2, (Sampled(100),))
+        await world.last.send(Tokens(epoch=1, progress=(cheat,)))
+        while not world.suspicions:
+            await asyncio.sleep(0.01)
+        assert (world.accused, world.suspicions) == ([NODE], [(1, True)])
+        world.routes.put_nowait(ARoute(2))
+        await answer(await world.accept(), 2, 2, 4, last=True)
+        assert await collected == [0, 1, 2, 3, 4, 5]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run(story())
+
+
+def test_a_node_that_takes_no_channel_holds_up_no_other_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muster.client.session.DIAL_S", 0.05)
+
+    async def story() -> None:
+        world = World()
+        dial = world.dial
+
+        async def dial_or_wait(node: str) -> Channel:
+            return await dial(node) if node == NODE else await asyncio.Event().wait()  # type: ignore[return-value]
+
+        world.sessions._dial = dial_or_wait
+        running = asyncio.create_task(world.sessions.run(world.watch()))
+        collected = asyncio.create_task(collect(world.sessions))
+        world.routes.put_nowait(ARoute(1, node="2" * 64))
+        world.routes.put_nowait(ARoute(2))
+        await answer(await world.accept(), 2, 0, 6, last=True)
+        assert await collected == [0, 1, 2, 3, 4, 5]
+        assert (world.accused, world.suspicions) == (["2" * 64], [(1, True)])
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -204,6 +204,8 @@ class LivePool:
             lambda node: self.service.open(node, "data"),
             lambda epoch, unreachable: self.service.suspect(epoch, unreachable),
             PATIENCE,
+            accuse=lambda node, reason: self.service.accuse(node, reason),
+            vocab_size=self.model.shape.vocab_size,
         )
         check_after(self.sessions, "_carry_out", self.sessions.state.check, self.troubles)
         self._following = asyncio.create_task(self.sessions.run(self._routes()))

@@ -28,6 +28,22 @@ HEAD, NODE = "0" * 64, "1" * 64
 MEMORY_BYTES = 10**8
 
 
+def assignment(manifest: bytes, **changes: Any) -> Assign:
+    fields: dict[str, Any] = {
+        "epoch": 1,
+        "model": "m",
+        "manifest": blake3(manifest).hexdigest(),
+        "dtype": "float32",
+        "index": 0,
+        "stages": (Stage(NODE, 0, 2),),
+        "peers": (),
+        "num_pages": 8,
+        "page_size": 16,
+        "num_microbatches": 1,
+    }
+    return Assign(**fields | changes)
+
+
 class HostileHead:
     """`async with HostileHead(folder) as head: await head.assign(...); await head.hears(LoadFailed)`"""
 
@@ -69,22 +85,10 @@ class HostileHead:
             if isinstance(message, kind):
                 return message
 
-    async def assign(self, manifest: bytes, epoch: int = 1, **changes: Any) -> None:
-        digest = blake3(manifest).hexdigest()
-        self.blobs[digest] = manifest
-        fields: dict[str, Any] = {
-            "epoch": epoch,
-            "model": "m",
-            "manifest": digest,
-            "dtype": "float32",
-            "index": 0,
-            "stages": (Stage(NODE, 0, 2),),
-            "peers": (),
-            "num_pages": 8,
-            "page_size": 16,
-            "num_microbatches": 1,
-        }
-        await self.control.send(Assign(**fields | changes))
+    async def assign(self, manifest: bytes, **changes: Any) -> None:
+        message = assignment(manifest, **changes)
+        self.blobs[message.manifest] = manifest
+        await self.control.send(message)
 
     async def _accept(self) -> None:
         while True:

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from muster.errors import DoesNotFit
 from muster.model.blobs import Manifest, TensorEntry
+from muster.model.shape import shape_of
+from muster.node.loading import StageLoader, _Use
+from muster.node.shelf import StageKey
 from muster.wire.messages import Heartbeat, LoadFailed
-from tests.node.hostile_head import HostileHead
+from tests.node.hostile_head import MEMORY_BYTES, HostileHead, assignment
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +75,19 @@ async def test_a_manifest_larger_than_its_model_fills_no_disk(tmp_path: Path, mo
     async with HostileHead(tmp_path / "node") as head:
         await head.assign(manifest((large,)))
         assert "contradicts the model's config.json" in (await head.hears(LoadFailed)).reason
+
+
+def test_all_placements_together_stay_below_what_the_owner_lends(tmp_path: Path) -> None:
+    shape = shape_of(json.dumps(LLAMA), "m", "float32")
+    loader = StageLoader(tmp_path, torch.device("cpu"), MEMORY_BYTES)
+    assign = assignment(b"", num_pages=MEMORY_BYTES // 2 // 16 // shape.cache_bytes_per_token(0, 2))
+    needed = loader._check_fits(assign, shape)
+    assert MEMORY_BYTES // 2 < needed < MEMORY_BYTES
+    loader._uses[1] = _Use(StageKey("", 0, 2, "float32"), needed)
+    with pytest.raises(DoesNotFit, match="beside"):
+        loader._check_fits(assign, shape)
+    loader._uses.clear()
+    loader._check_fits(assign, shape)
 
 
 LIES = {

@@ -81,7 +81,26 @@ class PipelineSuspected:
     """Not merely silent: the channel to its first stage is gone."""
 
 
-Event = NodeJoined | Heard | Disconnected | Tick | TicketIssued | DrainNode | BanNode | UnbanNode | PipelineSuspected
+@dataclass(frozen=True, slots=True)
+class NodeAccused:
+    """The head itself saw this node break the rules towards a client."""
+
+    node: NodeId
+    reason: str
+
+
+Event = (
+    NodeJoined
+    | Heard
+    | Disconnected
+    | Tick
+    | TicketIssued
+    | DrainNode
+    | BanNode
+    | UnbanNode
+    | PipelineSuspected
+    | NodeAccused
+)
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from muster.broker.events import (
     DrainNode,
     Event,
     Heard,
+    NodeAccused,
     NodeJoined,
     NodeSeen,
     PipelineSuspected,
@@ -180,6 +181,11 @@ class BrokerService:
     def suspect(self, epoch: int, unreachable: bool = False) -> None:
         """A client waits in vain for tokens of this epoch, or cannot even reach its first stage: have a look."""
         self._handle(PipelineSuspected(epoch, unreachable))
+
+    def accuse(self, node: NodeId, reason: str) -> None:
+        """A node broke the rules towards a client: do without it for a while."""
+        log.warning("node.accused", node=short_id(node), reason=reason)
+        self._handle(NodeAccused(node, reason))
 
     async def issue_ticket(self, valid_s: float) -> Ticket:
         """A new ticket. Its secret is written down first, so that it outlives this process."""

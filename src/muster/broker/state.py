@@ -17,6 +17,7 @@ from muster.broker.events import (
     DrainNode,
     Event,
     Heard,
+    NodeAccused,
     NodeJoined,
     NodeSeen,
     PipelineSuspected,
@@ -129,6 +130,8 @@ class BrokerState:
                 serving = self.placing.serving
                 known = serving is not None and serving.epoch == epoch
                 commands = self._suspected(serving, unreachable, now_s) if serving is not None and known else []
+            case NodeAccused(node, reason):
+                commands = self._accused(node, reason, now_s)
             case UnbanNode(node):
                 self.banned.discard(node)
                 commands = [Save(BanChanged(node, banned=False))]
@@ -297,6 +300,15 @@ class BrokerState:
         if not hanging and any(now_s - member.stepped_s < patience_s for member in members):
             return []
         return self.placing.end(serving, now_s)
+
+    def _accused(self, node: NodeId, reason: str, now_s: float) -> list[Command]:
+        """Others take over while it rests; the more often this happens, the longer."""
+        member = self.members.members.get(node)
+        if member is None:
+            return []
+        self.members.failed(node, now_s)
+        self.placing.failure = f"Node {member.name} was left out: {reason[:300]}"
+        return self.placing.lost([node], now_s)
 
     def _end(self, placement: Placement, now_s: float) -> list[Command]:
         return self.placing.end(placement, now_s) if placement in self.placing.live() else []

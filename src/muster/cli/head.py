@@ -137,7 +137,12 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
         service, ticket = await stack.enter_async_context(broker(options, model, store))
-        sessions = Sessions(lambda node: service.open(node, "data"), service.suspect)
+        sessions = Sessions(
+            lambda node: service.open(node, "data"),
+            service.suspect,
+            accuse=service.accuse,
+            vocab_size=model.shape.vocab_size,
+        )
         following = await stack.enter_async_context(background(sessions.run(service.watch())))
         app = create_app(
             PoolBackend(model, sessions, service),

@@ -18,6 +18,10 @@ from muster.wire.messages import Cancel, Failed, Submit, Tokens
 
 log = structlog.get_logger()
 TICK_S = 0.5
+DIAL_S = 10.0
+"""How long a first stage may take to let us in."""
+LONGEST_REASON = 500
+"""Characters of a machine's own words that a client gets to read."""
 LAST_WORDS_S = 1.0
 """What was said on a channel has left by then."""
 Outbox = asyncio.Queue[Submit | Cancel | None]
@@ -44,10 +48,16 @@ class Sessions:
         dial: Callable[[str], Awaitable[Channel]],
         suspect: Suspicion = lambda epoch, unreachable: None,
         patience: Patience | None = None,
+        *,
+        accuse: Callable[[str, str], None] = lambda node, reason: None,
+        vocab_size: int = 2**31,
     ) -> None:
-        self.state = ClientState(patience or Patience())
+        """`dial` gives a channel to a node. `accuse` is told of a node that breaks the rules, and how."""
+        self.state = ClientState(patience or Patience(), vocab_size)
         self._dial = dial
         self._suspect = suspect
+        self._accuse = accuse
+        self._nodes: dict[int, str] = {}
         self._queues: dict[str, asyncio.Queue[Progress | MusterError]] = {}
         self._channels: dict[int, Channel] = {}
         self._outboxes: dict[int, Outbox] = {}
@@ -101,18 +111,29 @@ class Sessions:
         if route.epoch == current:
             return
         try:
-            channel = await self._dial(route.node)
+            channel = await self._reach(route.node)
         except MusterError as error:
             log.warning("route.unreachable", epoch=route.epoch, node=route.node[:12], reason=str(error))
             self._suspect(route.epoch, True)
             return
         outbox: Outbox = asyncio.Queue()
         self._channels[route.epoch], self._outboxes[route.epoch] = channel, outbox
+        self._nodes[route.epoch] = route.node
         self._spawn(self._send_forever(route.epoch, channel, outbox))
         self._spawn(self._receive_forever(route.epoch, channel))
         self._carry_out(self.state.route_up(route.epoch, self._now()))
         if current is not None:
             self._forget_when_sent(current)
+
+    async def _reach(self, node: str) -> Channel:
+        """Raises `MusterError`, also where a node that is connected takes no channel: every route waits for this."""
+        try:
+            async with asyncio.timeout(DIAL_S):
+                return await self._dial(node)
+        except TimeoutError:
+            reason = f"Node {node[:10]} took no channel within {DIAL_S:.0f} s; restart it."
+            self._accuse(node, reason)
+            raise LinkDown(reason) from None
 
     def _forget_when_sent(self, epoch: int) -> None:
         """Close the channel of a pipeline that was replaced, once the cancellations have gone out."""
@@ -149,7 +170,7 @@ class Sessions:
                     for progress in message.progress:
                         self._carry_out(self.state.progressed(epoch, progress, self._now()))
                 elif isinstance(message, Failed):
-                    error = from_code(message.code, message.reason)
+                    error = from_code(message.code, message.reason[:LONGEST_REASON])
                     now = self._now()
                     self._carry_out(self.state.failed(epoch, message.request_id, error, message.retry, now))
                 else:
@@ -158,13 +179,17 @@ class Sessions:
             await self._lost(epoch, error)
 
     async def _lost(self, epoch: int, error: MusterError) -> None:
+        node = self._nodes.get(epoch)
         if await self._drop(epoch):
             log.warning("pipeline.lost", epoch=epoch, reason=str(error), live=len(self.state.live))
+            if node is not None and isinstance(error, ProtocolViolation):
+                self._accuse(node, str(error))
             self._suspect(epoch, True)
             self._carry_out(self.state.route_down(epoch, self._now(), str(error)))
 
     async def _drop(self, epoch: int) -> bool:
         channel, outbox = self._channels.pop(epoch, None), self._outboxes.pop(epoch, None)
+        self._nodes.pop(epoch, None)
         if outbox is not None:
             outbox.put_nowait(None)
         if channel is not None:
