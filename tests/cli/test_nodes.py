@@ -57,7 +57,7 @@ def test_the_list_shows_every_node_and_no_escape_sequence(capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["nodes"][1]["name"] == "bob"
 
 
-@pytest.mark.parametrize("action", ["drain", "ban"])
+@pytest.mark.parametrize("action", ["drain", "ban", "unban"])
 def test_a_node_is_named_by_name_or_by_the_beginning_of_its_id(action: str) -> None:
     assert run_command(["nodes", action, "ada"]) == 0
     assert run_command(["nodes", action, "A2"]) == 0

@@ -42,7 +42,7 @@ class Head:
         return nodes
 
     def act(self, node: str, action: str) -> dict[str, Any]:
-        """`action` is drain or ban."""
+        """`action` is drain, ban or unban."""
         return self._ask("POST", f"/admin/nodes/{node}/{action}", self._token)
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
