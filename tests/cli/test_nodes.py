@@ -72,6 +72,13 @@ def test_an_unclear_or_unknown_name_is_refused(capsys: pytest.CaptureFixture[str
     assert "muster nodes list" in capsys.readouterr().err
 
 
+def test_a_node_that_calls_itself_by_the_id_of_another_hides_nobody() -> None:
+    impostor = {"id": "b0" * 32, "name": ADA["id"]}
+    assert pick([ADA, impostor], ADA["id"]) is ADA
+    with pytest.raises(InvalidRequest, match="could be any of"):
+        pick([BOB, {"id": "b0" * 32, "name": "a2a2"}], "a2a2")
+
+
 def test_status_draws_the_ring(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["status"]) == 0
     out = capsys.readouterr().out

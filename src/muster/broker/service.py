@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from secrets import token_bytes
 from typing import Any
 
@@ -51,8 +52,12 @@ log = structlog.get_logger()
 TICK_S = 0.25
 HELLO_S = 15.0
 """A connection that has not said hello by then is closed."""
-MOST_CHANNELS = 64
-"""Open at once on one connection."""
+MOST_CHANNELS = 16
+"""Open at once on one connection: each may hold a frame that is being received."""
+MOST_STRANGERS = 256
+"""Connections that have not joined."""
+BURST_MESSAGES, MESSAGES_PER_S = 1000, 50.0
+"""On one control channel. Every message is a decision to make, and some are written down."""
 
 
 class BrokerService:
@@ -73,9 +78,11 @@ class BrokerService:
         self._wall_clock = wall_clock
         self._outboxes: dict[int, Outbox] = {}
         self._connections = 0
+        self._visitors: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsaved: asyncio.Queue[Save | None] = asyncio.Queue()
         """None: nothing comes any more."""
+        self._unsaved_nodes: dict[NodeId, NodeSeen] = {}
         self._route: Route | None = None
         self._route_changed = asyncio.Event()
         self._past: dict[NodeId, dict[str, Any]] = {}
@@ -229,14 +236,17 @@ class BrokerService:
                 self._route_changed.set()
                 self._route_changed = asyncio.Event()
             case Save(record):
-                if isinstance(record, NodeSeen):
-                    self._remember(record)
-                self._unsaved.put_nowait(command)
+                if not isinstance(record, NodeSeen) or self._remember(record):
+                    self._unsaved.put_nowait(command)
 
-    def _remember(self, seen: NodeSeen) -> None:
+    def _remember(self, seen: NodeSeen) -> bool:
+        """Whether this must be queued for the store: only the latest of each node is written."""
         before = self._past.get(seen.node, {})
         claim = seen.claim_bytes or before.get("claim_bytes", 0)
         self._past[seen.node] = {"id": seen.node, "name": seen.name, "region": seen.region, "claim_bytes": claim}
+        queued = seen.node in self._unsaved_nodes
+        self._unsaved_nodes[seen.node] = replace(seen, claim_bytes=claim)
+        return not queued
 
     async def _tick(self) -> None:
         while True:
@@ -249,8 +259,11 @@ class BrokerService:
             await self._write(save)
 
     async def _write(self, save: Save) -> None:
+        record = save.record
+        if isinstance(record, NodeSeen):
+            record = self._unsaved_nodes.pop(record.node)
         try:
-            await asyncio.to_thread(self._store.save, save.record)
+            await asyncio.to_thread(self._store.save, record)
             self._store_trouble = ""
         except MusterError as error:
             # A full disk must not stop what serves; the status says so.
@@ -262,7 +275,12 @@ class BrokerService:
     async def _accept(self) -> None:
         with suppress(LinkDown):
             while True:
-                self._spawn(self._serve(await self._endpoint.accept()))
+                connection = await self._endpoint.accept()
+                if len(self._visitors) - len(self._state.members.members) < MOST_STRANGERS:
+                    self._visitors.add(connection)
+                    self._spawn(self._serve(connection))
+                else:
+                    await connection.close("too many strangers are at the door; try again later")
 
     async def _serve(self, connection: Connection) -> None:
         """Serve the channels that the peer opens, until the connection ends."""
@@ -284,6 +302,7 @@ class BrokerService:
                 task.cancel()
             await asyncio.gather(*channels, return_exceptions=True)
             await connection.close("the head has ended this connection")
+            self._visitors.discard(connection)
 
     @staticmethod
     async def _first_control(connection: Connection) -> Channel:
@@ -311,8 +330,13 @@ class BrokerService:
             if not isinstance(hello, Hello):
                 raise ProtocolViolation("A node's first message must be its hello; update Muster on it.")
             self._handle(NodeJoined(number, peer, hello, self._wall_clock()))
+            budget, counted_s = float(BURST_MESSAGES), self._now()
             while True:
                 message, _ = await channel.receive()
+                now_s = self._now()
+                budget, counted_s = min(BURST_MESSAGES, budget + (now_s - counted_s) * MESSAGES_PER_S) - 1, now_s
+                if budget < 0:
+                    raise ProtocolViolation("This node says too much in too little time; update Muster on it.")
                 self._handle(Heard(number, message))
         except ProtocolViolation as error:
             self._carry_out(Refuse(number, error.code, str(error)))

@@ -30,7 +30,14 @@ from muster.broker.events import (
     UnbanNode,
 )
 from muster.broker.invariants import check_books
-from muster.broker.join import check_hello, check_measured, check_not_banned, check_peer_measured, check_progress
+from muster.broker.join import (
+    check_heartbeat,
+    check_hello,
+    check_measured,
+    check_not_banned,
+    check_peer_measured,
+    check_progress,
+)
 from muster.broker.membership import LeaseOptions, Member, Membership
 from muster.broker.placement import Placement, Served
 from muster.broker.placing import Placing, PlacingOptions
@@ -217,6 +224,7 @@ class BrokerState:
         )
 
     def _heartbeat(self, member: Member, beat: Heartbeat, now_s: float) -> list[Command]:
+        check_heartbeat(beat)
         member.free_memory_bytes, member.active_requests = beat.free_memory_bytes, beat.active_requests
         if beat.steps > member.steps:
             member.stepped_s = now_s

@@ -59,9 +59,9 @@ def act(remote: Head, name: str, action: str, as_json: bool) -> None:
 
 
 def pick(nodes: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    """The one node that the words mean."""
-    exact = [node for node in nodes if wanted in (node["id"], node.get("name"))]
-    found = exact or [node for node in nodes if node["id"].startswith(wanted.lower())]
+    """The one node that the words mean. A whole id always counts: a node may call itself by the id of another."""
+    whole = [node for node in nodes if node["id"] == wanted.lower()]
+    found = whole or [node for node in nodes if node.get("name") == wanted or node["id"].startswith(wanted.lower())]
     if len(found) == 1:
         return found[0]
     if found:
