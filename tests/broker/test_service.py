@@ -2,115 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from muster.broker.events import Placed, Route
-from muster.broker.membership import LeaseOptions
-from muster.broker.placing import PlacingOptions
-from muster.broker.service import BURST_MESSAGES, BrokerService
-from muster.broker.state import BrokerOptions
-from muster.broker.store import Store
+from muster.broker.service import BURST_MESSAGES
 from muster.errors import InvalidRequest, LinkDown
-from muster.link.memory import MemoryNetwork
 from muster.spec.pool import Device
 from muster.spec.request import Request
 from muster.wire.messages import (
-    Blob,
-    BlobUnknown,
-    FetchBlob,
     Heartbeat,
     HeartbeatSeen,
     Measured,
-    Ping,
-    Pong,
     Refused,
-    Relay,
     Submit,
     Welcome,
 )
-from tests.broker.actors import HEAD, SERVED, node_id, planner
-from tests.broker.fake_node import FakeNode
+from tests.broker.actors import SERVED, node_id
 
 pytestmark = pytest.mark.anyio
-
-OPTIONS = BrokerOptions(
-    leases=LeaseOptions(heartbeat_s=0.1, lease_s=0.8, rest_s=0.1),
-    placing=PlacingOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5),
-)
-BLOB = bytes(range(256)) * 100
-
-
-def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:
-    return (BLOB[offset : offset + length], len(BLOB)) if digest == "ab" * 32 else None
-
-
-class Pool:
-    """A head and its nodes on one in-memory network."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.network = MemoryNetwork()
-        self.nodes: list[FakeNode] = []
-        self.wall_s = 1e9
-
-    async def start_head(self) -> None:
-        self.store = Store.at(self.folder / "pool.db")
-        self.service = BrokerService(
-            SERVED, self.store, read_blob, planner=planner, options=OPTIONS, wall_clock=lambda: self.wall_s
-        )
-        await self.service.start(self.network.endpoint(HEAD))
-
-    async def stop_head(self) -> None:
-        await self.service.close()
-        self.store.close()
-
-    async def ticket(self):
-        self._ticket = await self.service.issue_ticket(valid_s=3600)
-        return self._ticket
-
-    def fake(self, number: int, memory_mib: float = 500, speed: float = 1) -> FakeNode:
-        node = FakeNode(self.network, node_id(number), self._ticket, memory_mib, speed)
-        self.nodes.append(node)
-        return node
-
-    async def join(self, *sizes: float) -> list[FakeNode]:
-        # The fourth is so slow that it stays on standby until it is needed.
-        nodes = [self.fake(len(self.nodes) + 1, size, (1.0, 0.9, 0.8, 0.05)[len(self.nodes)]) for size in sizes]
-        for node in nodes:
-            assert isinstance(await node.join(), Welcome)
-        return nodes
-
-    async def until(self, what: Callable[[], bool], seconds: float = 10) -> None:
-        async with asyncio.timeout(seconds):
-            while not what():
-                await asyncio.sleep(0.02)
-
-    async def serving(self, *numbers: int) -> Route:
-        """Wait until exactly these nodes serve."""
-        wanted = {node_id(number) for number in numbers}
-        await self.until(lambda: (r := self.service.route()) is not None and set(r.pipeline.nodes()) == wanted)
-        route = self.service.route()
-        assert route is not None
-        return route
-
-    def state(self, number: int) -> str:
-        return next(view["state"] for view in self.service.nodes() if view["id"] == node_id(number))
-
-
-@pytest.fixture
-async def pool(tmp_path: Path) -> AsyncIterator[Pool]:
-    pool = Pool(tmp_path)
-    await pool.start_head()
-    await pool.ticket()
-    yield pool
-    for node in pool.nodes:
-        await node.leave()
-    await pool.stop_head()
 
 
 async def test_nodes_join_by_ticket_load_and_serve(pool):
@@ -339,78 +251,6 @@ async def test_a_suspected_pipeline_is_arranged_anew(pool):
     await pool.until(lambda: (r := pool.service.route()) is not None and r.epoch == 2)
     pool.service.suspect(route.epoch, unreachable=True)  # an old one changes nothing
     assert pool.service.route().epoch == 2
-
-
-async def test_members_fetch_blobs_in_ranges_and_probe_the_link(pool):
-    (node,) = await pool.join(500)
-    bulk = await node.connection.open("bulk")
-    await bulk.send(FetchBlob(digest="ab" * 32, offset=100, length=1000))
-    message, payload = await bulk.receive()
-    assert message == Blob(digest="ab" * 32, offset=100, total_bytes=len(BLOB))
-    assert bytes(payload) == BLOB[100:1100]
-    await bulk.send(FetchBlob(digest="cd" * 32, offset=0, length=10))
-    assert (await bulk.receive())[0] == BlobUnknown(digest="cd" * 32)
-    await bulk.send(Ping(token=5), b"x" * 1000)
-    assert (await bulk.receive())[0] == Pong(token=5)
-
-
-async def test_the_head_opens_channels_to_members_on_the_connections_that_they_dialled(pool):
-    (node,) = await pool.join(500)
-    channel = await pool.service.open(node.id, "data")
-    await channel.send(Ping(token=3))
-    name, there = await node.connection.accept()
-    assert name == "data"
-    assert (await there.receive())[0] == Ping(token=3)
-    assert pool.service.region_of(node.id) == "here"
-    assert pool.service.region_of(HEAD) == ""
-    with pytest.raises(LinkDown):
-        await pool.service.open(node_id(7), "data")
-
-
-@pytest.mark.parametrize(
-    "bad", [{"digest": "../../etc/passwd", "offset": 0, "length": 1}, {"digest": "ab" * 32, "offset": -1, "length": 1}]
-)
-async def test_an_impossible_blob_ends_the_connection(pool, bad):
-    (node,) = await pool.join(500)
-    bulk = await node.connection.open("bulk")
-    await bulk.send(FetchBlob(**bad))
-    await asyncio.wait_for(node.connection.closed.wait(), 5)
-
-
-async def test_a_stranger_gets_no_blobs(pool):
-    node = pool.fake(1)
-    assert isinstance(await node.join(secret=b"x" * 32), Refused)
-    bulk = await node.connection.open("bulk")
-    await bulk.send(FetchBlob(digest="ab" * 32, offset=0, length=10))
-    with pytest.raises(LinkDown):
-        await bulk.receive()
-
-
-async def test_the_head_relays_between_members(pool):
-    first, second = await pool.join(100, 100)
-    here, there = await first.connection.open("relay"), await second.connection.open("relay")
-    await there.send(Relay(source=second.id, target=first.id, channel="data/x/1"), b"hello?")
-    while True:  # the first frames may come before both carriers are known; each unknown target is answered
-        await here.send(Relay(source=first.id, target=second.id, channel="data/x/1"), b"a frame")
-        try:
-            message, payload = await asyncio.wait_for(there.receive(), 0.5)
-        except TimeoutError:
-            continue
-        if payload:
-            break
-    assert (message.source, bytes(payload)) == (first.id, b"a frame")
-
-
-async def test_a_member_with_two_carriers_cannot_end_the_head(pool):
-    (node,) = await pool.join(100)
-    first, second = await node.connection.open("relay"), await node.connection.open("relay")
-    await second.close()
-    with suppress(LinkDown):
-        for _ in range(20):
-            await first.send(Relay(source=node.id, target="f" * 64, channel="data/x/1"), b"a frame")
-            await asyncio.sleep(0.01)
-    assert not pool.service._ended.done()
-    assert isinstance(await pool.fake(2).join(), Welcome)
 
 
 async def test_a_second_connection_of_a_node_replaces_the_first(pool):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from muster.cli.show import progress
+from muster.cli.show import err, plain, progress
 from muster.errors import ContextTooLong, InvalidRequest
 from muster.model.conformance import check_conformance
 from muster.model.load import load_stage
@@ -43,6 +43,7 @@ def complete(model: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         tokenizer = load_tokenizer(path)
         prompt = tokenizer.encode(body["prompt"])
         loaded = load(path, tokenizer, num_tokens=len(prompt) + sampling.max_tokens)
+    err.print(f"No head here serves {plain(model)}; running it in this process.", soft_wrap=True)
     yield from generate(loaded, prompt, sampling, body["stop"] or ())
 
 
