@@ -8,8 +8,8 @@ from muster.errors import InvalidRequest
 from muster.spec.devices import MARKETS, device_facts, device_names, find_device, prices_as_of, prices_source
 
 PROMISED = (
-    "rtx-3060 rtx-3080 rtx-3090 rtx-4070 rtx-4080 rtx-4090 rtx-5090 a4000 a5000 a6000 t4 l4 v100-16gb a10 a40 a100-40gb "
-    "a100-80gb l40s h100 h200 b200 mi300x m2-ultra m3-ultra cpu-laptop-4 cpu-desktop-8 cpu-server-32 cpu-server-64"
+    "rtx-3060 rtx-3080 rtx-3090 rtx-4070 rtx-4080 rtx-4090 rtx-5090 a4000 a5000 a6000 t4 l4 v100-16gb a10 a40 "
+    "a100-40gb a100-80gb l40s h100 h200 b200 mi300x m2-ultra m3-ultra cpu-laptop-4 cpu-desktop-8 cpu-server-32 cpu-server-64"
 )
 
 
