@@ -9,7 +9,8 @@ from muster.spec.devices import MARKETS, device_facts, device_names, find_device
 
 PROMISED = (
     "rtx-3060 rtx-3080 rtx-3090 rtx-4070 rtx-4080 rtx-4090 rtx-5090 a4000 a5000 a6000 t4 l4 v100-16gb a10 a40 "
-    "a100-40gb a100-80gb l40s h100 h200 b200 mi300x m2-ultra m3-ultra cpu-laptop-4 cpu-desktop-8 cpu-server-32 cpu-server-64"
+    "a100-40gb a100-80gb l40s h100 h200 b200 mi300x m2-ultra m3-ultra cpu-laptop-4 cpu-desktop-8 "
+    "cpu-server-32 cpu-server-64"
 )
 
 
@@ -46,6 +47,7 @@ def test_peaks_of_well_known_cards_are_the_printed_ones() -> None:
     assert device_facts("h100").flops_per_s["bfloat16"] == 989e12
     assert device_facts("rtx-4090").flops_per_s["float16"] == 165.2e12
     assert device_facts("t4").host_bandwidth_bytes_per_s == pytest.approx(15.75e9, rel=1e-3)
+    assert device_facts("h100").host_bandwidth_bytes_per_s == pytest.approx(63e9, rel=1e-3)
     assert device_facts("v100").device().memory_bytes == 16 * 2**30
     assert "bfloat16" not in device_facts("v100").flops_per_s
     assert device_facts("m2-ultra").host_bandwidth_bytes_per_s == 800e9

@@ -66,7 +66,7 @@ def check_same(here: Pool, there: Pool) -> None:
     assert [here.link(*pair) for pair in pairs] == [there.link(*pair) for pair in pairs]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(pools())
 def test_a_pool_that_is_written_and_read_is_the_same_pool(pool: Pool) -> None:
     check_same(parse_pool(to_toml(pool, "a description", "a source")), pool)
