@@ -8,12 +8,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 JOBS ?= 2
+SEEDS ?= 8
+FIRST ?= 0
 PAGES = README.md docs/*.md src/muster/model/embedded/tiny/README.md
 
 # One thread per test process: two of them share two cores.
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test check lint types contracts pages format clean
+.PHONY: help setup demo test chaos check lint types contracts pages format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,8 +24,9 @@ setup: $(READY)  ## Make .venv and install Muster with its development tools
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with the venv module found; install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Installing into $(VENV); torch is large, so the first time takes minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## One head and four mismatched workers on this machine; one of them is killed in mid-stream
@@ -31,6 +34,9 @@ demo: $(READY)  ## One head and four mismatched workers on this machine; one of 
 
 test: lint types $(READY)  ## What CI runs: lint, types, import contracts, generated pages, tests
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 $(TESTS)
+
+chaos: $(READY)  ## Faults by the dozen on a live pool, from printed seeds: make chaos SEEDS=20 FIRST=0
+	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/chaos -m 'chaos or not chaos' --durations=5
 
 check: lint types contracts pages  ## Everything that `make test` checks except the tests themselves
 

@@ -35,7 +35,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCau
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.workload import MAX_CONTEXT, llama, mixed_requests, save
-from muster.model.stage import Stage, load_stage
+from muster.model.load import load_stage
+from muster.model.stage import Stage
 from muster.model.weights import open_directory
 from muster.serve.engine import Engine
 from muster.serve.options import EngineOptions
@@ -43,6 +44,8 @@ from muster.spec.request import Request
 
 RESULTS = Path(__file__).parent / "results"
 PAGE_SIZE = 32
+NO_SHARING = {"allow_block_sharing": False}
+"""The prompts are random; looking for common beginnings would only cost."""
 
 
 @dataclass
@@ -79,12 +82,12 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def num_pages(requests: Sequence[Request]) -> int:
-    return sum(-(-(len(one.prompt) + one.sampling.max_tokens) // PAGE_SIZE) for one in requests) + 1
+def num_pages(requests: Sequence[Request], page_size: int) -> int:
+    return sum(-(-(len(one.prompt) + one.sampling.max_tokens) // page_size) for one in requests) + 1
 
 
 def ours(stage: Stage, requests: Sequence[Request], prefill_tokens: int) -> dict[str, list[int]]:
-    cache = stage.new_cache(num_pages(requests), PAGE_SIZE)
+    cache = stage.new_cache(num_pages(requests, PAGE_SIZE), PAGE_SIZE)
     engine = Engine(
         stage, cache, options=EngineOptions(MAX_CONTEXT, prefill_tokens=prefill_tokens, max_batch=len(requests))
     )
@@ -112,9 +115,12 @@ def theirs(model: LlamaForCausalLM, requests: Sequence[Request], settings: dict[
 def candidates(requests: Sequence[Request], device: torch.device) -> list[dict[str, Any]]:
     """What `generate_batch` may choose from. With its defaults alone it plans for a far larger machine."""
     if device.type == "cuda":
-        return [{}, {"max_batch_tokens": 2048}, {"max_batch_tokens": 2048, "allow_block_sharing": False}]
-    blocks = {"page_size": PAGE_SIZE, "num_blocks": num_pages(requests) + len(requests), "allow_block_sharing": False}
-    return [{**blocks, "max_batch_tokens": batch} for batch in (len(requests), 2 * len(requests), 256, 512, 1024)]
+        return [{}, {"max_batch_tokens": 2048}, {"max_batch_tokens": 2048, **NO_SHARING}]
+    few = len(requests)
+    return [
+        {"page_size": size, "num_blocks": num_pages(requests, size) + few, "max_batch_tokens": batch, **NO_SHARING}
+        for size, batch in ((32, few), (32, 2 * few), (32, 4 * few), (32, 8 * few), (256, few), (256, 2 * few))
+    ]
 
 
 def choose(model: LlamaForCausalLM, requests: Sequence[Request], device: torch.device) -> tuple[dict[str, Any], Any]:

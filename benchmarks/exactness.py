@@ -28,7 +28,8 @@ from transformers import LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.workload import MAX_CONTEXT, even_split, llama, mixed_requests, save
-from muster.model.stage import Stage, load_stage
+from muster.model.load import load_stage
+from muster.model.stage import Stage
 from muster.model.weights import open_directory
 from muster.serve.local_ring import LocalRing
 from muster.serve.options import EngineOptions

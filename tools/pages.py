@@ -137,6 +137,7 @@ def tiny_completions() -> str:
     parts = []
     for shown in json.loads((SCORES / "completions.json").read_text(encoding="utf-8")):
         beginning = "\n".join(shown["prefix"].splitlines()[-6:])
-        parts.append(f"**{shown['file']}**, greedy; the model's words begin after `⟶`:\n")
-        parts.append(f"```python\n{beginning}⟶{shown['greedy'].rstrip()}\n```\n")
+        for how in ("greedy", "sampled"):
+            parts.append(f"**{shown['file']}**, {how}; the model's words begin after `⟶`:\n")
+            parts.append(f"```python\n{beginning}⟶{shown[how].rstrip()}\n```\n")
     return "\n".join(parts)

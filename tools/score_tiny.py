@@ -87,7 +87,8 @@ def file_bits(model: LlamaForCausalLM, tokens: list[int]) -> float:
 def complete(model: LlamaForCausalLM, tokenizer: Tokenizer, files: list[Path], count: int) -> list[dict[str, str]]:
     """Greedy and sampled continuations of held-out prefixes cut from the middle of files."""
     shown = []
-    for path in files[:: max(1, len(files) // count)][:count]:
+    long = [path for path in files if path.stat().st_size > 8000]
+    for path in long[:: max(1, len(long) // count)][:count]:
         tokens = tokenizer.encode(path.read_text(encoding="utf-8")).ids
         start = min(len(tokens) // 3, max(0, len(tokens) - PREFIX_TOKENS - COMPLETION_TOKENS))
         prefix = torch.tensor([tokens[start : start + PREFIX_TOKENS]])
@@ -172,7 +173,7 @@ def main() -> None:
         model = LlamaForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
         documents = encode_files(tokenizer, held_out)
         scores["model"] = sum(file_bits(model, document) for document in documents) / num_bytes_of(held_out)
-        shown = complete(model, tokenizer, held_out, 6)
+        shown = complete(model, tokenizer, held_out, 5)
         (arguments.out / "completions.json").write_text(json.dumps(shown, indent=1) + "\n")
     record = {
         "date": time.strftime("%Y-%m-%d"),

@@ -191,7 +191,7 @@ def main() -> None:
         train_tokens=sum(map(len, documents)),
         held_out_tokens=len(held_out),
         bytes_per_token=round(bytes_per_token, 3),
-        options={k: str(v) for k, v in vars(arguments).items()},
+        options={k: str(v) for k, v in vars(arguments).items() if k not in ("out", "log")},
     )
 
     source = batches(documents, arguments.seed)

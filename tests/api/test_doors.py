@@ -30,6 +30,10 @@ class FakeAdmin:
     async def ban(self, node: str) -> Mapping[str, Any]:
         raise InvalidRequest(f"No node {node}; see `muster nodes list`.", "node")
 
+    async def unban(self, node: str) -> Mapping[str, Any]:
+        self.done.append(("unban", node))
+        return {"id": node, "state": "gone"}
+
 
 def test_health_says_whether_requests_can_be_served(served: Served) -> None:
     assert served.http.get("/health").json() == {"status": "ok", "model": "fake"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ from structlog.testing import capture_logs
 
 from muster.api.app import create_app
 from muster.api.serving import ServingOptions
-from muster.errors import LimitReached
+from muster.errors import LimitReached, MachineTrouble
 from muster.text.tokenizer import Tokenizer
 from tests.api.fake_backend import FakeBackend
 from tests.api.fake_keys import FakeKeys, FakeRecord
@@ -94,6 +95,46 @@ def test_without_keys_a_request_addressed_to_another_name_is_refused(served: Ser
     assert served.http.get("/v1/models", headers={"host": host}).status_code == 401
     assert served.http.get("/v1/models", headers={"host": "localhost:1234"}).status_code == 200
     assert served.http.get("/v1/models", headers={"host": "[::1]:1234"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "https://127.0.0.1.evil.example:8000", "null", "", "http://[::1"]
+)
+def test_without_keys_a_web_page_from_elsewhere_is_refused(served: Served, origin: str) -> None:
+    assert served.http.post("/v1/completions", json=BODY, headers={"origin": origin}).status_code == 401
+    assert (
+        served.http.post("/v1/completions", json=BODY, headers={"origin": "http://localhost:3000"}).status_code == 200
+    )
+    assert served.backend.most_running == 1
+
+
+def test_a_body_that_trickles_in_is_given_up(tokenizer: Tokenizer) -> None:
+    with Served(FakeBackend(tokenizer), ServingOptions(body_s=0.2)) as served:
+        with socket.create_connection((served.url.split(":")[1][2:], int(served.url.split(":")[2])), 10) as slow:
+            slow.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 1000\r\n\r\n{"
+            )
+            answer = slow.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"send it faster" in answer
+        assert served.http.post("/v1/completions", json=BODY).status_code == 200
+
+
+def test_a_client_has_its_answer_although_its_usage_cannot_be_written_down(tokenizer: Tokenizer) -> None:
+    class FullDisk(FakeKeys):
+        def record_usage(self, key_id: str, prompt_tokens: int, completion_tokens: int) -> None:
+            raise MachineTrouble("The disk is full; free some space.")
+
+    async def visit() -> int:
+        app = create_app(FakeBackend(tokenizer), tokenizer, keys=FullDisk({"sk-1": FakeRecord("k1")}))
+        transport = httpx.ASGITransport(app)  # raises what the application raises
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.post("/v1/completions", json=BODY, headers=bearer("sk-1"))).status_code
+
+    with capture_logs() as logs:
+        assert asyncio.run(visit()) == 200
+    assert "usage.lost" in [entry["event"] for entry in logs]
 
 
 def test_a_body_beyond_the_limit_is_refused_announced_or_not(tokenizer: Tokenizer) -> None:

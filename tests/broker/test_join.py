@@ -8,7 +8,7 @@ import pytest
 from muster.broker.events import BanNode, NodeJoined, TicketIssued, UnbanNode
 from muster.broker.state import Remembered
 from muster.spec.pool import Device
-from muster.wire.messages import Address, LoadProgress, Measured, PeerMeasured, Welcome
+from muster.wire.messages import Address, Heartbeat, LoadProgress, Measured, PeerMeasured, Welcome
 from tests.broker.actors import SECRET, Stage, hello, measured, node_id, pool_of
 
 # --- the door ---------------------------------------------------------------------------------------------------------
@@ -93,6 +93,24 @@ def test_an_absurd_claim_of_memory_is_refused(memory):
     stage.tell(actor, Measured(device=Device("cpu", "x", memory), free_memory_bytes=1))
     assert "protocol_violation" in stage.refused[actor.connection]
     assert not stage.state.members.members
+
+
+@pytest.mark.parametrize("changes", [{"active_requests": -1}, {"steps": 2**63}, {"computing_s": nan}])
+def test_an_absurd_workload_is_refused(changes):
+    stage = Stage()
+    actor = stage.join(1)
+    stage.tell(actor, Heartbeat(epoch=0, free_memory_bytes=0, **changes))
+    assert "protocol_violation" in stage.refused[actor.connection]
+
+
+@pytest.mark.parametrize("speed", [5e-324, 0.5])
+def test_a_speed_that_would_overflow_the_planner_is_refused(speed):
+    stage = Stage()
+    actor = stage.dial(1)
+    device = Device("cpu", "x", 2 * 10**9, {"bfloat16": speed}, speed, speed, speed)
+    stage.tell(actor, Measured(device=device, free_memory_bytes=2 * 10**9))
+    stage.pass_time(5)
+    assert not actor.alive
 
 
 @pytest.mark.parametrize("speed", [nan, inf, -1.0, 1e30])

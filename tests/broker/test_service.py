@@ -1,15 +1,18 @@
 """The broker over an in-memory link: scripted nodes join, vanish, drain and come back to a restarted head."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from muster.broker.events import Route
+from muster.broker.events import Placed, Route
 from muster.broker.membership import LeaseOptions
 from muster.broker.placing import PlacingOptions
-from muster.broker.service import BrokerService
+from muster.broker.service import BURST_MESSAGES, BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
 from muster.errors import InvalidRequest, LinkDown
@@ -180,6 +183,27 @@ async def test_a_forbidden_message_ends_the_membership(pool):
     await pool.until(lambda: pool.state(1) == "gone")
 
 
+async def test_a_node_that_floods_the_head_is_put_out(pool):
+    (node,) = await pool.join(500)
+    with suppress(LinkDown):
+        for _ in range(2 * BURST_MESSAGES):
+            await node.control.send(node.claim)
+    await asyncio.wait_for(node.connection.closed.wait(), 5)
+    await pool.until(lambda: pool.state(1) == "gone")
+    assert pool.service._unsaved.qsize() <= 2
+
+
+async def test_strangers_at_the_door_are_counted_and_members_are_not(pool, monkeypatch):
+    monkeypatch.setattr("muster.broker.service.MOST_STRANGERS", 2)
+    await pool.join(100, 100, 100)
+    connections = [await pool.fake(n).endpoint.dial(pool.fake(n + 10).ticket.address) for n in (4, 5, 6)]
+    await asyncio.wait_for(connections[2].closed.wait(), 5)
+    assert not any(connection.closed.is_set() for connection in connections[:2])
+    await connections[0].close()
+    await pool.until(lambda: len(pool.service._visitors) == 4)
+    assert isinstance(await pool.fake(7).join(), Welcome)
+
+
 async def test_a_node_that_falls_silent_loses_its_lease_and_its_layers(pool):
     nodes = await pool.join(500, 500, 500, 500)
     await pool.serving(1, 2, 3)
@@ -192,6 +216,8 @@ async def test_a_node_that_falls_silent_loses_its_lease_and_its_layers(pool):
 async def test_a_node_that_crashes_is_replaced_at_once(pool):
     nodes = await pool.join(500, 500, 500, 500)
     before = await pool.serving(1, 2, 3)
+    members = pool.service._state.members
+    members.options = replace(members.options, lease_s=60)  # it is not the lease that tells
     nodes[1].crash()
     after = await pool.serving(1, 4, 3)
     replaced = {node_id(2): node_id(4)}
@@ -261,6 +287,31 @@ async def test_a_restarted_head_finds_its_pool_again_and_old_tickets_still_hold(
     assert isinstance(await pool.fake(8).join(), Refused)
 
 
+async def test_a_head_that_closes_does_not_take_its_own_farewell_for_a_loss_of_its_machines(pool):
+    await pool.join(500, 500, 500, 500)
+    before = await pool.serving(1, 2, 3)
+    await pool.stop_head()
+    await pool.start_head()
+    remembered = await asyncio.to_thread(pool.store.remembered)
+    assert remembered.pipeline == before.pipeline
+
+
+async def test_what_was_decided_just_before_the_end_is_still_written_however_slow_the_disk(pool, monkeypatch):
+    save, saved = pool.store.save, []
+
+    def slow(record):
+        time.sleep(0.05)
+        save(record)
+        saved.append(record)
+
+    monkeypatch.setattr(pool.store, "save", slow)
+    await pool.join(500, 500, 500)
+    route = await pool.serving(1, 2, 3)
+    await pool.stop_head()
+    assert saved[-1] == Placed(route.epoch, route.pipeline)
+    await pool.start_head()
+
+
 async def test_whoever_watches_sees_every_route_that_lasts(pool):
     seen: list[Route | None] = []
 
@@ -284,9 +335,9 @@ async def test_whoever_watches_sees_every_route_that_lasts(pool):
 async def test_a_suspected_pipeline_is_arranged_anew(pool):
     await pool.join(500, 500)
     route = await pool.serving(1, 2)
-    pool.service.suspect(route.epoch)
+    pool.service.suspect(route.epoch, unreachable=True)
     await pool.until(lambda: (r := pool.service.route()) is not None and r.epoch == 2)
-    pool.service.suspect(route.epoch)  # an old one changes nothing
+    pool.service.suspect(route.epoch, unreachable=True)  # an old one changes nothing
     assert pool.service.route().epoch == 2
 
 
@@ -348,6 +399,18 @@ async def test_the_head_relays_between_members(pool):
         if payload:
             break
     assert (message.source, bytes(payload)) == (first.id, b"a frame")
+
+
+async def test_a_member_with_two_carriers_cannot_end_the_head(pool):
+    (node,) = await pool.join(100)
+    first, second = await node.connection.open("relay"), await node.connection.open("relay")
+    await second.close()
+    with suppress(LinkDown):
+        for _ in range(20):
+            await first.send(Relay(source=node.id, target="f" * 64, channel="data/x/1"), b"a frame")
+            await asyncio.sleep(0.01)
+    assert not pool.service._ended.done()
+    assert isinstance(await pool.fake(2).join(), Welcome)
 
 
 async def test_a_second_connection_of_a_node_replaces_the_first(pool):

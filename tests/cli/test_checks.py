@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from muster.cli import checks
 from muster.cli.checks import FAILED, OK, UNSURE, Finding
+from muster.cli.place import HeadRecord
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.wire.ticket import Ticket
@@ -31,6 +32,8 @@ def test_a_taken_port_is_named_with_the_next_one_to_try() -> None:
         taken = checks.port_free(port)
         assert taken.state == UNSURE
         assert f"--port {port + 1}" in taken.fix
+        ours = HeadRecord(f"http://127.0.0.1:{port}", "tiny", "muster1abc", 1)
+        assert checks.port_free(port, ours).state == OK
     assert checks.port_free(99_999).state == FAILED
 
 

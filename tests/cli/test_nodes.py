@@ -57,7 +57,7 @@ def test_the_list_shows_every_node_and_no_escape_sequence(capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["nodes"][1]["name"] == "bob"
 
 
-@pytest.mark.parametrize("action", ["drain", "ban"])
+@pytest.mark.parametrize("action", ["drain", "ban", "unban"])
 def test_a_node_is_named_by_name_or_by_the_beginning_of_its_id(action: str) -> None:
     assert run_command(["nodes", action, "ada"]) == 0
     assert run_command(["nodes", action, "A2"]) == 0
@@ -70,6 +70,13 @@ def test_an_unclear_or_unknown_name_is_refused(capsys: pytest.CaptureFixture[str
         pick([ADA, BOB], "a")
     assert run_command(["nodes", "ban", "nobody"]) == 2
     assert "muster nodes list" in capsys.readouterr().err
+
+
+def test_a_node_that_calls_itself_by_the_id_of_another_hides_nobody() -> None:
+    impostor = {"id": "b0" * 32, "name": ADA["id"]}
+    assert pick([ADA, impostor], ADA["id"]) is ADA
+    with pytest.raises(InvalidRequest, match="could be any of"):
+        pick([BOB, {"id": "b0" * 32, "name": "a2a2"}], "a2a2")
 
 
 def test_status_draws_the_ring(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from muster.cli.place import HeadRecord, admin_token, data_dir, database_url, forget_head, read_head, write_head
+from muster.cli.place import (
+    HeadRecord,
+    admin_token,
+    claimed,
+    data_dir,
+    database_url,
+    forget_head,
+    read_head,
+    write_head,
+)
 from muster.errors import MachineTrouble
 
 RECORD = HeadRecord(url="http://127.0.0.1:8123", model="tiny", ticket="muster1abc", pid=1)
@@ -58,3 +67,12 @@ def test_a_database_elsewhere_is_taken_from_the_environment(tmp_path: Path, monk
     assert database_url(tmp_path) == f"sqlite:///{tmp_path}/muster.db"
     monkeypatch.setenv("MUSTER_DATABASE", "postgresql+psycopg://db/muster")
     assert database_url(tmp_path) == "postgresql+psycopg://db/muster"
+
+
+def test_one_folder_is_one_head_and_one_worker_at_a_time(tmp_path: Path) -> None:
+    with claimed(tmp_path, "worker"):
+        claimed(tmp_path, "head").__enter__()
+        with pytest.raises(MachineTrouble, match="A worker already runs"):
+            claimed(tmp_path, "worker").__enter__()
+    with claimed(tmp_path, "worker"):
+        pass

@@ -28,8 +28,20 @@ def refusal(status: int, code: str, message: str) -> Answer:
 )
 def test_a_refusal_keeps_its_words_and_its_kind(status: int, code: str, kind: type[MusterError]) -> None:
     with pytest.raises(MusterError, match="so it is") as refused:
-        head(refusal(status, code, "so it is")).status()
+        head(refusal(status, code, "so it is"), token="a").status()
     assert type(refused.value) is kind
+
+
+def test_a_missing_secret_is_asked_for_by_the_option_that_brings_it() -> None:
+    locked = refusal(401, "invalid_api_key", "so it is")
+    with pytest.raises(NotAllowed, match="--token"):
+        head(locked, key="user").nodes()
+    with pytest.raises(NotAllowed, match="--key"):
+        head(locked, token="operator").models()
+    with pytest.raises(NotAllowed, match="--key"):
+        list(head(locked).stream("/v1/completions", {}))
+    with pytest.raises(NotAllowed, match="so it is"):
+        head(locked, key="revoked").models()
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": "no"}', b'{"error": {}}'])

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from muster.client.state import CancelAt, ClientState, Command, Deliver, End, Patience, SubmitTo, Suspect
-from muster.errors import InvalidRequest, PoolUnavailable
-from muster.spec.request import Finish, Progress, Request, Sampled
+from muster.errors import InvalidRequest, PoolUnavailable, ProtocolViolation
+from muster.spec.request import Finish, Progress, Request, Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
 
 
@@ -98,6 +99,57 @@ def test_a_silent_pipeline_is_suspected_once_per_silence() -> None:
     assert state.tick(104.0) == []
     assert state.tick(106.0) == [Suspect(1)]
     assert state.tick(106.5) == []
+
+
+def test_progress_without_a_token_does_not_pass_for_a_sign_of_life() -> None:
+    state = ClientState(Patience(silence_s=5))
+    state.route_up(1, 0.0)
+    state.start(a_request(), 0.0)
+    state.progressed(1, Progress("r", 0, ()), 4.0)
+    assert state.tick(6.0) == [Suspect(1)]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Progress("r", -1, tokens(5, 6)),
+        Progress("r", 0, tokens(*range(9))),
+        Progress("r", 0, tokens(*range(8))),
+        Progress("r", 2**62, tokens(7)),
+        Progress("r", 0, tokens(100)),
+        Progress("r", 0, tokens(-1)),
+        Progress("r", 0, tokens(2**63)),
+        Progress("r", 0, tokens(7), "cancelled"),
+        Progress("r", 0, tokens(7), "<script>"),
+        Progress("r", 0, (Sampled(5),)),
+        Progress("r", 0, (Sampled(5, NAN),)),
+        Progress("r", 0, (Sampled(5, 1.0),)),
+        Progress("r", 0, (Sampled(5, float("inf")),)),
+        Progress("r", 0, (Sampled(5, -1.0, (TokenLogprob(1, -1.0),) * 3),)),
+        Progress("r", 0, (Sampled(5, -1.0, (TokenLogprob(100, -1.0),)),)),
+        Progress("r", 0, (Sampled(5, -1.0, (TokenLogprob(1, NAN),)),)),
+    ],
+)
+def test_what_cannot_be_the_answer_is_a_violation_and_never_reaches_the_client(wrong: Progress) -> None:
+    state = ClientState(vocab_size=100)
+    state.route_up(1, 0.0)
+    scored = wrong.tokens == (Sampled(5),) or wrong.tokens[0].logprob is not None
+    state.start(Request("r", (1, 2, 3), Sampling(max_tokens=8, logprobs=2 if scored else None)), 0.0)
+    with pytest.raises(ProtocolViolation):
+        state.progressed(1, wrong, 0.1)
+    assert state.live["r"].request.emitted == ()
+    state.check()
+
+
+def test_scores_that_were_asked_for_may_say_that_a_token_was_impossible() -> None:
+    state = ClientState(vocab_size=100)
+    state.route_up(1, 0.0)
+    state.start(Request("r", (1, 2, 3), Sampling(max_tokens=8, logprobs=1)), 0.0)
+    sampled = Sampled(5, float("-inf"), (TokenLogprob(1, 1e-7),))
+    assert state.progressed(1, Progress("r", 0, (sampled,)), 0.1) == [Deliver(Progress("r", 0, (sampled,)))]
 
 
 @dataclass

@@ -1,14 +1,16 @@
 """The rehearsal's own logic, with children that only pretend: whom it kills, when, and how it judges the outcome."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import anyio
 import pytest
 
 from muster.errors import InvalidRequest, PoolUnavailable
-from muster.lab.processes import Child, WorkerSpec
-from muster.lab.rehearsal import Outcome, Rehearsal, choose_victim, executioner, with_delays
+from muster.lab.processes import Child, Event, WorkerSpec
+from muster.lab.rehearsal import Outcome, Rehearsal, choose_victim, executioner, narrate, with_delays
 from muster.lab.streams import Prompt, Stream
 
 RING = [{"name": name, "region": region} for name, region in (("ada", "tokyo"), ("bob", "seoul"), ("cy", "singapore"))]
@@ -84,3 +86,20 @@ def test_delays_of_the_ring_are_those_of_the_scenario(tmp_path: Path) -> None:
     delays = [stage["latency_s"] for stage in with_delays(RING, "three-regions-20-80ms")]
     assert all(0.02 <= delay <= 0.08 for delay in delays)
     assert with_delays(RING, None) == RING
+
+
+def test_the_farewells_after_the_last_stream_are_not_told() -> None:
+    outcome, said = Outcome(), []
+
+    class Head:
+        async def follow(self) -> AsyncIterator[Event]:
+            yield {"event": "left", "name": "bob"}
+            outcome.after = RING
+            yield {"event": "waiting", "reason": "No machine lends memory."}
+
+    class Listener(Silence):
+        def say(self, sentence: str) -> None:
+            said.append(sentence)
+
+    anyio.run(narrate, cast("Child", Head()), Listener(), outcome)
+    assert said == ["bob is gone"]

@@ -1,4 +1,4 @@
-"""Nobody in the demo can play alone, and the play goes on whoever is killed: the planner itself is asked."""
+"""No two in the demo can play alone, and the play goes on whoever is killed: the planner itself is asked."""
 
 import itertools
 import json
@@ -41,26 +41,27 @@ def pool(workers: tuple[WorkerSpec, ...]) -> Pool:
     return Pool(tuple(nodes))
 
 
-@pytest.mark.parametrize("layers", [4, 6, 8, 12])
-def test_nobody_can_play_alone_and_any_three_can_play_together(layers: int) -> None:
+@pytest.mark.parametrize("layers", [4, 6, 8])
+def test_one_or_two_cannot_play_but_any_three_can(layers: int) -> None:
     wanted = shape(num_hidden_layers=layers)
     workers = workers_for(wanted)
     assert len({worker.memory_bytes for worker in workers}) == len(workers)
     assert len({worker.speed for worker in workers}) == len(workers)
     assert len({worker.region for worker in workers}) == 3
-    for worker in workers:
+    for few in itertools.chain(itertools.combinations(workers, 1), itertools.combinations(workers, 2)):
         with pytest.raises(DoesNotFit):
-            place(wanted, pool((worker,)))
+            place(wanted, pool(few))
     for three in itertools.combinations(workers, 3):
-        plan = place(wanted, pool(three))
-        assert len(plan.pipelines[0].stages) > 1
+        assert len(place(wanted, pool(three)).pipelines[0].stages) == 3
 
 
 def test_the_ring_holds_all_streams_at_once_even_with_three() -> None:
-    longest = max(len(prompt.text) for prompt in demo_prompts()) // 3 + 64  # three characters per token or more
+    # A greedy and a sampled stream share the pages of their beginning.
+    beginnings = {prompt.text for prompt in demo_prompts()}
+    tokens = sum(len(text) / 3.5 for text in beginnings) + 64 * len(demo_prompts())
     for three in itertools.combinations(workers_for(shape()), 3):
         pipeline = place(shape(), pool(three)).pipelines[0]
-        assert pipeline.num_pages * pipeline.page_size >= longest * len(demo_prompts()) / 2
+        assert pipeline.num_pages * pipeline.page_size >= tokens
 
 
 def test_a_model_of_few_layers_is_refused() -> None:

@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -150,3 +150,47 @@ async def test_an_unread_channel_slows_its_sender() -> None:
         for number in range(seen):
             assert (await far.receive())[0] == Ping(token=number)
         flooding.cancel()
+
+
+async def test_a_second_carrier_replaces_the_first_and_its_end_breaks_nothing() -> None:
+    network = MemoryNetwork()
+    head, worker = network.endpoint(HEAD), network.endpoint(A, reachable=False)
+    hub, serving = RelayHub({A, B}.__contains__), []
+    there = await worker.dial(head.address)
+    here = await head.accept()
+    raw: list[Channel] = []
+    for _ in range(2):
+        raw.append(await there.open("relay"))
+        serving.append(asyncio.create_task(hub.serve(A, (await here.accept())[1])))
+        await asyncio.sleep(0)
+    await raw[1].close()
+    with suppress(LinkDown):
+        await raw[0].send(Relay(source=A, target=B, channel="data/x/1"), b"is anybody there?")
+    async with asyncio.timeout(2):
+        await asyncio.gather(*serving)
+    for endpoint in (worker, head):
+        await endpoint.close()
+
+
+async def test_a_node_that_never_reads_does_not_hold_up_whoever_relays_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muster.link.relay.STUCK_S", 0.2)
+    network = MemoryNetwork()
+    head, workers = network.endpoint(HEAD), [network.endpoint(node, reachable=False) for node in (A, B)]
+    hub, raw, serving = RelayHub({A, B}.__contains__), {}, []
+    for worker in workers:
+        raw[worker.node_id] = await (await worker.dial(head.address)).open("relay")
+        _, carrier = await (await head.accept()).accept()
+        serving.append(asyncio.create_task(hub.serve(worker.node_id, carrier)))
+
+    async def flood() -> None:
+        while True:
+            await raw[A].send(Relay(source=A, target=B, channel="data/x/1"), bytes(2**20))
+
+    flooding = asyncio.create_task(flood())
+    async with asyncio.timeout(5):
+        answer, payload = await raw[A].receive()  # from the head: there is no such channel any more
+    assert (answer, len(payload)) == (Relay(source=B, target=A, channel="data/x/1"), 0)
+    flooding.cancel()
+    for endpoint in (*workers, head):
+        await endpoint.close()
+    await asyncio.gather(flooding, *serving, return_exceptions=True)

@@ -10,7 +10,7 @@ from muster.errors import UnsupportedModel
 from muster.model import conformance
 from muster.model.attention import SdpaBackend
 from muster.model.conformance import MemoryWeights, check_conformance, random_model, shrunk
-from muster.model.stage import load_stage
+from muster.model.load import load_stage
 from tests.model.families import CPU, FAMILIES
 
 
@@ -35,6 +35,12 @@ def test_a_published_size_is_shrunk_and_passes(model_type: str) -> None:
     config = AutoConfig.for_model(model_type)
     check_conformance(text(config))
     assert sum(p.numel() for p in random_model(shrunk(config)).parameters()) < 2_000_000
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_a_model_of_very_few_heads_passes(heads: int) -> None:
+    config = AutoConfig.for_model("llama", num_attention_heads=heads, hidden_size=8 * heads)
+    check_conformance(text(config))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from muster.model.batch import Batch
 from muster.model.rehearsal import LENGTHS, NUM_PAGES, PAGE_SIZE, batches, largest_difference, run_stages, sequences
 from muster.model.stage import Stage, build_stage
 from muster.model.weights import open_directory
@@ -74,3 +75,29 @@ def test_bfloat16_stays_within_its_own_rounding(tmp_path: Path) -> None:
 
 def test_the_rehearsal_is_longer_than_the_window() -> None:
     assert max(LENGTHS) > 2 * WINDOW
+
+
+def test_what_is_no_number_stays_with_the_request_that_brought_it(tmp_path: Path) -> None:
+    save(dense_model("llama"), tmp_path)
+    (stage,) = stages_of(tmp_path, (1, LAYERS))
+    cache = stage.new_cache(3, 16)
+
+    def first_tokens(page: int, count: int) -> Batch:
+        index = torch.arange(count)
+        table = torch.full((1, 1), page, dtype=torch.int32)
+        return Batch(index, page * 16 + index, table, (count,), (count,), index)
+
+    stage.run(first_tokens(0, 16), cache, torch.full((16, stage.hidden_size), torch.nan))
+    # The next owner of the page writes few tokens, so the rest still holds what came before; a longer neighbour in
+    # the same decode step makes it part of what is read and masked.
+    stage.run(first_tokens(0, 3), cache, torch.randn(3, stage.hidden_size))
+    stage.run(first_tokens(1, 16), cache, torch.randn(16, stage.hidden_size))
+    both = Batch(
+        positions_T=torch.tensor([3, 16]),
+        slots_T=torch.tensor([3, 32]),
+        page_tables_RP=torch.tensor([[0, 0], [1, 2]], dtype=torch.int32),
+        query_lengths=(1, 1),
+        context_lengths=(4, 17),
+        logits_rows_S=torch.tensor([0, 1]),
+    )
+    assert stage.run(both, cache, torch.randn(2, stage.hidden_size)).isfinite().all()

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import parse_config
+from muster.model.load import load_stage
 from muster.model.rehearsal import largest_difference, sequences
-from muster.model.stage import build_stage, load_stage
+from muster.model.stage import build_stage
 from muster.model.tensor_file import TensorFile
 from muster.model.weights import open_directory
 from tests.model.families import CPU, LAYERS, VOCAB, dense_model, save
@@ -181,3 +182,26 @@ def test_the_decoder_inside_a_multimodal_checkpoint_is_served(saved_by: str, tmp
     )
     stages = [build_stage(open_directory(tmp_path), *cuts, torch.float32, CPU) for cuts in [(0, 1), (1, LAYERS)]]
     assert largest_difference(model, stages, sequences(VOCAB)) < 1e-5
+
+
+def test_names_without_the_prefix_and_old_leftovers_are_understood(tmp_path: Path) -> None:
+    """As the published GPT-2 has them: `h.0…` instead of `transformer.h.0…`, and causal masks among the weights."""
+    model = dense_model("gpt2")
+    save(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    renamed = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    renamed["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
+    save_file(renamed, tmp_path / "model.safetensors")
+    stages = [build_stage(open_directory(tmp_path), *cuts, torch.float32, CPU) for cuts in [(0, 2), (2, LAYERS)]]
+    assert largest_difference(model, stages, sequences(VOCAB)) < 1e-5
+
+
+def test_a_tied_head_needs_no_tensor_of_its_own_on_the_last_stage(tmp_path: Path) -> None:
+    model = dense_model("llama-tied")
+    save(model, tmp_path)
+    assert "lm_head.weight" not in open_directory(tmp_path).names()
+    alone = build_stage(open_directory(tmp_path), 0, LAYERS, torch.float32, CPU)
+    assert alone._model.lm_head.weight.data_ptr() == alone._model.model.embed_tokens.weight.data_ptr()
+    last = build_stage(open_directory(tmp_path), 2, LAYERS, torch.float32, CPU)
+    assert torch.equal(last._model.lm_head.weight, model.lm_head.weight)
+    assert last._model.model.embed_tokens.weight.is_meta

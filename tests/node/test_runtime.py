@@ -161,6 +161,56 @@ def test_a_stage_that_breaks_sends_its_requests_elsewhere_and_is_reported() -> N
     run(body())
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_stage_that_was_sent_nonsense_reports_the_sender_and_not_itself(index: int) -> None:
+    async def body() -> None:
+        lost: list[tuple[int, str, str]] = []
+        me, sender = (FIRST, SECOND) if index == 0 else (SECOND, FIRST)
+        stages = Stages(me, HEAD, 1.0, lambda *what: lost.append(what))
+        stages.start(assign(index), two_stages()[index], _Box(me))  # type: ignore[arg-type]
+        nonsense = StepDone(epoch=1, sequence=-1, sampled=()) if index == 0 else Step(epoch=1, sequence=0, rows=())
+        stages.receive(sender, nonsense, b"", lambda message, payload: None)
+        while not lost:
+            await asyncio.sleep(0.01)
+        assert lost[0][:2] == (1, sender)
+        await stages.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_neighbour_cannot_make_more_steps_wait_than_are_ever_in_flight(index: int) -> None:
+    async def body() -> None:
+        me, sender = (FIRST, SECOND) if index == 0 else (SECOND, FIRST)
+        stages = Stages(me, HEAD, 1.0, lambda *what: None)
+        stages.start(assign(index), two_stages()[index], _Box(me))  # type: ignore[arg-type]
+        step = StepDone(epoch=1, sequence=9, sampled=()) if index == 0 else Step(epoch=1, sequence=9, rows=())
+        for _ in range(3):
+            stages.receive(sender, step, b"", lambda message, payload: None)
+        with pytest.raises(ProtocolViolation, match="More than 3"):
+            stages.receive(sender, step, b"", lambda message, payload: None)
+        await stages.close()
+
+    run(body())
+
+
+def test_a_session_that_goes_away_at_once_leaves_no_work_behind() -> None:
+    async def body() -> None:
+        engine = Engine(FakeStage(0, 1), FakeCache(64, 4), options=EngineOptions(max_context=4096, epoch=1))
+        head = HeadRuntime(1, engine, None)
+        session = Session()
+        head.submit(Request("r", (1, 2), Sampling(max_tokens=200)), session.reply)
+        head.forget_session(session.reply)
+        task = asyncio.create_task(head.run())
+        await asyncio.sleep(0.05)
+        assert head.active_requests == engine.stats().running == 0
+        assert engine.stats().generated_tokens == 0
+        task.cancel()
+        head.close()
+
+    run(body())
+
+
 def test_a_request_that_cannot_be_served_is_refused_with_its_reason_and_not_retried() -> None:
     async def body() -> None:
         engine, _ = two_stages()

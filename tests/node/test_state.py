@@ -1,7 +1,10 @@
 """What a node does next: decided without a clock, a socket or a tensor."""
 
+import pytest
+from msgspec.structs import replace
+
 from muster.errors import NotAllowed, WeightsInvalid
-from muster.node.state import Drop, Load, NodeState, Quit, Rejoin, Say
+from muster.node.state import MOST_STAGES, Drop, Load, NodeState, Quit, Rejoin, Say, Vitals
 from muster.spec.plan import Stage
 from muster.wire.messages import (
     Assign,
@@ -53,6 +56,52 @@ def test_the_same_assignment_twice_is_loaded_once() -> None:
     assert state.heard(assign(), 1.1) == []
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"stages": ()},
+        {"index": -1},
+        {"index": 2},
+        {"epoch": 0},
+        {"num_pages": 0},
+        {"num_pages": -8},
+        {"num_pages": 2**60},
+        {"page_size": 0},
+        {"page_size": -16},
+        {"num_pages": -8, "page_size": -16},
+        {"num_microbatches": 0},
+        {"num_microbatches": 2**40},
+        {"prefill_tokens": 0},
+        {"prefill_tokens": -(2**40)},
+        {"prefill_tokens": 2**40},
+        {"eos_token_ids": (1,) * 5000},
+        {"stages": (Stage(ME, 0, 2), Stage(OTHER, 1, 4))},
+        {"stages": (Stage(ME, 0, 2), Stage(OTHER, 3, 4))},
+        {"stages": (Stage(ME, 1, 2), Stage(OTHER, 2, 4))},
+        {"stages": (Stage(ME, -2, 2), Stage(OTHER, 2, 4))},
+        {"stages": (Stage(ME, 0, 0), Stage(OTHER, 0, 4))},
+        {"stages": (Stage(ME, 0, 2), Stage(ME, 2, 4))},
+        {"stages": (Stage(ME, 0, 2), Stage(OTHER, 2, 10**6))},
+    ],
+)
+def test_an_assignment_that_makes_no_sense_is_refused_before_anything_is_done_for_it(nonsense) -> None:
+    (command,) = joined().heard(replace(assign(), **nonsense), 1.0)
+    assert isinstance(command, Say)
+    assert isinstance(command.message, LoadFailed)
+    assert command.message.code == "protocol_violation"
+
+
+def test_a_head_cannot_pile_up_stages_on_one_node() -> None:
+    state = joined()
+    for epoch in range(1, MOST_STAGES + 1):
+        assert state.heard(assign(epoch), 1.0) == [Load(assign(epoch))]
+    (command,) = state.heard(assign(MOST_STAGES + 1), 1.0)
+    assert isinstance(command, Say)
+    assert isinstance(command.message, LoadFailed)
+    state.heard(Release(epoch=1), 1.0)
+    assert state.heard(assign(MOST_STAGES + 1), 1.0) == [Load(assign(MOST_STAGES + 1))]
+
+
 def test_an_assignment_meant_for_another_node_is_refused() -> None:
     (command,) = joined().heard(assign(index=1), 1.0)
     assert isinstance(command, Say)
@@ -93,13 +142,13 @@ def test_heartbeats_go_out_once_a_second_with_the_epoch_that_is_served() -> None
     state = joined()
     state.heard(assign(4), 0.0)
     state.loaded(4)
-    assert state.tick(1.0, 99, 2) == [Say(Heartbeat(epoch=4, free_memory_bytes=99, active_requests=2))]
-    assert state.tick(1.5, 99, 2) == []
+    assert state.tick(1.0, Vitals(99, 2)) == [Say(Heartbeat(epoch=4, free_memory_bytes=99, active_requests=2))]
+    assert state.tick(1.5, Vitals(99, 2)) == []
 
 
 def test_a_silent_head_is_dialled_again_with_growing_patience() -> None:
     state = joined()
-    assert state.tick(3.5, 0, 0) == [Rejoin(0.5)]
+    assert state.tick(3.5, Vitals(0)) == [Rejoin(0.5)]
     assert state.head_lost(4.0) == [Rejoin(1.0)]
     assert state.head_lost(5.0) == [Rejoin(2.0)]
 
@@ -107,7 +156,7 @@ def test_a_silent_head_is_dialled_again_with_growing_patience() -> None:
 def test_a_head_that_answers_heartbeats_is_not_dialled_again() -> None:
     state = joined()
     state.heard(HeartbeatSeen(), 3.0)
-    assert not any(isinstance(command, Rejoin) for command in state.tick(5.5, 0, 0))
+    assert not any(isinstance(command, Rejoin) for command in state.tick(5.5, Vitals(0)))
 
 
 def test_rejoining_gives_up_the_stages_of_the_old_membership() -> None:
@@ -142,7 +191,7 @@ def test_a_drain_that_takes_too_long_ends_with_an_error() -> None:
     state.loaded(1)
     state.drain(2.0, 60.0)
     state.heard_at = 62.0
-    said, ended = state.tick(62.0, 0, 0)
+    said, ended = state.tick(62.0, Vitals(0))
     assert said == Say(Goodbye())
     assert isinstance(ended, Quit)
     assert ended.error is not None

@@ -145,6 +145,14 @@ def test_several_microbatches_share_the_requests_evenly():
     assert sum(sizes) / len(sizes) > 3.9
 
 
+def test_one_stage_alone_runs_all_requests_together():
+    ring = fake_ring(1, 60, 4, replace(OPTIONS, num_microbatches=4))
+    for name in ("a", "bb", "ccc"):
+        ring.submit(request(name, 5))
+    ring.step()
+    assert len(ring.engine._stage.batches[0].query_lengths) == 3
+
+
 def test_chunks_of_one_prompt_follow_each_other_without_waiting():
     ring = fake_ring(4, 60, 4, replace(OPTIONS, num_microbatches=4))
     ring.submit(request("long", 64))
@@ -239,3 +247,10 @@ def test_results_that_make_no_sense_are_a_violation_and_change_nothing(done):
     ring.engine.check()
     ring.run()
     assert ring.tokens["a"] == alone(request("a", 4), 2, 200)
+
+
+def test_results_that_nobody_waits_for_are_a_violation():
+    ring = fake_ring(2, 40, 4, OPTIONS)
+    for sequence in (-1, 0):
+        with pytest.raises(ProtocolViolation, match="none was in flight"):
+            ring.engine.receive(StepDone(epoch=0, sequence=sequence, sampled=()))

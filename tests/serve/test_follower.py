@@ -84,6 +84,22 @@ def test_a_hidden_state_of_another_shape_or_type_is_a_violation(hidden):
         follower().run(STEP, hidden)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_hidden_state_that_is_no_number_is_a_violation_before_it_reaches_the_cache(number):
+    hidden = HIDDEN.clone()
+    hidden[3, 1] = number
+    one = follower()
+    with pytest.raises(ProtocolViolation, match="no number"):
+        one.run(STEP, hidden)
+    assert (one._cache.tokens == -1).all()
+
+
+def test_a_step_that_needs_more_workspace_than_was_set_aside_is_a_violation():
+    one = Follower(FakeStage(1, 2), FakeCache(4, 4), epoch=1, prefill_tokens=4)
+    with pytest.raises(ProtocolViolation, match="5 prompt tokens where 4 are allowed"):
+        one.run(STEP, HIDDEN)
+
+
 def test_a_step_does_not_run_twice():
     one = follower()
     one.run(STEP, HIDDEN)

@@ -25,6 +25,9 @@ class PoolAdmin(Protocol):
     async def ban(self, node: str) -> Mapping[str, Any]:
         """Put the node out and refuse it from now on. Raises `MusterError` for an unknown node."""
 
+    async def unban(self, node: str) -> Mapping[str, Any]:
+        """Let the node in again. Raises `MusterError` for an unknown node."""
+
 
 def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     def check_token(request: Request) -> None:
@@ -41,8 +44,9 @@ def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     async def nodes() -> Json:
         return {"nodes": [dict(node) for node in admin.nodes()]}
 
-    @router.post("/nodes/{node}/{action}", summary="Drain or ban a node")
-    async def act(node: str, action: Literal["drain", "ban"]) -> Json:
-        return dict(await (admin.drain(node) if action == "drain" else admin.ban(node)))
+    @router.post("/nodes/{node}/{action}", summary="Drain, ban or unban a node")
+    async def act(node: str, action: Literal["drain", "ban", "unban"]) -> Json:
+        acts = {"drain": admin.drain, "ban": admin.ban, "unban": admin.unban}
+        return dict(await acts[action](node))
 
     return router

@@ -40,5 +40,5 @@ def create_app(
         app.include_router(routes(serving))
     if admin is not None and admin_token:
         app.include_router(admin_routes(admin, admin_token))
-    app.add_middleware(Gate, metrics=metrics, max_body_bytes=serving.options.max_body_bytes, keys=keys)
+    app.add_middleware(Gate, metrics=metrics, options=serving.options, keys=keys)
     return app

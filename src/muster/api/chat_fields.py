@@ -1,20 +1,32 @@
 """What a chat request says: its fields, and its messages as plain text. Knows no routes and no tokens."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import BeforeValidator, Field
 
-from muster.api.fields import GenerationFields, Strict, check_logprobs, check_token_count, check_unicode
+from muster.api.fields import GenerationFields, Strict, at_most, check_logprobs, check_token_count, check_unicode
 from muster.errors import InvalidRequest, Unsupported
 from muster.text.chat import Message
+
+MAX_PIECES = 10_000
+"""Messages and content parts of one request together."""
+MAX_METADATA = 64
 
 _ROLES = ("system", "developer", "user", "assistant")
 
 
-class ContentPart(BaseModel):
-    model_config = Strict
+def _count_pieces(messages: Any) -> Any:
+    """Refuse a request of very many tiny pieces before each of them is looked at."""
+    if isinstance(messages, list):
+        contents = [message.get("content") for message in messages if isinstance(message, dict)]
+        pieces = len(messages) + sum(len(content) for content in contents if isinstance(content, list))
+        if pieces > MAX_PIECES:
+            raise InvalidRequest(f"messages holds more than {MAX_PIECES} messages and parts; join some.", "messages")
+    return messages
 
+
+class ContentPart(Strict):
     type: str
     text: str | None = None
     image_url: Any = None
@@ -23,11 +35,9 @@ class ContentPart(BaseModel):
     refusal: Any = None
 
 
-class ChatMessage(BaseModel):
-    model_config = Strict
-
+class ChatMessage(Strict):
     role: str
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     tool_calls: Any = None
     tool_call_id: Any = None
@@ -39,11 +49,13 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(GenerationFields):
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True), BeforeValidator(_count_pieces)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    metadata: dict[str, str] | None = Field(default=None, description="Accepted; has no effect and is not kept.")
+    metadata: Annotated[dict[str, str] | None, at_most(MAX_METADATA, "metadata")] = Field(
+        default=None, description="Accepted; has no effect and is not kept."
+    )
     safety_identifier: str | None = Field(default=None, description="Accepted; has no effect and is not kept.")
     prompt_cache_key: str | None = Field(default=None, description="Accepted; prompts share what they can anyway.")
     parallel_tool_calls: bool | None = Field(default=None, description="Accepted; there are no tools to call.")

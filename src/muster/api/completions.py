@@ -4,10 +4,10 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.responses import Response
 
 from muster.api.answer import EventStream, Json, JsonAnswer
@@ -20,11 +20,25 @@ from muster.errors import InvalidRequest, Unsupported
 
 MAX_PROMPTS = 64
 MAX_CHOICES_IN_ALL = 128
+MAX_IDS = 2**20
+"""Token ids of all prompts together."""
 _DEFAULT_MAX_TOKENS = 16
 
 
+def _count_ids(prompt: Any) -> Any:
+    """Refuse very many token ids before each of them is looked at."""
+    count = len(prompt) + sum(len(ids) for ids in prompt if isinstance(ids, list)) if isinstance(prompt, list) else 0
+    if count > MAX_IDS:
+        raise InvalidRequest(f"prompt holds more than {MAX_IDS} token ids; send fewer.", "prompt")
+    return prompt
+
+
+Ids = Annotated[list[int], Field(fail_fast=True)]
+Prompt = str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)]
+
+
 class CompletionRequest(GenerationFields):
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+    prompt: Annotated[Prompt, BeforeValidator(_count_ids)] = Field(
         description=f"A text, token ids, or up to {MAX_PROMPTS} of either."
     )
     echo: bool | None = None

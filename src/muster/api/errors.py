@@ -106,6 +106,8 @@ def _describe_http_exception(request: Request, error: HTTPException) -> MusterEr
         return InvalidRequest(f"{request.url.path[:200]} does not answer {request.method}; see /openapi.json.")
     if error.status_code == 413:
         return BodyTooLarge(f"The body is too large: {error.detail}; send less in one request.")
+    if error.status_code == 408:
+        return InvalidRequest(f"The body did not come in time ({error.detail}); send it faster, or send less.")
     if error.status_code == 400:
         return InvalidRequest("The body cannot be read as JSON; send a JSON object in UTF-8.")
     return InvalidRequest(f"The request cannot be answered: {error.detail}; see /openapi.json.")

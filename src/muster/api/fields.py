@@ -6,13 +6,13 @@ declared, so that asking for them gets an honest `unsupported` instead of being 
 
 from collections.abc import Iterable, Mapping
 from secrets import randbelow
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from muster.errors import InvalidRequest, UnknownModel, Unsupported
 from muster.spec.request import Priority
-from muster.spec.sampling import MAX_LOGPROBS, Sampling
+from muster.spec.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, Sampling
 
 MAX_CHOICES = 16
 MAX_STOP_STRINGS = 4
@@ -20,19 +20,42 @@ MAX_STOP_CHARACTERS = 500
 
 Value = TypeVar("Value", int, float)
 
-Strict = ConfigDict(extra="forbid", strict=True)
+
+def at_most(limit: int, parameter: str) -> BeforeValidator:
+    """Refuses a long list or object before each of its entries is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > limit:
+            raise InvalidRequest(f"{parameter} holds more than {limit} entries; send fewer.", parameter)
+        return value
+
+    return BeforeValidator(check)
 
 
-class StreamOptions(BaseModel):
-    model_config = Strict
+class Strict(BaseModel):
+    """Types are exact and unknown fields are refused. Every other body of JSON descends from this one.
 
+    A body is read on the event loop, which also keeps the machines of the pool: whatever is in it, finding the
+    first fault must be enough. A list therefore fails with its first wrong entry (`fail_fast`).
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_one_unknown_field(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or len(data) <= len(cls.model_fields):
+            return data
+        unknown = next((name for name in data if name not in cls.model_fields), None)
+        return {name: value for name, value in data.items() if name in cls.model_fields or name == unknown}
+
+
+class StreamOptions(Strict):
     include_usage: bool | None = None
     include_obfuscation: bool | None = Field(default=None, description="Accepted; chunks are never padded.")
 
 
-class GenerationFields(BaseModel):
-    model_config = Strict
-
+class GenerationFields(Strict):
     model: str
     temperature: float | None = Field(default=None, description="0 to 2; 0 is greedy.")
     top_p: float | None = None
@@ -41,11 +64,15 @@ class GenerationFields(BaseModel):
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = Field(default=None, description="Token id (as text) to -100 ... 100.")
+    logit_bias: Annotated[dict[str, float] | None, at_most(MAX_LOGIT_BIAS, "logit_bias")] = Field(
+        default=None, description="Token id (as text) to -100 ... 100."
+    )
     seed: int | None = None
     n: int | None = Field(default=None, description=f"1 to {MAX_CHOICES} choices.")
-    stop: str | list[str] | None = Field(default=None, description=f"Up to {MAX_STOP_STRINGS} strings.")
-    stop_token_ids: list[int] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = Field(
+        default=None, description=f"Up to {MAX_STOP_STRINGS} strings."
+    )
+    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
     ignore_eos: bool | None = None
     max_tokens: int | None = None
     stream: bool | None = None

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from muster.api.errors import InternalError, error_response
 from muster.api.keys import KeyStore, Limiter, bearer_key, is_loopback
-from muster.api.serving import Visit
+from muster.api.serving import ServingOptions, Visit
 from muster.errors import MusterError, NotAllowed
 from muster.metrics import Metrics
 
@@ -37,10 +37,10 @@ def log_unexpected(visit: Visit, error: Exception) -> None:
 
 
 class Gate:
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, keys: KeyStore | None) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, options: ServingOptions, keys: KeyStore | None) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._options = options
         self._keys = keys
         self._limiter = Limiter()
         self._always_locked = keys is not None and keys.has_keys()
@@ -86,7 +86,7 @@ class Gate:
         if path in _OPEN_PATHS or path.startswith("/admin"):
             return
         if self._keys is None or not (self._always_locked or await asyncio.to_thread(self._keys.has_keys)):
-            _check_addressed_here(headers.get("host", ""))
+            _check_from_here(headers)
             return
         record = await asyncio.to_thread(self._keys.verify, bearer_key(headers.get("authorization")))
         if record is None:
@@ -97,18 +97,25 @@ class Gate:
             visit.charge = lambda tokens: self._limiter.charge(record, tokens)
 
     def _limited(self, receive: Receive, headers: Headers) -> Receive:
-        """`receive` that refuses a body beyond the limit, from its announced length or while it comes in."""
-        limit, received = self._max_body_bytes, 0
+        """`receive` that refuses a body that is too large, announced or not, or that takes too long to come."""
+        limit, received, complete = self._options.max_body_bytes, 0, False
+        deadline_s = asyncio.get_running_loop().time() + self._options.body_s
         announced = headers.get("content-length", "0")
         received_at_least = int(announced[:20]) if announced.isascii() and announced.isdigit() else 0
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if max(received, received_at_least) > limit:
-                    raise HTTPException(413, f"at most {limit} bytes are read")
+            nonlocal received, complete
+            if complete:
+                return await receive()  # waits for the client to leave
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"it had {self._options.body_s:.0f} s") from None
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if max(received, received_at_least) > limit:
+                raise HTTPException(413, f"at most {limit} bytes are read")
             return message
 
         return limited
@@ -126,7 +133,12 @@ class Gate:
         if visit.path not in ("/health", "/metrics"):
             _log_visit(visit, status)
         if self._keys is not None and visit.key is not None and visit.prompt_tokens + visit.completion_tokens:
-            await asyncio.to_thread(self._keys.record_usage, visit.key.id, visit.prompt_tokens, visit.completion_tokens)
+            try:
+                await asyncio.to_thread(
+                    self._keys.record_usage, visit.key.id, visit.prompt_tokens, visit.completion_tokens
+                )
+            except MusterError as error:  # a full disk; the client has its answer already
+                log.error("usage.lost", request=visit.id, key=visit.key.id, reason=str(error))
 
 
 def _log_visit(visit: Visit, status: int) -> None:
@@ -149,10 +161,21 @@ def _known_path(path: str) -> str:
     return next((known for known in _KNOWN_PATHS if path == known or path.startswith(known + "/")), "other")
 
 
-def _check_addressed_here(host: str) -> None:
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    if not is_loopback(name):
+def _check_from_here(headers: Headers) -> None:
+    if not is_loopback(_name(headers.get("host", ""))):
         raise NotAllowed(
             "Without API keys this server answers only requests addressed to localhost; "
             "add a key with `muster keys add NAME` and send it."
         )
+    # Browsers name the page behind a request; other clients name none.
+    origin = headers.get("origin")
+    if origin is not None and not is_loopback(_name(origin.partition("://")[2])):
+        raise NotAllowed(
+            "Without API keys this server does not answer web pages from elsewhere; "
+            "add a key with `muster keys add NAME` and send it."
+        )
+
+
+def _name(host: str) -> str:
+    """`host` without its port."""
+    return host if host.endswith("]") else host.rsplit(":", 1)[0]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from muster.api.serving import Serving
 from muster.errors import ContextTooLong, InvalidRequest
@@ -10,6 +11,8 @@ from muster.text.tokenizer import Tokenizer
 
 # Shorter texts are encoded in well under a millisecond; handing them to a thread would cost more.
 _ENCODE_IN_THREAD_FROM_CHARACTERS = 4_000
+# Threads of their own: long texts wait for each other, and nobody else (keys are looked up in threads, too) for them.
+_encoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode")
 
 
 async def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], RenderedChat]:
@@ -20,7 +23,8 @@ async def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> tupl
 async def encode_text(tokenizer: Tokenizer, text: str, add_special_tokens: bool = True) -> list[int]:
     if len(text) < _ENCODE_IN_THREAD_FROM_CHARACTERS:
         return tokenizer.encode(text, add_special_tokens)
-    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_encoders, tokenizer.encode, text, add_special_tokens)
 
 
 def begin(tokenizer: Tokenizer, ids: Sequence[int], parameter: str) -> tuple[int, ...]:

@@ -18,6 +18,8 @@ SYSTEM_FINGERPRINT = f"muster-{__version__}"
 class ServingOptions:
     max_body_bytes: int = 8 * 1024 * 1024
     """Larger request bodies are refused unread."""
+    body_s: float = 60.0
+    """A body that is not complete after so long is refused: a connection held open costs one of few."""
     stall_s: float = 300.0
     """A request without any progress for so long ends with an error, so that nothing hangs for ever."""
 

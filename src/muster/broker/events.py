@@ -77,9 +77,30 @@ class PipelineSuspected:
     """Somebody who waits for tokens of this epoch has heard nothing for too long."""
 
     epoch: int
+    unreachable: bool = False
+    """Not merely silent: the channel to its first stage is gone."""
 
 
-Event = NodeJoined | Heard | Disconnected | Tick | TicketIssued | DrainNode | BanNode | UnbanNode | PipelineSuspected
+@dataclass(frozen=True, slots=True)
+class NodeAccused:
+    """The head itself saw this node break the rules towards a client."""
+
+    node: NodeId
+    reason: str
+
+
+Event = (
+    NodeJoined
+    | Heard
+    | Disconnected
+    | Tick
+    | TicketIssued
+    | DrainNode
+    | BanNode
+    | UnbanNode
+    | PipelineSuspected
+    | NodeAccused
+)
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ from math import isfinite
 
 from muster.errors import MalformedFrame, NotAllowed, ProtocolViolation, TicketInvalid, VersionMismatch
 from muster.spec.pool import Device, NodeId
-from muster.wire.messages import PROTOCOL, Address, Hello, LoadProgress, Measured, PeerMeasured
+from muster.wire.messages import PROTOCOL, Address, Heartbeat, Hello, LoadProgress, Measured, PeerMeasured
 from muster.wire.ticket import proof_holds
 
 MOST_MEMORY_BYTES = 64 * 2**40
 MOST_FLOPS_PER_S = 1e18
 MOST_BYTES_PER_S = 1e14
 MOST_ROUND_TRIP_S = 60.0
+MOST_COUNTED = 2**53
 LONGEST_NAME = 64
 LONGEST_ADDRESS = 256
 MOST_ADDRESSES = 32
@@ -88,13 +89,21 @@ def check_progress(progress: LoadProgress) -> None:
 def check_peer_measured(measured: PeerMeasured) -> None:
     if len(measured.peer) != 64 or not _HEX.issuperset(measured.peer):
         raise MalformedFrame("This node measured a link to something that is no node; update Muster on it.")
-    _check_speed("round trip", measured.round_trip_s, MOST_ROUND_TRIP_S)
+    if not 0 <= measured.round_trip_s <= MOST_ROUND_TRIP_S:
+        raise _absurd("round trip", measured.round_trip_s, f"between 0 and {MOST_ROUND_TRIP_S:.0f} s")
     _check_speed("link bandwidth", measured.bandwidth_bytes_per_s, MOST_BYTES_PER_S)
 
 
+def check_heartbeat(beat: Heartbeat) -> None:
+    counts = (beat.active_requests, beat.steps)
+    if not all(0 <= count <= MOST_COUNTED for count in counts) or not isfinite(beat.computing_s):
+        raise _absurd("workload", (*counts, beat.computing_s), "a few numbers")
+
+
 def _check_speed(what: str, value: float, most: float) -> None:
-    if not isfinite(value) or not 0 <= value <= most:
-        raise _absurd(what, value, f"between 0 and {most:.0e}")
+    # Not measured is 0; less than one a second would only make the planner's numbers overflow.
+    if value != 0 and not 1 <= value <= most:
+        raise _absurd(what, value, f"0, or between 1 and {most:.0e}")
 
 
 def _absurd(what: str, value: object, bounds: str) -> ProtocolViolation:

@@ -46,6 +46,14 @@ class Member:
     """The least of what it lends and what it says is free."""
     free_memory_bytes: int = 0
     active_requests: int = 0
+    steps: int = 0
+    """Computed so far, as it says itself."""
+    stepped_s: float = 0.0
+    """When `steps` was last seen to grow."""
+    computing_s: float = 0.0
+    """How long its step at hand had been computing at its last heartbeat."""
+    hangs: bool = False
+    """Its step at hand was found not to end; nothing new until it does."""
     draining: bool = False
     links: dict[NodeId, LinkSpeed] = field(default_factory=dict)
     """As this node measured them; a bandwidth of 0 here means not measured."""
@@ -169,7 +177,8 @@ class Membership:
         return sum(1 for pair, until in self.broken.items() if node in pair and now_s < until)
 
     def is_eligible(self, member: Member, now_s: float) -> bool:
-        return member.device is not None and not member.draining and not self.is_resting(member.id, now_s)
+        willing = member.device is not None and not member.draining and not member.hangs
+        return willing and not self.is_resting(member.id, now_s)
 
     def pool(self, now_s: float, without: Collection[NodeId] = ()) -> Pool:
         """What the planner may use now: measured, willing, in good standing; memory as far as it is believed."""

@@ -9,10 +9,14 @@ everybody else has the weights, and the serving placement makes way.
 from dataclasses import dataclass, field
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
+from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import NodeId
 from muster.wire.messages import Address, Assign
+
+FORECAST_TOKENS = PlanOptions().batch
+"""In the step whose time a plan forecasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,10 @@ class Placement:
     def can_switch(self) -> bool:
         """Whether only the deferred nodes are missing."""
         return bool(self.deferred) and all(load.loaded or load.has_weights for load in self.loads.values())
+
+    def longest_step_seconds(self, served: Served) -> float:
+        """Forecast of the slowest stage's time for a step full of prompt tokens."""
+        return self.step_seconds * max(1.0, served.workspace.prefill_tokens / FORECAST_TOKENS)
 
     def neighbours(self, node: NodeId) -> set[NodeId]:
         order = self.nodes

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from secrets import token_bytes
 from typing import Any
 
@@ -21,6 +22,7 @@ from muster.broker.events import (
     DrainNode,
     Event,
     Heard,
+    NodeAccused,
     NodeJoined,
     NodeSeen,
     PipelineSuspected,
@@ -50,8 +52,12 @@ log = structlog.get_logger()
 TICK_S = 0.25
 HELLO_S = 15.0
 """A connection that has not said hello by then is closed."""
-MOST_CHANNELS = 64
-"""Open at once on one connection."""
+MOST_CHANNELS = 16
+"""Open at once on one connection: each may hold a frame that is being received."""
+MOST_STRANGERS = 256
+"""Connections that have not joined."""
+BURST_MESSAGES, MESSAGES_PER_S = 1000, 50.0
+"""On one control channel. Every message is a decision to make, and some are written down."""
 
 
 class BrokerService:
@@ -72,12 +78,16 @@ class BrokerService:
         self._wall_clock = wall_clock
         self._outboxes: dict[int, Outbox] = {}
         self._connections = 0
+        self._visitors: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unsaved: asyncio.Queue[Save] = asyncio.Queue()
+        self._unsaved: asyncio.Queue[Save | None] = asyncio.Queue()
+        """None: nothing comes any more."""
+        self._unsaved_nodes: dict[NodeId, NodeSeen] = {}
         self._route: Route | None = None
         self._route_changed = asyncio.Event()
         self._past: dict[NodeId, dict[str, Any]] = {}
         self._store_trouble = ""
+        self._closing = False
         self._ended: asyncio.Future[None] | None = None
 
     async def start(self, endpoint: Endpoint) -> None:
@@ -91,7 +101,7 @@ class BrokerService:
         self._ended = asyncio.get_running_loop().create_future()
         self._spawn(self._accept())
         self._spawn(self._tick())
-        self._spawn(self._save())
+        self._saving = self._spawn(self._save())
 
     async def wait(self) -> None:
         """Returns when the service was closed; raises if a bug ended it."""
@@ -100,12 +110,13 @@ class BrokerService:
 
     async def close(self) -> None:
         """Close the door and every connection. Nodes go on until their lease tells them otherwise."""
-        tasks = list(self._tasks)
+        # The connections that end now are no news of the pool: the placement that was good is to be found again.
+        self._closing = True
+        tasks = self._tasks - {self._saving}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        while not self._unsaved.empty():
-            await self._write(self._unsaved.get_nowait())
+        self._unsaved.put_nowait(None)
+        await asyncio.gather(self._saving, *tasks, return_exceptions=True)
         await self._endpoint.close()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -174,9 +185,14 @@ class BrokerService:
         self._handle(UnbanNode(node))
         return self._one(node)
 
-    def suspect(self, epoch: int) -> None:
-        """A client waits in vain for tokens of this epoch: arrange the pool anew."""
-        self._handle(PipelineSuspected(epoch))
+    def suspect(self, epoch: int, unreachable: bool = False) -> None:
+        """A client waits in vain for tokens of this epoch, or cannot even reach its first stage: have a look."""
+        self._handle(PipelineSuspected(epoch, unreachable))
+
+    def accuse(self, node: NodeId, reason: str) -> None:
+        """A node broke the rules towards a client: do without it for a while."""
+        log.warning("node.accused", node=short_id(node), reason=reason)
+        self._handle(NodeAccused(node, reason))
 
     async def issue_ticket(self, valid_s: float) -> Ticket:
         """A new ticket. Its secret is written down first, so that it outlives this process."""
@@ -196,6 +212,8 @@ class BrokerService:
     # --- events and commands ------------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
+        if self._closing:
+            return
         for command in self._state.handle(event, self._now()):
             self._carry_out(command)
 
@@ -218,14 +236,17 @@ class BrokerService:
                 self._route_changed.set()
                 self._route_changed = asyncio.Event()
             case Save(record):
-                if isinstance(record, NodeSeen):
-                    self._remember(record)
-                self._unsaved.put_nowait(command)
+                if not isinstance(record, NodeSeen) or self._remember(record):
+                    self._unsaved.put_nowait(command)
 
-    def _remember(self, seen: NodeSeen) -> None:
+    def _remember(self, seen: NodeSeen) -> bool:
+        """Whether this must be queued for the store: only the latest of each node is written."""
         before = self._past.get(seen.node, {})
         claim = seen.claim_bytes or before.get("claim_bytes", 0)
         self._past[seen.node] = {"id": seen.node, "name": seen.name, "region": seen.region, "claim_bytes": claim}
+        queued = seen.node in self._unsaved_nodes
+        self._unsaved_nodes[seen.node] = replace(seen, claim_bytes=claim)
+        return not queued
 
     async def _tick(self) -> None:
         while True:
@@ -233,12 +254,16 @@ class BrokerService:
             await asyncio.sleep(TICK_S)
 
     async def _save(self) -> None:
-        while True:
-            await self._write(await self._unsaved.get())
+        """Write records in order, to the last: the latest is the one that a restarted head needs most."""
+        while (save := await self._unsaved.get()) is not None:
+            await self._write(save)
 
     async def _write(self, save: Save) -> None:
+        record = save.record
+        if isinstance(record, NodeSeen):
+            record = self._unsaved_nodes.pop(record.node)
         try:
-            await asyncio.to_thread(self._store.save, save.record)
+            await asyncio.to_thread(self._store.save, record)
             self._store_trouble = ""
         except MusterError as error:
             # A full disk must not stop what serves; the status says so.
@@ -250,7 +275,12 @@ class BrokerService:
     async def _accept(self) -> None:
         with suppress(LinkDown):
             while True:
-                self._spawn(self._serve(await self._endpoint.accept()))
+                connection = await self._endpoint.accept()
+                if len(self._visitors) - len(self._state.members.members) < MOST_STRANGERS:
+                    self._visitors.add(connection)
+                    self._spawn(self._serve(connection))
+                else:
+                    await connection.close("too many strangers are at the door; try again later")
 
     async def _serve(self, connection: Connection) -> None:
         """Serve the channels that the peer opens, until the connection ends."""
@@ -272,6 +302,7 @@ class BrokerService:
                 task.cancel()
             await asyncio.gather(*channels, return_exceptions=True)
             await connection.close("the head has ended this connection")
+            self._visitors.discard(connection)
 
     @staticmethod
     async def _first_control(connection: Connection) -> Channel:
@@ -299,8 +330,13 @@ class BrokerService:
             if not isinstance(hello, Hello):
                 raise ProtocolViolation("A node's first message must be its hello; update Muster on it.")
             self._handle(NodeJoined(number, peer, hello, self._wall_clock()))
+            budget, counted_s = float(BURST_MESSAGES), self._now()
             while True:
                 message, _ = await channel.receive()
+                now_s = self._now()
+                budget, counted_s = min(BURST_MESSAGES, budget + (now_s - counted_s) * MESSAGES_PER_S) - 1, now_s
+                if budget < 0:
+                    raise ProtocolViolation("This node says too much in too little time; update Muster on it.")
                 self._handle(Heard(number, message))
         except ProtocolViolation as error:
             self._carry_out(Refuse(number, error.code, str(error)))

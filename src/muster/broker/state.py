@@ -17,6 +17,7 @@ from muster.broker.events import (
     DrainNode,
     Event,
     Heard,
+    NodeAccused,
     NodeJoined,
     NodeSeen,
     PipelineSuspected,
@@ -29,7 +30,14 @@ from muster.broker.events import (
     UnbanNode,
 )
 from muster.broker.invariants import check_books
-from muster.broker.join import check_hello, check_measured, check_not_banned, check_peer_measured, check_progress
+from muster.broker.join import (
+    check_heartbeat,
+    check_hello,
+    check_measured,
+    check_not_banned,
+    check_peer_measured,
+    check_progress,
+)
 from muster.broker.membership import LeaseOptions, Member, Membership
 from muster.broker.placement import Placement, Served
 from muster.broker.placing import Placing, PlacingOptions
@@ -54,6 +62,8 @@ from muster.wire.messages import (
 
 SHORT_OF_MEMORY = frozenset({"model_does_not_fit", "out_of_memory", "machine_trouble"})
 """Codes of `LoadFailed` that mean that the claim of memory was false."""
+HANG_STEPS = 20
+"""A step that takes so many times its forecast does not end any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,8 @@ class BrokerOptions:
     leases: LeaseOptions = field(default_factory=LeaseOptions)
     placing: PlacingOptions = field(default_factory=PlacingOptions)
     most_members: int = 4096
+    hang_s: float = 10.0
+    """A step that computes for longer hangs, unless the forecast says that steps take so long here."""
     region: str = ""
     """Where the head itself stands."""
 
@@ -121,10 +133,12 @@ class BrokerState:
                 commands = self._drain(node, now_s)
             case BanNode(node):
                 commands = self._ban(node, now_s)
-            case PipelineSuspected(epoch):
+            case PipelineSuspected(epoch, unreachable):
                 serving = self.placing.serving
-                suspected = serving is not None and serving.epoch == epoch
-                commands = self.placing.end(serving, now_s) if serving is not None and suspected else []
+                known = serving is not None and serving.epoch == epoch
+                commands = self._suspected(serving, unreachable, now_s) if serving is not None and known else []
+            case NodeAccused(node, reason):
+                commands = self._accused(node, reason, now_s)
             case UnbanNode(node):
                 self.banned.discard(node)
                 commands = [Save(BanChanged(node, banned=False))]
@@ -210,7 +224,14 @@ class BrokerState:
         )
 
     def _heartbeat(self, member: Member, beat: Heartbeat, now_s: float) -> list[Command]:
+        check_heartbeat(beat)
         member.free_memory_bytes, member.active_requests = beat.free_memory_bytes, beat.active_requests
+        if beat.steps > member.steps:
+            member.stepped_s = now_s
+        if member.hangs and beat.computing_s < member.computing_s:
+            member.hangs = False
+            self.placing.usable(now_s)
+        member.steps, member.computing_s = beat.steps, beat.computing_s
         commands: list[Command] = [Send(member.connection, HeartbeatSeen())]
         if beat.epoch and self.placing.of_epoch(beat.epoch, member.id) is None:
             commands.append(Send(member.connection, Release(epoch=beat.epoch)))
@@ -273,6 +294,29 @@ class BrokerState:
             if self.members.complains_about(reporter, now_s) >= self.options.leases.strikes:
                 self.members.rest(reporter, self.options.leases.quarantine_s, now_s)
         return self._end(placement, now_s)
+
+    def _suspected(self, serving: Placement, unreachable: bool, now_s: float) -> list[Command]:
+        """A client waits in vain. Some machine hangs, or a step was lost, or it is all just slow: then let it work."""
+        if unreachable:
+            return self.placing.end(serving, now_s)
+        patience_s = max(self.options.hang_s, HANG_STEPS * serving.longest_step_seconds(self.served))
+        members = [self.members.members[node] for node in serving.nodes]
+        hanging = [member for member in members if member.computing_s >= patience_s]
+        for member in hanging:
+            member.hangs = True
+            self.members.failed(member.id, now_s)
+        if not hanging and any(now_s - member.stepped_s < patience_s for member in members):
+            return []
+        return self.placing.end(serving, now_s)
+
+    def _accused(self, node: NodeId, reason: str, now_s: float) -> list[Command]:
+        """Others take over while it rests; the more often this happens, the longer."""
+        member = self.members.members.get(node)
+        if member is None:
+            return []
+        self.members.failed(node, now_s)
+        self.placing.failure = f"Node {member.name} was left out: {reason[:300]}"
+        return self.placing.lost([node], now_s)
 
     def _end(self, placement: Placement, now_s: float) -> list[Command]:
         return self.placing.end(placement, now_s) if placement in self.placing.live() else []

@@ -16,6 +16,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from muster.cli.options import format_bytes
+from muster.cli.place import HeadRecord, read_head
 from muster.errors import MusterError
 from muster.link.base import Endpoint
 from muster.wire.ticket import Ticket, parse
@@ -43,7 +44,7 @@ def look(folder: Path, port: int, ticket: str | None, head: str | None) -> Itera
     yield accelerator()
     yield memory()
     yield disk(folder)
-    yield port_free(port)
+    yield port_free(port, read_head(folder))
     yield asyncio.run(udp_loopback())
     if head:
         yield clock(head)
@@ -113,13 +114,15 @@ def disk(folder: Path) -> Finding:
     return Finding("disk", OK, f"{format_bytes(free)} free under {folder}")
 
 
-def port_free(port: int) -> Finding:
+def port_free(port: int, ours: HeadRecord | None = None) -> Finding:
     if not 0 <= port <= 65535:
         return Finding("port", FAILED, f"{port} is not a port", "choose one from 1 to 65535")
     try:
         with socket.create_server(("127.0.0.1", port)):
             return Finding("port", OK, f"{port} is free")
     except OSError as error:
+        if ours is not None and httpx.URL(ours.url).port == port:
+            return Finding("port", OK, f"{port} is held by the head that runs here")
         fix = f"stop the program that holds it, or serve on another: muster serve MODEL --port {port + 1}"
         return Finding("port", UNSURE, f"{port} cannot be taken ({error.strerror})", fix)
 

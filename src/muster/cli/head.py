@@ -26,12 +26,12 @@ from muster.broker.placement import Served
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
-from muster.cli.place import HeadRecord, admin_token, database_url, forget_head, write_head
+from muster.cli.place import HeadRecord, admin_token, claimed, database_url, forget_head, write_head
 from muster.cli.show import Announcer
 from muster.cli.worker import door_of, shaped
 from muster.client.session import Sessions
-from muster.errors import InvalidRequest
-from muster.link.identity import load_identity
+from muster.errors import InvalidRequest, MachineTrouble, NotAllowed
+from muster.link.identity import Identity, load_identity
 from muster.link.iroh import IrohEndpoint
 from muster.model.blobs import DirectoryBlobs, Manifest, build_manifest
 from muster.model.conformance import check_conformance
@@ -129,17 +129,25 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    model = await asyncio.to_thread(load_model, options)
     async with AsyncExitStack() as stack:
+        stack.enter_context(claimed(options.data_dir, "head"))
+        if options.local_worker:
+            stack.enter_context(claimed(options.data_dir, "worker"))
+        model = await asyncio.to_thread(load_model, options)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
         service, ticket = await stack.enter_async_context(broker(options, model, store))
-        sessions = Sessions(lambda node: service.open(node, "data"), service.suspect)
-        await stack.enter_async_context(background(sessions.run(service.watch())))
+        sessions = Sessions(
+            lambda node: service.open(node, "data"),
+            service.suspect,
+            accuse=service.accuse,
+            vocab_size=model.shape.vocab_size,
+        )
+        following = await stack.enter_async_context(background(sessions.run(service.watch())))
         app = create_app(
             PoolBackend(model, sessions, service),
             model.tokenizer,
-            keys=store if store.has_keys() else None,
+            keys=store,
             admin=service,
             admin_token=admin_token(options.data_dir),
         )
@@ -148,7 +156,7 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
         stack.callback(forget_head, options.data_dir)
         announce_door(announce, options, server.url, ticket)
         watching = await stack.enter_async_context(background(watch(service, announce)))
-        tasks = [watching, asyncio.create_task(service.wait())]
+        tasks = [following, watching, asyncio.create_task(service.wait())]
         if options.local_worker:
             tasks.append(await stack.enter_async_context(background(local_worker(options, ticket, announce))))
         stopped = asyncio.create_task(stop.wait())
@@ -171,12 +179,26 @@ async def broker(options: HeadOptions, model: LoadedModel, store: Store) -> Asyn
     served = Served(model.shape, model.manifest.digest, eos_token_ids=eos)
     service = BrokerService(served, store, read_blob, options=broker_options(options))
     identity = load_identity(options.data_dir / "identity.key")
-    endpoint = await IrohEndpoint.bind(identity, options.link_port, options.relay)
+    endpoint = await bind_again(identity, options)
     await service.start(shaped(endpoint, options.scenario, service.region_of))
     try:
         yield service, await service.issue_ticket(options.ticket_s)
     finally:
         await service.close()
+
+
+async def bind_again(identity: Identity, options: HeadOptions) -> IrohEndpoint:
+    """The endpoint, on the port of last time unless one was asked for: that is where the workers keep dialling."""
+    last = options.data_dir / "link.port"
+    if options.link_port:
+        endpoint = await IrohEndpoint.bind(identity, options.link_port, options.relay)
+    else:
+        try:
+            endpoint = await IrohEndpoint.bind(identity, int(last.read_text(encoding="ascii")), options.relay)
+        except (OSError, ValueError, MachineTrouble):  # the first time, or taken by now
+            endpoint = await IrohEndpoint.bind(identity, 0, options.relay)
+    last.write_text(endpoint.address.direct[0].rpartition(":")[2], encoding="ascii")
+    return endpoint
 
 
 def broker_options(options: HeadOptions) -> BrokerOptions:
@@ -194,7 +216,11 @@ async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announcer
         device=pick_device(options.device),
         memory_cap_bytes=options.memory_bytes,
     )
-    await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
+    try:
+        await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
+    except NotAllowed as error:  # the operator's wish; the head and the other machines go on
+        announce("left", f"This machine computes no more: {error}", name=worker_options.name)
+        await asyncio.Event().wait()
 
 
 def quiet(announce: Announcer) -> Any:

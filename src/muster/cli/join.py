@@ -1,6 +1,7 @@
 """`muster join TICKET`: lend this machine to a pool. Reads options; the worker itself is `node/worker`."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,8 @@ import typer
 
 from muster.cli.options import DataDir, Json, parse_bytes
 from muster.cli.place import data_dir
-from muster.cli.show import Announcer
+from muster.cli.show import Announcer, progress
+from muster.wire.ticket import parse
 
 
 def join(
@@ -30,9 +32,14 @@ def join(
     as_json: Json = False,
 ) -> None:
     """Lend this machine to the pool that printed TICKET."""
-    memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
-    from muster.cli.worker import WorkerOptions, run_worker
+    memory_bytes = parse_bytes(memory) if memory else None  # both before anything slow is imported
+    parse(ticket, time.time())
+    with progress(as_json) as bars:
+        bars.add_task("starting", total=None)
+        from muster.cli.logs import configure_logs
+        from muster.cli.worker import WorkerOptions, run_worker
 
+    configure_logs()
     place = data_dir(data_dir_)
     options = WorkerOptions(
         ticket=ticket,

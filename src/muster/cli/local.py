@@ -14,8 +14,8 @@ import torch
 from muster.cli.show import progress
 from muster.errors import ContextTooLong, InvalidRequest
 from muster.model.conformance import check_conformance
+from muster.model.load import load_stage
 from muster.model.source import resolve
-from muster.model.stage import load_stage
 from muster.model.weights import open_directory
 from muster.node.measure import pick_device
 from muster.serve.engine import Engine

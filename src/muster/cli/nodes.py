@@ -1,4 +1,4 @@
-"""`muster nodes list|drain|ban`: who is in the pool, and who should leave. The head decides what follows."""
+"""`muster nodes list|drain|ban|unban`: who is in the pool, and who should leave. The head decides what follows."""
 
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from muster.cli.status import COLUMNS, node_row
 from muster.errors import InvalidRequest
 
 app = typer.Typer(help="List the machines of the pool; let one leave, or keep one out.", no_args_is_help=True)
+DONE = {"drain": "is draining", "ban": "is banned", "unban": "may join again"}
 Named = Annotated[str, typer.Argument(help="Name, or the first digits of the id.")]
 
 
@@ -40,20 +41,27 @@ def ban(
     act(find(head, token, folder=data_dir), node, "ban", as_json)
 
 
+@app.command()
+def unban(
+    node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Let a banned machine join again."""
+    act(find(head, token, folder=data_dir), node, "unban", as_json)
+
+
 def act(remote: Head, name: str, action: str, as_json: bool) -> None:
     node = pick(remote.nodes(), name)
     remote.act(node["id"], action)
     if as_json:
         show_json({"node": node["id"], "name": node.get("name"), "action": action})
     else:
-        done = "is draining" if action == "drain" else "is banned"
-        out.print(plain(f"{node.get('name')} ({node['id'][:10]}) {done}."))
+        out.print(plain(f"{node.get('name')} ({node['id'][:10]}) {DONE[action]}."))
 
 
 def pick(nodes: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    """The one node that the words mean."""
-    exact = [node for node in nodes if wanted in (node["id"], node.get("name"))]
-    found = exact or [node for node in nodes if node["id"].startswith(wanted.lower())]
+    """The one node that the words mean. A whole id always counts: a node may call itself by the id of another."""
+    whole = [node for node in nodes if node["id"] == wanted.lower()]
+    found = whole or [node for node in nodes if node.get("name") == wanted or node["id"].startswith(wanted.lower())]
     if len(found) == 1:
         return found[0]
     if found:

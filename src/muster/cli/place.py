@@ -4,12 +4,16 @@
            muster.db        state of the pool (SQLite)
            admin.token      lets `muster status`, `nodes` and `doctor` in; mode 0600
            head.json        address and ticket of the head that runs now
+           link.port        UDP port of the head, kept for its next start
            cache/           weights by digest
+           head.lock, worker.lock    held by the process that runs as this head or worker
 """
 
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,6 +44,27 @@ def data_dir(chosen: Path | None = None) -> Path:
             f"Cannot make {folder}: {error.strerror}; choose another place with --data-dir."
         ) from error
     return folder
+
+
+@contextmanager
+def claimed(folder: Path, role: str) -> Iterator[None]:
+    """Two processes with one identity would throw each other out of the pool, so the second one is refused.
+
+    The system lets go of the lock however its holder ends. Where there is no `fcntl`, nothing is checked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / f"{role}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MachineTrouble(
+                f"A {role} already runs from {folder}; stop it, or give this one a folder of its own with --data-dir."
+            ) from error
+        yield
 
 
 def database_url(folder: Path) -> str:

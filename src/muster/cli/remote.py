@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from muster.cli.place import DEFAULT_URL, data_dir, read_head
-from muster.errors import LinkDown, MusterError, from_code
+from muster.errors import LinkDown, MusterError, NotAllowed, from_code
 
 
 class Head:
@@ -42,7 +42,7 @@ class Head:
         return nodes
 
     def act(self, node: str, action: str) -> dict[str, Any]:
-        """`action` is drain or ban."""
+        """`action` is drain, ban or unban."""
         return self._ask("POST", f"/admin/nodes/{node}/{action}", self._token)
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -52,10 +52,24 @@ class Head:
             with self._http.stream("POST", path, json=body, headers=_bearer(self._key)) as response:
                 if response.is_error:
                     response.read()
-                    raise _error(response)
+                    raise self._refused(response)
                 yield from _chunks(response.iter_lines())
         except httpx.HTTPError as error:
             raise self._silent(error) from error
+
+    def _refused(self, response: httpx.Response) -> MusterError:
+        """The head's words, but where a secret is missing, the option that would have brought it."""
+        error = _error(response)
+        if not isinstance(error, NotAllowed):
+            return error
+        if response.request.url.path.startswith("/admin") and self._token is None:
+            return NotAllowed(
+                f"The head at {self.url} asks for its admin token; pass it with --token (it is in the file admin.token "
+                "of the head's data directory), or name that directory with --data-dir."
+            )
+        if not response.request.url.path.startswith("/admin") and self._key is None:
+            return NotAllowed(f"The head at {self.url} asks for an API key; pass one with --key or MUSTER_API_KEY.")
+        return error
 
     def _ask(self, method: str, path: str, secret: str | None) -> dict[str, Any]:
         try:
@@ -63,7 +77,7 @@ class Head:
         except httpx.HTTPError as error:
             raise self._silent(error) from error
         if response.is_error:
-            raise _error(response)
+            raise self._refused(response)
         answer: dict[str, Any] = response.json()
         return answer
 

@@ -10,7 +10,7 @@ from muster.cli.options import ApiKey, DataDir, HeadUrl, Json
 from muster.cli.place import data_dir as place
 from muster.cli.place import read_head
 from muster.cli.remote import Head, find
-from muster.cli.show import show_json
+from muster.cli.show import err, plain, show_json
 from muster.errors import UnknownModel
 
 
@@ -39,6 +39,8 @@ def run(
         else:
             from muster.cli.local import complete
 
+            if not as_json:
+                err.print(f"No head here serves {plain(model)}; running it in this process.", soft_wrap=True)
             record = collect(complete(model, body), echo=not as_json)
             record["where"] = "this process"
     finally:

@@ -10,7 +10,7 @@ import typer
 
 from muster.cli.options import DataDir, Json, parse_bytes
 from muster.cli.place import data_dir
-from muster.cli.show import Announcer
+from muster.cli.show import Announcer, progress
 
 LOOPBACK = "127.0.0.1"
 
@@ -35,15 +35,21 @@ def serve(
         int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")
     ] = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
-    link_port: Annotated[int, typer.Option(help="UDP port for the machines; 0 picks a free one.")] = 0,
+    link_port: Annotated[
+        int, typer.Option(help="UDP port for the machines; 0 takes that of last time, or a free one.")
+    ] = 0,
     relay: Annotated[str | None, typer.Option(help="Relay for machines that cannot be dialled directly.")] = None,
     ticket_hours: Annotated[float, typer.Option(help="How long the printed ticket lets machines join.")] = 24.0,
     as_json: Json = False,
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
     memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
-    from muster.cli.head import HeadOptions, run_head
+    with progress(as_json) as bars:
+        bars.add_task("starting", total=None)
+        from muster.cli.head import HeadOptions, run_head
+        from muster.cli.logs import configure_logs
 
+    configure_logs()
     options = HeadOptions(
         model=model,
         host=host,

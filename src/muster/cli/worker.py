@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from muster.cli.place import claimed
 from muster.cli.show import Announcer
 from muster.link.base import Endpoint
 from muster.link.identity import load_identity
@@ -40,6 +41,11 @@ class WorkerOptions:
 
 async def run_worker(options: WorkerOptions, announce: Announcer) -> None:
     """Runs until it is interrupted (drains first; a second interrupt leaves at once) or the head refuses it."""
+    with claimed(options.data_dir, "worker"):
+        await lend(options, announce)
+
+
+async def lend(options: WorkerOptions, announce: Announcer) -> None:
     ticket = parse(options.ticket, time.time())
     identity = load_identity(options.data_dir / "worker.key")
     regions = {identity.node_id: options.region}

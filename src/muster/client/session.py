@@ -5,8 +5,8 @@ Knows nothing of HTTP, nor of how a pipeline was chosen: the broker's routes com
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 import structlog
 
@@ -18,6 +18,16 @@ from muster.wire.messages import Cancel, Failed, Submit, Tokens
 
 log = structlog.get_logger()
 TICK_S = 0.5
+DIAL_S = 10.0
+"""How long a first stage may take to let us in."""
+LONGEST_REASON = 500
+"""Characters of a machine's own words that a client gets to read."""
+LAST_WORDS_S = 1.0
+"""What was said on a channel has left by then."""
+Outbox = asyncio.Queue[Submit | Cancel | None]
+"""None: nothing comes any more."""
+Suspicion = Callable[[int, bool], None]
+"""(epoch, whether its first stage cannot be reached): told when a pipeline should be looked at."""
 
 
 class Route(Protocol):
@@ -36,29 +46,39 @@ class Sessions:
     def __init__(
         self,
         dial: Callable[[str], Awaitable[Channel]],
-        suspect: Callable[[int], None] = lambda epoch: None,
+        suspect: Suspicion = lambda epoch, unreachable: None,
         patience: Patience | None = None,
+        *,
+        accuse: Callable[[str, str], None] = lambda node, reason: None,
+        vocab_size: int = 2**31,
     ) -> None:
-        self.state = ClientState(patience or Patience())
+        """`dial` gives a channel to a node. `accuse` is told of a node that breaks the rules, and how."""
+        self.state = ClientState(patience or Patience(), vocab_size)
         self._dial = dial
         self._suspect = suspect
+        self._accuse = accuse
+        self._nodes: dict[int, str] = {}
         self._queues: dict[str, asyncio.Queue[Progress | MusterError]] = {}
         self._channels: dict[int, Channel] = {}
-        self._outboxes: dict[int, asyncio.Queue[Submit | Cancel]] = {}
+        self._outboxes: dict[int, Outbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._bug: asyncio.Future[None] | None = None
+        """Never done, unless one of the tasks fails in a way that nobody thought of."""
 
     async def run(self, routes: AsyncIterator[Route | None]) -> None:
-        """Follow the broker's routes until cancelled."""
-        ticker = asyncio.create_task(self._tick_forever())
+        """Follow the broker's routes until cancelled. Raises only if there is a bug here: nobody is served then."""
+        self._bug = asyncio.get_running_loop().create_future()
+        self._spawn(self._tick_forever())
+        self._spawn(self._follow_all(routes))
         try:
-            async for route in routes:
-                await self._follow(route)
+            await self._bug
         finally:
-            for task in [ticker, *self._tasks]:
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(ticker, *self._tasks, return_exceptions=True)
-            for channel in self._channels.values():
-                await channel.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for epoch in list(self._channels):
+                await self._drop(epoch)
 
     async def generate(self, request: Request) -> AsyncIterator[Progress]:
         """Yield the request's new tokens. Closing the iterator cancels the request. Raises `MusterError`."""
@@ -77,45 +97,68 @@ class Sessions:
             del self._queues[request.id]
             self._carry_out(self.state.cancel(request.id))
 
+    async def _follow_all(self, routes: AsyncIterator[Route | None]) -> None:
+        async for route in routes:
+            await self._follow(route)
+
     async def _follow(self, route: Route | None) -> None:
         current = self.state.epoch
         if route is None:
             if current is not None:
                 self._carry_out(self.state.route_down(current, self._now(), "a machine left and none could replace it"))
+                self._forget_when_sent(current)
             return
         if route.epoch == current:
             return
         try:
-            channel = await self._dial(route.node)
+            channel = await self._reach(route.node)
         except MusterError as error:
             log.warning("route.unreachable", epoch=route.epoch, node=route.node[:12], reason=str(error))
-            self._suspect(route.epoch)
+            self._suspect(route.epoch, True)
             return
-        outbox: asyncio.Queue[Submit | Cancel] = asyncio.Queue()
+        outbox: Outbox = asyncio.Queue()
         self._channels[route.epoch], self._outboxes[route.epoch] = channel, outbox
-        for work in (self._send_forever(route.epoch, channel, outbox), self._receive_forever(route.epoch, channel)):
-            task = asyncio.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._nodes[route.epoch] = route.node
+        self._spawn(self._send_forever(route.epoch, channel, outbox))
+        self._spawn(self._receive_forever(route.epoch, channel))
         self._carry_out(self.state.route_up(route.epoch, self._now()))
         if current is not None:
             self._forget_when_sent(current)
+
+    async def _reach(self, node: str) -> Channel:
+        """Raises `MusterError`, also where a node that is connected takes no channel: every route waits for this."""
+        try:
+            async with asyncio.timeout(DIAL_S):
+                return await self._dial(node)
+        except TimeoutError:
+            reason = f"Node {node[:10]} took no channel within {DIAL_S:.0f} s; restart it."
+            self._accuse(node, reason)
+            raise LinkDown(reason) from None
 
     def _forget_when_sent(self, epoch: int) -> None:
         """Close the channel of a pipeline that was replaced, once the cancellations have gone out."""
 
         async def forget() -> None:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(LAST_WORDS_S)
             await self._drop(epoch)
 
-        task = asyncio.create_task(forget())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(forget())
 
-    async def _send_forever(self, epoch: int, channel: Channel, outbox: asyncio.Queue[Submit | Cancel]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._bug is not None and not self._bug.done():
+            self._bug.set_exception(error)
+
+    async def _send_forever(self, epoch: int, channel: Channel, outbox: Outbox) -> None:
         try:
-            while True:
-                await channel.send(await outbox.get())
+            while (message := await outbox.get()) is not None:
+                await channel.send(message)
         except (LinkDown, ProtocolViolation) as error:
             await self._lost(epoch, error)
 
@@ -127,7 +170,7 @@ class Sessions:
                     for progress in message.progress:
                         self._carry_out(self.state.progressed(epoch, progress, self._now()))
                 elif isinstance(message, Failed):
-                    error = from_code(message.code, message.reason)
+                    error = from_code(message.code, message.reason[:LONGEST_REASON])
                     now = self._now()
                     self._carry_out(self.state.failed(epoch, message.request_id, error, message.retry, now))
                 else:
@@ -136,14 +179,19 @@ class Sessions:
             await self._lost(epoch, error)
 
     async def _lost(self, epoch: int, error: MusterError) -> None:
+        node = self._nodes.get(epoch)
         if await self._drop(epoch):
             log.warning("pipeline.lost", epoch=epoch, reason=str(error), live=len(self.state.live))
-            self._suspect(epoch)
+            if node is not None and isinstance(error, ProtocolViolation):
+                self._accuse(node, str(error))
+            self._suspect(epoch, True)
             self._carry_out(self.state.route_down(epoch, self._now(), str(error)))
 
     async def _drop(self, epoch: int) -> bool:
-        channel = self._channels.pop(epoch, None)
-        self._outboxes.pop(epoch, None)
+        channel, outbox = self._channels.pop(epoch, None), self._outboxes.pop(epoch, None)
+        self._nodes.pop(epoch, None)
+        if outbox is not None:
+            outbox.put_nowait(None)
         if channel is not None:
             await channel.close()
         return channel is not None
@@ -166,7 +214,7 @@ class Sessions:
                     self._hand_over(request_id, error)
                 case Suspect(epoch):
                     log.warning("pipeline.silent", epoch=epoch)
-                    self._suspect(epoch)
+                    self._suspect(epoch, False)
 
     def _post(self, epoch: int, message: Submit | Cancel) -> None:
         if outbox := self._outboxes.get(epoch):

@@ -7,6 +7,7 @@ their index, so what arrives twice is dropped and what is out of order is refuse
 
 from dataclasses import dataclass, field, replace
 
+from muster.client.accept import check_progress
 from muster.errors import MusterError, PoolUnavailable
 from muster.spec.request import Finish, Progress, Request
 
@@ -76,6 +77,7 @@ class _Live:
 @dataclass(slots=True)
 class ClientState:
     patience: Patience = field(default_factory=Patience)
+    vocab_size: int = 2**31
     epoch: int | None = None
     """The pipeline that takes new requests, if one is up."""
     live: dict[str, _Live] = field(default_factory=dict)
@@ -118,17 +120,18 @@ class ClientState:
         return []
 
     def progressed(self, epoch: int, progress: Progress, now: float) -> list[Command]:
+        """Raises `ProtocolViolation` where this cannot be what was asked for: the pipeline is then of no use."""
         live = self.live.get(progress.request_id)
         if live is None or live.epoch != epoch:
             return []
-        self.heard_at = now
+        check_progress(live.request, progress, self.vocab_size)
         have = len(live.request.emitted)
         if progress.index > have:  # a hole: tokens were lost on the way, so this pipeline's stream is of no use
             return self._again(progress.request_id, now, "tokens were lost between the pipeline and the head")
         fresh = progress.tokens[have - progress.index :]
         if not fresh and progress.finish is None:
             return []
-        live.failures = 0
+        self.heard_at, live.failures = now, 0
         emitted = live.request.emitted + tuple(sampled.token for sampled in fresh)
         live.request = replace(live.request, emitted=emitted)
         if progress.finish is not None:

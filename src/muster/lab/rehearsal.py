@@ -95,7 +95,7 @@ class Outcome:
 async def rehearse(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> Outcome:
     """Raises `MusterError` if the pool never comes up; a stream that fails later is counted, not raised."""
     outcome = Outcome()
-    head, children = await gather(rehearsal, lab, spectator)
+    head, children = await gather(rehearsal, lab, spectator, outcome)
     outcome.before = with_delays(await placed(head, num_workers=len(children)), rehearsal.scenario)
     spectator.placement("the ring", outcome.before)
     victim = choose_victim(rehearsal.kill, outcome.before, children)
@@ -118,7 +118,7 @@ async def rehearse(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> Outc
     return outcome
 
 
-async def gather(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> tuple[Child, list[Child]]:
+async def gather(rehearsal: Rehearsal, lab: Lab, spectator: Spectator, outcome: Outcome) -> tuple[Child, list[Child]]:
     """A head, and workers that join it by its ticket."""
     spectator.say(
         f"starting a head in {rehearsal.head_region} and {len(rehearsal.workers)} workers that join by ticket"
@@ -126,14 +126,16 @@ async def gather(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> tuple[
     options = ["--dtype", rehearsal.dtype, "--min-nodes", str(len(rehearsal.workers))]
     head = await lab.head(rehearsal.model, *options, region=rehearsal.head_region)
     ticket = (await head.wait_for("its ticket", is_event("listening"), BOOT_S))["ticket"]
-    lab.background(narrate(head, spectator))
+    lab.background(narrate(head, spectator, outcome))
     children = [await lab.worker(spec, ticket) for spec in rehearsal.workers]
     return head, children
 
 
-async def narrate(head: Child, spectator: Spectator) -> None:
-    """What the head tells of its machines, in a sentence each."""
+async def narrate(head: Child, spectator: Spectator, outcome: Outcome) -> None:
+    """What the head tells of its machines, in a sentence each; of the end, when all are stopped, nothing."""
     async for event in head.follow():
+        if outcome.after:
+            return
         match event.get("event"):
             case "joined":
                 spectator.say(f"{event['name']} joined from {event['region']}")

@@ -34,10 +34,10 @@ class Part:
 
 # Any three of them can hold the model, so that the ring can be repaired whoever is killed.
 PARTS = (
-    Part("ada", "tokyo", 0.74, 1.0),
-    Part("bob", "seoul", 0.68, 0.8),
-    Part("cleo", "singapore", 0.62, 0.6),
-    Part("dan", "seoul", 0.56, 0.5),
+    Part("ada", "tokyo", 0.62, 1.0),
+    Part("bob", "seoul", 0.56, 0.8),
+    Part("cleo", "singapore", 0.52, 0.6),
+    Part("dan", "seoul", 0.48, 0.5),
 )
 
 

@@ -8,7 +8,7 @@ they trust it for their placement.
 A carrier is shared: frames for a channel that nobody reads hold up the others behind it, so read what you accept.
 """
 
-from asyncio import Event, Queue, Semaphore
+from asyncio import Event, Queue, Semaphore, timeout
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -20,6 +20,8 @@ from muster.wire.messages import AnyMessage, Relay
 
 MAX_WAITING_FRAMES = 64
 """Received and not yet read, of one channel; beyond it the carrier waits."""
+STUCK_S = 60.0
+"""How long one frame may wait for a target to take it."""
 MAX_RELAYED_CHANNELS = 256
 """Open at once at one node."""
 
@@ -36,11 +38,13 @@ class RelayHub:
 
         Raises `ProtocolViolation` when the node breaks the rules of relaying; its carrier is then closed.
         """
-        self._carriers[node] = carrier
+        before, self._carriers[node] = self._carriers.get(node), carrier
         try:
+            if before is not None:
+                await before.close()  # one each: a carrier may hold a large frame that is being received
             while True:
                 message, payload = await carrier.receive()
-                await self._pass_on(node, message, payload)
+                await self._pass_on(node, carrier, message, payload)
         except LinkDown:
             pass
         finally:
@@ -48,16 +52,26 @@ class RelayHub:
                 del self._carriers[node]
             await carrier.close()
 
-    async def _pass_on(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
+    async def _pass_on(self, node: NodeId, carrier: Channel, message: AnyMessage, payload: memoryview) -> None:
         if not isinstance(message, Relay) or message.source != node:
             raise ProtocolViolation("A node relays in another's name; ban it or reinstall it.")
         target = self._carriers.get(message.target)
         if target is not None and self._is_member(node) and self._is_member(message.target):
             with suppress(LinkDown):
-                await target.send(message, payload)
+                await self._hand_over(target, message, payload)
                 return
         if payload:  # tell the sender that there is no such channel
-            await self._carriers[node].send(Relay(source=message.target, target=node, channel=message.channel))
+            await carrier.send(Relay(source=message.target, target=node, channel=message.channel))
+
+    @staticmethod
+    async def _hand_over(target: Channel, message: Relay, payload: memoryview) -> None:
+        """Raises `LinkDown`, also where the target has stopped to read: its senders have other channels as well."""
+        try:
+            async with timeout(STUCK_S):
+                await target.send(message, payload)
+        except TimeoutError:
+            await target.close()
+            raise LinkDown("The target of a relayed frame does not read; restart it.") from None
 
 
 class RelayCarrier:

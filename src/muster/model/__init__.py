@@ -9,5 +9,6 @@ Weights: `tensor_file` and `weights` (tensors by name from a directory), `blobs`
 `source` (a name becomes a directory), `disk` (where caches live).
 
 Trust: `conformance` (does this architecture come out right? a tiny model of it, made by `shrink`, goes through a
-`rehearsal`). Speed: `flashinfer_backend` (NVIDIA GPUs).
+`rehearsal`), `load` (both together), `settings` (who may build or
+run a model when). Speed: `flashinfer_backend` (NVIDIA GPUs).
 """

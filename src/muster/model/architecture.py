@@ -15,6 +15,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.attention import ATTENTION_NAME
+from muster.model.settings import building
+
+MAX_LAYERS = 1024
+"""Each is a few dozen Python objects even without memory; the deepest published decoders have under 200."""
 
 
 def parse_config(config_json: str) -> PreTrainedConfig:
@@ -36,7 +40,13 @@ def parse_config(config_json: str) -> PreTrainedConfig:
         )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModel(f"{model_type} is not a text decoder; choose a causal language model.")
-    return _without_code(model_type, fields)
+    config = _without_code(model_type, fields)
+    count = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if not isinstance(count, int) or not 0 < count <= MAX_LAYERS:
+        raise WeightsInvalid(
+            f"config.json says {str(count)[:20]} layers where 1 to {MAX_LAYERS} can be; download the model again."
+        )
+    return config
 
 
 def _text_part(fields: dict[str, Any], model_type: str) -> tuple[dict[str, Any], str]:
@@ -68,7 +78,7 @@ def first_line(error: Exception) -> str:
 def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype, attention: str = ATTENTION_NAME) -> PreTrainedModel:
     """The whole model without memory, in inference mode, attending through `attention`."""
     try:
-        with torch.device("meta"), no_init_weights():
+        with building(), torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
     except Exception as error:  # each of some 200 constructors fails in its own way
         if isinstance(error, KeyError) and attention in str(error):
@@ -138,5 +148,5 @@ def fill_buffers(model: PreTrainedModel, skip: frozenset[str]) -> None:
         if own:
             for key in own:
                 module._buffers[key] = torch.zeros_like(module._buffers[key], device="cpu")
-            with torch.no_grad():
+            with building(), torch.no_grad():
                 model._init_weights(module)

@@ -182,8 +182,9 @@ class SdpaBackend:
 
 def store(keys: Tensor, values: Tensor, slots_T: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> None:
     """Write each new token's key and value to its slot."""
-    keys.flatten(0, 1).index_copy_(0, slots_T, k_TKD)
-    values.flatten(0, 1).index_copy_(0, slots_T, v_TKD)
+    # A page outlives its request, and masking does not contain NaN (0 · NaN): one that got in would spread to others.
+    keys.flatten(0, 1).index_copy_(0, slots_T, k_TKD.nan_to_num())
+    values.flatten(0, 1).index_copy_(0, slots_T, v_TKD.nan_to_num())
 
 
 def _decode(q_GND: Tensor, k_LKD: Tensor, v_LKD: Tensor, bias_G11L: Tensor, options: Options) -> Tensor:

@@ -271,9 +271,6 @@ class StoredWeights:
     def names(self) -> frozenset[str]:
         return frozenset(self._entries)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._entry(name).shape
-
     def read(self, name: str) -> Tensor:
         entry = self._entry(name)
         path = self._store.path(entry.digest)

@@ -24,6 +24,7 @@ from muster.model.architecture import build_on_meta, first_line, num_layers, par
 from muster.model.disk import cache_directory, write_if_possible
 from muster.model.probe import anatomy_of
 from muster.model.rehearsal import largest_difference, sequences
+from muster.model.settings import building, running
 from muster.model.shrink import shrink
 from muster.model.stage import build_stage
 
@@ -76,16 +77,13 @@ class MemoryWeights:
     def names(self) -> frozenset[str]:
         return frozenset(self._tensors)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape)
-
     def read(self, name: str) -> Tensor:
         return self._tensors[name].clone()
 
 
 def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     """A dense model in float32 whose weights are large enough for attention to matter."""
-    with torch.random.fork_rng(devices=()):
+    with building(), torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
         for parameter in model.parameters():
@@ -109,9 +107,9 @@ def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
         cpu = torch.device("cpu")
         stages = [build_stage(weights, first, last, torch.float32, cpu) for first, last in pairwise(cuts)]
         tokens = sequences(int(small.get_text_config(decoder=True).vocab_size))
-        with torch.inference_mode():
+        with running(), torch.inference_mode():
             scale = max(float(dense(input_ids=row[None], use_cache=False).logits.abs().max()) for row in tokens)
-        difference = largest_difference(dense, stages, tokens)
+            difference = largest_difference(dense, stages, tokens)
     except UnsupportedModel as error:
         return str(error)
     except Exception as error:  # whatever an unknown family may raise, the answer is the same

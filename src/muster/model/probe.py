@@ -16,6 +16,7 @@ from muster.model.architecture import build_on_meta, find_layers, first_line, la
 from muster.model.attention import Binding, Options, StepState, bind
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
+from muster.model.settings import running
 
 FIRST_LAYER = "the first layer"
 
@@ -83,7 +84,7 @@ def anatomy_of(config: PreTrainedConfig) -> Anatomy:
 def _pass_one_token(model: PreTrainedModel) -> None:
     token_1T = torch.zeros(1, 1, dtype=torch.long, device="meta")
     try:
-        with torch.inference_mode():
+        with running(), torch.inference_mode():
             model(input_ids=token_1T, position_ids=token_1T, past_key_values=None, use_cache=False, return_dict=True)
     except UnsupportedModel:
         raise

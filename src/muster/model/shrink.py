@@ -93,7 +93,7 @@ def _shrink_kv_heads(fields: dict[str, Any], heads: int) -> None:
     for key in ("num_key_value_heads", "num_kv_heads", "multi_query_group_num"):
         value = fields.get(key)
         if isinstance(value, int) and not isinstance(value, bool):
-            fields[key] = HEADS if value >= heads else 1 if value == 1 else 2
+            fields[key] = min(HEADS, heads) if value >= heads else 1 if value == 1 else 2
 
 
 def _shrink_experts(fields: dict[str, Any], attribute_map: dict[str, str]) -> None:

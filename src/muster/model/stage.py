@@ -13,6 +13,7 @@ Knows nothing of requests, sampling or transport. Legend of shape suffixes in `b
 """
 
 import inspect
+from threading import Lock
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
 from muster.model.cut import Passage, StageEnd, cut
 from muster.model.flashinfer_backend import choose_backend
+from muster.model.packed import pack_linears
 from muster.model.probe import Anatomy, anatomy_of
+from muster.model.settings import running
 from muster.model.weights import Weights
 
 
 class Stage:
-    """See `load_stage`. Not thread-safe: one `run` at a time."""
+    """See `build_stage`. Several threads may call `run`; it takes one step at a time."""
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Stage:
         self._model = model
         self._state = StepState()
         self._passage = Passage()
+        self._turn = Lock()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         for index in range(first, last):
             bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
@@ -62,13 +66,18 @@ class Stage:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
         return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device)
 
+    @running()
     @torch.inference_mode()
     def run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
-        """One step.
+        """One step. Waits while another one runs.
 
         `x` is int64 token ids [T] on the first stage, the previous stage's hidden state [T, H] otherwise. Returns the
         hidden state [T, H], or on the last stage float32 logits [S, V] of the tokens in `logits_rows_S`.
         """
+        with self._turn:
+            return self._run(batch, cache, x)
+
+    def _run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
         self._state.backend = self.backend
         self._state.prepared = self.backend.prepare(batch, cache, self.dtype)
         self._passage.enter(None if self.is_first else x[None])
@@ -114,19 +123,11 @@ def check_range(first: int, last: int, count: int) -> None:
         raise ValueError(f"layers [{first}, {last}) of {count}")
 
 
-def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
-    """Build layers [first, last) of a model that passes the conformance check, and read only their tensors.
+def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+    """Build layers [first, last) and read only their tensors; `load.load_stage` also checks the architecture.
 
     Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
-    from muster.model.conformance import check_conformance  # here, because the check itself builds stages
-
-    check_conformance(weights.config_json)
-    return build_stage(weights, first, last, dtype, device)
-
-
-def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
-    """As `load_stage`, without the check."""
     config = parse_config(weights.config_json)
     anatomy = anatomy_of(config)
     model = build_on_meta(config, dtype)
@@ -136,6 +137,7 @@ def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, dev
     fill_buffers(model, skip=absent)
     _load(model, stage_tensors(model, anatomy, first, last), weights, dtype, device)
     _move_buffers(model, device)
+    pack_linears(model)
     return Stage(model, first, last, device, anatomy.head_sizes[first:last])
 
 

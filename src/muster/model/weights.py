@@ -21,8 +21,6 @@ class Weights(Protocol):
 
     def names(self) -> frozenset[str]: ...
 
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
     def read(self, name: str) -> Tensor:
         """A copy on the CPU. Raise `WeightsInvalid` when the tensor is missing, cut off or of an unknown type."""
         ...
@@ -39,9 +37,6 @@ class DirectoryWeights:
 
     def names(self) -> frozenset[str]:
         return frozenset(self._file_of)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.file(name).spans[name].shape
 
     def read(self, name: str) -> Tensor:
         return self.file(name).read(name)

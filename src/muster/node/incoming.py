@@ -17,8 +17,10 @@ log = structlog.get_logger()
 STRANGER_S = 15.0
 """A peer may dial a moment before the head tells us that it is a neighbour."""
 MAX_STRANGERS = 64
+MOST_CHANNELS = 32
+"""Open at once on one connection: each may hold a frame that is being received."""
 
-Spawn = Callable[[Coroutine[Any, Any, None]], object]
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
 class Incoming:
@@ -34,13 +36,17 @@ class Incoming:
             self._spawn(self._admit(connection))
 
     async def _admit(self, connection: Connection) -> None:
-        if self._strangers >= MAX_STRANGERS or not await self._becomes_member(connection.peer):
+        if not await self._becomes_member(connection.peer):
             log.warning("stranger.refused", peer=short_id(connection.peer))
             await connection.close("not a neighbour in any placement")
             return
         await self.channels(connection)
 
     async def _becomes_member(self, peer: str) -> bool:
+        if self._stages.is_member(peer):
+            return True  # however many strangers stand at the door
+        if self._strangers >= MAX_STRANGERS:
+            return False
         self._strangers += 1
         try:
             async with asyncio.timeout(STRANGER_S):
@@ -54,11 +60,16 @@ class Incoming:
 
     async def channels(self, connection: Connection) -> None:
         """Serve every channel that the peer opens, until the connection ends."""
+        served: set[asyncio.Task[None]] = set()
         try:
             while True:
                 name, channel = await connection.accept()
+                served = {task for task in served if not task.done()}
+                if len(served) >= MOST_CHANNELS:
+                    await channel.close()
+                    continue
                 serve = self._serve_data if name == "data" else self._answer_pings
-                self._spawn(serve(connection.peer, channel))
+                served.add(self._spawn(serve(connection.peer, channel)))
         except LinkDown:
             return
 
@@ -76,12 +87,13 @@ class Incoming:
 
     async def _serve_data(self, peer: str, channel: Channel) -> None:
         box = Outbox(channel, lambda error: None)
-        reply = box.put  # kept: a bound method's identity is what tells sessions apart
+        reply = box.put  # tells this session from others
         try:
             while True:
                 message, payload = await channel.receive()
                 if isinstance(message, Ping):
-                    box.put(Pong(token=message.token))
+                    # Not through the box: who asks and does not read the answers is not asked for more.
+                    await channel.send(Pong(token=message.token))
                 elif self._stages.is_member(peer):
                     self._stages.receive(peer, message, payload, reply)
         except (LinkDown, ProtocolViolation) as error:

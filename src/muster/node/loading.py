@@ -1,12 +1,15 @@
 """From an assignment to a stage that can run: manifest, weights, pages, engine. Knows nothing of leases.
 
-Weights come from the nearest place that has them: a copy of the model on this machine, blobs of earlier loads, the
-head. Whatever the place, every tensor is checked against the manifest's digests, which the head vouches for.
+Weights come from the nearest place that has them: a stage that is still in memory, a copy of the model on this machine,
+blobs of earlier loads, the head. Whatever the place, every tensor is checked against the manifest's digests, which the
+head vouches for.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,16 @@ import structlog
 import torch
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
-from muster.errors import DoesNotFit, MusterError, WeightsInvalid
+from muster.errors import DoesNotFit, MusterError, ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, matching_directory
 from muster.model.conformance import check_conformance
+from muster.model.load import load_stage
 from muster.model.shape import shape_of, tensor_names, torch_dtype
-from muster.model.stage import load_stage
+from muster.model.stage import Stage
 from muster.model.weights import Weights
 from muster.node.fetch import Wanted, fetch_blobs
+from muster.node.shelf import Shelf, Shelved, StageKey
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions
@@ -30,8 +35,19 @@ from muster.wire.messages import Assign, LoadProgress
 
 log = structlog.get_logger()
 REPORT_EVERY_S = 0.5
+CHECKPOINT_SHARE = 4
+"""A checkpoint's numbers take at most so many times the memory that they take here: float64 against half precision."""
 Report = Callable[[LoadProgress], None]
 AnyEngine = Engine[Any] | Follower[Any]
+
+
+@dataclass(slots=True)
+class _Use:
+    """What one epoch holds."""
+
+    key: StageKey
+    nbytes: int
+    """Weights, pages and workspace."""
 
 
 class StageLoader:
@@ -39,31 +55,96 @@ class StageLoader:
         self._store = BlobStore(cache_dir / "blobs")
         self._device = device
         self._memory_cap_bytes = memory_cap_bytes
+        self._shelf = Shelf()
+        self._uses: dict[int, _Use] = {}
+        self._building: asyncio.Future[Stage] | None = None
 
     async def load(self, assign: Assign, head: Connection, report: Report) -> AnyEngine:
-        """Raises `MusterError`: the weights cannot be had, do not fit, or the architecture does not come out right."""
+        """Until `release` of its epoch. A stage that is still in memory is not read again.
+
+        Raises `MusterError`: the weights cannot be had, do not fit, or the architecture does not come out right.
+        """
+        mine = assign.stages[assign.index]
+        key = StageKey(assign.manifest, mine.first, mine.last, assign.dtype)
+        shelved = self._shelf.take(key) or await self._fresh(assign, key, head, report)
+        try:
+            shape = shelved.shape
+            needed = self._check_fits(assign, shape)
+            self._make_room(needed)
+            self._uses[assign.epoch] = _Use(key, needed)
+            work = await asyncio.to_thread(_assemble, assign, shelved.stage, shape)
+        except BaseException:
+            self._uses.pop(assign.epoch, None)
+            self._shelf.give_back(key, time.monotonic())
+            raise
+        # The last word before the ring is closed: whoever waits for our weights to arrive may now make way for us.
+        nbytes = shape.weight_bytes(mine.first, mine.last)
+        report(LoadProgress(epoch=assign.epoch, done_bytes=nbytes, total_bytes=nbytes))
+        return work
+
+    def release(self, epoch: int) -> None:
+        """What `load` gave for this epoch runs no more. Its stage stays in memory for a while."""
+        use = self._uses.pop(epoch, None)
+        if use is not None:
+            self._shelf.give_back(use.key, time.monotonic())
+
+    def tidy(self) -> None:
+        """Free what was idle for too long; called now and then."""
+        self._shelf.tidy(time.monotonic())
+
+    @property
+    def idle_bytes(self) -> int:
+        """Memory that is taken and would be freed for the next load."""
+        return self._shelf.idle_bytes
+
+    def _make_room(self, needed: int) -> None:
+        held = sum(use.nbytes for use in self._uses.values())
+        self._shelf.make_room(max(0, self._memory_cap_bytes - held - needed))
+
+    async def _fresh(self, assign: Assign, key: StageKey, head: Connection, report: Report) -> Shelved:
+        """A stage from its weights, taken from the shelf."""
         bulk = await head.open("bulk")
         try:
             manifest = await self._manifest(assign.manifest, bulk)
-            mine = assign.stages[assign.index]
             shape = await asyncio.to_thread(shape_of, manifest.config_json, assign.model, assign.dtype)
-            self._check_fits(assign, shape)
+            needed = self._check_fits(assign, shape)
             await asyncio.to_thread(check_conformance, manifest.config_json)
-            weights = self._store.open(manifest)
-            names = await asyncio.to_thread(tensor_names, weights, mine.first, mine.last)
+            weights: Weights = self._store.open(manifest)
+            names = await asyncio.to_thread(tensor_names, weights, key.first, key.last)
             local = await asyncio.to_thread(matching_directory, assign.model, manifest, names)
             if local is None:
                 await self._fetch(assign, manifest, names, bulk, report)
         finally:
             await bulk.close()
-        return await asyncio.to_thread(self._build, assign, local or weights, shape)
+        while self._building is not None:  # two at once might not fit; and it may be the very one that we want
+            await asyncio.wait([self._building])
+        shelved = self._shelf.take(key)
+        if shelved is None:
+            self._make_room(needed)
+            await self._build(key, local or weights, shape)
+            shelved = self._shelf.take(key)
+        assert shelved is not None, "what was just built is on the shelf"
+        return shelved
+
+    async def _build(self, key: StageKey, weights: Weights, shape: ModelShape) -> None:
+        """Put the stage on the shelf, even if whoever wants it gives up meanwhile: a thread cannot be stopped."""
+        building = asyncio.ensure_future(asyncio.to_thread(_read_stage, key, weights, self._device))
+        self._building = building
+
+        def built(done: "asyncio.Future[Stage]") -> None:
+            self._building = None
+            if not done.cancelled() and done.exception() is None:
+                self._shelf.put(key, done.result(), shape, time.monotonic())
+
+        building.add_done_callback(built)
+        await asyncio.shield(building)
 
     async def _manifest(self, digest: str, bulk: Channel) -> Manifest:
         await fetch_blobs(bulk, self._store, [Wanted(digest, None)])
         return Manifest.from_bytes(await asyncio.to_thread(self._store.read, digest))
 
-    def _check_fits(self, assign: Assign, shape: ModelShape) -> None:
-        """The head's arithmetic, done again: a cap is a promise to the owner of this machine."""
+    def _check_fits(self, assign: Assign, shape: ModelShape) -> int:
+        """The bytes that the stage takes. The head's arithmetic, done again: a cap is a promise to this owner."""
         mine = assign.stages[assign.index]
         if shape.num_layers != assign.stages[-1].last:
             raise WeightsInvalid(
@@ -73,16 +154,25 @@ class StageLoader:
         tokens = assign.num_pages * assign.page_size
         workspace = WorkspaceOptions(prefill_tokens=assign.prefill_tokens)
         needed = stage_bytes(shape, mine.first, mine.last, tokens, workspace)
-        if needed > self._memory_cap_bytes:
+        held = sum(use.nbytes for use in self._uses.values())
+        if held + needed > self._memory_cap_bytes:
+            beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
             raise DoesNotFit(
-                f"Layers {mine.first}–{mine.last - 1} need {needed / 1e6:.0f} MB here, and this machine lends "
+                f"Layers {mine.first}–{mine.last - 1} need {needed / 1e6:.0f} MB here{beside}, and this machine lends "
                 f"{self._memory_cap_bytes / 1e6:.0f} MB; raise --memory or let the head place fewer layers here."
             )
+        return needed
 
     async def _fetch(self, assign: Assign, manifest: Manifest, names: list[str], bulk: Channel, report: Report) -> None:
-        entries = [entry for entry in manifest.tensors if entry.name in set(names)]
+        wanted = set(names)
+        entries = [entry for entry in manifest.tensors if entry.name in wanted]
         missing = {entry.digest: entry.nbytes for entry in entries if not self._store.has(entry.digest)}
         total = sum(missing.values())
+        if total > CHECKPOINT_SHARE * self._memory_cap_bytes:
+            raise ProtocolViolation(
+                f"The head's manifest holds {total / 1e9:.0f} GB for a stage that fits in memory; it contradicts the "
+                "model's config.json."
+            )
         done, reported_at = 0, 0.0
 
         def progress(more: int) -> None:
@@ -94,22 +184,34 @@ class StageLoader:
 
         await fetch_blobs(bulk, self._store, [Wanted(d, nbytes) for d, nbytes in missing.items()], progress)
 
-    def _build(self, assign: Assign, weights: Weights, shape: ModelShape) -> AnyEngine:
-        mine = assign.stages[assign.index]
-        try:
-            stage = load_stage(weights, mine.first, mine.last, torch_dtype(assign.dtype), self._device)
-            cache = stage.new_cache(assign.num_pages, assign.page_size)
-        except MusterError:
-            raise
-        except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for CPU memory, its subclass on CUDA
-            raise DoesNotFit(f"Loading the stage failed ({error}); lend less with --memory.") from error
-        if assign.index > 0:
-            return Follower(stage, cache, assign.epoch)
-        options = EngineOptions(
-            max_context=min(shape.max_context, assign.num_pages * assign.page_size),
-            eos_token_ids=frozenset(assign.eos_token_ids),
-            epoch=assign.epoch,
-            num_microbatches=assign.num_microbatches,
-            prefill_tokens=assign.prefill_tokens,
-        )
-        return Engine(stage, cache, options=options)
+
+def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
+    with memory_trouble():
+        return load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device)
+
+
+def _assemble(assign: Assign, stage: Stage, shape: ModelShape) -> AnyEngine:
+    """The stage with pages of its own."""
+    with memory_trouble():
+        cache = stage.new_cache(assign.num_pages, assign.page_size)
+    if assign.index > 0:
+        return Follower(stage, cache, assign.epoch, assign.prefill_tokens)
+    options = EngineOptions(
+        max_context=min(shape.max_context, assign.num_pages * assign.page_size),
+        eos_token_ids=frozenset(assign.eos_token_ids),
+        epoch=assign.epoch,
+        num_microbatches=assign.num_microbatches,
+        prefill_tokens=assign.prefill_tokens,
+    )
+    return Engine(stage, cache, options=options)
+
+
+@contextmanager
+def memory_trouble() -> Iterator[None]:
+    """A lack of memory as a `MusterError`."""
+    try:
+        yield
+    except MusterError:
+        raise
+    except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for CPU memory, its subclass on CUDA
+        raise DoesNotFit(f"Loading the stage failed ({error}); lend less with --memory.") from error

@@ -66,7 +66,7 @@ class Neighbours:
                 if connection is None or connection.closed.is_set():
                     connection = await self._dial(address)
                     self._connections[address.node] = connection
-            return await connection.open(name)
+            return await _open(connection, name)
         except LinkDown:
             if self.carrier is None:
                 raise
@@ -87,6 +87,15 @@ class Neighbours:
     async def close(self) -> None:
         connections, self._connections = list(self._connections.values()), {}
         await asyncio.gather(*(connection.close() for connection in connections), return_exceptions=True)
+
+
+async def _open(connection: Connection, name: str) -> Channel:
+    """Raises `LinkDown`, also where the peer takes no more channels."""
+    try:
+        async with asyncio.timeout(GREETING_S):
+            return await connection.open(name)
+    except TimeoutError:
+        raise LinkDown(f"Node {short_id(connection.peer)} takes no channel; restart it.") from None
 
 
 async def greet(channel: Channel, peer: str) -> float:

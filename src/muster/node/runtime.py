@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -41,6 +41,14 @@ class _Cancelled:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class _SessionGone:
+    reply: Send
+
+
+_Item = _Submitted | _Cancelled | _SessionGone | StepDone
+
+
 @dataclass(slots=True)
 class _Turn:
     """What one turn of the compute thread brought to light."""
@@ -54,24 +62,48 @@ class _Turn:
 class Runtime:
     """What both kinds share: the thread, the pace, and the end."""
 
-    def __init__(self, epoch: int, speed: float) -> None:
+    def __init__(self, epoch: int, speed: float, most_steps: int) -> None:
+        """`most_steps` are in flight at once; more of them waiting here come from a peer that breaks the rules."""
         self.epoch = epoch
         self.busy_s = 0.0
         self.steps = 0
+        self._most_steps = most_steps
+        self._waiting_steps = 0
         self._wait_factor = 1.0 / speed - 1.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"stage-{epoch}")
+        self._turn_began = 0.0
+        self._turn_ends: Future[Any] | None = None
         self._wake = asyncio.Event()
+
+    @property
+    def computing_s(self) -> float:
+        """How long the turn at hand has been in the compute thread; 0 between turns."""
+        ended = self._turn_ends is None or self._turn_ends.done()
+        return 0.0 if ended else time.perf_counter() - self._turn_began
+
+    async def ended(self) -> None:
+        """Returns when the compute thread is done with its last turn. A hung one never is."""
+        if self._turn_ends is not None:
+            await asyncio.gather(asyncio.wrap_future(self._turn_ends), return_exceptions=True)
 
     async def _compute(self, work: Callable[[], Result]) -> Result:
         """Run `work` in the compute thread; a rehearsed slow machine (`speed` < 1) then waits as long as it would."""
-        started = time.perf_counter()
-        result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        seconds = time.perf_counter() - started
+        self._turn_began = time.perf_counter()
+        future = self._thread.submit(work)
+        self._turn_ends = future
+        result = await asyncio.wrap_future(future)
+        seconds = time.perf_counter() - self._turn_began
         self.busy_s += seconds
         self.steps += 1
         if self._wait_factor > 0:
             await asyncio.sleep(seconds * self._wait_factor)
         return result
+
+    def _expect_room(self, kind: str) -> None:
+        """One more step waits. Without a limit a neighbour could fill this machine's memory."""
+        if self._waiting_steps >= self._most_steps:
+            raise ProtocolViolation(f"More than {self._most_steps} {kind} wait here; the neighbour runs changed code.")
+        self._waiting_steps += 1
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -80,11 +112,13 @@ class Runtime:
 class HeadRuntime(Runtime):
     """The first stage: schedules, and talks to sessions."""
 
-    def __init__(self, epoch: int, engine: Engine[Any], send: Send | None, speed: float = 1.0) -> None:
-        super().__init__(epoch, speed)
+    def __init__(
+        self, epoch: int, engine: Engine[Any], send: Send | None, speed: float = 1.0, most_steps: int = 64
+    ) -> None:
+        super().__init__(epoch, speed, most_steps)
         self._engine = engine
         self._send = send
-        self._inbox: deque[_Submitted | _Cancelled | StepDone] = deque()
+        self._inbox: deque[_Item] = deque()
         self._replies: dict[str, Send] = {}
 
     @property
@@ -98,17 +132,16 @@ class HeadRuntime(Runtime):
         self._put(_Cancelled(request_id))
 
     def done(self, done: StepDone) -> None:
+        self._expect_room("results")
         self._put(done)
 
-    def _put(self, item: _Submitted | _Cancelled | StepDone) -> None:
+    def forget_session(self, reply: Send) -> None:
+        """The session behind this channel is gone: stop working for it, also for what it has only just submitted."""
+        self._put(_SessionGone(reply))
+
+    def _put(self, item: _Item) -> None:
         self._inbox.append(item)
         self._wake.set()
-
-    def forget_session(self, reply: Send) -> None:
-        """The session behind this channel is gone: stop working for it."""
-        for request_id, owner in list(self._replies.items()):
-            if owner is reply:
-                self.cancel(request_id)
 
     async def run(self) -> None:
         """Work until cancelled. An unexpected error ends the run: the worker reports the stage as lost."""
@@ -132,7 +165,7 @@ class HeadRuntime(Runtime):
             turn.step = replace(step, hidden=header)
         return turn
 
-    def _apply(self, item: _Submitted | _Cancelled | StepDone, turn: _Turn) -> None:
+    def _apply(self, item: _Item, turn: _Turn) -> None:
         match item:
             case _Submitted(request, reply):
                 try:
@@ -141,10 +174,17 @@ class HeadRuntime(Runtime):
                 except MusterError as error:
                     turn.refused.append((request.id, reply, error))
             case _Cancelled(request_id):
-                self._engine.cancel(request_id)
-                self._replies.pop(request_id, None)
+                self._cancel(request_id)
+            case _SessionGone(reply):
+                for request_id in [name for name, owner in self._replies.items() if owner == reply]:
+                    self._cancel(request_id)
             case StepDone():
+                self._waiting_steps -= 1
                 turn.progress += self._engine.receive(item)
+
+    def _cancel(self, request_id: str) -> None:
+        self._engine.cancel(request_id)
+        self._replies.pop(request_id, None)
 
     def _deliver(self, turn: _Turn) -> None:
         if turn.step is not None and self._send is not None:
@@ -174,8 +214,10 @@ class HeadRuntime(Runtime):
 class FollowerRuntime(Runtime):
     """A later stage: takes steps in, hands hidden states (or, the last, samples) on."""
 
-    def __init__(self, epoch: int, follower: Follower[Any], send: Send, speed: float = 1.0) -> None:
-        super().__init__(epoch, speed)
+    def __init__(
+        self, epoch: int, follower: Follower[Any], send: Send, speed: float = 1.0, most_steps: int = 64
+    ) -> None:
+        super().__init__(epoch, speed, most_steps)
         self._follower = follower
         self._send = send
         self._inbox: deque[tuple[Step, Buffer]] = deque()
@@ -185,6 +227,7 @@ class FollowerRuntime(Runtime):
         return 0
 
     def step(self, step: Step, payload: Buffer) -> None:
+        self._expect_room("steps")
         self._inbox.append((step, payload))
         self._wake.set()
 
@@ -195,6 +238,7 @@ class FollowerRuntime(Runtime):
             self._wake.clear()
             while self._inbox:
                 step, payload = self._inbox.popleft()
+                self._waiting_steps -= 1
                 message, buffer = await self._compute(partial(self._turn, step, payload))
                 self._send(message, buffer)
                 await asyncio.sleep(0)

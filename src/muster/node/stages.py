@@ -11,15 +11,17 @@ import structlog
 from muster.errors import MachineTrouble, MusterError, ProtocolViolation
 from muster.link.base import short_id
 from muster.node.neighbours import Outbox
-from muster.node.runtime import FollowerRuntime, HeadRuntime, Send
+from muster.node.runtime import FollowerRuntime, HeadRuntime, Runtime, Send
+from muster.node.state import Vitals
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.wire.frame import Payload
 from muster.wire.messages import AnyMessage, Assign, Cancel, Failed, Step, StepDone, Submit
 
 log = structlog.get_logger()
+CLOSE_S = 2.0
 Lost = Callable[[int, str, str], None]
-"""(epoch, peer, reason): the link to a neighbour is down; `peer` is this node where its own stage broke."""
+"""(epoch, peer, reason): a neighbour is lost, or broke the rules; `peer` is this node where its own stage broke."""
 
 
 @dataclass(slots=True)
@@ -38,10 +40,20 @@ class Stages:
         self._lost = lost
         self._held: dict[int, _Held] = {}
         self._expected: dict[int, Assign] = {}
+        self._ending: list[Runtime] = []
+        """Dropped in the middle of a step that is not over yet."""
+        self._past_steps = 0
 
-    @property
-    def active_requests(self) -> int:
-        return sum(held.runtime.active_requests for held in self._held.values())
+    def vitals(self, free_memory_bytes: int) -> Vitals:
+        """What the next heartbeat says."""
+        runtimes = [held.runtime for held in self._held.values()]
+        at_work: list[Runtime] = [*runtimes, *self._ending]
+        return Vitals(
+            free_memory_bytes=free_memory_bytes,
+            active_requests=sum(runtime.active_requests for runtime in runtimes),
+            steps=self._past_steps + sum(runtime.steps for runtime in runtimes),
+            computing_s=max((runtime.computing_s for runtime in at_work), default=0.0),
+        )
 
     def expect(self, assign: Assign) -> None:
         """A placement is on its way: its nodes may dial us from now on."""
@@ -56,27 +68,37 @@ class Stages:
         send: Send | None = next_box.put if next_box is not None else None
         runtime: HeadRuntime | FollowerRuntime
         if isinstance(work, Engine):
-            runtime = HeadRuntime(assign.epoch, work, send, self._speed)
+            runtime = HeadRuntime(assign.epoch, work, send, self._speed, assign.num_microbatches)
         else:
             assert send is not None
-            runtime = FollowerRuntime(assign.epoch, work, send, self._speed)
-        task = asyncio.create_task(self._run(assign.epoch, runtime))
+            runtime = FollowerRuntime(assign.epoch, work, send, self._speed, assign.num_microbatches)
+        task = asyncio.create_task(self._run(assign, runtime))
         self._held[assign.epoch] = _Held(assign, runtime, next_box, task)
 
     async def drop(self, epoch: int) -> None:
+        """Returns when nothing of the stage runs any more; where a step hangs, that is never."""
         self._expected.pop(epoch, None)
         held = self._held.pop(epoch, None)
         if held is None:
             return
+        self._past_steps += held.runtime.steps
         held.task.cancel()
         await asyncio.gather(held.task, return_exceptions=True)
         held.runtime.close()
         if held.next is not None:
             await held.next.close()
+        self._ending.append(held.runtime)
+        await held.runtime.ended()
+        self._ending.remove(held.runtime)
 
     async def close(self) -> None:
-        for epoch in list(self._held):
-            await self.drop(epoch)
+        """Drop everything, and wait a moment for steps under way."""
+        drops = [asyncio.create_task(self.drop(epoch)) for epoch in list(self._held)]
+        if drops:
+            _, hanging = await asyncio.wait(drops, timeout=CLOSE_S)
+            for drop in hanging:
+                drop.cancel()
+            await asyncio.gather(*drops, return_exceptions=True)
 
     def forget_session(self, reply: Send) -> None:
         for held in self._held.values():
@@ -138,7 +160,8 @@ class Stages:
             kind = type(message).__name__
             raise ProtocolViolation(f"Node {short_id(peer)} sent a {kind}, which its place in the pipeline forbids.")
 
-    async def _run(self, epoch: int, runtime: HeadRuntime | FollowerRuntime) -> None:
+    async def _run(self, assign: Assign, runtime: HeadRuntime | FollowerRuntime) -> None:
+        epoch = assign.epoch
         try:
             await runtime.run()
         except Exception as error:
@@ -148,4 +171,7 @@ class Stages:
             trouble = error if isinstance(error, MusterError) else MachineTrouble(f"A stage broke ({error!r}).")
             if isinstance(runtime, HeadRuntime):
                 runtime.give_up(trouble)
-            self._lost(epoch, self._node, str(trouble))
+            # Only the stage before (of the first: the last) hands us anything that can violate the protocol; to report
+            # ourselves would let one that cheats have its neighbours put into quarantine.
+            violated = isinstance(error, ProtocolViolation)
+            self._lost(epoch, assign.stages[assign.index - 1].node if violated else self._node, str(trouble))

@@ -5,7 +5,8 @@ A node may hold two stages for a while: the one that serves and the one of the n
 
 from dataclasses import dataclass, field
 
-from muster.errors import MusterError, PoolUnavailable, from_code
+from muster.errors import LimitReached, MusterError, PoolUnavailable, ProtocolViolation, from_code
+from muster.node.accept import check_assign
 from muster.wire.messages import (
     AnyMessage,
     Assign,
@@ -58,6 +59,19 @@ class Quit:
 
 Command = Say | Load | Drop | Rejoin | Quit
 
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How the machine is, as its heartbeats tell; the fields are those of `Heartbeat`."""
+
+    free_memory_bytes: int
+    active_requests: int = 0
+    steps: int = 0
+    computing_s: float = 0.0
+
+
+MOST_STAGES = 4
+"""Held or loading at once; an honest head gives two at most."""
 REJOIN_FIRST_S = 0.5
 REJOIN_LONGEST_S = 15.0
 
@@ -97,12 +111,15 @@ class NodeState:
                 return []
 
     def _assign(self, assign: Assign) -> list[Command]:
-        mine = assign.stages[assign.index].node if 0 <= assign.index < len(assign.stages) else None
-        if mine != self.node:
-            reason = f"stage {assign.index} of epoch {assign.epoch} is not this node's; the head's books are wrong."
-            return [Say(LoadFailed(epoch=assign.epoch, code="protocol_violation", reason=reason))]
+        try:
+            check_assign(assign, self.node)
+        except ProtocolViolation as error:
+            return [Say(LoadFailed(epoch=assign.epoch, code=error.code, reason=str(error)))]
         if assign.epoch in self.stages:
             return []
+        if len(self.stages) >= MOST_STAGES:
+            reason = f"This node holds {len(self.stages)} stages already; release some first."
+            return [Say(LoadFailed(epoch=assign.epoch, code=LimitReached.code, reason=reason))]
         self.stages[assign.epoch] = False
         return [Load(assign)]
 
@@ -149,7 +166,7 @@ class NodeState:
             return [Say(Goodbye()), Quit(None)] if self.joined else [Quit(None)]
         return [Say(Goodbye(drain=True))]
 
-    def tick(self, now: float, free_memory_bytes: int, active_requests: int) -> list[Command]:
+    def tick(self, now: float, vitals: Vitals) -> list[Command]:
         if self.draining and now >= self.leave_by:
             reason = "Left before the drain was over; raise --drain-timeout to let requests move first."
             return [Say(Goodbye()), Quit(PoolUnavailable(reason))]
@@ -161,7 +178,14 @@ class NodeState:
             return []
         self.said_at = now
         epoch = max((epoch for epoch, loaded in self.stages.items() if loaded), default=0)
-        return [Say(Heartbeat(epoch=epoch, free_memory_bytes=free_memory_bytes, active_requests=active_requests))]
+        beat = Heartbeat(
+            epoch=epoch,
+            free_memory_bytes=vitals.free_memory_bytes,
+            active_requests=vitals.active_requests,
+            steps=vitals.steps,
+            computing_s=vitals.computing_s,
+        )
+        return [Say(beat)]
 
     def _drop_all(self) -> list[Command]:
         commands: list[Command] = [Drop(epoch) for epoch in self.stages]

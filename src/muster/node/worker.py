@@ -15,7 +15,7 @@ import torch
 from msgspec.structs import replace
 
 from muster import __version__
-from muster.errors import LinkDown, MusterError, ProtocolViolation
+from muster.errors import LinkDown, MachineTrouble, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayCarrier
 from muster.node.incoming import Incoming
@@ -38,6 +38,8 @@ from muster.wire.messages import (
 
 log = structlog.get_logger()
 TICK_S = 0.2
+SETTLE_S = 60.0
+"""How long the last step of a dropped stage may take before the next stage is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,14 @@ class WorkerOptions:
     speed: float = 1.0
     """Below 1 rehearses a slower machine."""
     drain_timeout_s: float = 60.0
+
+
+Measure = Callable[[WorkerOptions], Device]
+
+
+def measured(options: WorkerOptions) -> Device:
+    """What this machine can do under these options."""
+    return measure_device(options.device, options.memory_cap_bytes, options.cache_dir, options.speed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +88,24 @@ class Worker:
         options: WorkerOptions,
         announce: Announce = lambda event, sentence, **facts: None,
         regions: dict[str, str] | None = None,
+        measure: Measure | None = None,
     ) -> None:
-        """`regions` is filled with the region of every node we hear of, for whoever shapes the links."""
+        """`regions` is filled with the region of every node we hear of, for whoever shapes the links.
+
+        `measure` says what this machine can do, in a thread; by default it is measured.
+        """
         self._endpoint = endpoint
         self._door = door
         self._options = options
         self._announce = announce
         self._regions = regions if regions is not None else {}
+        self._measure = measure or measured
         self._state = NodeState(endpoint.node_id)
         self._neighbours = Neighbours(endpoint)
         self._stages = Stages(endpoint.node_id, door.address.node, options.speed, self._neighbour_lost)
         self._incoming = Incoming(self._stages, self._spawn)
         self._loads: dict[int, asyncio.Task[None]] = {}
+        self._drops: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._control: Outbox | None = None
         self._head: Connection | None = None
@@ -102,9 +118,7 @@ class Worker:
         options = self._options
         self._quit = asyncio.get_running_loop().create_future()
         self._announce("measuring", "Measuring this machine.")
-        self._device = await asyncio.to_thread(
-            measure_device, options.device, options.memory_cap_bytes, options.cache_dir, options.speed
-        )
+        self._device = await asyncio.to_thread(self._measure, options)
         self._announce("measured", describe(self._device), device=asdict(self._device))
         self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
         try:
@@ -162,7 +176,7 @@ class Worker:
                     self._spawn(self._relay_through(head))
         except (LinkDown, ProtocolViolation) as error:
             if self._head is head:
-                log.warning("head.lost", reason=str(error))
+                log.info("head.lost", reason=str(error))  # the sentence that is announced warns
                 self._carry_out(self._state.head_lost(self._now()))
 
     async def _introduce(self, head: Connection) -> None:
@@ -213,11 +227,14 @@ class Worker:
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            free = self._free_memory_bytes()
-            self._carry_out(self._state.tick(self._now(), free, self._stages.active_requests))
+            if self._loader is not None:
+                self._loader.tidy()
+            self._carry_out(self._state.tick(self._now(), self._stages.vitals(self._free_memory_bytes())))
 
     def _free_memory_bytes(self) -> int:
         free = free_memory_bytes(self._options.device)
+        if self._loader is not None:
+            free += self._loader.idle_bytes
         cap = self._options.memory_cap_bytes
         return free if cap is None else min(free, cap)
 
@@ -232,9 +249,9 @@ class Worker:
                     self._stages.expect(assign)
                     self._loads[assign.epoch] = self._spawn(self._load(assign))
                 case Drop(epoch):
-                    if task := self._loads.pop(epoch, None):
-                        task.cancel()
-                    self._spawn(self._stages.drop(epoch))
+                    drop = self._spawn(self._drop(epoch, self._loads.pop(epoch, None)))
+                    self._drops.add(drop)
+                    drop.add_done_callback(self._drops.discard)
                 case Rejoin(after_s):
                     self._spawn(self._rejoin(after_s))
                 case Quit(error):
@@ -254,6 +271,24 @@ class Worker:
         else:
             self._quit.set_exception(error)
 
+    async def _drop(self, epoch: int, load: "asyncio.Task[None] | None") -> None:
+        if load is not None:
+            load.cancel()
+            await asyncio.gather(load, return_exceptions=True)
+        await self._stages.drop(epoch)
+        if self._loader is not None:
+            self._loader.release(epoch)
+
+    async def _settle(self) -> None:
+        """Wait until what was dropped before is gone. Raises `MachineTrouble` where one of its steps does not end."""
+        if drops := set(self._drops):
+            _, hanging = await asyncio.wait(drops, timeout=SETTLE_S)
+            if hanging:
+                raise MachineTrouble(
+                    f"A step of an earlier placement still computes after {SETTLE_S:.0f} s and keeps its memory; "
+                    "restart this node."
+                )
+
     async def _load(self, assign: Assign) -> None:
         assert self._loader is not None
         mine = assign.stages[assign.index]
@@ -263,12 +298,16 @@ class Worker:
         try:
             if self._head is None:
                 raise LinkDown("The head is gone; its next placement will ask again.")
+            await self._settle()
             work = await self._loader.load(assign, self._head, self._tell)
             next_box = await self._reach_next(assign)
-        except MusterError as error:
-            log.warning("load.failed", epoch=assign.epoch, reason=str(error))
-            self._announce("load_failed", f"Could not load {layers}: {error}", **facts, reason=str(error))
-            self._carry_out(self._state.load_failed(assign.epoch, error))
+        except Exception as error:
+            # Not only what we foresaw: what a model's files and its configuration can make go wrong has no end, and
+            # the next placement may be a good one.
+            trouble = error if isinstance(error, MusterError) else MusterError(f"Loading broke ({error!r:.200}).")
+            log.warning("load.failed", epoch=assign.epoch, reason=str(trouble), exc_info=trouble is not error)
+            self._announce("load_failed", f"Could not load {layers}: {trouble}", **facts, reason=str(trouble))
+            self._carry_out(self._state.load_failed(assign.epoch, trouble))
             return
         finally:
             self._loads.pop(assign.epoch, None)
@@ -317,5 +356,6 @@ class Worker:
 def describe(device: Device) -> str:
     """The measurement in one sentence."""
     flops = ", ".join(f"{speed / 1e9:.0f} GFLOP/s in {dtype}" for dtype, speed in device.flops_per_s.items())
-    memory = f"{device.memory_bytes / 1e9:.3g} GB to lend at {device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s"
+    size, unit = (device.memory_bytes / 1e9, "GB") if device.memory_bytes >= 1e9 else (device.memory_bytes / 1e6, "MB")
+    memory = f"{size:.3g} {unit} to lend at {device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s"
     return f"{device.name}: {flops}, {memory}, disk {device.disk_bandwidth_bytes_per_s / 1e6:.0f} MB/s."

@@ -26,9 +26,11 @@ def check_order(epoch: int, sequence: int, message: Step | StepDone) -> None:
     require(message.sequence == sequence, f"Step {message.sequence} came where step {sequence} was due")
 
 
-def check_step(step: Step, cache: PagedCache) -> None:
-    """Rows and copies stay inside the cache, and no two rows write the same page."""
+def check_step(step: Step, cache: PagedCache, prefill_tokens: int) -> None:
+    """Rows and copies stay inside the cache, no two rows write the same page, and the workspace suffices."""
     require(0 < len(step.rows) <= MAX_SLOTS, f"A step has {len(step.rows)} rows where 1 to {MAX_SLOTS} are allowed")
+    prompt = sum(row.length for row in step.rows if row.length > 1)
+    require(prompt <= prefill_tokens, f"A step has {prompt} prompt tokens where {prefill_tokens} are allowed")
     written: set[int] = set()
     for row in step.rows:
         _check_row(row, cache)
@@ -56,6 +58,9 @@ def check_hidden(step: Step, hidden_TH: Tensor, hidden_size: int, dtype: torch.d
     expected = (sum(row.length for row in step.rows), hidden_size)
     require(tuple(hidden_TH.shape) == expected, f"The hidden state is {tuple(hidden_TH.shape)} instead of {expected}")
     require(hidden_TH.dtype == dtype, f"The hidden state is {hidden_TH.dtype} instead of {dtype}")
+    # Not only this step would suffer: attention multiplies the rest of a page by zero, and zero times NaN is NaN, so
+    # whoever is given the page next would, too.
+    require(bool(hidden_TH.isfinite().all()), "The hidden state holds what is no number")
 
 
 def check_slots(step: Step, lengths: Mapping[int, int], vocab_size: int, capacity: int) -> None:

@@ -6,14 +6,14 @@ thread-safe: whoever drives it calls one method at a time.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import torch
 from torch import Tensor
 
 from muster.errors import ContextTooLong, InvalidRequest
-from muster.serve.accept import check_order, check_sampled
+from muster.serve.accept import check_order, check_sampled, require
 from muster.serve.batch import make_batch
 from muster.serve.options import EngineOptions
 from muster.serve.pages import PagePool
@@ -53,6 +53,9 @@ class Engine(Generic[CacheT]):
     """Serves requests on one pipeline: `submit`, then `step` and `receive` until they have ended."""
 
     def __init__(self, stage: RunsLayers[CacheT], cache: CacheT, *, options: EngineOptions) -> None:
+        if stage.is_last:
+            # Nothing is ever in flight, so there is nothing to split the requests for.
+            options = replace(options, num_microbatches=1)
         self._stage = stage
         self._cache = cache
         self._options = options
@@ -87,10 +90,10 @@ class Engine(Generic[CacheT]):
 
     def receive(self, done: StepDone) -> tuple[Progress, ...]:
         """Tokens from the last stage, for the oldest step in flight."""
-        oldest = self._flight[0][0].sequence if self._flight else -1
-        check_order(self._options.epoch, oldest, done)
-        count = sum(share.samples for share in self._flight[0][1])
-        check_sampled(done.sampled, count, self._stage.vocab_size)
+        require(self.in_flight > 0, f"Step {done.sequence} came back where none was in flight")
+        step, shares = self._flight[0]
+        check_order(self._options.epoch, step.sequence, done)
+        check_sampled(done.sampled, sum(share.samples for share in shares), self._stage.vocab_size)
         return self._emit(done)
 
     def submit(self, request: Request) -> None:

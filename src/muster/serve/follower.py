@@ -19,10 +19,12 @@ from muster.wire.messages import Step, StepDone
 class Follower(Generic[CacheT]):
     """Layers of one epoch. A step that it refuses leaves it as it was; the pipeline is then beyond repair."""
 
-    def __init__(self, stage: RunsLayers[CacheT], cache: CacheT, epoch: int) -> None:
+    def __init__(self, stage: RunsLayers[CacheT], cache: CacheT, epoch: int, prefill_tokens: int = 512) -> None:
+        """`prefill_tokens` as in `EngineOptions`: this machine has set aside workspace for so many and no more."""
         self._stage = stage
         self._cache = cache
         self._epoch = epoch
+        self._prefill_tokens = prefill_tokens
         self._sampler = Sampler()
         self._steps = 0
 
@@ -40,7 +42,7 @@ class Follower(Generic[CacheT]):
 
     def _accept(self, step: Step, hidden_TH: Tensor) -> None:
         check_order(self._epoch, self._steps, step)
-        check_step(step, self._cache)
+        check_step(step, self._cache, self._prefill_tokens)
         check_hidden(step, hidden_TH, self._stage.hidden_size, self._stage.dtype)
         if self._stage.is_last:
             capacity = self._cache.num_pages * self._cache.page_size

@@ -23,7 +23,8 @@ class LocalRing(Generic[CacheT]):
     def __init__(self, stages: Sequence[RunsLayers[CacheT]], caches: Sequence[CacheT], options: EngineOptions) -> None:
         self.engine = Engine(stages[0], caches[0], options=options)
         self._followers = [
-            Follower(stage, cache, options.epoch) for stage, cache in zip(stages[1:], caches[1:], strict=True)
+            Follower(stage, cache, options.epoch, options.prefill_tokens)
+            for stage, cache in zip(stages[1:], caches[1:], strict=True)
         ]
         self._waiting: list[deque[tuple[Step, Tensor]]] = [deque() for _ in self._followers]
         self._done: deque[StepDone] = deque()

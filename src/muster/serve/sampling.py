@@ -23,6 +23,10 @@ GREEDY_BELOW = 1e-5
 """Lower temperatures cannot be told from greedy in float32."""
 
 BLOCK = 256
+"""Tokens of the vocabulary that are summed as one when a token is drawn."""
+
+NUCLEUS = 1024
+"""As many of the best tokens are looked at before the whole vocabulary is sorted for top-p."""
 
 
 @dataclass(slots=True)
@@ -122,18 +126,25 @@ def _keep_top_k(scaled_SV: Tensor, top_k: list[int]) -> Tensor:
 
 def _keep_probable(probs_SV: Tensor, samplings: list[Sampling]) -> Tensor:
     """Top-p (Holtzman et al., 2020, section 3.1), then min-p (Nguyen et al., 2024) of what is left."""
-    device = probs_SV.device
-    if any(s.top_p < 1.0 for s in samplings):
-        top_p_S1 = torch.tensor([[s.top_p] for s in samplings], device=device, dtype=torch.float64)
-        sorted_SV = probs_SV.sort(dim=-1, descending=True).values
-        before_SV = sorted_SV.cumsum(dim=-1, dtype=torch.float64) - sorted_SV
-        bound_S1 = sorted_SV.masked_fill(before_SV >= top_p_S1, torch.inf).amin(dim=-1, keepdim=True)
-        unlimited_S1 = top_p_S1 >= 1.0
-        probs_SV = probs_SV.masked_fill((probs_SV < bound_S1) & ~unlimited_S1, 0.0)
+    rows = [row for row, s in enumerate(samplings) if s.top_p < 1.0]
+    if rows:
+        bound_S1 = torch.zeros_like(probs_SV[:, :1])
+        bound_S1[rows] = _top_p_bound(probs_SV[rows], [samplings[row].top_p for row in rows])
+        probs_SV = probs_SV.masked_fill(probs_SV < bound_S1, 0.0)
     if any(s.min_p > 0.0 for s in samplings):
-        min_p_S1 = torch.tensor([[s.min_p] for s in samplings], device=device)
+        min_p_S1 = torch.tensor([[s.min_p] for s in samplings], device=probs_SV.device)
         probs_SV = probs_SV.masked_fill(probs_SV < min_p_S1 * probs_SV.amax(dim=-1, keepdim=True), 0.0)
     return probs_SV
+
+
+def _top_p_bound(probs_SV: Tensor, top_p: list[float]) -> Tensor:
+    """The smallest probability that stays in. Sorting a whole vocabulary is slow, and few tokens hold most of it."""
+    top_p_S1 = torch.tensor([[p] for p in top_p], device=probs_SV.device, dtype=torch.float64)
+    best_SK = probs_SV.topk(min(NUCLEUS, probs_SV.shape[1]), dim=-1).values
+    if bool((best_SK.sum(dim=-1, keepdim=True, dtype=torch.float64) < top_p_S1).any()):
+        best_SK = probs_SV.sort(dim=-1, descending=True).values
+    before_SK = best_SK.cumsum(dim=-1, dtype=torch.float64) - best_SK
+    return best_SK.masked_fill(before_SK >= top_p_S1, torch.inf).amin(dim=-1, keepdim=True)
 
 
 def pick(weights_SV: Tensor, uniform_S: Tensor) -> list[int]:

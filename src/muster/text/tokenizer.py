@@ -44,7 +44,9 @@ class Tokenizer:
         return start
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._rust.encode(text, add_special_tokens=add_special_tokens).ids
+        # Of a batch, even of one: `encode` holds the interpreter's lock for as long as a long text takes (seconds).
+        (encoded,) = self._rust.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoded.ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -96,6 +96,10 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
     epoch: int
     free_memory_bytes: int
     active_requests: int = 0
+    steps: int = 0
+    """Computed since the node started. A heartbeat says that the node lives; this, that it works."""
+    computing_s: float = 0.0
+    """How long the step at hand has been computing; 0 between steps."""
 
 
 class HeartbeatSeen(Message, frozen=True, tag="heartbeat_seen"):

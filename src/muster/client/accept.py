@@ -1,0 +1,38 @@
+"""What must hold before tokens from another machine count. Reads, raises `ProtocolViolation`, changes nothing.
+
+The first stage may choose wrong tokens, and nothing here would notice; but it must not break clients, bills or the
+repair of a request by sending what is no token, more than was asked for, or an end that does not exist.
+"""
+
+from math import isnan
+
+from muster.errors import ProtocolViolation
+from muster.spec.request import Finish, Progress, Request, Sampled
+
+ROUNDING = 1e-3
+"""A log probability may be that far above zero."""
+
+
+def check_progress(request: Request, progress: Progress, vocab_size: int) -> None:
+    """Raise unless `progress` can be the answer of a first stage to `request`."""
+    end, most = progress.index + len(progress.tokens), request.sampling.max_tokens
+    _require(progress.index >= 0 and end <= most, f"tokens {progress.index} to {end} came where {most} were asked for")
+    _require(progress.finish in (None, Finish.STOP, Finish.LENGTH), "a request ended in a way that does not exist")
+    _require(progress.finish is not None or end < most, "a request went on behind its last token")
+    for sampled in progress.tokens:
+        _check_sampled(request, sampled, vocab_size)
+
+
+def _check_sampled(request: Request, sampled: Sampled, vocab_size: int) -> None:
+    most = request.sampling.logprobs
+    _require((sampled.logprob is None) == (most is None), "log probabilities came or lacked against what was asked for")
+    _require(len(sampled.top) <= (most or 0), f"{len(sampled.top)} alternatives came where {most} were asked for")
+    tokens = (sampled.token, *(alternative.token for alternative in sampled.top))
+    _require(all(0 <= token < vocab_size for token in tokens), "a token came that is not in the vocabulary")
+    scores = (sampled.logprob or 0.0, *(alternative.logprob for alternative in sampled.top))
+    _require(not any(isnan(score) or score > ROUNDING for score in scores), "a log probability is none")
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise ProtocolViolation(f"A first stage breaks the rules ({what}); ban it, or install the same version there.")

@@ -1,0 +1,19 @@
+"""A stage of a model that may be trusted to come out right: the conformance check, then the weights.
+
+Apart from `stage`, because the check itself builds stages.
+"""
+
+import torch
+
+from muster.model.conformance import check_conformance
+from muster.model.stage import Stage, build_stage
+from muster.model.weights import Weights
+
+
+def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+    """Build layers [first, last) of a model that passes the conformance check, and read only their tensors.
+
+    Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
+    """
+    check_conformance(weights.config_json)
+    return build_stage(weights, first, last, dtype, device)

@@ -1,0 +1,92 @@
+"""Stages that are in memory, used or not. Knows nothing of epochs, files or the network.
+
+After a repair a node mostly holds the layers that it held before. So a stage that nobody uses any more stays for a
+while, and goes when its memory is needed, or when it was idle for too long. Two placements may use one stage: its
+`run` takes one step at a time.
+"""
+
+import gc
+from dataclasses import dataclass
+
+import torch
+
+from muster.model.stage import Stage
+from muster.spec.model_shape import ModelShape
+
+KEEP_S = 300.0
+"""How long an idle stage stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageKey:
+    """What makes two stages the same."""
+
+    manifest: str
+    first: int
+    last: int
+    dtype: str
+
+
+@dataclass(slots=True)
+class Shelved:
+    stage: Stage
+    shape: ModelShape
+    """Of the whole model."""
+    users: int = 0
+    idle_since_s: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Of its weights."""
+        return self.shape.weight_bytes(self.stage.first, self.stage.last)
+
+
+class Shelf:
+    def __init__(self) -> None:
+        self._shelved: dict[StageKey, Shelved] = {}
+
+    def put(self, key: StageKey, stage: Stage, shape: ModelShape, now_s: float) -> None:
+        """A stage that was just built, idle at first. If there is one like it already, that one stays."""
+        self._shelved.setdefault(key, Shelved(stage, shape, idle_since_s=now_s))
+
+    def take(self, key: StageKey) -> Shelved | None:
+        """The stage, in use from now on, if it is here."""
+        found = self._shelved.get(key)
+        if found is not None:
+            found.users += 1
+        return found
+
+    def give_back(self, key: StageKey, now_s: float) -> None:
+        """One use has ended."""
+        found = self._shelved[key]
+        assert found.users > 0, "a stage was given back more often than taken"
+        found.users -= 1
+        found.idle_since_s = now_s
+
+    @property
+    def idle_bytes(self) -> int:
+        """What would be free if it were needed."""
+        return sum(shelved.nbytes for shelved in self._shelved.values() if not shelved.users)
+
+    def make_room(self, most_idle_bytes: int) -> None:
+        """Let go of idle stages, the longest idle first, until the others take no more than this."""
+        for key in self._idle():
+            if self.idle_bytes <= most_idle_bytes:
+                return
+            self._let_go(key)
+
+    def tidy(self, now_s: float) -> None:
+        """Let go of what was idle for too long."""
+        for key in self._idle():
+            if now_s - self._shelved[key].idle_since_s > KEEP_S:
+                self._let_go(key)
+
+    def _idle(self) -> list[StageKey]:
+        idle = [(shelved.idle_since_s, key) for key, shelved in self._shelved.items() if not shelved.users]
+        return [key for _, key in sorted(idle, key=lambda pair: pair[0])]
+
+    def _let_go(self, key: StageKey) -> None:
+        device = self._shelved.pop(key).stage.device
+        gc.collect()  # a model refers to itself in circles, and its memory is wanted now
+        if device.type == "cuda":
+            torch.cuda.empty_cache()

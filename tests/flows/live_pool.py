@@ -1,0 +1,357 @@
+"""A whole pool in one process: head, HTTP door and workers as they run in production, in an event loop of their own.
+
+Everything is real but the wire (in memory, unless told otherwise) and the measurement of the machines (made up, so
+that the placement is always the same). Its books are checked after every event. Tests talk to it from outside the loop.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from openai import OpenAI
+
+from muster.api.app import create_app
+from muster.api.server import ApiServer
+from muster.broker.events import Route
+from muster.broker.membership import LeaseOptions
+from muster.broker.placement import Served
+from muster.broker.placing import PlacingOptions
+from muster.broker.service import BrokerService
+from muster.broker.state import BrokerOptions
+from muster.broker.store import Store
+from muster.cli.head import HeadOptions, LoadedModel, PoolBackend, load_model
+from muster.client.session import Sessions
+from muster.client.state import Patience
+from muster.cost.memory import WorkspaceOptions, stage_bytes
+from muster.link.base import Endpoint
+from muster.link.identity import Identity
+from muster.link.iroh import IrohEndpoint
+from muster.link.memory import MemoryNetwork
+from muster.model.blobs import DirectoryBlobs
+from muster.node.runtime import HeadRuntime
+from muster.node.worker import HeadDoor, Worker, WorkerOptions
+from muster.serve.engine import Engine
+from muster.spec.model_shape import ModelShape
+from muster.spec.pool import Device
+from muster.spec.request import Progress, Request
+from muster.wire.ticket import Ticket, proof
+
+Result = TypeVar("Result")
+SLOW = 1e9
+"""FLOP/s and bytes/s of every machine: so slow that the planner takes as many as there are."""
+LEASES = LeaseOptions(heartbeat_s=0.2, lease_s=2.0, rest_s=0.2)
+PLACING = PlacingOptions(min_nodes=4, settle_s=0.3, longest_settle_s=10.0, retry_s=0.1, rebalance_s=1.0)
+PATIENCE = Patience(no_pipeline_s=60.0, silence_s=3.0)
+WAIT_S = 60.0
+
+
+@dataclass(slots=True)
+class Machine:
+    """One worker of the pool."""
+
+    name: str
+    endpoint: Endpoint
+    worker: Worker
+    task: "asyncio.Task[None]"
+
+    @property
+    def id(self) -> str:
+        return self.endpoint.node_id
+
+
+def room_for(shape: ModelShape, layers: int, tokens: int) -> int:
+    """Memory for any run of `layers` layers with `tokens` tokens of cache."""
+    starts = range(shape.num_layers - layers + 1)
+    return max(stage_bytes(shape, first, first + layers, tokens, WorkspaceOptions()) for first in starts)
+
+
+class LivePool:
+    """`with LivePool(folder, model) as pool: pool.client().models.list()`"""
+
+    def __init__(self, folder: Path, model: str, *, iroh: bool = False, keys: bool = False, max_layers: int = 0):
+        """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more)."""
+        self.folder, self.iroh = folder, iroh
+        self.network = MemoryNetwork()
+        self.machines: list[Machine] = []
+        self.troubles: list[str] = []
+        """What went wrong behind the scenes; empty at the end of a good test."""
+        self._model_name, self._keys, self._max_layers = model, keys, max_layers
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _, context: self.troubles.append(str(context)))
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._clients: list[OpenAI] = []
+        self._made = 0
+
+    # --- from outside the loop ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.run(self._start())
+        except BaseException:
+            self._stop_loop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for client in self._clients:
+            client.close()
+        try:
+            self.run(self._stop())
+        finally:
+            self._stop_loop()
+        if error is None:
+            assert self.troubles == [], "\n".join(self.troubles)
+
+    def _stop_loop(self) -> None:
+        self.run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, Result], seconds: float = WAIT_S) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
+
+    def client(self, key: str = "unused") -> OpenAI:
+        client = OpenAI(base_url=f"{self.server.url}/v1", api_key=key, max_retries=0, timeout=120)
+        self._clients.append(client)
+        return client
+
+    def until(self, what: str, condition: Callable[[], bool], seconds: float = WAIT_S) -> None:
+        """Wait for `condition`, which is looked at inside the loop."""
+
+        async def look() -> bool:
+            return condition()
+
+        deadline = time.monotonic() + seconds
+        while not self.run(look()):
+            assert time.monotonic() < deadline, f"{what} did not come about; {self.describe()}"
+            time.sleep(0.02)
+
+    def until_serving(self, stages: int | None = None, without: Sequence[Machine] = (), after: int = 0) -> Route:
+        """Wait for a route later than epoch `after`, of so many stages, that avoids some machines."""
+        avoided = {machine.id for machine in without}
+
+        def good() -> bool:
+            route = self.service.route()
+            if route is None or route.epoch <= after or avoided & set(route.pipeline.nodes()):
+                return False
+            return stages is None or len(route.pipeline.stages) == stages
+
+        self.until("a pipeline", good)
+        route = self.service.route()
+        assert route is not None
+        return route
+
+    def until_idle(self) -> None:
+        """Wait until no engine does anything for anybody, then check its books."""
+        self.until("rest", lambda: all(self._is_idle(machine) for machine in self.machines))
+        for machine in self.machines:
+            for engine in engines(machine):
+                engine.check()
+
+    def serving(self, index: int) -> Machine:
+        """The machine that holds stage `index` now."""
+        route = self.service.route()
+        assert route is not None
+        node = route.pipeline.stages[index].node
+        return next(machine for machine in self.machines if machine.id == node)
+
+    def add_machine(self, max_layers: int = 0) -> Machine:
+        return self.run(self._add_machine(max_layers))
+
+    def kill(self, machine: Machine) -> None:
+        """As a power cut: no goodbye, and nothing of it runs any more."""
+        self.run(self._kill(machine))
+
+    def restart_broker(self) -> None:
+        self.run(self._restart_broker())
+
+    def status(self) -> dict[str, Any]:
+        async def ask() -> dict[str, Any]:
+            return self.service.status()
+
+        return self.run(ask())
+
+    def describe(self) -> str:
+        route, status = self.service.route(), self.status()
+        stages = [(s.node[:6], s.first, s.last) for s in route.pipeline.stages] if route else None
+        nodes = [(node["name"], node["state"]) for node in status["nodes"]]
+        return f"route {stages}, {status['reason']!r}, {nodes}, live {list(self.sessions.state.live)}"
+
+    # --- inside the loop ----------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request) -> list[Progress]:
+        """A request as the API would make it, to its end."""
+        return [progress async for progress in self.sessions.generate(request)]
+
+    async def _start(self) -> None:
+        self.model = await asyncio.to_thread(load_model, head_options(self._model_name, self.folder))
+        self.store = Store.at(self.folder / "pool.db")
+        self.key = self.store.add_key("tests")[0] if self._keys else "unused"
+        self._identity = identity_of("head")
+        await self._start_broker()
+        self.ticket = await self.service.issue_ticket(3600)
+        self.sessions = Sessions(
+            lambda node: self.service.open(node, "data"),
+            lambda epoch, unreachable: self.service.suspect(epoch, unreachable),
+            PATIENCE,
+            accuse=lambda node, reason: self.service.accuse(node, reason),
+            vocab_size=self.model.shape.vocab_size,
+        )
+        check_after(self.sessions, "_carry_out", self.sessions.state.check, self.troubles)
+        self._following = asyncio.create_task(self.sessions.run(self._routes()))
+        app = create_app(
+            PoolBackend(self.model, self.sessions, self.service),
+            self.model.tokenizer,
+            keys=self.store if self._keys else None,
+        )
+        self.server = await ApiServer(app, port=0).__aenter__()
+        for _ in range(4):
+            await self._add_machine(self._max_layers)
+
+    async def _start_broker(self) -> None:
+        options = BrokerOptions(leases=LEASES, placing=PLACING, hang_s=1.0)
+        service = BrokerService(served(self.model), self.store, reader(self.model), options=options)
+        endpoint = (
+            await IrohEndpoint.bind(self._identity, host="127.0.0.1")
+            if self.iroh
+            else self.network.endpoint(self._identity.node_id)
+        )
+        await service.start(endpoint)
+        self.service, state = service, service._state
+        check_after(service, "_handle", lambda: state.check(asyncio.get_running_loop().time()), self.troubles)
+
+    async def _restart_broker(self) -> None:
+        await self.service.close()
+        await self._start_broker()
+
+    async def _routes(self) -> AsyncIterator[Route | None]:
+        """The routes of whichever broker runs now, across restarts."""
+        seen: Route | None = None
+        yield seen
+        while True:
+            while self.service.route() is seen:
+                await asyncio.sleep(0.005)
+            seen = self.service.route()
+            yield seen
+
+    async def _add_machine(self, max_layers: int = 0) -> Machine:
+        self._made += 1
+        name = f"machine-{self._made}"
+        identity = identity_of(name)
+        if self.iroh:
+            endpoint: Endpoint = await IrohEndpoint.bind(identity, host="127.0.0.1")
+        else:
+            endpoint = self.network.endpoint(identity.node_id)
+        layers = max_layers or -(-self.model.shape.num_layers // 4) + 1
+        cap = room_for(self.model.shape, layers, 4 * self.model.shape.max_context)
+        options = WorkerOptions(name=name, cache_dir=self.folder / name, memory_cap_bytes=cap)
+        worker = Worker(endpoint, door_of(self.ticket), options, measure=made_up)
+        machine = Machine(name, endpoint, worker, asyncio.create_task(worker.run()))
+        self.machines.append(machine)
+        return machine
+
+    async def _kill(self, machine: Machine) -> None:
+        self.machines.remove(machine)
+        endpoint: Any = machine.endpoint
+        endpoint.crash()
+        machine.task.cancel()
+        await asyncio.gather(machine.task, return_exceptions=True)
+
+    async def _stop(self) -> None:
+        await self.server.stop()
+        for machine in self.machines:
+            machine.task.cancel()
+        ends = await asyncio.gather(*(machine.task for machine in self.machines), return_exceptions=True)
+        self.troubles += [repr(end) for end in ends if isinstance(end, Exception)]
+        self._following.cancel()
+        await asyncio.gather(self._following, return_exceptions=True)
+        await self.service.close()
+        self.store.close()
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        if left:
+            await asyncio.wait(left, timeout=2.0)
+        self.troubles += [f"still running: {task}" for task in left if not task.done()]
+
+    @staticmethod
+    def _is_idle(machine: Machine) -> bool:
+        return machine.worker._stages.vitals(0).active_requests == 0 and all(
+            not engine.has_work and engine.in_flight == 0 and not engine._sequences for engine in engines(machine)
+        )
+
+
+def engines(machine: Machine) -> list[Engine[Any]]:
+    held = machine.worker._stages._held.values()
+    return [one.runtime._engine for one in held if isinstance(one.runtime, HeadRuntime)]
+
+
+def check_after(owner: object, method: str, check: Callable[[], None], troubles: list[str]) -> None:
+    """Whenever `method` has run, so does `check`."""
+    inner = getattr(owner, method)
+
+    def checked(*arguments: Any) -> None:
+        inner(*arguments)
+        try:
+            check()
+        except AssertionError as error:
+            troubles.append(f"after {method}{arguments}: {error}")
+
+    setattr(owner, method, checked)
+
+
+def identity_of(name: str) -> Identity:
+    """The same on every run, because the planner breaks ties by node id."""
+    return Identity.from_secret(sha256(name.encode()).digest())
+
+
+def made_up(options: WorkerOptions) -> Device:
+    assert options.memory_cap_bytes is not None
+    return Device("cpu", "made up", options.memory_cap_bytes, {"float32": SLOW}, SLOW, SLOW, SLOW)
+
+
+def door_of(ticket: Ticket) -> HeadDoor:
+    return HeadDoor(ticket.address, lambda node_id: proof(ticket.secret, node_id, ticket.head))
+
+
+def served(model: LoadedModel) -> Served:
+    return Served(model.shape, model.manifest.digest, eos_token_ids=tuple(sorted(model.tokenizer.end_of_text_ids)))
+
+
+def reader(model: LoadedModel) -> Callable[[str, int, int], tuple[bytes, int] | None]:
+    blobs = DirectoryBlobs(model.path, model.manifest)
+
+    def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:
+        total = blobs.size(digest)
+        return None if total is None else (blobs.read_range(digest, offset, length), total)
+
+    return read_blob
+
+
+def head_options(model: str, folder: Path) -> HeadOptions:
+    return HeadOptions(
+        model=model,
+        host="127.0.0.1",
+        port=0,
+        data_dir=folder,
+        local_worker=False,
+        memory_bytes=None,
+        name=None,
+        region="",
+        scenario=None,
+        dtype="float32",
+        device="cpu",
+        max_context=None,
+        min_nodes=4,
+        link_port=0,
+        relay=None,
+        ticket_s=3600,
+    )
