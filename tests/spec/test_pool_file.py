@@ -1,5 +1,7 @@
 """Pool files: what they may say, and what is said to those who got them wrong."""
 
+from pathlib import Path
+
 import pytest
 
 from muster.errors import InvalidRequest
@@ -124,6 +126,18 @@ def test_a_shipped_table_of_links_serves_any_of_its_regions() -> None:
     assert pool.link("a", "b") == LinkSpeed(0.1, pytest.approx(0.761e9 / 8))
     closer = '[[link]]\nbetween = ["tokyo", "sydney"]\nlatency_s = 0.05\nbandwidth_bytes_per_s = 1e6\n'
     assert parse_pool('links = "ten-cities"\n' + text + closer).link("b", "a") == LinkSpeed(0.05, 1e6)
+
+
+def test_the_example_of_the_page_is_read() -> None:
+    page = (Path(__file__).parents[2] / "docs/pools.md").read_text("utf-8")
+    example = page.split("```toml\n")[1].split("```")[0]
+    pool = parse_pool(example)
+    assert [node.name for node in pool.nodes] == ["rack-1", "rack-2", "attic"]
+    assert pool.link("rack-2", "attic") == LinkSpeed(0.11, 12.5e6)
+    assert pool.link("attic", "rack-1") == LinkSpeed(0.11, 2.5e6)
+    assert pool.link("rack-1", "rack-2") == LinkSpeed(0.005, 250e6), "inside oregon, from the table of links"
+    matrix = page.split("```toml\n")[2].split("```")[0]
+    assert parse_pool(example + matrix).link("rack-1", "rack-2") == LinkSpeed(0.005, 250e6)
 
 
 LINK = '\n[[link]]\nbetween = ["north", "south"]\nlatency_s = 0.1\nbandwidth_bytes_per_s = 1e6\n'
