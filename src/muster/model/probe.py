@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from muster.errors import UnsupportedModel
-from muster.model.architecture import build_on_meta, find_layers, first_line, outside_layers
+from muster.model.architecture import build_on_meta, find_layers, first_line, layer_window, outside_layers
 from muster.model.attention import Binding, Options, StepState, bind
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
@@ -25,6 +25,10 @@ FIRST_LAYER = "the first layer"
 class Anatomy:
     head_sizes: tuple[HeadSizes, ...]
     """Per layer."""
+    query_heads: tuple[int, ...]
+    """Per layer."""
+    windows: tuple[int, ...]
+    """Per layer: how many tokens a token sees, itself among them; 0 is all."""
     before: frozenset[str]
     """Modules with parameters, outside the layers, that run before the first layer (embeddings)."""
     after: frozenset[str]
@@ -36,6 +40,8 @@ class _HeadProbe:
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, HeadSizes]] = []
+        self.query_heads: list[int] = []
+        self.windows: list[int | None] = []
 
     def prepare(self, batch: Batch, cache: KVCache, dtype: torch.dtype) -> None:
         return None
@@ -44,6 +50,8 @@ class _HeadProbe:
         self, prepared: Any, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options
     ) -> Tensor:
         self.calls.append((layer, HeadSizes(k_TKD.shape[1], k_TKD.shape[2], v_TKD.shape[2])))
+        self.query_heads.append(q_TND.shape[1])
+        self.windows.append(options.window)
         return q_TND.new_zeros(*q_TND.shape[:2], v_TKD.shape[2])
 
 
@@ -64,7 +72,13 @@ def anatomy_of(config: PreTrainedConfig) -> Anatomy:
         kinds = [type(_attention_of(layer)).__name__ for layer in layers]
         raise UnsupportedModel(_describe_calls(type(model).__name__, kinds, called))
     start = calls.index(FIRST_LAYER)
-    return Anatomy(tuple(sizes for _, sizes in probe.calls), frozenset(calls[:start]), frozenset(calls[start + 1 :]))
+    return Anatomy(
+        head_sizes=tuple(sizes for _, sizes in probe.calls),
+        query_heads=tuple(probe.query_heads),
+        windows=tuple(window or layer_window(config, layer) or 0 for layer, window in enumerate(probe.windows)),
+        before=frozenset(calls[:start]),
+        after=frozenset(calls[start + 1 :]),
+    )
 
 
 def _pass_one_token(model: PreTrainedModel) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from muster.errors import UnsupportedModel
 from muster.model.architecture import build_on_meta, find_layers, parse_config
+from muster.model.cache import HeadSizes
 from muster.model.checkpoint import parameter_dtype, recipe_of, recipes
 from muster.model.probe import anatomy_of
 from muster.model.stage import stage_tensors
@@ -58,6 +59,9 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
         embedding_bytes=outside(0, 0),
         head_bytes=outside(count, count),
         head_flops_per_token=2 * int(text.vocab_size) * int(text.hidden_size),
+        attention_flops_per_pair=tuple(map(_attention_flops, anatomy.query_heads, anatomy.head_sizes)),
+        windows=anatomy.windows,
+        **_experts(model, layers, bytes_of, text),
     )
 
 
@@ -90,6 +94,27 @@ def tensor_names(weights: Weights, first: int, last: int) -> list[str]:
 def _nbytes(model: PreTrainedModel, parameter: str, dtype: torch.dtype) -> int:
     elements: int = model.get_parameter_or_buffer(parameter).numel()
     return elements * parameter_dtype(model, parameter, dtype).itemsize
+
+
+def _attention_flops(queries: int, sizes: HeadSizes) -> int:
+    """Of one token with one cached token: a score and a weighed value, two for each entry."""
+    return 2 * queries * (sizes.key_size + sizes.value_size)
+
+
+def _experts(model: PreTrainedModel, layers: nn.ModuleList, bytes_of: dict[str, int], config: Any) -> dict[str, Any]:
+    """Routed experts are stacked: [experts, out, in]. Empty for a model without."""
+    chosen = getattr(config, "num_experts_per_tok", None)
+    stacks = [parameter for parameter in layers.parameters() if parameter.dim() == 3]
+    if not chosen or not stacks:
+        return {}
+    prefix, _ = find_layers(model)
+    below = [f"{prefix}.{index}." for index in range(len(layers))]
+    routed = {name: count for name, count in bytes_of.items() if ".experts." in name}
+    return {
+        "expert_bytes": tuple(_sum_below(routed, layer) for layer in below),
+        "num_experts": stacks[0].shape[0],
+        "experts_per_token": min(int(chosen), stacks[0].shape[0]),
+    }
 
 
 def _sum_below(bytes_of: dict[str, int], prefix: str) -> int:

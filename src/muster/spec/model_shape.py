@@ -24,6 +24,16 @@ class ModelShape:
     embedding_bytes: int
     head_bytes: int
     head_flops_per_token: int
+    attention_flops_per_pair: tuple[int, ...] = ()
+    """Per layer: forward FLOPs of one token looking at one cached token. Empty where nobody has worked it out."""
+    windows: tuple[int, ...] = ()
+    """Per layer: the cached tokens that a token sees, itself among them; 0 is all of them. Empty: all, everywhere."""
+    expert_bytes: tuple[int, ...] = ()
+    """Per layer: what of `layer_bytes` are routed experts. Empty: none."""
+    num_experts: int = 0
+    experts_per_token: int = 0
+    saved_bytes_per_token: tuple[int, ...] = ()
+    """Per layer: what training keeps of a token for the way back. Empty where nobody has worked it out."""
 
     def weight_bytes(self, first: int, last: int) -> int:
         """Bytes of the weights of layers [first, last), with embedding and head where the stage has them."""

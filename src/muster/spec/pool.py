@@ -24,14 +24,6 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    id: NodeId
-    name: str
-    region: str
-    device: Device
-
-
-@dataclass(frozen=True, slots=True)
 class LinkSpeed:
     """One direction of a link."""
 
@@ -45,11 +37,40 @@ DEFAULT_LINK = LinkSpeed(latency_s=0.02, bandwidth_bytes_per_s=12.5e6)
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """One machine: a device, or an island of several equal ones that can share a stage's tensors."""
+
+    id: NodeId
+    name: str
+    region: str
+    device: Device
+    """Each of the devices; its memory and speed are of one."""
+    device_count: int = 1
+    inside: LinkSpeed | None = None
+    """Between two devices of the island; None where there is one device, or nothing is known."""
+    price_per_hour: float | None = None
+    """US dollars for the whole machine; None where nobody said."""
+    watts: float | None = None
+    """Of the whole machine, working."""
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What tokens and electricity are worth where the pool stands; None where nobody said."""
+
+    token_price_per_million: float | None = None
+    """US dollars that a million generated tokens sell for."""
+    electricity_price_per_kwh: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     nodes: tuple[Node, ...]
     links: Mapping[tuple[NodeId, NodeId], LinkSpeed] = field(default_factory=dict)
     """(from, to) -> speed. A missing pair falls back to `default_link`."""
     default_link: LinkSpeed = DEFAULT_LINK
+    name: str = ""
+    market: Market = Market()
 
     def link(self, source: NodeId, target: NodeId) -> LinkSpeed:
         return self.links.get((source, target), self.default_link)

@@ -25,24 +25,20 @@
 `[elsewhere]` describes pairs that no `[[link]]` names, and machines of no known region.
 """
 
-import tomllib
 from importlib.resources import files
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from muster.errors import InvalidRequest
+from muster.spec.written import Table, parse
 
 _Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 _Bandwidth = Annotated[float, Field(gt=0, le=1e13, allow_inf_nan=False)]
 _Pair = tuple[str, str]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class Link(_Table):
+class Link(Table):
     """One direction between two machines. Bandwidth is per pair of machines, as in DT-FM's model."""
 
     latency_s: _Seconds
@@ -59,7 +55,7 @@ class BothWays(Link):
     back_bandwidth_bytes_per_s: _Bandwidth | None = None
 
 
-class Cut(_Table):
+class Cut(Table):
     """Nothing passes between two regions from `start_s` to `end_s`, counted from the start of the scenario."""
 
     between: _Pair
@@ -67,7 +63,7 @@ class Cut(_Table):
     end_s: _Seconds
 
 
-class Scenario(_Table):
+class Scenario(Table):
     """A whole TOML file."""
 
     name: str
@@ -113,12 +109,7 @@ class Scenario(_Table):
 
 def parse_scenario(text: str) -> Scenario:
     """Raises `InvalidRequest` that names the line or the key."""
-    try:
-        return Scenario.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidRequest(f"The scenario is not valid TOML: {error}; correct that line.") from None
-    except ValidationError as error:
-        raise InvalidRequest(_explain(error)) from None
+    return parse(text, Scenario, "The scenario")
 
 
 def scenario_names() -> list[str]:
@@ -134,14 +125,3 @@ def shipped_scenario(name: str) -> Scenario:
 
 
 _shipped = files("muster.spec").joinpath("scenarios").joinpath
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"The scenario has an unknown key {key!r}; remove it or check its spelling."
-    if first["type"] == "missing":
-        return f"The scenario lacks the key {key!r}; add it."
-    reason = first["msg"].removeprefix("Value error, ")
-    return f"The scenario's {key or 'tables'} cannot be used ({reason}); correct it."

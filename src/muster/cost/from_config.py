@@ -1,0 +1,110 @@
+"""A `ModelShape` from the text of a bare config.json: no torch, no transformers, no weights.
+
+For a family that is not known here, `muster.model.shape` counts the modules themselves.
+"""
+
+from muster.cost.config_fields import Fields
+from muster.cost.families import family_of, fields_of, hidden_size, layer_sizes, num_layers
+from muster.cost.memory import dtype_bytes
+from muster.errors import UnsupportedModel
+from muster.spec.model_shape import ModelShape
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_DEFAULT_CONTEXT = 2048
+"""For the rare configuration that names no limit."""
+_MOST_LAYERS = 10_000
+_NAMES = {
+    "gpt2": "GPT2LMHeadModel",
+    "opt": "OPTForCausalLM",
+    "bert": "BertForMaskedLM",
+    "gpt_neox": "GPTNeoXForCausalLM",
+}
+
+
+def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> ModelShape:
+    """Raises `WeightsInvalid` on a bad entry, `UnsupportedModel` on an unknown family or dtype.
+
+    `dtype`: None takes the one that the configuration names, else bfloat16.
+    """
+    fields = fields_of(config_json)
+    family = family_of(fields)
+    served = dtype or _dtype_of(fields)
+    if served not in _DTYPES:
+        raise UnsupportedModel(f"dtype {served[:20]!r} is not served; choose one of {', '.join(_DTYPES)}.")
+    count, itemsize = num_layers(fields), dtype_bytes(served)
+    if count > _MOST_LAYERS:
+        raise UnsupportedModel(f"A model of {count} layers is beyond the {_MOST_LAYERS} that are planned; check it.")
+    layers = [layer_sizes(fields, index) for index in range(count)]
+    embedding, head = _around(fields)
+    experts = next((layer.experts for layer in layers if layer.experts), None)
+    return ModelShape(
+        name=name,
+        architecture=_architecture(fields),
+        dtype=served,
+        num_layers=count,
+        hidden_size=hidden_size(fields),
+        vocab_size=fields.count("vocab_size"),
+        max_context=_max_context(fields),
+        layer_bytes=tuple(layer.bytes(itemsize) for layer in layers),
+        layer_flops_per_token=tuple(layer.flops_per_token() for layer in layers),
+        kv_bytes_per_token=tuple(layer.heads.values_per_token * itemsize for layer in layers),
+        embedding_bytes=embedding * itemsize,
+        head_bytes=head * itemsize,
+        head_flops_per_token=2 * fields.count("vocab_size") * hidden_size(fields),
+        attention_flops_per_pair=tuple(layer.heads.flops_per_pair for layer in layers),
+        windows=tuple(layer.heads.window for layer in layers),
+        expert_bytes=tuple(layer.expert_bytes(itemsize) for layer in layers) if family.moe else (),
+        num_experts=experts.count if experts else 0,
+        experts_per_token=experts.chosen if experts else 0,
+        saved_bytes_per_token=tuple(layer.saved_bytes_per_token(itemsize) for layer in layers),
+    )
+
+
+def _dtype_of(fields: Fields) -> str:
+    named = str(fields.value("dtype", "torch_dtype") or "bfloat16")
+    return named if named in _DTYPES else "bfloat16"
+
+
+def _architecture(fields: Fields) -> str:
+    words = fields.words("architectures")
+    guess = "".join(part.capitalize() for part in fields.model_type.removesuffix("_text").split("_"))
+    return words[0] if words else _NAMES.get(fields.model_type, f"{guess}ForCausalLM")
+
+
+def _around(fields: Fields) -> tuple[int, int]:
+    """Numbers in front of the layers and behind them; a tied output matrix is held a second time there."""
+    hidden, vocab = hidden_size(fields), fields.count("vocab_size")
+    plain = vocab * hidden
+    if fields.model_type == "opt":
+        return _around_opt(fields, hidden, vocab)
+    if fields.model_type == "gpt2":
+        return plain + fields.count("n_positions", default=1024) * hidden, plain + 2 * hidden
+    if fields.model_type == "gpt_neox":
+        return plain, plain + 2 * hidden
+    if fields.model_type == "bert":
+        positions = fields.count("max_position_embeddings") + fields.count("type_vocab_size", default=2)
+        # Behind the layers: a transform with its norm, then the tied matrix with a bias of its own.
+        return plain + (positions + 2) * hidden, plain + vocab + hidden * hidden + 3 * hidden
+    return plain, plain + hidden
+
+
+def _around_opt(fields: Fields, hidden: int, vocab: int) -> tuple[int, int]:
+    """OPT's positions start at 2; the small models project between a narrow embedding and the layers."""
+    width = fields.count("word_embed_proj_dim", default=hidden)
+    projection = width * hidden if width != hidden else 0
+    normed = fields.flag("do_layer_norm_before", True) and not fields.flag("_remove_final_layer_norm")
+    norm = 2 * hidden if normed and fields.flag("layer_norm_elementwise_affine", True) else 0
+    positions = (fields.count("max_position_embeddings") + 2) * hidden
+    return vocab * width + positions + projection, vocab * width + norm + projection
+
+
+def _max_context(fields: Fields) -> int:
+    """As `muster.model.shape.max_context`: two kinds of rotary scaling end where the original training did."""
+    limit = fields.count("max_position_embeddings", "n_positions", "max_seq_len", default=_DEFAULT_CONTEXT)
+    rope = fields.value("rope_parameters", "rope_scaling")
+    rope = rope if isinstance(rope, dict) else {}
+    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if parameters.get("rope_type", parameters.get("type")) in ("longrope", "su", "dynamic"):
+            name = "original_max_position_embeddings"
+            limit = min(limit, Fields(parameters).number(name) or fields.number(name) or limit)
+    return limit

@@ -1,0 +1,51 @@
+"""Seconds for a piece of work on a device, by a roofline with fitted constants. Knows nothing of how they were fitted.
+
+    seconds = steps x step_s + layers x layer_s + max(matmul x A / F + attention x B / F, memory x M / W)
+
+with A and B operations of the two kinds, F the device's peak in the model's dtype, M bytes and W its memory bandwidth.
+Williams, Waterman and Patterson, "Roofline" (2009), with a start-up time for what the roofline leaves out.
+"""
+
+from dataclasses import dataclass
+
+from muster.cost.roofline import UNMEASURED_FLOPS_PER_S, memory_bandwidth
+from muster.cost.work import Work
+from muster.spec.pool import Device
+
+_STAND_INS = {
+    "float8_e4m3fn": ("bfloat16", "float16"),
+    "bfloat16": ("float32",),
+    "float16": ("float32",),
+}
+"""A device without the dtype computes in one of these; bfloat16 on an old card costs what float32 does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """How much longer than the peak figures say. 1 is the peak; 0 for the two overheads."""
+
+    step_s: float = 0.0
+    """Per step: scheduling, sampling, waking up."""
+    layer_s: float = 0.0
+    """Per layer: starting its kernels."""
+    matmul: float = 1.0
+    attention: float = 1.0
+    memory: float = 1.0
+
+
+IDEAL = Constants()
+
+
+def peak_flops_per_s(device: Device, dtype: str) -> float:
+    """Of `dtype`, or of what stands in for it; of any that is known before none."""
+    for name in (dtype, *_STAND_INS.get(dtype, ())):
+        if device.flops_per_s.get(name):
+            return device.flops_per_s[name]
+    return next((rate for rate in device.flops_per_s.values() if rate), UNMEASURED_FLOPS_PER_S)
+
+
+def seconds(work: Work, device: Device, dtype: str, constants: Constants = IDEAL) -> float:
+    peak = peak_flops_per_s(device, dtype)
+    computing = (constants.matmul * work.matmul_flops + constants.attention * work.attention_flops) / peak
+    moving = constants.memory * work.memory_bytes / memory_bandwidth(device)
+    return work.steps * constants.step_s + work.layers * constants.layer_s + max(computing, moving)

@@ -1,0 +1,243 @@
+"""A pool as a person writes it (TOML), read into a `Pool`. Knows no disk: it takes the text.
+
+    name = "two-sites"
+    links = "ten-cities"                   # optional: a table of links that comes with Muster
+
+    [[machine]]
+    name = "rack"                          # with count 2: rack-1 and rack-2
+    device = "rtx-4090"                    # a name of the table of hardware facts
+    count = 2                              # so many machines …
+    devices = 4                            # … with so many devices each
+    inside = { latency_s = 5e-6, bandwidth_bytes_per_s = 25e9 }      # between the devices of one machine
+    region = "oregon"
+    memory_bytes = 20e9                    # lent, of each device; likewise every other figure of the device
+    market = "spot"                        # whose price: on_demand, spot, community, mining or none
+    price_per_hour = 1.2                   # or the price itself, of the machine
+    watts = 1500
+
+    [[machine]]                            # described by its figures instead of by `device`
+    name = "attic"
+    kind = "cpu"
+    memory_bytes = 8e9
+    flops_per_s = { float32 = 2e11 }
+    memory_bandwidth_bytes_per_s = 2e10
+    region = "tokyo"
+
+    [inside]                               # two machines of one region
+    latency_s = 0.0005
+    bandwidth_bytes_per_s = 125e6
+
+    [elsewhere]                            # every other pair; without it, a pair that nothing describes is an error
+    latency_s = 0.05
+    bandwidth_bytes_per_s = 12.5e6
+
+`[[link]]` and `[matrix]` are described in `link_table`. The most specific names win: machine, group (`rack`), region.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from muster.errors import InvalidRequest
+from muster.spec.devices import DeviceFacts, device_facts
+from muster.spec.link_table import Name, Speeds, WrittenLink, WrittenMatrix, WrittenSpeed, link_table
+from muster.spec.named_links import NamedLinks, Names
+from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Market, Node, Pool
+from muster.spec.written import Table, parse, suggest
+
+MAX_MACHINES = 100_000
+_PEER_LATENCY_S = 5e-6
+"""Between two devices of a machine, where nothing is said: about what a small transfer over PCIe or NVLink takes."""
+
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_FIGURES = (
+    "flops_per_s",
+    "memory_bandwidth_bytes_per_s",
+    "host_bandwidth_bytes_per_s",
+    "disk_bandwidth_bytes_per_s",
+)
+
+
+class WrittenMachine(Table):
+    """A `[[machine]]` table."""
+
+    name: str | None = None
+    id: Name | None = None
+    device: str | None = None
+    count: Annotated[int, Field(ge=1, le=MAX_MACHINES)] = 1
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    inside: WrittenSpeed | None = None
+    region: str = ""
+    kind: Literal["cpu", "cuda", "mps"] | None = None
+    title: str | None = None
+    memory_bytes: Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)] | None = None
+    flops_per_s: dict[str, _Amount] | None = None
+    memory_bandwidth_bytes_per_s: _Amount | None = None
+    host_bandwidth_bytes_per_s: _Amount | None = None
+    disk_bandwidth_bytes_per_s: _Amount | None = None
+    market: Literal["on_demand", "spot", "community", "mining", "none"] | None = None
+    price_per_hour: _Amount | None = None
+    watts: _Amount | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "WrittenMachine":
+        if self.device is None and (self.kind is None or self.memory_bytes is None):
+            raise ValueError("it has neither a device nor a kind with memory_bytes")
+        if self.device is not None and (self.kind or self.title):
+            raise ValueError("kind and title belong to machines without device")
+        if self.market not in (None, "none") and self.device is None:
+            raise ValueError("only a device of the table has a market price; write price_per_hour")
+        if self.market is not None and self.price_per_hour is not None:
+            raise ValueError("market and price_per_hour are two prices")
+        if self.id is not None and self.count > 1:
+            raise ValueError("an id names one machine, so count must be 1")
+        return self
+
+
+class _Market(Table):
+    token_price_per_million: _Amount | None = None
+    electricity_price_per_kwh: _Amount | None = None
+
+
+class PoolFile(Table):
+    """A whole TOML file."""
+
+    name: str = ""
+    description: str = ""
+    source: str = ""
+    links: str | None = None
+    machine: Annotated[tuple[WrittenMachine, ...], Field(min_length=1)]
+    inside: WrittenSpeed | None = None
+    elsewhere: WrittenSpeed | None = None
+    link: tuple[WrittenLink, ...] = ()
+    matrix: WrittenMatrix | None = None
+    market: _Market = _Market()
+
+    @model_validator(mode="after")
+    def _check(self) -> "PoolFile":
+        pairs = [frozenset(link.between) for link in self.link]
+        if len(set(pairs)) < len(pairs):
+            raise ValueError("two [[link]] tables join the same two")
+        if sum(machine.count for machine in self.machine) > MAX_MACHINES:
+            raise ValueError(f"more than {MAX_MACHINES} machines")
+        return self
+
+
+def parse_pool(text: str) -> Pool:
+    """Raises `InvalidRequest` that names the line, the key, the device or the pair that is wrong."""
+    written = parse(text, PoolFile, "The pool file")
+    names = _names_of(written.machine)
+    nodes: dict[str, Node] = {}
+    all_names: dict[str, Names] = {}
+    for machine, group in zip(written.machine, names, strict=True):
+        made = [_node(machine, name) for name in _members(machine, group)]
+        for node in made:
+            if node.id in nodes:
+                raise InvalidRequest(f"Two machines of the pool file are called {node.id!r}; rename one.", "name")
+            nodes[node.id] = node
+            all_names[node.id] = (node.id, node.name, group, node.region)
+    table = _table(written, all_names)
+    inside = written.inside.speed() if written.inside else None
+    links = NamedLinks(all_names, table, inside)
+    if written.elsewhere is None:
+        _check_complete(links, nodes)
+    return Pool(
+        nodes=tuple(nodes.values()),
+        links=links,
+        default_link=written.elsewhere.speed() if written.elsewhere else DEFAULT_LINK,
+        name=written.name,
+        market=Market(**written.market.model_dump()),
+    )
+
+
+def _names_of(machines: Sequence[WrittenMachine]) -> list[str]:
+    """The name of each table's machines; of tables without one, the device and, where that is not enough, a number."""
+    bare = [machine.name if machine.name is not None else machine.device or str(machine.kind) for machine in machines]
+    unnamed = Counter(name for machine, name in zip(machines, bare, strict=True) if machine.name is None)
+    seen: Counter[str] = Counter()
+    names = []
+    for machine, name in zip(machines, bare, strict=True):
+        if machine.name is None and unnamed[name] > 1:
+            seen[name] += 1
+            name = f"{name}-{chr(96 + seen[name])}" if unnamed[name] <= 26 else f"{name}-group{seen[name]}"
+        names.append(name)
+    return names
+
+
+def _members(machine: WrittenMachine, group: str) -> list[str]:
+    return [group] if machine.count == 1 else [f"{group}-{number}" for number in range(1, machine.count + 1)]
+
+
+def _node(machine: WrittenMachine, name: str) -> Node:
+    facts = device_facts(machine.device) if machine.device is not None else None
+    return Node(
+        id=machine.id or name,
+        name=name,
+        region=machine.region,
+        device=_device(machine, facts),
+        device_count=machine.devices,
+        inside=_inside(machine, facts),
+        price_per_hour=_price(machine, facts),
+        watts=machine.watts if machine.watts is not None or facts is None else facts.watts * machine.devices,
+    )
+
+
+def _device(machine: WrittenMachine, facts: DeviceFacts | None) -> Device:
+    base = facts.device() if facts else Device(kind=str(machine.kind), name=machine.title or "", memory_bytes=0)
+    memory = base.memory_bytes if machine.memory_bytes is None else int(machine.memory_bytes)
+    said = {figure: getattr(machine, figure) for figure in _FIGURES}
+    figures: dict[str, Any] = {
+        figure: getattr(base, figure) if value is None else value for figure, value in said.items()
+    }
+    return Device(kind=base.kind, name=base.name, memory_bytes=memory, **figures)
+
+
+def _inside(machine: WrittenMachine, facts: DeviceFacts | None) -> LinkSpeed | None:
+    if machine.inside is not None:
+        return machine.inside.speed()
+    if facts is None or machine.devices == 1:
+        return None
+    return LinkSpeed(_PEER_LATENCY_S, facts.peer_bandwidth_bytes_per_s)
+
+
+def _price(machine: WrittenMachine, facts: DeviceFacts | None) -> float | None:
+    if machine.price_per_hour is not None or machine.market == "none" or facts is None:
+        return machine.price_per_hour
+    if machine.market is None:
+        price = facts.price_per_hour.get("on_demand")
+        return None if price is None else price * machine.devices
+    return facts.price(machine.market) * machine.devices
+
+
+def _table(written: PoolFile, names: dict[str, Names]) -> Speeds:
+    """All that is written, the more particular last. Raises `InvalidRequest` on a name that nothing bears."""
+    table: Speeds = {}
+    for speeds in (written.matrix.speeds() if written.matrix else {}, *(link.speeds() for link in written.link)):
+        table.update(speeds)
+    known = {name for all_names in names.values() for name in all_names} - {""}
+    for name in {name for pair in table for name in pair} - known:
+        reason = f"A link names {name!r}, which is neither a region nor a machine of the pool file; "
+        raise InvalidRequest(reason + suggest(name, known), "link")
+    return {**(link_table(written.links).matrix.speeds() if written.links else {}), **table}
+
+
+def _check_complete(links: NamedLinks, nodes: dict[str, Node]) -> None:
+    """Raise `InvalidRequest` naming a pair of machines that nothing describes."""
+    at_place: dict[int, list[str]] = {}
+    for node in nodes:
+        at_place.setdefault(links.place_of(node), []).append(node)
+    for source, sources in at_place.items():
+        for target, targets in at_place.items():
+            if source == target and len(sources) == 1:
+                continue
+            if links.between_places(source, target) is None:
+                raise _missing(nodes[sources[0]], nodes[targets[-1]])
+
+
+def _missing(source: Node, target: Node) -> InvalidRequest:
+    where = [f"{node.name} ({node.region})" if node.region else node.name for node in (source, target)]
+    remedy = "[inside]" if source.region == target.region != "" else "a [[link]] between them or their regions"
+    reason = f"Nothing says how {where[0]} reaches {where[1]}; add {remedy}, or [elsewhere] for every other pair."
+    return InvalidRequest(reason, "link")

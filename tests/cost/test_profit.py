@@ -1,0 +1,28 @@
+"""The profit line, against the published figures."""
+
+import pytest
+
+from muster.cost.profit import break_even_tokens_per_s, dollars_per_hour, dollars_per_million
+from muster.spec.fleets import shipped_fleet
+from muster.spec.pool_file import parse_pool
+from muster.spec.prices import fleet_prices, token_prices
+
+
+def test_the_published_break_evens_are_met() -> None:
+    tokens = {price.name: price.per_million for price in token_prices()}
+    fleets = {price.name: price.per_hour for price in fleet_prices()}
+    published = {"mining-8x4090": 108, "ionet-8x4090": 1139, "runpod-8x4090": 1704, "gcp-8xl4": 4283}
+    for fleet, speed in published.items():
+        assert break_even_tokens_per_s(fleets[fleet], tokens["llama-70b-together"]) == pytest.approx(speed, abs=1)
+    assert break_even_tokens_per_s(6.56 / 24, tokens["gpt-4o-mini-batch"]) == pytest.approx(253, abs=0.5)
+
+
+def test_a_fleet_costs_the_sum_of_its_machines() -> None:
+    assert dollars_per_hour(shipped_fleet("deserve-8xl4")) == pytest.approx(13.88)
+    assert dollars_per_hour(parse_pool('[[machine]]\ndevice = "m2-ultra"')) is None, "no price is known"
+    powered = '[[machine]]\ndevice = "t4"\nprice_per_hour = 0\n[market]\nelectricity_price_per_kwh = 0.3'
+    assert dollars_per_hour(parse_pool(powered)) == pytest.approx(0.07 * 0.3)
+
+
+def test_price_and_break_even_are_two_views_of_one_line() -> None:
+    assert dollars_per_million(13.88, break_even_tokens_per_s(13.88, 0.9)) == pytest.approx(0.9)
