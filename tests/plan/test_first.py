@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from math import inf
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -200,9 +200,9 @@ def test_two_hundred_machines_are_planned_in_a_moment(layers):
     fleet = pool(*nodes, links=links)
     model = shape(layers)
     place(model, pool(*nodes[:12]) if layers == 80 else fleet, options=OPTIONS)  # numpy warms up
-    started = perf_counter()
+    started = process_time()
     plan = place(model, fleet, options=OPTIONS)
-    seconds = perf_counter() - started
+    seconds = process_time() - started
     check_plan(plan, model, fleet, OPTIONS)
     assert seconds < 1.5, f"{seconds:.2f} s"  # 0.3 s on an idle core
     print(f"{layers} layers on 200 machines: {seconds:.3f} s, {len(plan.pipelines[0].stages)} stages")
