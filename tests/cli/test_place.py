@@ -47,6 +47,34 @@ def test_the_data_directory_follows_option_then_environment(tmp_path: Path, monk
     assert mode(data_dir()) == 0o700
 
 
+def test_a_place_where_strangers_may_write_is_refused(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    with pytest.raises(MachineTrouble, match="chmod 700"):
+        data_dir(shared)
+
+
+def test_a_token_that_others_may_know_is_no_token(tmp_path: Path) -> None:
+    (tmp_path / "admin.token").write_text("known to all")
+    (tmp_path / "admin.token").chmod(0o644)
+    with pytest.raises(MachineTrouble, match="delete it"):
+        admin_token(tmp_path)
+
+
+def test_a_ticket_is_not_written_to_where_others_look(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("")
+    elsewhere.chmod(0o644)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "head.json").symlink_to(elsewhere)
+    write_head(folder, RECORD)
+    assert elsewhere.read_text() == ""
+    assert mode(folder / "head.json") == 0o600
+    assert [path.name for path in folder.iterdir()] == ["head.json"]
+
+
 def test_a_place_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineTrouble, match="--data-dir"):

@@ -31,7 +31,7 @@ from muster.cli.show import Announcer
 from muster.cli.worker import door_of, shaped
 from muster.client.session import Sessions
 from muster.errors import InvalidRequest, NotAllowed
-from muster.link.identity import load_identity
+from muster.link.identity import held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.model.blobs import DirectoryBlobs, Manifest, build_manifest
 from muster.model.conformance import check_conformance
@@ -175,13 +175,13 @@ async def broker(options: HeadOptions, model: LoadedModel, store: Store) -> Asyn
     eos = tuple(sorted(model.tokenizer.end_of_text_ids))
     served = Served(model.shape, model.manifest.digest, eos_token_ids=eos)
     service = BrokerService(served, store, read_blob, options=broker_options(options))
-    identity = load_identity(options.data_dir / "identity.key")
-    endpoint = await IrohEndpoint.bind(identity, options.link_port, options.relay)
-    await service.start(shaped(endpoint, options.scenario, service.region_of))
-    try:
-        yield service, await service.issue_ticket(options.ticket_s)
-    finally:
-        await service.close()
+    with held_identity(options.data_dir / "identity.key") as identity:
+        endpoint = await IrohEndpoint.bind(identity, options.link_port, options.relay)
+        await service.start(shaped(endpoint, options.scenario, service.region_of))
+        try:
+            yield service, await service.issue_ticket(options.ticket_s)
+        finally:
+            await service.close()
 
 
 def broker_options(options: HeadOptions) -> BrokerOptions:
@@ -191,7 +191,6 @@ def broker_options(options: HeadOptions) -> BrokerOptions:
 
 async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announcer) -> None:
     """This machine's own share of the work: a worker like any other, that happens to live here."""
-    endpoint = await IrohEndpoint.bind(load_identity(options.data_dir / "worker.key"))
     worker_options = WorkerOptions(
         name=options.name or socket.gethostname(),
         cache_dir=options.data_dir / "cache",
@@ -200,7 +199,9 @@ async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announcer
         memory_cap_bytes=options.memory_bytes,
     )
     try:
-        await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
+        with held_identity(options.data_dir / "worker.key") as identity:
+            endpoint = await IrohEndpoint.bind(identity)
+            await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
     except NotAllowed as error:  # the operator's wish; the head and the other machines go on
         announce("left", f"This machine computes no more: {error}", name=worker_options.name)
         await asyncio.Event().wait()

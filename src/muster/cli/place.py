@@ -10,6 +10,8 @@
 import json
 import os
 import secrets
+import stat
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +31,7 @@ class HeadRecord:
 
 
 def data_dir(chosen: Path | None = None) -> Path:
-    """The folder, made if it is missing; only its owner may look inside."""
+    """The folder, made if it is missing; only its owner may look inside. One where strangers may write is refused."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     folder = chosen or Path(os.environ.get("MUSTER_DATA_DIR") or f"{base}/muster")
     folder = folder.expanduser()
@@ -39,6 +41,11 @@ def data_dir(chosen: Path | None = None) -> Path:
         raise MachineTrouble(
             f"Cannot make {folder}: {error.strerror}; choose another place with --data-dir."
         ) from error
+    if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:
+        raise MachineTrouble(
+            f"Everybody on this machine may write to {folder}, even a forged key or token; run `chmod 700 {folder}`, "
+            "or choose another place with --data-dir."
+        )
     return folder
 
 
@@ -53,18 +60,26 @@ def admin_token(folder: Path) -> str:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return path.read_text(encoding="ascii").strip()
+        return read_token(path)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         token = secrets.token_urlsafe(32)
         file.write(token + "\n")
     return token
 
 
+def read_token(path: Path) -> str:
+    """Raises `MachineTrouble` if others may know it."""
+    if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise MachineTrouble(f"Others may read the admin token in {path}; delete it, and the head makes a new one.")
+    return path.read_text(encoding="ascii").strip()
+
+
 def write_head(folder: Path, record: HeadRecord) -> None:
-    path = folder / "head.json"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # the ticket in it is a secret
+    # The ticket in it is a secret, so the file is new and private from the start, whatever was in its place.
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix="head.json")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(record), file)
+    os.replace(temporary, folder / "head.json")
 
 
 def read_head(folder: Path) -> HeadRecord | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from muster.cli.show import Announcer
 from muster.link.base import Endpoint
-from muster.link.identity import load_identity
+from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import load_scenario, shape
 from muster.node import worker as node
@@ -41,7 +41,11 @@ class WorkerOptions:
 async def run_worker(options: WorkerOptions, announce: Announcer) -> None:
     """Runs until it is interrupted (drains first; a second interrupt leaves at once) or the head refuses it."""
     ticket = parse(options.ticket, time.time())
-    identity = load_identity(options.data_dir / "worker.key")
+    with held_identity(options.data_dir / "worker.key") as identity:
+        await _run_worker(options, ticket, identity, announce)
+
+
+async def _run_worker(options: WorkerOptions, ticket: Ticket, identity: Identity, announce: Announcer) -> None:
     regions = {identity.node_id: options.region}
     endpoint = shaped(await IrohEndpoint.bind(identity, relay=ticket.relay), options.scenario, regions.get)
     worker = node.Worker(endpoint, door_of(ticket), node_options(options), announce, regions)
