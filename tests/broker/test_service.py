@@ -2,21 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from muster.broker.events import Placed, Route
-from muster.broker.membership import LeaseOptions
-from muster.broker.placing import PlacingOptions
-from muster.broker.service import BURST_MESSAGES, BrokerService
-from muster.broker.state import BrokerOptions
-from muster.broker.store import Store
 from muster.errors import InvalidRequest, LinkDown
-from muster.link.memory import MemoryNetwork
 from muster.spec.pool import Device
 from muster.spec.request import Request
 from muster.wire.messages import (
@@ -33,84 +24,10 @@ from muster.wire.messages import (
     Submit,
     Welcome,
 )
-from tests.broker.actors import HEAD, SERVED, node_id, planner
-from tests.broker.fake_node import FakeNode
+from tests.broker.actors import HEAD, SERVED, node_id
+from tests.broker.pool import BLOB
 
 pytestmark = pytest.mark.anyio
-
-OPTIONS = BrokerOptions(
-    leases=LeaseOptions(heartbeat_s=0.1, lease_s=0.8, rest_s=0.1),
-    placing=PlacingOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5),
-)
-BLOB = bytes(range(256)) * 100
-
-
-def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:
-    return (BLOB[offset : offset + length], len(BLOB)) if digest == "ab" * 32 else None
-
-
-class Pool:
-    """A head and its nodes on one in-memory network."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.network = MemoryNetwork()
-        self.nodes: list[FakeNode] = []
-        self.wall_s = 1e9
-
-    async def start_head(self) -> None:
-        self.store = Store.at(self.folder / "pool.db")
-        self.service = BrokerService(
-            SERVED, self.store, read_blob, planner=planner, options=OPTIONS, wall_clock=lambda: self.wall_s
-        )
-        await self.service.start(self.network.endpoint(HEAD))
-
-    async def stop_head(self) -> None:
-        await self.service.close()
-        self.store.close()
-
-    async def ticket(self):
-        self._ticket = await self.service.issue_ticket(valid_s=3600)
-        return self._ticket
-
-    def fake(self, number: int, memory_mib: float = 500, speed: float = 1) -> FakeNode:
-        node = FakeNode(self.network, node_id(number), self._ticket, memory_mib, speed)
-        self.nodes.append(node)
-        return node
-
-    async def join(self, *sizes: float) -> list[FakeNode]:
-        # The fourth is so slow that it stays on standby until it is needed.
-        nodes = [self.fake(len(self.nodes) + 1, size, (1.0, 0.9, 0.8, 0.05)[len(self.nodes)]) for size in sizes]
-        for node in nodes:
-            assert isinstance(await node.join(), Welcome)
-        return nodes
-
-    async def until(self, what: Callable[[], bool], seconds: float = 10) -> None:
-        async with asyncio.timeout(seconds):
-            while not what():
-                await asyncio.sleep(0.02)
-
-    async def serving(self, *numbers: int) -> Route:
-        """Wait until exactly these nodes serve."""
-        wanted = {node_id(number) for number in numbers}
-        await self.until(lambda: (r := self.service.route()) is not None and set(r.pipeline.nodes()) == wanted)
-        route = self.service.route()
-        assert route is not None
-        return route
-
-    def state(self, number: int) -> str:
-        return next(view["state"] for view in self.service.nodes() if view["id"] == node_id(number))
-
-
-@pytest.fixture
-async def pool(tmp_path: Path) -> AsyncIterator[Pool]:
-    pool = Pool(tmp_path)
-    await pool.start_head()
-    await pool.ticket()
-    yield pool
-    for node in pool.nodes:
-        await node.leave()
-    await pool.stop_head()
 
 
 async def test_nodes_join_by_ticket_load_and_serve(pool):
@@ -181,27 +98,6 @@ async def test_a_forbidden_message_ends_the_membership(pool):
     await node.control.send(Submit(epoch=1, request=Request(id="r", prompt=(1,))))
     await asyncio.wait_for(node.connection.closed.wait(), 5)
     await pool.until(lambda: pool.state(1) == "gone")
-
-
-async def test_a_node_that_floods_the_head_is_put_out(pool):
-    (node,) = await pool.join(500)
-    with suppress(LinkDown):
-        for _ in range(2 * BURST_MESSAGES):
-            await node.control.send(node.claim)
-    await asyncio.wait_for(node.connection.closed.wait(), 5)
-    await pool.until(lambda: pool.state(1) == "gone")
-    assert pool.service._unsaved.qsize() <= 2
-
-
-async def test_strangers_at_the_door_are_counted_and_members_are_not(pool, monkeypatch):
-    monkeypatch.setattr("muster.broker.service.MOST_STRANGERS", 2)
-    await pool.join(100, 100, 100)
-    connections = [await pool.fake(n).endpoint.dial(pool.fake(n + 10).ticket.address) for n in (4, 5, 6)]
-    await asyncio.wait_for(connections[2].closed.wait(), 5)
-    assert not any(connection.closed.is_set() for connection in connections[:2])
-    await connections[0].close()
-    await pool.until(lambda: len(pool.service._visitors) == 4)
-    assert isinstance(await pool.fake(7).join(), Welcome)
 
 
 async def test_a_node_that_falls_silent_loses_its_lease_and_its_layers(pool):
@@ -399,18 +295,6 @@ async def test_the_head_relays_between_members(pool):
         if payload:
             break
     assert (message.source, bytes(payload)) == (first.id, b"a frame")
-
-
-async def test_a_member_with_two_carriers_cannot_end_the_head(pool):
-    (node,) = await pool.join(100)
-    first, second = await node.connection.open("relay"), await node.connection.open("relay")
-    await second.close()
-    with suppress(LinkDown):
-        for _ in range(20):
-            await first.send(Relay(source=node.id, target="f" * 64, channel="data/x/1"), b"a frame")
-            await asyncio.sleep(0.01)
-    assert not pool.service._ended.done()
-    assert isinstance(await pool.fake(2).join(), Welcome)
 
 
 async def test_a_second_connection_of_a_node_replaces_the_first(pool):
