@@ -2,13 +2,11 @@
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 from muster.broker.events import Placed, Route
-from muster.broker.service import BURST_MESSAGES
 from muster.errors import InvalidRequest, LinkDown
 from muster.spec.pool import Device
 from muster.spec.request import Request
@@ -93,27 +91,6 @@ async def test_a_forbidden_message_ends_the_membership(pool):
     await node.control.send(Submit(epoch=1, request=Request(id="r", prompt=(1,))))
     await asyncio.wait_for(node.connection.closed.wait(), 5)
     await pool.until(lambda: pool.state(1) == "gone")
-
-
-async def test_a_node_that_floods_the_head_is_put_out(pool):
-    (node,) = await pool.join(500)
-    with suppress(LinkDown):
-        for _ in range(2 * BURST_MESSAGES):
-            await node.control.send(node.claim)
-    await asyncio.wait_for(node.connection.closed.wait(), 5)
-    await pool.until(lambda: pool.state(1) == "gone")
-    assert pool.service._unsaved.qsize() <= 2
-
-
-async def test_strangers_at_the_door_are_counted_and_members_are_not(pool, monkeypatch):
-    monkeypatch.setattr("muster.broker.service.MOST_STRANGERS", 2)
-    await pool.join(100, 100, 100)
-    connections = [await pool.fake(n).endpoint.dial(pool.fake(n + 10).ticket.address) for n in (4, 5, 6)]
-    await asyncio.wait_for(connections[2].closed.wait(), 5)
-    assert not any(connection.closed.is_set() for connection in connections[:2])
-    await connections[0].close()
-    await pool.until(lambda: len(pool.service._visitors) == 4)
-    assert isinstance(await pool.fake(7).join(), Welcome)
 
 
 async def test_a_node_that_falls_silent_loses_its_lease_and_its_layers(pool):

@@ -121,6 +121,19 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(store, tmp_path):
         assert secret.encode() not in path.read_bytes()
 
 
+def test_no_file_of_the_store_can_be_read_by_others(tmp_path):
+    (tmp_path / "pool.db").touch(0o644)
+    tmp_path.chmod(0o755)
+    store = Store.at(tmp_path / "pool.db")
+    store.add_secret(b"s" * 32, 1e9)
+    assert {path.name: path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {
+        "pool.db": 0,
+        "pool.db-shm": 0,
+        "pool.db-wal": 0,
+    }
+    store.close()
+
+
 def test_an_unknown_or_revoked_key_opens_nothing(store):
     secret, key = store.add_key("app")
     assert store.verify(secret + "x") is None

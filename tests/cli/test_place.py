@@ -8,7 +8,6 @@ import pytest
 from muster.cli.place import (
     HeadRecord,
     admin_token,
-    claimed,
     data_dir,
     database_url,
     forget_head,
@@ -56,6 +55,34 @@ def test_the_data_directory_follows_option_then_environment(tmp_path: Path, monk
     assert mode(data_dir()) == 0o700
 
 
+def test_a_place_where_strangers_may_write_is_refused(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    with pytest.raises(MachineTrouble, match="chmod 700"):
+        data_dir(shared)
+
+
+def test_a_token_that_others_may_know_is_no_token(tmp_path: Path) -> None:
+    (tmp_path / "admin.token").write_text("known to all")
+    (tmp_path / "admin.token").chmod(0o644)
+    with pytest.raises(MachineTrouble, match="delete it"):
+        admin_token(tmp_path)
+
+
+def test_a_ticket_is_not_written_to_where_others_look(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("")
+    elsewhere.chmod(0o644)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "head.json").symlink_to(elsewhere)
+    write_head(folder, RECORD)
+    assert elsewhere.read_text() == ""
+    assert mode(folder / "head.json") == 0o600
+    assert [path.name for path in folder.iterdir()] == ["head.json"]
+
+
 def test_a_place_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineTrouble, match="--data-dir"):
@@ -67,12 +94,3 @@ def test_a_database_elsewhere_is_taken_from_the_environment(tmp_path: Path, monk
     assert database_url(tmp_path) == f"sqlite:///{tmp_path}/muster.db"
     monkeypatch.setenv("MUSTER_DATABASE", "postgresql+psycopg://db/muster")
     assert database_url(tmp_path) == "postgresql+psycopg://db/muster"
-
-
-def test_one_folder_is_one_head_and_one_worker_at_a_time(tmp_path: Path) -> None:
-    with claimed(tmp_path, "worker"):
-        claimed(tmp_path, "head").__enter__()
-        with pytest.raises(MachineTrouble, match="A worker already runs"):
-            claimed(tmp_path, "worker").__enter__()
-    with claimed(tmp_path, "worker"):
-        pass

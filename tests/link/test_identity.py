@@ -4,7 +4,7 @@ import pytest
 from iroh import SecretKey
 
 from muster.errors import MachineTrouble
-from muster.link.identity import Identity, load_identity
+from muster.link.identity import Identity, held_identity, load_identity
 
 
 def test_a_machine_stays_the_same_node(tmp_path: Path) -> None:
@@ -13,6 +13,16 @@ def test_a_machine_stays_the_same_node(tmp_path: Path) -> None:
     assert load_identity(path) == first
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in path.parent.iterdir()] == ["node.key"]
+
+
+def test_two_processes_are_not_the_same_node(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    with held_identity(path) as identity:
+        with pytest.raises(MachineTrouble, match="already"), held_identity(path):
+            pass
+        assert load_identity(path) == identity
+    with held_identity(path) as again:
+        assert again == identity
 
 
 def test_the_node_id_is_the_one_that_iroh_authenticates() -> None:

@@ -4,6 +4,7 @@ SQLite by default, PostgreSQL by URL, both through SQLAlchemy. Synchronous: the 
 and outputs never come near it; API keys are kept as hashes only (keys are long and random, so a plain hash suffices).
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -270,15 +271,24 @@ def _open(url: str) -> Engine:
         address = make_url(url.replace("postgresql://", "postgresql+psycopg://", 1))
         # A server in the C locale would hand out bytes instead of text.
         arguments = {"client_encoding": "utf8"} if address.get_backend_name() == "postgresql" else {}
+        if address.get_backend_name() == "sqlite" and address.database:
+            _keep_private(Path(address.database))
         engine = create_engine(address, pool_pre_ping=True, connect_args=arguments)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _tune_sqlite)
         Base.metadata.create_all(engine)
     except ModuleNotFoundError as error:
         raise MachineTrouble(f"The database needs {error.name}; install `muster-llm[postgres]`.") from error
-    except (SQLAlchemyError, ValueError) as error:
+    except (SQLAlchemyError, ValueError, OSError) as error:
         raise _trouble(error) from error
     return engine
+
+
+def _keep_private(path: Path) -> None:
+    """Join secrets are in it. The files that SQLite puts beside it take over its mode."""
+    if str(path) != ":memory:":
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        path.chmod(0o600)
 
 
 def _tune_sqlite(connection: object, _: object) -> None:

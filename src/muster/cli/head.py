@@ -26,12 +26,12 @@ from muster.broker.placement import Served
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
-from muster.cli.place import HeadRecord, admin_token, claimed, database_url, forget_head, write_head
+from muster.cli.place import HeadRecord, admin_token, database_url, forget_head, write_head
 from muster.cli.show import Announcer
 from muster.cli.worker import door_of, shaped
 from muster.client.session import Sessions
 from muster.errors import InvalidRequest, MachineTrouble, NotAllowed
-from muster.link.identity import Identity, load_identity
+from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.model.blobs import DirectoryBlobs, Manifest, build_manifest
 from muster.model.conformance import check_conformance
@@ -130,13 +130,12 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        stack.enter_context(claimed(options.data_dir, "head"))
-        if options.local_worker:
-            stack.enter_context(claimed(options.data_dir, "worker"))
+        # Before anything is loaded: a second head in this folder should hear so at once.
+        identity = stack.enter_context(held_identity(options.data_dir / "identity.key"))
         model = await asyncio.to_thread(load_model, options)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
-        service, ticket = await stack.enter_async_context(broker(options, model, store))
+        service, ticket = await stack.enter_async_context(broker(options, model, store, identity))
         sessions = Sessions(
             lambda node: service.open(node, "data"),
             service.suspect,
@@ -167,7 +166,9 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
 
 
 @asynccontextmanager
-async def broker(options: HeadOptions, model: LoadedModel, store: Store) -> AsyncIterator[tuple[BrokerService, Ticket]]:
+async def broker(
+    options: HeadOptions, model: LoadedModel, store: Store, identity: Identity
+) -> AsyncIterator[tuple[BrokerService, Ticket]]:
     """The broker behind its own endpoint, and a fresh ticket."""
     blobs = DirectoryBlobs(model.path, model.manifest)
 
@@ -178,7 +179,6 @@ async def broker(options: HeadOptions, model: LoadedModel, store: Store) -> Asyn
     eos = tuple(sorted(model.tokenizer.end_of_text_ids))
     served = Served(model.shape, model.manifest.digest, eos_token_ids=eos)
     service = BrokerService(served, store, read_blob, options=broker_options(options))
-    identity = load_identity(options.data_dir / "identity.key")
     endpoint = await bind_again(identity, options)
     await service.start(shaped(endpoint, options.scenario, service.region_of))
     try:
@@ -208,7 +208,6 @@ def broker_options(options: HeadOptions) -> BrokerOptions:
 
 async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announcer) -> None:
     """This machine's own share of the work: a worker like any other, that happens to live here."""
-    endpoint = await IrohEndpoint.bind(load_identity(options.data_dir / "worker.key"))
     worker_options = WorkerOptions(
         name=options.name or socket.gethostname(),
         cache_dir=options.data_dir / "cache",
@@ -217,7 +216,9 @@ async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announcer
         memory_cap_bytes=options.memory_bytes,
     )
     try:
-        await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
+        with held_identity(options.data_dir / "worker.key") as identity:
+            endpoint = await IrohEndpoint.bind(identity)
+            await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
     except NotAllowed as error:  # the operator's wish; the head and the other machines go on
         announce("left", f"This machine computes no more: {error}", name=worker_options.name)
         await asyncio.Event().wait()

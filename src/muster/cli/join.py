@@ -14,7 +14,13 @@ from muster.wire.ticket import parse
 
 
 def join(
-    ticket: Annotated[str, typer.Argument(help="The line that `muster serve` printed.")],
+    ticket: Annotated[
+        str,
+        typer.Argument(
+            envvar="MUSTER_TICKET",
+            help="The line that `muster serve` printed. In the environment, other users of this machine do not see it.",
+        ),
+    ],
     memory: Annotated[
         str | None, typer.Option(help="Most memory to lend, such as 8GB.", show_default="most of what is free")
     ] = None,

@@ -6,14 +6,13 @@
            head.json        address and ticket of the head that runs now
            link.port        UDP port of the head, kept for its next start
            cache/           weights by digest
-           head.lock, worker.lock    held by the process that runs as this head or worker
 """
 
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ class HeadRecord:
 
 
 def data_dir(chosen: Path | None = None) -> Path:
-    """The folder, made if it is missing; only its owner may look inside."""
+    """The folder, made if it is missing; only its owner may look inside. One where strangers may write is refused."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     folder = chosen or Path(os.environ.get("MUSTER_DATA_DIR") or f"{base}/muster")
     folder = folder.expanduser()
@@ -43,28 +42,12 @@ def data_dir(chosen: Path | None = None) -> Path:
         raise MachineTrouble(
             f"Cannot make {folder}: {error.strerror}; choose another place with --data-dir."
         ) from error
+    if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:
+        raise MachineTrouble(
+            f"Everybody on this machine may write to {folder}, even a forged key or token; run `chmod 700 {folder}`, "
+            "or choose another place with --data-dir."
+        )
     return folder
-
-
-@contextmanager
-def claimed(folder: Path, role: str) -> Iterator[None]:
-    """Two processes with one identity would throw each other out of the pool, so the second one is refused.
-
-    The system lets go of the lock however its holder ends. Where there is no `fcntl`, nothing is checked.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / f"{role}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MachineTrouble(
-                f"A {role} already runs from {folder}; stop it, or give this one a folder of its own with --data-dir."
-            ) from error
-        yield
 
 
 def database_url(folder: Path) -> str:
@@ -78,18 +61,26 @@ def admin_token(folder: Path) -> str:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return path.read_text(encoding="ascii").strip()
+        return read_token(path)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         token = secrets.token_urlsafe(32)
         file.write(token + "\n")
     return token
 
 
+def read_token(path: Path) -> str:
+    """Raises `MachineTrouble` if others may know it."""
+    if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise MachineTrouble(f"Others may read the admin token in {path}; delete it, and the head makes a new one.")
+    return path.read_text(encoding="ascii").strip()
+
+
 def write_head(folder: Path, record: HeadRecord) -> None:
-    path = folder / "head.json"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # the ticket in it is a secret
+    # The ticket in it is a secret, so the file is new and private from the start, whatever was in its place.
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix="head.json")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(record), file)
+    os.replace(temporary, folder / "head.json")
 
 
 def read_head(folder: Path) -> HeadRecord | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from muster.cli.place import DEFAULT_URL, data_dir, read_head
+from muster.cli.place import DEFAULT_URL, data_dir, read_head, read_token
 from muster.errors import LinkDown, MusterError, NotAllowed, from_code
 
 
@@ -95,7 +95,7 @@ def find(url: str | None, token: str | None = None, key: str | None = None, fold
     ours = record.url if record else DEFAULT_URL
     # This machine's token opens this machine's head; it is never shown to another.
     if token is None and url in (None, ours) and (place / "admin.token").exists():
-        token = (place / "admin.token").read_text(encoding="ascii").strip()
+        token = read_token(place / "admin.token")
     return Head(url or ours, token, key)
 
 

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from muster.cli.place import claimed
 from muster.cli.show import Announcer
 from muster.link.base import Endpoint
-from muster.link.identity import load_identity
+from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import load_scenario, shape
 from muster.node import worker as node
@@ -41,13 +40,12 @@ class WorkerOptions:
 
 async def run_worker(options: WorkerOptions, announce: Announcer) -> None:
     """Runs until it is interrupted (drains first; a second interrupt leaves at once) or the head refuses it."""
-    with claimed(options.data_dir, "worker"):
-        await lend(options, announce)
-
-
-async def lend(options: WorkerOptions, announce: Announcer) -> None:
     ticket = parse(options.ticket, time.time())
-    identity = load_identity(options.data_dir / "worker.key")
+    with held_identity(options.data_dir / "worker.key") as identity:
+        await _lend(options, ticket, identity, announce)
+
+
+async def _lend(options: WorkerOptions, ticket: Ticket, identity: Identity, announce: Announcer) -> None:
     regions = {identity.node_id: options.region}
     endpoint = shaped(await IrohEndpoint.bind(identity, relay=ticket.relay), options.scenario, regions.get)
     worker = node.Worker(endpoint, door_of(ticket), node_options(options), announce, regions)

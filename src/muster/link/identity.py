@@ -1,13 +1,15 @@
 """Who this machine is: an Ed25519 key on disk, whose public half is the node id that peers authenticate.
 
 Knows nothing of networks. The file holds the 32 secret bytes as one line of hexadecimal and is readable by its owner
-only; whoever has it *is* this node.
+only; whoever has it *is* this node. Two processes that are the same node would put each other out for ever, so a
+process holds its identity alone.
 """
 
 import os
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +50,32 @@ def load_identity(path: Path) -> Identity:
         raise MachineTrouble(
             f"The node key in {path} cannot be used ({error.strerror}); check the folder's permissions and free space."
         ) from None
+
+
+@contextmanager
+def held_identity(path: Path) -> Iterator[Identity]:
+    """As `load_identity`; inside the block no other process is this node."""
+    identity = load_identity(path)
+    with path.open("rb") as file:
+        _lock(file.fileno(), path)
+        yield identity
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Until the file is closed, if need be by the death of the process."""
+    try:
+        import fcntl
+    except ImportError:
+        return  # no such locks on Windows
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise MachineTrouble(
+            f"Another process runs as this node already (its key is {path}); stop that one, or choose another "
+            "--data-dir for this one."
+        ) from None
+    except OSError:
+        return  # a file system without locks
 
 
 def _create(path: Path) -> None:
