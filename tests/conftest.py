@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 SETTINGS = ("MUSTER_HEAD", "MUSTER_ADMIN_TOKEN", "MUSTER_API_KEY", "MUSTER_DATA_DIR", "MUSTER_DATABASE", "MUSTER_LOG")
 
@@ -14,3 +15,10 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         for name in SETTINGS:
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A test that runs a command sets up logging on a stderr that is gone when the test ends."""
+    yield
+    structlog.reset_defaults()

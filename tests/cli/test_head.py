@@ -6,7 +6,8 @@ from pathlib import Path
 
 import anyio
 
-from muster.cli.head import HeadOptions, bind_again
+from muster.cli.head import HeadOptions, bind_where_it_was
+from muster.cli.place import last_link_port, remember_link_port
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 
@@ -38,10 +39,12 @@ def test_a_restarted_head_is_where_its_workers_dial_it(tmp_path: Path) -> None:
     async def scene() -> None:
         options = replace(OPTIONS, data_dir=tmp_path)
         (tmp_path / "link.port").write_text(port)
-        again = await bind_again(Identity.generate(), options)
+        again = await bind_where_it_was(Identity.generate(), options)
         assert port_of(again) == port
-        elsewhere = await bind_again(Identity.generate(), options)  # what is taken by now is no trouble
-        assert (tmp_path / "link.port").read_text() == port_of(elsewhere) != port
+        elsewhere = await bind_where_it_was(Identity.generate(), options)  # what is taken by now is no trouble
+        assert port_of(elsewhere) != port
+        remember_link_port(tmp_path, elsewhere.port)
+        assert str(last_link_port(tmp_path)) == port_of(elsewhere)
         await again.close()
         await elsewhere.close()
 

@@ -3,8 +3,8 @@
 <data dir>/identity.key     Ed25519 key of this machine
            muster.db        state of the pool (SQLite)
            admin.token      lets `muster status`, `nodes` and `doctor` in; mode 0600
+           link.port        UDP port at which machines reached the head last time
            head.json        address and ticket of the head that runs now
-           link.port        UDP port of the head, kept for its next start
            cache/           weights by digest
 """
 
@@ -66,6 +66,19 @@ def admin_token(folder: Path) -> str:
         token = secrets.token_urlsafe(32)
         file.write(token + "\n")
     return token
+
+
+def last_link_port(folder: Path) -> int:
+    """0 where there was none yet, or nobody can read it."""
+    try:
+        port = int((folder / "link.port").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+    return port if 0 < port < 65536 else 0
+
+
+def remember_link_port(folder: Path, port: int) -> None:
+    (folder / "link.port").write_text(f"{port}\n", encoding="ascii")
 
 
 def read_token(path: Path) -> str:
