@@ -297,6 +297,39 @@ def test_a_restarted_head_gives_its_old_nodes_their_old_layers_under_a_new_epoch
     assert second.route.epoch == placed.epoch + 1
 
 
+def restarted(first: Stage, **options) -> Stage:
+    """A head that remembers what `first` decided."""
+    placed = [record for record in first.saved if isinstance(record, Placed)][-1]
+    known = {record.node for record in first.saved if isinstance(record, NodeSeen)}
+    remembered = Remembered(placed.epoch, placed.pipeline, known, (), [(SECRET, 1.0)])
+    return Stage(remembered, BrokerOptions(placing=PlacingOptions(**options)))
+
+
+def test_a_restarted_head_serves_as_soon_as_its_machines_are_back():
+    second = restarted(pool_of(500, 500, 500), settle_s=4.0)
+    for number in (1, 2, 3):
+        assert second.routes == []
+        second.join(number, 500)
+    assert len(second.routes) == 1
+
+
+def test_a_restarted_head_does_not_wait_for_ever_for_a_machine_that_is_gone():
+    second = restarted(pool_of(500, 500, 500), min_nodes=3)
+    second.join(1, 500)
+    second.join(3, 500)
+    second.pass_time(4)
+    assert second.routes == []
+    second.pass_time(2)
+    assert set(second.ranges()) == {1, 3}
+
+
+def test_a_pool_that_waits_for_more_machines_says_for_how_many():
+    stage = Stage(options=BrokerOptions(placing=PlacingOptions(min_nodes=3)))
+    stage.join(1, 1000)
+    stage.pass_time(20)
+    assert stage.state.placing.trouble.startswith("1 of 3 machines are here")
+
+
 def test_the_assignment_names_everything_that_a_node_needs():
     stage = pool_of(500, 500)
     assign = next(message for message in stage.at(1).heard if isinstance(message, Assign))

@@ -202,3 +202,10 @@ def test_a_lost_neighbour_is_reported_only_for_a_stage_that_is_held() -> None:
     assert state.neighbour_lost(1, OTHER, "cut") == []
     state.heard(assign(), 1.0)
     assert state.neighbour_lost(1, OTHER, "cut") == [Say(StageLost(epoch=1, peer=OTHER, reason="cut"))]
+
+
+def test_a_node_that_is_refused_does_not_look_for_the_head_that_hangs_up() -> None:
+    state = joined()
+    (quitting,) = state.heard(Refused(code="invalid_api_key", reason="Banned; ask why."), 1.0)
+    assert isinstance(quitting, Quit)
+    assert state.head_lost(1.1) == []

@@ -170,10 +170,17 @@ class Placing:
     def _has_settled(self, now_s: float) -> bool:
         if not self._settling:
             return True
-        if self._useful_since_s is None or len(self.members.pool(now_s).nodes) < self.options.min_nodes:
+        if self._useful_since_s is None:
             return False
-        quiet = now_s - self._joined_s >= self.options.settle_s
-        return quiet or now_s - self._useful_since_s >= self.options.longest_settle_s
+        waited_s = now_s - self._useful_since_s
+        here = {node.id for node in self.members.pool(now_s).nodes}
+        if self.keep is not None:  # the head was restarted, and its machines come back one after the other
+            return here.issuperset(self.keep.nodes()) or waited_s >= self.options.longest_settle_s
+        if len(here) < self.options.min_nodes:
+            wanted = self.options.min_nodes
+            self.trouble = f"{len(here)} of {wanted} machines are here; join more, or serve with a lower --min-nodes."
+            return False
+        return now_s - self._joined_s >= self.options.settle_s or waited_s >= self.options.longest_settle_s
 
     def _move_away(self, now_s: float) -> list[Command]:
         """Somebody who serves wants to leave: prepare a pipeline without them while they go on."""

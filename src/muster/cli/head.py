@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from muster.api.app import create_app
 from muster.api.keys import check_host
 from muster.api.server import ApiServer
@@ -26,17 +28,26 @@ from muster.broker.placement import Served
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
-from muster.cli.place import HeadRecord, admin_token, database_url, forget_head, write_head
+from muster.cli.place import (
+    HeadRecord,
+    admin_token,
+    database_url,
+    forget_head,
+    last_link_port,
+    remember_link_port,
+    write_head,
+)
 from muster.cli.show import Announcer
 from muster.cli.worker import door_of, shaped
 from muster.client.session import Sessions
-from muster.errors import InvalidRequest, NotAllowed
-from muster.link.identity import held_identity
+from muster.errors import InvalidRequest, MachineTrouble, NotAllowed
+from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.model.blobs import DirectoryBlobs, Manifest, build_manifest
 from muster.model.conformance import check_conformance
-from muster.model.shape import shape_of
+from muster.model.shape import check_tensors, shape_of
 from muster.model.source import resolve
+from muster.model.weights import open_directory
 from muster.node.measure import pick_device
 from muster.node.worker import Worker, WorkerOptions
 from muster.spec.model_shape import ModelShape
@@ -44,6 +55,7 @@ from muster.spec.request import Progress, Request
 from muster.text.tokenizer import Tokenizer, load_tokenizer
 from muster.wire.ticket import Ticket
 
+log = structlog.get_logger()
 WATCH_S = 0.25
 
 
@@ -82,9 +94,10 @@ class LoadedModel:
 def load_model(options: HeadOptions) -> LoadedModel:
     """Raises `MusterError`: unknown, unreadable, unsupported, or without a tokenizer."""
     path = resolve(options.model)
+    check_conformance(open_directory(path).config_json)  # first, as whatever reads the configuration trips over it
     tokenizer = load_tokenizer(path)
     manifest = build_manifest(path, options.model)
-    check_conformance(manifest.config_json)
+    check_tensors(manifest.config_json, {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors})
     shape = shape_of(manifest.config_json, options.model, options.dtype or default_dtype(options.device))
     if options.max_context is not None:
         if not 0 < options.max_context <= shape.max_context:
@@ -133,7 +146,9 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
     async with AsyncExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
-        service, ticket = await stack.enter_async_context(broker(options, model, store))
+        identity = stack.enter_context(held_identity(options.data_dir / "identity.key"))
+        endpoint = await bind_where_it_was(identity, options)
+        service, ticket = await stack.enter_async_context(broker(options, model, store, endpoint))
         sessions = Sessions(
             lambda node: service.open(node, "data"),
             service.suspect,
@@ -149,6 +164,7 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
             admin_token=admin_token(options.data_dir),
         )
         server = await stack.enter_async_context(ApiServer(app, options.host, options.port))
+        remember_link_port(options.data_dir, endpoint.port)
         write_head(options.data_dir, HeadRecord(server.url, options.model, ticket.encode(), os.getpid()))
         stack.callback(forget_head, options.data_dir)
         announce_door(announce, options, server.url, ticket)
@@ -164,8 +180,10 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
 
 
 @asynccontextmanager
-async def broker(options: HeadOptions, model: LoadedModel, store: Store) -> AsyncIterator[tuple[BrokerService, Ticket]]:
-    """The broker behind its own endpoint, and a fresh ticket."""
+async def broker(
+    options: HeadOptions, model: LoadedModel, store: Store, endpoint: IrohEndpoint
+) -> AsyncIterator[tuple[BrokerService, Ticket]]:
+    """The broker behind its endpoint, and a fresh ticket."""
     blobs = DirectoryBlobs(model.path, model.manifest)
 
     def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:
@@ -175,13 +193,24 @@ async def broker(options: HeadOptions, model: LoadedModel, store: Store) -> Asyn
     eos = tuple(sorted(model.tokenizer.end_of_text_ids))
     served = Served(model.shape, model.manifest.digest, eos_token_ids=eos)
     service = BrokerService(served, store, read_blob, options=broker_options(options))
-    with held_identity(options.data_dir / "identity.key") as identity:
-        endpoint = await IrohEndpoint.bind(identity, options.link_port, options.relay)
-        await service.start(shaped(endpoint, options.scenario, service.region_of))
-        try:
-            yield service, await service.issue_ticket(options.ticket_s)
-        finally:
-            await service.close()
+    await service.start(shaped(endpoint, options.scenario, service.region_of))
+    try:
+        yield service, await service.issue_ticket(options.ticket_s)
+    finally:
+        await service.close()
+
+
+async def bind_where_it_was(identity: Identity, options: HeadOptions) -> IrohEndpoint:
+    """At the port of last time, unless one is asked for: machines look for a restarted head where they knew it."""
+    port = options.link_port or last_link_port(options.data_dir)
+    try:
+        endpoint = await IrohEndpoint.bind(identity, port, options.relay)
+    except MachineTrouble:
+        if options.link_port or not port:
+            raise
+        endpoint = await IrohEndpoint.bind(identity, 0, options.relay)
+        log.warning("link.port_changed", taken=port, port=endpoint.port, remedy="give the machines a new ticket")
+    return endpoint
 
 
 def broker_options(options: HeadOptions) -> BrokerOptions:

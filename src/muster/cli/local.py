@@ -3,18 +3,16 @@
 Speaks in the chunks of the OpenAI API, so that `run` need not know where they come from.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from muster.cli.show import progress
 from muster.errors import ContextTooLong, InvalidRequest
 from muster.model.conformance import check_conformance
 from muster.model.load import load_stage
+from muster.model.shape import shape_of, torch_dtype
 from muster.model.source import resolve
 from muster.model.weights import open_directory
 from muster.node.measure import pick_device
@@ -39,10 +37,7 @@ def complete(model: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     sampling = sampling_of(body)
     with progress(as_json=False) as bars:
         bars.add_task(f"loading {model}", total=None)
-        path = resolve(model)
-        tokenizer = load_tokenizer(path)
-        prompt = tokenizer.encode(body["prompt"])
-        loaded = load(path, tokenizer, num_tokens=len(prompt) + sampling.max_tokens)
+        loaded, prompt = load(resolve(model), body["prompt"], sampling.max_tokens)
     yield from generate(loaded, prompt, sampling, body["stop"] or ())
 
 
@@ -53,26 +48,26 @@ def sampling_of(body: dict[str, Any]) -> Sampling:
     return sampling
 
 
-def load(path: Path, tokenizer: Tokenizer, num_tokens: int) -> LocalModel:
-    """Just enough pages for one request of `num_tokens`."""
+def load(path: Path, prompt: str, max_tokens: int) -> tuple[LocalModel, list[int]]:
+    """The model with just enough pages for one request, and the request's prompt as tokens."""
     weights = open_directory(path)
     check_conformance(weights.config_json)
-    config = json.loads(weights.config_json)
-    config = config.get("text_config", config)
-    limit = int(config.get("max_position_embeddings") or config.get("n_positions") or 2**31)
-    if num_tokens > limit:
+    device = pick_device()
+    # A CPU computes float32 faster than half precision, and exactly.
+    shape = shape_of(weights.config_json, path.name, "float32" if device.type == "cpu" else "bfloat16")
+    tokenizer = load_tokenizer(path)
+    tokens = tokenizer.encode(prompt)
+    num_tokens = len(tokens) + max_tokens
+    if num_tokens > shape.max_context:
         raise ContextTooLong(
-            f"Prompt and answer are {num_tokens} tokens together but the model takes {limit}; "
+            f"Prompt and answer are {num_tokens} tokens together but the model takes {shape.max_context}; "
             "shorten the prompt or ask for fewer tokens with --max-tokens.",
             "max_tokens",
         )
-    device = pick_device()
-    # A CPU computes float32 faster than half precision, and exactly.
-    name = "float32" if device.type == "cpu" else config.get("dtype") or config.get("torch_dtype") or "bfloat16"
-    stage = load_stage(weights, 0, int(config["num_hidden_layers"]), getattr(torch, name), device)
+    stage = load_stage(weights, 0, shape.num_layers, torch_dtype(shape.dtype), device)
     cache = stage.new_cache(num_pages=-(-num_tokens // PAGE_SIZE) + 1, page_size=PAGE_SIZE)
-    options = EngineOptions(max_context=min(limit, num_tokens), eos_token_ids=frozenset(tokenizer.end_of_text_ids))
-    return LocalModel(Engine(stage, cache, options=options), tokenizer)
+    options = EngineOptions(max_context=num_tokens, eos_token_ids=frozenset(tokenizer.end_of_text_ids))
+    return LocalModel(Engine(stage, cache, options=options), tokenizer), tokens
 
 
 def generate(

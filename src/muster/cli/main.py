@@ -3,6 +3,7 @@
 Knows nothing of what a verb does.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(words: Sequence[str]) -> int:
     """Exit code of the command line `words`. Wrong usage and Ctrl-C are typer's to report."""
+    # Others' remarks about a model are no sentences of ours; whatever matters in them ends in an error.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app(args=list(words))
     except MusterError as error:

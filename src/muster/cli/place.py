@@ -3,6 +3,7 @@
 <data dir>/identity.key     Ed25519 key of this machine
            muster.db        state of the pool (SQLite)
            admin.token      lets `muster status`, `nodes` and `doctor` in; mode 0600
+           link.port        UDP port at which machines reached the head last time
            head.json        address and ticket of the head that runs now
            cache/           weights by digest
 """
@@ -72,6 +73,19 @@ def read_token(path: Path) -> str:
     if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise MachineTrouble(f"Others may read the admin token in {path}; delete it, and the head makes a new one.")
     return path.read_text(encoding="ascii").strip()
+
+
+def last_link_port(folder: Path) -> int:
+    """0 where there was none yet, or nobody can read it."""
+    try:
+        port = int((folder / "link.port").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+    return port if 0 < port < 65536 else 0
+
+
+def remember_link_port(folder: Path, port: int) -> None:
+    (folder / "link.port").write_text(f"{port}\n", encoding="ascii")
 
 
 def write_head(folder: Path, record: HeadRecord) -> None:

@@ -40,8 +40,10 @@ class WorkerOptions:
 
 async def run_worker(options: WorkerOptions, announce: Announcer) -> None:
     """Runs until it is interrupted (drains first; a second interrupt leaves at once) or the head refuses it."""
-    ticket = parse(options.ticket, time.time())
-    with held_identity(options.data_dir / "worker.key") as identity:
+    key = options.data_dir / "worker.key"
+    # A machine that was in the pool may come back after its ticket has expired; whether it was, the head knows.
+    ticket = parse(options.ticket, 0.0 if key.exists() else time.time())
+    with held_identity(key) as identity:
         await _run_worker(options, ticket, identity, announce)
 
 

@@ -79,11 +79,16 @@ class IrohEndpoint:
         return self._node_id
 
     @property
+    def port(self) -> int:
+        """The UDP port that is listened on."""
+        return int(self._endpoint.bound_sockets()[0].rpartition(":")[2])
+
+    @property
     def address(self) -> Address:
         # iroh learns of the external ones a little later; they are known here at once.
         direct = [*dict.fromkeys([*self._endpoint.addr().direct_addresses(), *self._external])]
         if not direct:  # no network but the machine itself
-            direct = [f"127.0.0.1:{self._endpoint.bound_sockets()[0].rpartition(':')[2]}"]
+            direct = [f"127.0.0.1:{self.port}"]
         return Address(node=self._node_id, direct=tuple(direct), relay=self._relay)
 
     async def dial(self, address: Address, timeout_s: float = 10.0) -> "IrohConnection":

@@ -104,6 +104,14 @@ def recipe_of(model: PreTrainedModel, made: dict[str, Recipe], parameter: str) -
     )
 
 
+def check_shape(parameter: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise WeightsInvalid(
+            f"The checkpoint's tensor for {parameter} has shape {found} where config.json says {expected}; "
+            "download the model again, or check that weights and config.json belong together."
+        )
+
+
 def parameter_dtype(model: PreTrainedModel, parameter: str, dtype: torch.dtype) -> torch.dtype:
     """`dtype`, but for the few parameters that the architecture insists on keeping in another (mostly float32)."""
     for pattern, kept in model._get_dtype_plan(dtype).items():

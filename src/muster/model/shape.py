@@ -3,6 +3,7 @@
 Parameters are counted, not guessed from the configuration; head sizes are what the attention function receives.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from muster.errors import UnsupportedModel
 from muster.model.architecture import build_on_meta, find_layers, parse_config
-from muster.model.checkpoint import parameter_dtype, recipe_of, recipes
+from muster.model.checkpoint import check_shape, parameter_dtype, recipe_of, recipes
 from muster.model.probe import anatomy_of
 from muster.model.stage import stage_tensors
+from muster.model.tensor_file import check_dtype
 from muster.model.weights import Weights
 from muster.spec.model_shape import ModelShape
 
@@ -85,6 +87,23 @@ def tensor_names(weights: Weights, first: int, last: int) -> list[str]:
     made = recipes(model, weights.names())
     needed = [recipe_of(model, made, name) for name in stage_tensors(model, anatomy_of(config), first, last)]
     return sorted({name for recipe in needed for name, _ in recipe.sources})
+
+
+def check_tensors(config_json: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Raise `WeightsInvalid` unless these tensors (name -> dtype as the file names it, shape) make up the whole model.
+
+    What a converter puts together (experts, fused projections) is checked when it is loaded.
+    """
+    config = parse_config(config_json)
+    model = build_on_meta(config, torch.float32)
+    made = recipes(model, tensors)
+    for parameter in stage_tensors(model, anatomy_of(config), 0, len(find_layers(model)[1])):
+        recipe = recipe_of(model, made, parameter)
+        for source, _ in recipe.sources:
+            check_dtype(source, tensors[source][0])
+        if recipe.converter is None:
+            shape = tensors[recipe.sources[0][0]][1]
+            check_shape(parameter, shape, tuple(model.get_parameter_or_buffer(parameter).shape))
 
 
 def _nbytes(model: PreTrainedModel, parameter: str, dtype: torch.dtype) -> int:

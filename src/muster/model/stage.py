@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from muster.errors import WeightsInvalid
 from muster.model.architecture import build_on_meta, fill_buffers, find_layers, layer_window, parse_config
 from muster.model.attention import Backend, Binding, StepState, bind
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
-from muster.model.checkpoint import Recipe, parameter_dtype, recipe_of, recipes
+from muster.model.checkpoint import Recipe, check_shape, parameter_dtype, recipe_of, recipes
 from muster.model.cut import Passage, StageEnd, cut
 from muster.model.flashinfer_backend import choose_backend
 from muster.model.packed import pack_linears
@@ -161,11 +160,7 @@ def _assign(model: PreTrainedModel, name: str, tensor: Tensor, device: torch.dev
     owner, _, key = name.rpartition(".")
     module = model.get_submodule(owner)
     expected = getattr(module, key)
-    if tensor.shape != expected.shape:
-        raise WeightsInvalid(
-            f"The checkpoint's tensor for {name} has shape {tuple(tensor.shape)} where config.json says "
-            f"{tuple(expected.shape)}; download the model again, or check that weights and config.json belong together."
-        )
+    check_shape(name, tuple(tensor.shape), tuple(expected.shape))
     tensor = tensor.to(device)
     if key in module._parameters:
         module._parameters[key] = nn.Parameter(tensor, requires_grad=False)

@@ -59,11 +59,7 @@ class TensorFile:
 
     def read(self, name: str) -> Tensor:
         span = self.spans[name]
-        dtype = DTYPES.get(span.dtype)
-        if dtype is None:
-            raise WeightsInvalid(
-                f"Tensor {name} has dtype {span.dtype}, which Muster does not load; choose an unquantised checkpoint."
-            )
+        dtype = check_dtype(name, span.dtype)
         if span.start == span.stop:
             return torch.empty(span.shape, dtype=dtype)
         mapped = torch.frombuffer(self._map, dtype=torch.uint8, count=span.stop - span.start, offset=span.start)
@@ -72,6 +68,15 @@ class TensorFile:
 
     def read_range(self, start: int, stop: int) -> bytes:
         return self._map[start:stop]
+
+
+def check_dtype(tensor: str, dtype: str) -> torch.dtype:
+    """Raise `WeightsInvalid` for a dtype (as the file names it) that is not loaded."""
+    if dtype not in DTYPES:
+        raise WeightsInvalid(
+            f"Tensor {tensor} has dtype {dtype}, which Muster does not load; choose an unquantised checkpoint."
+        )
+    return DTYPES[dtype]
 
 
 def _read_header(prefix: bytes, file: Any, size: int, path: Path) -> dict[str, Span]:

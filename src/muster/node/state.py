@@ -87,6 +87,8 @@ class NodeState:
     heard_at: float = 0.0
     said_at: float = 0.0
     rejoins: int = 0
+    refused: bool = False
+    """The head wants us no more and is about to hang up."""
     draining: bool = False
     leave_by: float = 0.0
 
@@ -100,6 +102,7 @@ class NodeState:
                 # Stages of an earlier membership are the head's to give again: it may have placed them elsewhere.
                 return self._drop_all()
             case Refused():
+                self.refused = True
                 return [Quit(from_code(message.code, message.reason))]
             case Assign():
                 return self._assign(message)
@@ -151,6 +154,8 @@ class NodeState:
 
     def head_lost(self, now: float) -> list[Command]:
         """The connection to the head is gone. Stages go on: the head may only be restarting."""
+        if self.refused:
+            return []
         if self.draining and not self.stages:
             return [Quit(None)]
         self.joined = False

@@ -28,6 +28,9 @@ BLOCK = 256
 NUCLEUS = 1024
 """As many of the best tokens are looked at before the whole vocabulary is sorted for top-p."""
 
+LEAST_LOGPROB = -9999.0
+"""What stands for minus infinity."""
+
 
 @dataclass(slots=True)
 class Slot:
@@ -177,7 +180,8 @@ def _with_logprobs(logits_SV: Tensor, states: list[Slot], tokens: list[int]) -> 
     rows = [row for row, state in enumerate(states) if state.sampling.logprobs is not None]
     if not rows:
         return tuple(sampled)
-    logprobs_SV = logits_SV[rows].log_softmax(dim=-1)
+    # What a model rules out (minus infinity) or cannot say (NaN) is still a number on the wire.
+    logprobs_SV = logits_SV[rows].log_softmax(dim=-1).nan_to_num(nan=LEAST_LOGPROB, neginf=LEAST_LOGPROB)
     chosen_S1 = torch.tensor([[tokens[row]] for row in rows], device=logits_SV.device)
     chosen = logprobs_SV.gather(1, chosen_S1)[:, 0].tolist()
     counts = [min(states[row].sampling.logprobs or 0, logits_SV.shape[1]) for row in rows]
