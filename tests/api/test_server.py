@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from muster.api.server import ApiServer, listen
 from muster.errors import MachineTrouble
 from muster.text.tokenizer import Tokenizer
 from tests.api.fake_backend import SCRIPT, FakeBackend
+from tests.api.served import Served, eventually
 
 
 def test_a_taken_port_is_named_with_the_remedy() -> None:
@@ -48,3 +50,29 @@ def test_a_server_starts_and_stops_within_a_loop_and_lets_answers_finish(tokeniz
 
 def test_the_url_of_an_ipv6_server_has_brackets(tokenizer: Tokenizer) -> None:
     assert ApiServer(create_app(FakeBackend(tokenizer), tokenizer), "::1", 8000).url == "http://[::1]:8000"
+
+
+def test_a_client_who_says_nothing_or_reads_nothing_is_hung_up_on(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muster.api.impatience.LOOK_S", 0.3)
+    backend = FakeBackend(tokenizer, max_context=100_000)
+    with Served(backend) as served:
+        address = ("127.0.0.1", int(served.url.rsplit(":", 1)[1]))
+        body = b'{"model": "fake", "prompt": "x", "max_tokens": 50000, "stream": true, "logprobs": 20, "seed": 1}'
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        ask = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        with socket.create_connection(address, 5) as silent, socket.create_connection(address, 5) as halfway:
+            halfway.sendall(head)
+            with socket.socket() as unread:
+                unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                unread.connect(address)
+                unread.sendall(ask)
+                assert eventually(lambda: len(backend.cancelled) == 1)
+            for stuck in (silent, halfway):
+                with suppress(ConnectionResetError):
+                    assert stuck.recv(1) == b""
+        # Whoever waits for a slow answer is left alone.
+        backend.delay_s = 0.7
+        answer = served.http.post("/v1/completions", json={"model": "fake", "prompt": "x", "max_tokens": 2})
+        assert answer.status_code == 200

@@ -15,6 +15,7 @@ from typing import Self
 from starlette.types import ASGIApp
 from uvicorn import Config, Server
 
+from muster.api.impatience import ImpatientProtocol
 from muster.errors import MachineTrouble
 
 _BACKLOG = 1024
@@ -50,6 +51,7 @@ class ApiServer:
         self.port = listener.getsockname()[1]
         config = Config(
             self._app,
+            http=ImpatientProtocol,
             log_config=None,
             access_log=False,
             server_header=False,
