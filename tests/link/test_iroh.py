@@ -2,6 +2,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 
 import pytest
 
@@ -88,9 +89,10 @@ async def test_a_process_ends_promptly_and_without_a_word_however_it_ends(then: 
     try:
         connection = await endpoint.dial(await peer.address())
         channel = await connection.open("bulk")
-        await channel.send(Ping(token=1), b"x" * 100_000)
-        await channel.receive()
-        await asyncio.to_thread(peer.process.wait, 10)
+        with suppress(LinkDown):  # on a starved machine the peer may count as gone; how it ends is the question here
+            await channel.send(Ping(token=1), b"x" * 100_000)
+            await channel.receive()
+        await asyncio.to_thread(peer.process.wait, 30)
         assert "never retrieved" not in (said := peer.end())
         assert "Warning" not in said
         assert "Exception ignored" not in said
