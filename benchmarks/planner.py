@@ -1,0 +1,164 @@
+"""Does the planner place training runs as well as is known, and better than the published search?
+
+    python benchmarks/planner.py [--part published irregular scattered size] [--json FILE]
+
+All of it uses the objective of DT-FM (arXiv 2206.01288, equations 1 to 4) and its published job, 8 replicas x 8 stages.
+
+    published   the five published fleets, ten seeds each, against the best costs known before this planner existed
+                (compared as they are known, rounded to milliseconds), with the lower bound
+    irregular   20 fleets of 64 machines drawn from the ten-city table with region sizes that are not multiples of the
+                stage count, against the published genetic search (`plan/dtfm/genetic.py`: 5,000 evaluations, seed 0,
+                corrected where the original cannot be reproduced)
+    scattered   the same with every machine's city drawn on its own from all ten
+    size        one search each for 64 to 1,000 machines in ten cities, 8 stages
+
+Costs are re-computed by `evaluate` from the plan's groups, not taken from the search. One process, one thread. `wall_s`
+depends on what else the machine does; `cpu_s` is the processor time of the same search. Costs do not depend on either:
+the budget of a search is counted in steps.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.training_fleets import BEST_KNOWN_S, PUBLISHED_JOB, Sizes, irregular, of_cities, published, scattered
+from muster.plan.dtfm.genetic import GeneticOptions, genetic
+from muster.plan.dtfm.objective import Placement, evaluate
+from muster.plan.dtfm.problem import TrainJob, TrainProblem
+from muster.plan.dtfm.search import Found, SearchOptions, search
+
+RESULTS = Path(__file__).parent / "results"
+SEEDS = 10
+DRAWS = 20
+MACHINES = (64, 128, 256, 512, 1000)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, {
+        "wall_s": round(time.perf_counter() - wall, 2),
+        "cpu_s": round(time.process_time() - cpu, 2),
+    }
+
+
+def cost_of(problem: TrainProblem, placement: Placement) -> dict[str, float]:
+    """The plan's cost by the equations; it must be what the search said."""
+    cost = evaluate(problem, tuple(zip(*placement.grid, strict=True))).cost
+    assert abs(cost.total_s - placement.cost.total_s) < 1e-9
+    return {
+        "cost_s": round(cost.total_s, 4),
+        "data_parallel_s": round(cost.data_parallel_s, 4),
+        "pipeline_s": round(cost.pipeline_s, 4),
+    }
+
+
+def ours(problem: TrainProblem, seed: int) -> dict[str, Any]:
+    found: Found
+    found, seconds = timed(lambda: search(problem, seed))
+    bound = {"bound_s": round(found.bound_s, 4), "gap": round(found.gap, 4), "walks": found.walks}
+    return {**cost_of(problem, found.placement), **bound, **seconds}
+
+
+def run_published() -> dict[str, Any]:
+    fleets = {}
+    for number, known_s in BEST_KNOWN_S.items():
+        runs = [ours(published(number), seed) for seed in range(SEEDS)]
+        fleets[f"dtfm-{number}"] = {
+            "best_known_s": known_s,
+            "worst_seed_s": max(run["cost_s"] for run in runs),
+            "at_or_below_on_every_seed": all(round(run["cost_s"], 3) <= known_s for run in runs),
+            "gap_to_bound": max(run["gap"] for run in runs),
+            "most_wall_s": max(run["wall_s"] for run in runs),
+            "most_cpu_s": max(run["cpu_s"] for run in runs),
+            "runs": runs,
+        }
+        say(f"dtfm-{number}", fleets[f"dtfm-{number}"])
+    return fleets
+
+
+def run_draws(draw: Callable[[int], Sizes]) -> dict[str, Any]:
+    fleets = []
+    for seed in range(DRAWS):
+        cities, sizes = draw(seed)
+        problem = of_cities(cities, sizes)
+        mine = ours(problem, 0)
+        theirs: Placement
+        theirs, seconds = timed(lambda problem=problem: genetic(problem, 0))
+        ratio = round(mine["cost_s"] / theirs.cost.total_s, 4)
+        row = {"cities": cities, "sizes": sizes, "ours": mine, "genetic": {**cost_of(problem, theirs), **seconds}}
+        fleets.append({**row, "ratio": ratio})
+        say(f"draw {seed}", {"ratio": ratio, **mine})
+    ratios = [fleet["ratio"] for fleet in fleets]
+    return {
+        "mean_ratio": round(statistics.mean(ratios), 4),
+        "worst_ratio": max(ratios),
+        "best_ratio": min(ratios),
+        "mean_gap_to_bound": round(statistics.mean(fleet["ours"]["gap"] for fleet in fleets), 4),
+        "most_wall_s": max(fleet["ours"]["wall_s"] for fleet in fleets),
+        "most_cpu_s": max(fleet["ours"]["cpu_s"] for fleet in fleets),
+        "fleets": fleets,
+    }
+
+
+def run_sizes() -> list[dict[str, Any]]:
+    rows = []
+    for count in MACHINES:
+        sizes = [count // 10 + (1 if city < count % 10 else 0) for city in range(10)]
+        job = TrainJob(count // 8, 8, PUBLISHED_JOB.gradient_bytes, PUBLISHED_JOB.activation_bytes)
+        rows.append({"machines": count, **ours(of_cities(range(10), sizes, job), 0)})
+        say(f"{count} machines", rows[-1])
+    return rows
+
+
+def say(what: str, figures: dict[str, Any]) -> None:
+    plain = {key: value for key, value in figures.items() if not isinstance(value, list)}
+    print(f"{what}: {plain}", flush=True)
+
+
+PARTS: dict[str, Callable[[], Any]] = {
+    "published": run_published,
+    "irregular": lambda: run_draws(irregular),
+    "scattered": lambda: run_draws(scattered),
+    "size": run_sizes,
+}
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The planner for training against what is known.")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=["published", "irregular"])
+    parser.add_argument("--json", type=Path, help="where to write the record; parts that are already there stay")
+    parser.add_argument("--note", default="", help="what else the machine was doing")
+    arguments = parser.parse_args()
+    record = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
+    record |= {"benchmark": "planner", "method": " ".join((__doc__ or "").split("\n\n", 2)[2].split())}
+    for part in arguments.part:
+        about = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "load_before": [round(load, 1) for load in os.getloadavg()],
+            "note": arguments.note,
+            "search": repr(SearchOptions()),
+            "genetic": repr(GeneticOptions()),
+        }
+        record[part] = {"about": about, "result": PARTS[part]()}
+        if arguments.json:
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
