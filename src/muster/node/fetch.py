@@ -4,8 +4,9 @@ A blob that was interrupted goes on where it stopped; a blob whose BLAKE3 does n
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from muster.errors import ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel
@@ -39,10 +40,20 @@ async def fetch_blobs(
 async def _fetch(bulk: Channel, store: BlobStore, blob: Wanted, progress: Callable[[int], None]) -> None:
     have = store.partial_size(blob.digest)
     async for data in _ranges(bulk, blob, have):
-        await asyncio.to_thread(store.write_range, blob.digest, have, data)
+        await _to_the_end(asyncio.to_thread(store.write_range, blob.digest, have, data))
         have += len(data)
         progress(len(data))
     await asyncio.to_thread(store.finish, blob.digest)
+
+
+async def _to_the_end(writing: Coroutine[Any, Any, None]) -> None:
+    """A thread cannot be stopped: who is cancelled waits for it, or the next load would find it still writing."""
+    task = asyncio.ensure_future(writing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _ranges(bulk: Channel, blob: Wanted, start: int) -> AsyncIterator[memoryview]:

@@ -17,7 +17,7 @@ log = structlog.get_logger()
 STRANGER_S = 15.0
 """A peer may dial a moment before the head tells us that it is a neighbour."""
 MAX_STRANGERS = 64
-MOST_CHANNELS = 32
+MOST_CHANNELS = 8
 """Open at once on one connection: each may hold a frame that is being received."""
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
