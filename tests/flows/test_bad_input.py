@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from safetensors.torch import load_file, save_file
 
 from muster.cli.main import run_command
@@ -90,6 +91,14 @@ def head(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head
     yield head
     code, said = head.stop()
     assert (code, said) == (0, ""), "nothing that happened to it left a trace"
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Verbs that run in this process set up logs of their own."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
