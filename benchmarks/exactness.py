@@ -1,5 +1,7 @@
 """Are greedy tokens identical to single-process `transformers`, and seeded ones to themselves, whatever the split?
 
+pool      a head and four workers in one process, joined by ticket over QUIC on loopback: broker, sessions and nodes
+          as they run in production, every stage on another worker
 greedy    concurrent requests of mixed length over 1 and several stages in float32, all in flight together, against
           `model.generate` for each request alone. Where a token differs, the unsplit model is asked about our own
           sequence: every token of it must have the best logit, or one within 1e-4 of the best (a near tie). Both
@@ -35,9 +37,12 @@ from muster.serve.local_ring import LocalRing
 from muster.serve.options import EngineOptions
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
+from tests.flows.live_pool import LivePool, engines
+from tests.text.small_tokenizers import train_byte_level
 
 RESULTS = Path(__file__).parent / "results"
 NEAR_TIE = 1e-4
+PATIENCE_S = 3600.0
 PAGE_SIZE = 16
 
 Tokens = dict[str, list[int]]
@@ -154,6 +159,27 @@ def seeded_runs(path: Path, num_layers: int, num_stages: int, requests: Sequence
     }
 
 
+def pool_runs(path: Path, requests: Sequence[Request]) -> tuple[dict[str, Any], Tokens, Tokens]:
+    """What the pool looked like, and its greedy and its seeded tokens."""
+    train_byte_level().save(str(path / "tokenizer.json"))  # a pool has one; token ids are all that is asked of it here
+    with tempfile.TemporaryDirectory() as folder, LivePool(Path(folder), str(path), iroh=True) as pool:
+        route = pool.until_serving(stages=4)
+        started = time.perf_counter()
+        greedy = pool.ask(requests, seconds=PATIENCE_S)
+        seconds = time.perf_counter() - started
+        seeded = pool.ask(sampled(requests), seconds=PATIENCE_S)
+        (engine,) = engines(pool.serving(0))
+        described = {
+            "layers": [[stage.first, stage.last] for stage in route.pipeline.stages],
+            "microbatches": route.pipeline.num_microbatches,
+            "pages": route.pipeline.num_pages,
+            "preemptions": engine.stats().preemptions,
+            "resubmissions": pool.sessions.state.resubmissions,
+            "greedy_tokens_per_s": sum(map(len, greedy.values())) / seconds,
+        }
+        return described, greedy, seeded
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     model = llama(arguments.hidden_size, arguments.layers, arguments.vocab_size)
@@ -163,11 +189,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         started = time.perf_counter()
         served = {f"{n} stages": serve(load(path, arguments.layers, n), requests) for n in (1, arguments.stages)}
         seeded = seeded_runs(path, arguments.layers, arguments.stages, requests)
+        pool, served["a pool of 4 machines"], seeded["a pool of 4 machines"] = pool_runs(path, requests)
     return {
         "method": __doc__,
         "arguments": vars(arguments),
         "parameters": sum(p.numel() for p in model.parameters()),
         "machine": {"cores": os.cpu_count(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "pool": pool,
         "greedy": check_greedy(model, requests, served),
         "seeded": check_seeded(seeded),
         "wall_s": time.perf_counter() - started,

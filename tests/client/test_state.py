@@ -109,6 +109,31 @@ def test_progress_without_a_token_does_not_pass_for_a_sign_of_life() -> None:
     assert state.tick(6.0) == [Suspect(1)]
 
 
+def test_a_request_that_breaks_every_pipeline_is_given_up_and_takes_nobody_with_it() -> None:
+    state = ClientState()
+    names = ["a", "poison", "b", "c"]
+    for name in names:
+        state.start(a_request(name, 1), 0.0)
+    ended: dict[str, str] = {}
+    epoch = 0
+    while state.live:
+        epoch += 1
+        assert epoch < 20, "it goes on for ever"
+        commands = state.route_up(epoch, float(epoch))
+        while commands and state.epoch is not None:
+            submitted = [command.request.id for command in commands if isinstance(command, SubmitTo)]
+            commands = []
+            if "poison" in submitted:  # before anybody else has a token
+                commands = state.route_down(epoch, float(epoch), "a stage broke")
+            for name in submitted if state.epoch is not None else []:
+                commands += state.progressed(epoch, Progress(name, 0, tokens(7), Finish.LENGTH), float(epoch))
+                ended[name] = "answered"
+            state.check()
+        ended |= {command.request_id: str(command.error) for command in commands if isinstance(command, End)}
+    assert {name: ended[name] for name in "abc"} == dict.fromkeys("abc", "answered")
+    assert ended["poison"].startswith("The pool failed this request 6 times (a stage broke)")
+
+
 NAN = float("nan")
 
 
@@ -230,6 +255,13 @@ class AnyFate(RuleBasedStateMachine):
         if busy:
             epoch, request_id = data.draw(st.sampled_from(busy))
             self.obey(self.state.failed(epoch, request_id, PoolUnavailable("x"), retry=True, now=self.now))
+
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        if self.state.live:
+            name = data.draw(st.sampled_from(sorted(self.state.live)))
+            del self.read[name]
+            self.obey(self.state.cancel(name, self.now))
 
     @invariant()
     def every_client_reads_the_one_true_stream(self) -> None:

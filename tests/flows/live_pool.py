@@ -35,7 +35,7 @@ from muster.link.iroh import IrohEndpoint
 from muster.link.memory import MemoryNetwork
 from muster.model.blobs import DirectoryBlobs
 from muster.node.runtime import HeadRuntime
-from muster.node.worker import HeadDoor, Worker, WorkerOptions
+from muster.node.worker import HeadDoor, Measure, Worker, WorkerOptions
 from muster.serve.engine import Engine
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
@@ -165,8 +165,21 @@ class LivePool:
         node = route.pipeline.stages[index].node
         return next(machine for machine in self.machines if machine.id == node)
 
-    def add_machine(self, max_layers: int = 0) -> Machine:
-        return self.run(self._add_machine(max_layers))
+    def ask(self, requests: Sequence[Request], at_once: bool = True, seconds: float = WAIT_S) -> dict[str, list[int]]:
+        """The tokens of requests that run to their full length, as the API would make them, by id."""
+
+        async def ask_all() -> list[list[int]]:
+            if at_once:
+                return list(await asyncio.gather(*map(self._ask, requests)))
+            return [await self._ask(request) for request in requests]
+
+        tokens = self.run(ask_all(), seconds)
+        return {request.id: answer for request, answer in zip(requests, tokens, strict=True)}
+
+    def add_machine(
+        self, max_layers: int = 0, *, name: str = "", ticket: Ticket | None = None, measure: Measure | None = None
+    ) -> Machine:
+        return self.run(self._add_machine(max_layers, name, ticket, measure))
 
     def kill(self, machine: Machine) -> None:
         """As a power cut: no goodbye, and nothing of it runs any more."""
@@ -189,9 +202,10 @@ class LivePool:
 
     # --- inside the loop ----------------------------------------------------------------------------------------------
 
-    async def generate(self, request: Request) -> list[Progress]:
-        """A request as the API would make it, to its end."""
-        return [progress async for progress in self.sessions.generate(request)]
+    async def _ask(self, request: Request) -> list[int]:
+        steps: list[Progress] = [progress async for progress in self.sessions.generate(request)]
+        assert steps[-1].finish == "length"
+        return [*request.emitted, *(sampled.token for step in steps for sampled in step.tokens)]
 
     async def _start(self) -> None:
         self.model = await asyncio.to_thread(load_model, head_options(self._model_name, self.folder))
@@ -244,9 +258,11 @@ class LivePool:
             seen = self.service.route()
             yield seen
 
-    async def _add_machine(self, max_layers: int = 0) -> Machine:
+    async def _add_machine(
+        self, max_layers: int = 0, name: str = "", ticket: Ticket | None = None, measure: Measure | None = None
+    ) -> Machine:
         self._made += 1
-        name = f"machine-{self._made}"
+        name = name or f"machine-{self._made}"
         identity = identity_of(name)
         if self.iroh:
             endpoint: Endpoint = await IrohEndpoint.bind(identity, host="127.0.0.1")
@@ -255,7 +271,7 @@ class LivePool:
         layers = max_layers or -(-self.model.shape.num_layers // 4) + 1
         cap = room_for(self.model.shape, layers, 4 * self.model.shape.max_context)
         options = WorkerOptions(name=name, cache_dir=self.folder / name, memory_cap_bytes=cap)
-        worker = Worker(endpoint, door_of(self.ticket), options, measure=made_up)
+        worker = Worker(endpoint, door_of(ticket or self.ticket), options, measure=measure or made_up)
         machine = Machine(name, endpoint, worker, asyncio.create_task(worker.run()))
         self.machines.append(machine)
         return machine

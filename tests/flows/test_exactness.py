@@ -3,8 +3,6 @@
 Where the two best logits lie within 1e-4 of each other either token would be right; such cases are counted.
 """
 
-import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,34 +13,16 @@ from benchmarks.workload import mixed_requests
 from muster.spec.request import Request
 from tests.flows.live_pool import LivePool
 
-Tokens = dict[str, list[int]]
-
 
 @pytest.fixture(scope="module")
 def requests(dense: PreTrainedModel) -> list[Request]:
     return mixed_requests(16, 3, 120, 40, dense.config.vocab_size)
 
 
-def ask(pool: LivePool, requests: Sequence[Request], at_once: bool = True) -> Tokens:
-    """Every request through the sessions of the pool."""
-
-    async def one(request: Request) -> tuple[str, list[int]]:
-        steps = await pool.generate(request)
-        assert steps[-1].finish == "length"
-        return request.id, [token.token for step in steps for token in step.tokens]
-
-    async def all_of_them() -> Tokens:
-        if at_once:
-            return dict(await asyncio.gather(*map(one, requests)))
-        return dict([await one(request) for request in requests])
-
-    return pool.run(all_of_them())
-
-
 def test_greedy_tokens_are_those_of_the_model_in_one_piece(
     pool: LivePool, dense: PreTrainedModel, requests: list[Request]
 ) -> None:
-    tokens = ask(pool, requests)
+    tokens = pool.ask(requests)
     ties = 0
     for request in requests:
         expected = generate(dense, request)
@@ -57,8 +37,8 @@ def test_greedy_tokens_are_those_of_the_model_in_one_piece(
 def test_seeded_tokens_depend_neither_on_the_batch_nor_on_the_split(
     pool: LivePool, model_path: Path, requests: list[Request]
 ) -> None:
-    wanted = sampled(requests[:8])
-    together = ask(pool, wanted)
-    alone = ask(pool, wanted, at_once=False)
+    wanted = sampled(requests[:4])
+    together = pool.ask(wanted)
+    alone = pool.ask(wanted, at_once=False)
     one_stage = serve(load(model_path, 8, 1), wanted)
     assert together == alone == one_stage

@@ -150,13 +150,17 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
         check_host(options.host, has_keys=store.has_keys())
         endpoint = await bind_where_it_was(identity, options)
         service, ticket = await stack.enter_async_context(broker(options, model, store, endpoint))
+        # Whatever is entered later ends earlier: clients first, then what serves them.
+        tasks = [asyncio.create_task(service.wait())]
+        if options.local_worker:
+            tasks.append(await stack.enter_async_context(background(local_worker(options, ticket, announce))))
         sessions = Sessions(
             lambda node: service.open(node, "data"),
             service.suspect,
             accuse=service.accuse,
             vocab_size=model.shape.vocab_size,
         )
-        following = await stack.enter_async_context(background(sessions.run(service.watch())))
+        tasks.append(await stack.enter_async_context(background(sessions.run(service.watch()))))
         app = create_app(
             PoolBackend(model, sessions, service),
             model.tokenizer,
@@ -169,10 +173,7 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
         write_head(options.data_dir, HeadRecord(server.url, options.model, ticket.encode(), os.getpid()))
         stack.callback(forget_head, options.data_dir)
         announce_door(announce, options, server.url, ticket)
-        watching = await stack.enter_async_context(background(watch(service, announce)))
-        tasks = [following, watching, asyncio.create_task(service.wait())]
-        if options.local_worker:
-            tasks.append(await stack.enter_async_context(background(local_worker(options, ticket, announce))))
+        tasks.append(await stack.enter_async_context(background(watch(service, announce))))
         stopped = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()

@@ -95,7 +95,7 @@ class Sessions:
                     return
         finally:
             del self._queues[request.id]
-            self._carry_out(self.state.cancel(request.id))
+            self._carry_out(self.state.cancel(request.id, self._now()))
 
     async def _follow_all(self, routes: AsyncIterator[Route | None]) -> None:
         async for route in routes:

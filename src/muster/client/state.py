@@ -3,6 +3,9 @@
 A request's whole recoverable state is its prompt, its emitted tokens and its sampling (with the seed). Whatever
 happens to a pipeline, the answer is the same: submit prompt + emitted again, where a pipeline is whole. Tokens carry
 their index, so what arrives twice is dropped and what is out of order is refused.
+
+A request may itself be what breaks pipelines. One that lost two in a row without a token in between is a suspect, and
+suspects are submitted one at a time: the innocent get their token and go on, the guilty one is soon given up.
 """
 
 from dataclasses import dataclass, field, replace
@@ -65,6 +68,9 @@ class Patience:
     """Resubmissions without a new token in between, before a request is given up."""
 
 
+SUSPECT_AFTER = 2
+
+
 @dataclass(slots=True)
 class _Live:
     request: Request
@@ -72,6 +78,11 @@ class _Live:
     epoch: int | None
     waiting_since: float
     failures: int = 0
+    """Times that it was lost since its last token."""
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.failures >= SUSPECT_AFTER
 
 
 @dataclass(slots=True)
@@ -91,9 +102,11 @@ class ClientState:
         self.live[request.id] = _Live(request, None, now)
         return self._place(request.id, now)
 
-    def cancel(self, request_id: str) -> list[Command]:
+    def cancel(self, request_id: str, now: float) -> list[Command]:
         live = self.live.pop(request_id, None)
-        return [CancelAt(live.epoch, request_id)] if live and live.epoch is not None else []
+        if live is None or live.epoch is None:
+            return []
+        return [CancelAt(live.epoch, request_id), *self._after(live.is_suspect, now)]
 
     def route_up(self, epoch: int, now: float) -> list[Command]:
         """A pipeline is ready. Requests on an older one move over: what they have emitted goes with them."""
@@ -106,18 +119,19 @@ class ClientState:
                 commands.append(CancelAt(live.epoch, request_id))
                 self.resubmissions += 1
             live.epoch = None
-            commands += self._place(request_id, now)
-        return commands
+            if not live.is_suspect:
+                commands += self._place(request_id, now)
+        return commands + self._next_suspect(now)
 
     def route_down(self, epoch: int, now: float, reason: str = "") -> list[Command]:
         """The pipeline of `epoch` is gone; its requests wait for the next."""
         if self.epoch == epoch:
             self.epoch, self.unavailable_reason = None, reason
-        for live in self.live.values():
+        commands: list[Command] = []
+        for request_id, live in list(self.live.items()):
             if live.epoch == epoch:
-                live.epoch, live.waiting_since = None, now
-                self.resubmissions += 1
-        return []
+                commands += self._lost(request_id, now, reason)
+        return commands
 
     def progressed(self, epoch: int, progress: Progress, now: float) -> list[Command]:
         """Raises `ProtocolViolation` where this cannot be what was asked for: the pipeline is then of no use."""
@@ -131,12 +145,12 @@ class ClientState:
         fresh = progress.tokens[have - progress.index :]
         if not fresh and progress.finish is None:
             return []
-        self.heard_at, live.failures = now, 0
+        was_suspect, live.failures, self.heard_at = live.is_suspect, 0, now
         emitted = live.request.emitted + tuple(sampled.token for sampled in fresh)
         live.request = replace(live.request, emitted=emitted)
         if progress.finish is not None:
             del self.live[progress.request_id]
-        return [Deliver(replace(progress, index=have, tokens=fresh))]
+        return [Deliver(replace(progress, index=have, tokens=fresh)), *self._after(was_suspect, now)]
 
     def failed(self, epoch: int, request_id: str, error: MusterError, retry: bool, now: float) -> list[Command]:
         """The pipeline could not go on with the request."""
@@ -146,7 +160,7 @@ class ClientState:
         if retry:
             return self._again(request_id, now, str(error))
         del self.live[request_id]
-        return [End(request_id, error)]
+        return [End(request_id, error), *self._after(live.is_suspect, now)]
 
     def tick(self, now: float) -> list[Command]:
         commands: list[Command] = []
@@ -166,6 +180,11 @@ class ClientState:
             assert live.request.id == request_id
             assert live.failures <= self.patience.failures
             assert len(live.request.emitted) < live.request.sampling.max_tokens
+        at_work = [live for live in self.live.values() if live.is_suspect and live.epoch is not None]
+        assert len(at_work) <= 1, "two suspects run at once"
+        waiting = [live for live in self.live.values() if live.epoch is None]
+        assert self.epoch is None or all(live.is_suspect for live in waiting), "one waits beside a pipeline"
+        assert self.epoch is None or not waiting or at_work, "suspects wait for nobody"
 
     def _place(self, request_id: str, now: float) -> list[Command]:
         live = self.live[request_id]
@@ -176,17 +195,37 @@ class ClientState:
         live.epoch = self.epoch
         return [SubmitTo(self.epoch, live.request)]
 
+    def _after(self, suspect: bool, now: float) -> list[Command]:
+        """A request has moved on or ended: if it was the suspect at work, the next one may try."""
+        return self._next_suspect(now) if suspect else []
+
+    def _next_suspect(self, now: float) -> list[Command]:
+        """Submit the suspect with the fewest failures, unless one is at work: it is the likeliest to be innocent."""
+        suspects = [(live.failures, request_id) for request_id, live in self.live.items() if live.is_suspect]
+        if not suspects or any(self.live[request_id].epoch is not None for _, request_id in suspects):
+            return []
+        return self._place(min(suspects, key=lambda suspect: suspect[0])[1], now)
+
     def _again(self, request_id: str, now: float, reason: str) -> list[Command]:
+        """The pipeline is whole, but this request must start over on it."""
         live = self.live[request_id]
-        old_epoch, live.epoch, live.waiting_since = live.epoch, None, now
+        cancel: list[Command] = [CancelAt(live.epoch, request_id)] if live.epoch is not None else []
+        commands = cancel + self._lost(request_id, now, reason)
+        if request_id in self.live and not live.is_suspect:
+            return commands + self._place(request_id, now)
+        return commands + self._next_suspect(now)
+
+    def _lost(self, request_id: str, now: float, reason: str) -> list[Command]:
+        """What the pipeline had of the request is gone. It waits, or is given up."""
+        live = self.live[request_id]
+        live.epoch, live.waiting_since = None, now
         live.failures += 1
         self.resubmissions += 1
-        cancel: list[Command] = [CancelAt(old_epoch, request_id)] if old_epoch is not None else []
-        if live.failures > self.patience.failures:
-            del self.live[request_id]
-            error = PoolUnavailable(f"The pool failed this request {live.failures} times ({reason}); try again later.")
-            return [*cancel, End(request_id, error)]
-        return cancel + self._place(request_id, now)
+        if live.failures <= self.patience.failures:
+            return []
+        del self.live[request_id]
+        error = PoolUnavailable(f"The pool failed this request {live.failures} times ({reason}); try again later.")
+        return [End(request_id, error)]
 
     def _unavailable(self) -> PoolUnavailable:
         why = self.unavailable_reason or "no pipeline is ready"
