@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from muster.cost.codecs import RAW, Codec, buffer_bytes, message_bytes
+from muster.cost.codecs import buffer_bytes, message_bytes
 from muster.cost.named_shapes import named_shape
 from muster.cost.training_memory import TrainingOptions, saved_bytes_per_token, state_bytes, training_memory
 from muster.errors import InvalidRequest
+from muster.spec.codec import RAW, Codec
 
 GPT = named_shape("gpt3-xl", "float16")
 

@@ -1,23 +1,10 @@
 """What a codec costs on a link: bytes sent, and the buffers beside the model. Knows nothing of how it encodes."""
 
-from dataclasses import dataclass
 from math import ceil
 
 from muster.cost.memory import dtype_bytes
+from muster.spec.codec import RAW, Codec
 from muster.spec.model_shape import ModelShape
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """`bits_per_value` with everything that is sent (scales, indices); 0 sends values as they are."""
-
-    name: str
-    bits_per_value: float = 0.0
-    state_bytes_per_value: float = 0.0
-    """Kept on each end for every value of a message, from message to message."""
-
-
-RAW = Codec("raw")
 
 
 def message_bytes(shape: ModelShape, tokens: int, codec: Codec = RAW) -> int:

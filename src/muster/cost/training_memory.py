@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from math import ceil
 
-from muster.cost.codecs import RAW, Codec, buffer_bytes
+from muster.cost.codecs import buffer_bytes
 from muster.cost.memory import dtype_bytes
 from muster.errors import InvalidRequest
+from muster.spec.codec import RAW, Codec
 from muster.spec.model_shape import ModelShape
 
 OPTIMIZERS = {"sgd": 0.0, "momentum": 4.0, "adamw": 8.0, "adamw-8bit": 2.0}

@@ -34,6 +34,7 @@ def _check_stages(assign: Assign) -> None:
     stages = assign.stages
     _require(len({stage.node for stage in stages}) == len(stages), "a node holds two stages")
     _require(all(stage.first < stage.last for stage in stages), "a stage has no layers")
+    _require(all(stage.devices == (0,) for stage in stages), "a stage is split over devices, which nodes cannot yet")
     whole = stages[0].first == 0 and all(one.last == other.first for one, other in pairwise(stages))
     _require(whole, "its stages leave layers out or hold them twice")
     _require(stages[-1].last <= MOST_LAYERS, f"it has {stages[-1].last} layers where {MOST_LAYERS} are allowed")

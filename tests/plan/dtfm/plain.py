@@ -1,7 +1,7 @@
 """DT-FM's objective once more, written from the paper's equations with loops and permutations and nothing of ours.
 
-Slow on purpose: matchings by trying all, or for larger groups by allowing one value more at a time and asking scipy for a
-perfect matching; paths by trying every order, or by Held-Karp over frozen sets.
+Slow on purpose: matchings by trying all, or for larger groups by allowing one value more at a time and asking scipy for
+a perfect matching; paths by trying every order, or by Held-Karp over frozen sets.
 """
 
 from functools import cache

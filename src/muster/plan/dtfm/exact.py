@@ -19,7 +19,7 @@ MOST_PARTITIONS = 200_000
 
 def num_partitions(problem: TrainProblem) -> int:
     """How many ways there are to split the machines into stages, order of stages aside."""
-    alike = factorial(problem.replicas) ** problem.stages * factorial(problem.stages)
+    alike: int = factorial(problem.replicas) ** problem.stages * factorial(problem.stages)
     return factorial(problem.count) // alike
 
 

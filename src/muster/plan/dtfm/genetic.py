@@ -2,12 +2,12 @@
 
 Written anew from the paper (arXiv 2206.01288, section 3.3) and its scheduler (github.com/DS3Lab/DT-FM, `GCMA`). Kept:
 100 random partitions, two random parents, the labels of five random machines copied from one parent into the other,
-sizes repaired by index, one pass of cyclic moves by the gain on the fastest link inside a group, the exact objective for
-every child. Corrected, because the original cannot be reproduced or does not do what it says:
+sizes repaired by index, one pass of cyclic moves by the gain on the fastest link inside a group, the exact objective
+for every child. Corrected, because the original cannot be reproduced or does not do what it says:
 
     random numbers   `np.random.seed = i` overwrote the function instead of calling it; here one seeded generator
-    acceptance       `max(score_1, child > score_2)` compared with a boolean, so that in effect only the first parent was
-                     looked at; here the child replaces the worse parent if it is no worse than that
+    acceptance       `max(score_1, child > score_2)` compared with a boolean, so that in effect only the first parent
+                     was looked at; here the child replaces the worse parent if it is no worse than that
     population       every loser was appended to lists that nothing read again; here it is dropped
     limits           64 machines and 8 x 8 tasks were fixed; here any counts
     best prefix      how many cycles to keep is chosen among all of them; the original never considered the last

@@ -51,7 +51,8 @@ class Matching:
         """Nobody's partner is better than its best one."""
         level, one, two = self.reach.level, self.one, self.two
         rows = [[level[a][b] for b in two] for a in one]
-        return max(max([min(row) for row in rows]), max([min(column) for column in zip(*rows, strict=True)]))
+        least: int = max(max([min(row) for row in rows]), max([min(column) for column in zip(*rows, strict=True)]))
+        return least
 
     def _own_kind(self) -> list[tuple[int, int]]:
         """Pair what is in both groups; returns what is left of each kind of the first."""

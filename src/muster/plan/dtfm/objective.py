@@ -68,12 +68,12 @@ def pipelines(problem: TrainProblem, ordered: Sequence[Group]) -> tuple[tuple[in
 
 
 def bottleneck(seconds: Floats) -> tuple[float, tuple[int, ...]]:
-    """The perfect matching whose slowest pair is as fast as possible: its slowest pair, and each row's column (eq. 3)."""
+    """The perfect matching whose slowest pair is as fast as possible: its slowest pair, each row's column (eq. 3)."""
     size = len(seconds)
     values = np.unique(seconds)
     ranks = np.full((2 * size, 2 * size), len(values))
     ranks[:size, size:] = np.searchsorted(values, seconds)
-    one, two = {row: 1 for row in range(size)}, {size + column: 1 for column in range(size)}
+    one, two = dict.fromkeys(range(size), 1), {size + column: 1 for column in range(size)}
     matching = Matching(Reach(ranks.tolist()), one, two)
     partners = [next(b for b, count in matching.pairs[row].items() if count) - size for row in range(size)]
     return float(values[matching.threshold]), tuple(partners)
@@ -83,7 +83,9 @@ def shortest_path(weights: Floats) -> tuple[float, tuple[int, ...]]:
     """The cheapest path through all nodes from any start to any end (eq. 4, Held-Karp): its length and its nodes."""
     count = len(weights)
     if count > MOST_STAGES:
-        raise InvalidRequest(f"DT-FM's objective asks for the best order of {count} stages; give at most {MOST_STAGES}.")
+        raise InvalidRequest(
+            f"DT-FM's objective asks for the best order of {count} stages; give at most {MOST_STAGES}."
+        )
     best = np.full((1 << count, count), np.inf)
     best[1 << np.arange(count), np.arange(count)] = 0.0
     for sets, ends, before in _levels(count):

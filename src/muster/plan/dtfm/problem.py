@@ -62,15 +62,17 @@ class TrainProblem:
     def __post_init__(self) -> None:
         for name, matrix in (("latency", self.latency_s), ("bandwidth", self.bandwidth_bytes_per_s)):
             if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-                raise InvalidRequest(f"The {name} matrix is {matrix.shape}, not square; give a row and column per machine.")
+                raise InvalidRequest(
+                    f"The {name} matrix is {matrix.shape}, not square; give a row and column per machine."
+                )
         if self.latency_s.shape != self.bandwidth_bytes_per_s.shape:
             counts = f"{len(self.latency_s)} machines and bandwidth for {len(self.bandwidth_bytes_per_s)}"
             raise InvalidRequest(f"Latency is given for {counts}; give both for the same machines.")
         self._check_links()
         if self.replicas * self.stages != self.count:
             raise InvalidRequest(
-                f"{self.replicas} replicas x {self.stages} stages need {self.replicas * self.stages} machines and there "
-                f"are {self.count}; DT-FM's objective uses every machine once, so change the counts or the fleet."
+                f"{self.replicas} replicas x {self.stages} stages need {self.replicas * self.stages} machines and "
+                f"there are {self.count}; DT-FM's objective uses every machine once, so change the counts or the fleet."
             )
 
     def _check_links(self) -> None:

@@ -1,7 +1,7 @@
 """Runs of stages over connected components: the integer part of the lower bound.
 
-Given components of the machines, how well can a path of so many runs do at most, where all stages of a run have the same
-number of machines in each component? A *mix* here is a vector with the number of machines per component.
+Given components of the machines, how well can a path of so many runs do at most, where all stages of a run have the
+same number of machines in each component? A *mix* here is a vector with the number of machines per component.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Data x pipeline parallel placement by DT-FM's objective: structured starts, annealing, a bound that says when to stop.
+"""Data x pipeline parallel placement by DT-FM's objective: structured starts, annealing, a bound that says when to end.
 
 The same problem, seed and options give the same plan: the budget is counted in steps, not seconds. A caller with a
 clock passes `out_of_time`; the result then says whether it was cut short, and only then may two runs differ.
