@@ -1,4 +1,4 @@
-"""Training problems for the planner's benchmark: the published fleets of DT-FM, and fleets drawn from its ten cities."""
+"""Training problems for the planner's benchmark: the published fleets of DT-FM, and fleets of its ten cities."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,8 +18,8 @@ PUBLISHED_JOB = TrainJob(
 scheduler/heuristic_evolutionary_solver/scheduler.py: 2024 where 2048 is meant, and GiB read as GB."""
 
 BEST_KNOWN_S = {1: 3.440, 2: 31.634, 3: 16.087, 4: 34.802, 5: 49.218}
-"""DataP + PipelineP of the published fleets in milliseconds' precision, found by annealing from structured layouts before
-this planner existed. The paper prints none."""
+"""DataP + PipelineP of the published fleets in milliseconds' precision, found by annealing from structured layouts
+before this planner existed. The paper prints none."""
 
 Sizes = tuple[list[int], list[int]]
 """Cities (indices into the table) and how many machines are in each."""

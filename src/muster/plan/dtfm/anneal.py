@@ -3,8 +3,8 @@
 The state is the order of the stages with the mix of machines of each, so that matchings are always the best ones and
 the path is explicit. Good plans are runs of stages with equal mixes (pipelines that stay inside their regions, joined
 by a few slow edges), and changing one stage of a run alone only makes things worse. So a move exchanges kinds between
-two whole intervals of stages: m1 machines of kind a in each stage of the one against m2 of kind b in each of the other, with
-m1 l1 = m2 l2. Other moves reverse a stretch of the path or put a stage elsewhere.
+two whole intervals of stages: m1 machines of kind a in each stage of the one against m2 of kind b in each of the other,
+with m1 l1 = m2 l2. Other moves reverse a stretch of the path or put a stage elsewhere.
 
 The objective is made of maxima and so mostly flat; a small share of the means beside it shows the way down.
 """
