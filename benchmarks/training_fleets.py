@@ -4,18 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from muster.plan.dtfm.jobs import PUBLISHED_JOB
 from muster.plan.dtfm.problem import TrainJob, TrainProblem
 from muster.spec.fleets import shipped_fleet
 from muster.spec.link_table import link_table
-
-PUBLISHED_JOB = TrainJob(
-    replicas=8,
-    stages=8,
-    gradient_bytes=1.3e9 * 4 * 3 / 24,
-    activation_bytes=2024 * 2048 * 2 * (1e6 / 2048 / 8) / 2**30 * 1e9,
-)
-"""GPT3-XL, 3 of 24 layers per stage, 1e6 tokens in 8 replicas, as github.com/DS3Lab/DT-FM at cda948f has it in
-scheduler/heuristic_evolutionary_solver/scheduler.py: 2024 where 2048 is meant, and GiB read as GB."""
 
 BEST_KNOWN_S = {1: 3.440, 2: 31.634, 3: 16.087, 4: 34.802, 5: 49.218}
 """DataP + PipelineP of the published fleets in milliseconds' precision, found by annealing from structured layouts
