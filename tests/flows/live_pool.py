@@ -194,6 +194,10 @@ class LivePool:
 
         return self.run(ask())
 
+    def pool_file(self) -> str:
+        """The pool as the head knows it now, as a pool file."""
+        return self.run(self.service.pool_file())
+
     def describe(self) -> str:
         route, status = self.service.route(), self.status()
         stages = [(s.node[:6], s.first, s.last) for s in route.pipeline.stages] if route else None

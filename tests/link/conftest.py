@@ -1,9 +1,6 @@
-"""Pairs of endpoints, one for each kind of link, for tests that must hold on all of them; and a clock that jumps."""
+"""Pairs of endpoints, one for each kind of link, for tests that must hold on all of them."""
 
-import asyncio
-import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import pytest
 
@@ -13,6 +10,7 @@ from muster.link.iroh import IrohEndpoint
 from muster.link.memory import MemoryNetwork
 from muster.link.shaped import shape
 from muster.spec.scenario import Link, Scenario
+from tests.virtual_clock import VirtualClockLoop
 
 
 @pytest.fixture
@@ -66,28 +64,6 @@ async def ends(endpoints: tuple[Endpoint, Endpoint]) -> tuple[Connection, Connec
     near, far = endpoints
     there = await near.dial(far.address)
     return there, await far.accept()
-
-
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
-    now_s = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        # Sockets are never waited for: these tests have none, beyond the loop's own wake-up pipe.
-        if timeout is None:
-            raise AssertionError("everything waits and no timer is set: the test hangs")
-        self.now_s += max(timeout, 0.0)
-        return super().select(0)
-
-
-class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """Jumps to the next timer instead of waiting for it: exact times, and no time spent."""
-
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now_s
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from hmac import compare_digest
 from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import PlainTextResponse
 
 from muster.api.answer import Json
 from muster.api.keys import bearer_key
@@ -18,6 +19,9 @@ class PoolAdmin(Protocol):
     def status(self) -> Mapping[str, Any]: ...
 
     def nodes(self) -> Sequence[Mapping[str, Any]]: ...
+
+    async def pool_file(self) -> str:
+        """The pool as measured, in TOML. Raises `MusterError` where nobody has measured anything yet."""
 
     async def drain(self, node: str) -> Mapping[str, Any]:
         """Let the node finish and leave. Raises `MusterError` for an unknown node."""
@@ -43,6 +47,10 @@ def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     @router.get("/nodes", summary="All known nodes")
     async def nodes() -> Json:
         return {"nodes": [dict(node) for node in admin.nodes()]}
+
+    @router.get("/pool", summary="The pool as measured, as a pool file (TOML)", response_class=PlainTextResponse)
+    async def pool() -> PlainTextResponse:
+        return PlainTextResponse(await admin.pool_file(), media_type="application/toml")
 
     @router.post("/nodes/{node}/{action}", summary="Drain, ban or unban a node")
     async def act(node: str, action: Literal["drain", "ban", "unban"]) -> Json:

@@ -17,6 +17,7 @@ LONGEST_NAME = 64
 LONGEST_ADDRESS = 256
 MOST_ADDRESSES = 32
 MOST_DTYPES = 32
+KINDS = ("cpu", "cuda", "mps")
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -68,11 +69,14 @@ def check_measured(measured: Measured) -> None:
             raise _absurd(what, value, "between 0 and 64 TiB")
     if device.memory_bytes == 0:
         raise _absurd("memory", 0, "more than nothing")
+    if device.kind not in KINDS:
+        raise _absurd("kind of device", device.kind[:LONGEST_NAME], " or ".join(KINDS))
     _check_speeds(device)
 
 
 def _check_speeds(device: Device) -> None:
-    if len(device.flops_per_s) > MOST_DTYPES or len(device.name) > 2 * LONGEST_NAME or len(device.kind) > 16:
+    names = [device.name, *device.flops_per_s]
+    if len(device.flops_per_s) > MOST_DTYPES or any(len(name) > 2 * LONGEST_NAME for name in names):
         raise _absurd("device", device.name[:LONGEST_NAME], "short")
     for dtype, speed in device.flops_per_s.items():
         _check_speed(f"speed in {dtype[:16]}", speed, MOST_FLOPS_PER_S)

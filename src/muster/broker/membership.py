@@ -4,17 +4,16 @@ A lease is renewed by anything a node says. A reputation outlives a membership, 
 dialling again; it is forgiven after a while without trouble.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from muster.broker.events import ConnectionId
-from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
+from muster.broker.links import Links
+from muster.spec.pool import Device, LinkSpeed, Node, NodeId, Pool
 from muster.wire.messages import Address
 
 MOST_RECORDS = 20_000
 MOST_LINKS_PER_NODE = 256
-SAME_REGION_S = 0.001
-"""One-way latency inside a named region while nobody has measured it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,45 +182,16 @@ class Membership:
     def pool(self, now_s: float, without: Collection[NodeId] = ()) -> Pool:
         """What the planner may use now: measured, willing, in good standing; memory as far as it is believed."""
         members = [m for m in self if self.is_eligible(m, now_s) and m.id not in without]
-        nodes = tuple(self._node(member, now_s) for member in sorted(members, key=lambda member: member.id))
-        self.broken = {pair: until for pair, until in self.broken.items() if now_s < until}
-        return Pool(nodes, Links(self.head, {member.id: member for member in members}, frozenset(self.broken)))
+        nodes = tuple(self.node(member, now_s) for member in sorted(members, key=lambda member: member.id))
+        return Pool(nodes, self.links(members, now_s))
 
-    def _node(self, member: Member, now_s: float) -> Node:
+    def links(self, members: Iterable[Member], now_s: float) -> Links:
+        """Between these members, as far as they are known."""
+        self.broken = {pair: until for pair, until in self.broken.items() if now_s < until}
+        return Links(self.head, {member.id: member for member in members}, frozenset(self.broken))
+
+    def node(self, member: Member, now_s: float) -> Node:
+        """A member that has measured itself, with the memory that it is believed to have."""
         assert member.device is not None
         device = replace(member.device, memory_bytes=self.cap(member, now_s))
         return Node(member.id, member.name, member.region, device)
-
-
-@dataclass(frozen=True, slots=True)
-class Links(Mapping[tuple[NodeId, NodeId], LinkSpeed]):
-    """Every pair's link, worked out when it is asked for: 200 nodes have 40 000 pairs and a planner looks at few."""
-
-    head: NodeId
-    members: Mapping[NodeId, Member]
-    broken: frozenset[frozenset[NodeId]]
-
-    def __getitem__(self, pair: tuple[NodeId, NodeId]) -> LinkSpeed:
-        source, target = self.members[pair[0]], self.members[pair[1]]
-        link = self._link(source, target)
-        return LinkSpeed(link.latency_s, 0.0) if frozenset(pair) in self.broken else link
-
-    def __iter__(self) -> Iterator[tuple[NodeId, NodeId]]:
-        return ((a, b) for a in self.members for b in self.members if a != b)
-
-    def __len__(self) -> int:
-        return len(self.members) * (len(self.members) - 1)
-
-    def _link(self, source: Member, target: Member) -> LinkSpeed:
-        """As measured by either end, else guessed from both ends' links to the head."""
-        to_head, from_head = source.links.get(self.head), target.links.get(self.head)
-        measured = source.links.get(target.id) or target.links.get(source.id)
-        ends = [end.bandwidth_bytes_per_s for end in (to_head, from_head) if end and end.bandwidth_bytes_per_s > 0]
-        bandwidth = min(ends, default=DEFAULT_LINK.bandwidth_bytes_per_s)
-        if measured is not None:
-            return LinkSpeed(measured.latency_s, measured.bandwidth_bytes_per_s or bandwidth)
-        if source.region and source.region == target.region:
-            return LinkSpeed(SAME_REGION_S, bandwidth)
-        if to_head is None or from_head is None:
-            return LinkSpeed(DEFAULT_LINK.latency_s, bandwidth)
-        return LinkSpeed(to_head.latency_s + from_head.latency_s, bandwidth)

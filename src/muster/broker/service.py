@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from secrets import token_bytes
 from typing import Any
 
@@ -35,12 +36,13 @@ from muster.broker.events import (
     TicketIssued,
     UnbanNode,
 )
+from muster.broker.measured_pool import measured_pool, pool_file
 from muster.broker.outbox import Outbox
 from muster.broker.placement import Served
 from muster.broker.state import BrokerOptions, BrokerState
 from muster.broker.store import Store
 from muster.broker.view import View, nodes_view, status_view
-from muster.errors import InvalidRequest, LinkDown, MusterError, ProtocolViolation
+from muster.errors import InvalidRequest, LinkDown, MusterError, PoolUnavailable, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayHub
 from muster.plan.first import Planner, place
@@ -166,6 +168,14 @@ class BrokerService:
     def nodes(self) -> list[View]:
         """Everybody who is or was in the pool."""
         return nodes_view(self._state, self._past.values(), self._now())
+
+    async def pool_file(self) -> str:
+        """The pool as its machines measured it, in TOML. Raises `PoolUnavailable` where nobody is here."""
+        pool = measured_pool(self._state.members, self._served.shape.name, self._now())
+        if not pool.nodes:
+            raise PoolUnavailable("No machine of this pool has measured itself yet; start one with `muster join`.")
+        when = datetime.fromtimestamp(self._wall_clock(), UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return await asyncio.to_thread(pool_file, pool, when)
 
     async def drain(self, node: NodeId) -> View:
         """Let the node finish and give it nothing new. Raises `InvalidRequest` for one that is not here."""

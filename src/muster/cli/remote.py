@@ -41,6 +41,10 @@ class Head:
         nodes: list[dict[str, Any]] = self._ask("GET", "/admin/nodes", self._token)["nodes"]
         return nodes
 
+    def pool_file(self) -> str:
+        """The pool as its machines measured it, in TOML."""
+        return self._answer("GET", "/admin/pool", self._token).text
+
     def act(self, node: str, action: str) -> dict[str, Any]:
         """`action` is drain, ban or unban."""
         return self._ask("POST", f"/admin/nodes/{node}/{action}", self._token)
@@ -72,14 +76,17 @@ class Head:
         return error
 
     def _ask(self, method: str, path: str, secret: str | None) -> dict[str, Any]:
+        answer: dict[str, Any] = self._answer(method, path, secret).json()
+        return answer
+
+    def _answer(self, method: str, path: str, secret: str | None) -> httpx.Response:
         try:
             response = self._http.request(method, path, headers=_bearer(secret))
         except httpx.HTTPError as error:
             raise self._silent(error) from error
         if response.is_error:
             raise self._refused(response)
-        answer: dict[str, Any] = response.json()
-        return answer
+        return response
 
     def _silent(self, error: httpx.HTTPError) -> LinkDown:
         reason = str(error) or type(error).__name__

@@ -4,7 +4,6 @@ Knows nothing of what is said on the channels.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import structlog
@@ -12,15 +11,14 @@ import structlog
 from muster.errors import LinkDown, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayCarrier
+from muster.node.probes import GREETING_S
 from muster.wire.frame import Payload
-from muster.wire.messages import Address, AnyMessage, Ping, Pong
+from muster.wire.messages import Address, AnyMessage
 
 log = structlog.get_logger()
 DIAL_S = 5.0
 DIAL_TRIES = 3
 DIAL_PAUSE_S = 0.5
-GREETING_S = 15.0
-"""How long the peer may take to hear of the placement that makes us its neighbour."""
 
 
 class Outbox:
@@ -96,27 +94,3 @@ async def _open(connection: Connection, name: str) -> Channel:
             return await connection.open(name)
     except TimeoutError:
         raise LinkDown(f"Node {short_id(connection.peer)} takes no channel; restart it.") from None
-
-
-async def greet(channel: Channel, peer: str) -> float:
-    """Make sure that the peer answers on this channel; the round trip in seconds. Raises `LinkDown`."""
-    best = float("inf")
-    try:
-        for token in range(3):
-            started = time.perf_counter()
-            await channel.send(Ping(token=token))
-            message, _ = await asyncio.wait_for(channel.receive(), GREETING_S)
-            if not isinstance(message, Pong) or message.token != token:
-                raise ProtocolViolation(f"Node {short_id(peer)} answered a ping with something else; update it.")
-            best = min(best, time.perf_counter() - started)
-    except TimeoutError as error:
-        raise LinkDown(f"Node {short_id(peer)} does not answer within {GREETING_S:.0f} s; check its link.") from error
-    return best
-
-
-async def measure_bandwidth(bulk: Channel, round_trip_s: float, size: int = 256 * 1024) -> float:
-    """Bytes per second from here to the peer, from one payload that is acknowledged."""
-    started = time.perf_counter()
-    await bulk.send(Ping(token=0), bytes(size))
-    await asyncio.wait_for(bulk.receive(), GREETING_S)
-    return size / max(1e-6, time.perf_counter() - started - round_trip_s)

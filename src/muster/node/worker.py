@@ -5,7 +5,7 @@ connection that this node opened, and other nodes are dialled when a placement m
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,8 @@ from muster.link.relay import RelayCarrier
 from muster.node.incoming import Incoming
 from muster.node.loading import StageLoader
 from muster.node.measure import free_memory_bytes, measure_device
-from muster.node.neighbours import Neighbours, Outbox, greet, measure_bandwidth
+from muster.node.neighbours import Neighbours, Outbox
+from muster.node.probes import Probes, greet, measure_bandwidth
 from muster.node.stages import Stages
 from muster.node.state import Command, Drop, Load, NodeState, Quit, Rejoin, Say
 from muster.spec.pool import Device
@@ -102,6 +103,7 @@ class Worker:
         self._measure = measure or measured
         self._state = NodeState(endpoint.node_id)
         self._neighbours = Neighbours(endpoint)
+        self._probes = Probes()
         self._stages = Stages(endpoint.node_id, door.address.node, options.speed, self._neighbour_lost)
         self._incoming = Incoming(self._stages, self._spawn)
         self._loads: dict[int, asyncio.Task[None]] = {}
@@ -183,15 +185,21 @@ class Worker:
         """Tell the head what this machine is, then how far away it is."""
         assert self._device is not None
         self._tell(Measured(device=self._device, free_memory_bytes=self._free_memory_bytes()))
+        await self._probe(head.peer, lambda: head.open("bulk"))
+
+    async def _probe(self, peer: str, open_channel: Callable[[], Awaitable[Channel]]) -> None:
+        """Tell the head how far away `peer` is and how wide the way."""
         try:
-            bulk = await head.open("bulk")
-            round_trip_s = await greet(bulk, head.peer)
-            bandwidth = await measure_bandwidth(bulk, round_trip_s)
-            await bulk.close()
-        except (LinkDown, ProtocolViolation, TimeoutError) as error:
-            log.info("measure.failed", peer=short_id(head.peer), reason=str(error))
+            bulk = await open_channel()
+            try:
+                round_trip_s = await greet(bulk, peer)
+                bandwidth = await measure_bandwidth(bulk, peer, round_trip_s)
+            finally:
+                await bulk.close()
+        except (LinkDown, ProtocolViolation) as error:
+            log.info("measure.failed", peer=short_id(peer), reason=str(error))
             return
-        self._tell(PeerMeasured(peer=head.peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=bandwidth))
+        self._tell(PeerMeasured(peer=peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=bandwidth))
 
     async def _relay_through(self, head: Connection) -> None:
         """A carrier through the head, for peers that cannot be dialled."""
@@ -326,6 +334,8 @@ class Worker:
         channel = await self._neighbours.open(address, "data")
         round_trip_s = await greet(channel, peer)
         self._tell(PeerMeasured(peer=peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=0.0))
+        if self._probes.take(peer, self._now()):  # beside the rest: nobody's tokens wait for a measurement
+            self._spawn(self._probe(peer, lambda: self._neighbours.open(address, "bulk")))
         return Outbox(channel, lambda error: self._neighbour_lost(assign.epoch, peer, str(error)))
 
     def _neighbour_lost(self, epoch: int, peer: str, reason: str) -> None:
