@@ -1,14 +1,15 @@
 """Stages at work in their threads: what comes out is what the engine alone would say, and what breaks is told."""
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import torch
 
-from muster.compress.raw import encode
 from muster.errors import ProtocolViolation
-from muster.node.runtime import FollowerRuntime, HeadRuntime
+from muster.node.runtime import FollowerRuntime, HeadRuntime, slowed
 from muster.node.stages import Stages
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
@@ -255,18 +256,27 @@ def test_a_step_without_its_hidden_state_breaks_the_stage_not_the_process() -> N
     run(body())
 
 
+def seconds_at_quarter_speed(work: Callable[[], object], threads: int) -> float:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        began_s = time.perf_counter()
+        slowed(work, speed=0.25)
+        return time.perf_counter() - began_s
+    finally:
+        torch.set_num_threads(before)
+
+
+def compute_for(seconds: float) -> None:
+    began_s = time.thread_time()
+    while time.thread_time() - began_s < seconds:
+        pass
+
+
 def test_a_rehearsed_slow_machine_takes_as_much_longer_as_it_says() -> None:
-    async def body() -> None:
-        _, follower = two_stages()
-        runtime = FollowerRuntime(1, follower, lambda message, payload: None, speed=0.25)
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        await runtime._compute(lambda: encode)
-        import time
+    assert seconds_at_quarter_speed(lambda: compute_for(0.03), threads=1) >= 0.12
+    assert seconds_at_quarter_speed(lambda: time.sleep(0.03), threads=2) >= 0.12
 
-        started = loop.time()
-        await runtime._compute(lambda: time.sleep(0.05))
-        assert loop.time() - started >= 0.19
-        runtime.close()
 
-    run(body())
+def test_what_others_take_of_the_processor_makes_a_rehearsed_slow_machine_no_slower() -> None:
+    assert seconds_at_quarter_speed(lambda: time.sleep(0.05), threads=1) < 0.19
