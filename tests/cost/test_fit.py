@@ -28,6 +28,7 @@ WORKS = [
     ),
     *(prefill(MODEL, 0, layers, tokens, past) for layers in (4, 20) for tokens in (16, 2000) for past in (0, 6000)),
 ]
+TIGHT = Constants(step_s=1.0, layer_s=0.5, matmul=2.0, attention=4.0, memory=1.5)
 TRUE = Constants(step_s=0.002, layer_s=5e-5, matmul=1.6, attention=2.5, memory=1.25)
 
 
@@ -46,7 +47,22 @@ def test_seconds_are_the_larger_side_and_the_overheads() -> None:
     device = Device("cpu", "d", 1, {"float32": 10.0}, memory_bandwidth_bytes_per_s=100.0)
     work = Work(matmul_flops=20.0, attention_flops=10.0, memory_bytes=500.0, layers=3, steps=1)
     assert seconds(work, device, "float32") == 5.0
-    assert seconds(work, device, "float32", Constants(1.0, 0.5, 2.0, 4.0, 1.5)) == 1.0 + 1.5 + 8.0
+    assert seconds(work, device, "float32", TIGHT) == 1.0 + 1.5 + 8.0
+
+
+def test_what_does_not_overlap_is_added_and_every_row_costs_its_share() -> None:
+    device = Device("cpu", "d", 1, {"float32": 10.0}, memory_bandwidth_bytes_per_s=100.0)
+    work = Work(matmul_flops=20.0, attention_flops=10.0, memory_bytes=500.0, layers=3, rows=4, steps=1)
+    assert seconds(work, device, "float32", Constants(overlap=0.0)) == 3.0 + 5.0
+    assert seconds(work, device, "float32", Constants(overlap=0.5)) == 3.0 / 2 + 5.0
+    assert seconds(work, device, "float32", Constants(row_s=0.25)) == 5.0 + 1.0
+
+
+def test_a_slower_processor_takes_longer_to_start_and_a_slower_card_does_not() -> None:
+    work = Work(layers=3, steps=1)
+    slow = Device("cpu", "d", 1, {"float32": 5.0}, memory_bandwidth_bytes_per_s=100.0)
+    assert seconds(work, slow, "float32", replace(TIGHT, host_flops_per_s=10.0)) == 2 * (1.0 + 1.5)
+    assert seconds(work, slow, "float32", TIGHT) == 1.0 + 1.5
 
 
 def test_a_missing_dtype_is_computed_in_the_next_wider() -> None:
@@ -62,6 +78,21 @@ def test_exact_times_give_back_the_constants() -> None:
     for name in Constants.__slots__:
         assert getattr(found.constants, name) == pytest.approx(getattr(TRUE, name), rel=0.01), name
     assert found.worst_error < 0.005
+
+
+def test_it_is_seen_in_the_times_how_much_of_the_traffic_hides() -> None:
+    plain_sum = replace(TRUE, overlap=0.0, row_s=1e-4)
+    found = fit(measure(plain_sum))
+    assert found.constants.overlap == 0.0
+    assert found.constants.memory == pytest.approx(plain_sum.memory, rel=0.02)
+    assert found.worst_error < 0.01
+
+
+def test_overheads_scale_with_the_processor_if_they_are_said_to() -> None:
+    on_a_host = replace(TRUE, host_flops_per_s=1e13)
+    found = fit(measure(on_a_host), host_flops_per_s=1e13)
+    assert found.constants.step_s == pytest.approx(TRUE.step_s, rel=0.01)
+    assert fit(measure(on_a_host)).worst_error > 0.05 > found.worst_error
 
 
 def test_noisy_times_give_constants_that_forecast_within_the_noise() -> None:

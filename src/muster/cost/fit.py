@@ -1,27 +1,30 @@
 """Constants of the roofline from measurements, by non-negative least squares; what it misses is kept beside them.
 
 Which side of the roofline bounds a measurement depends on the constants, and given the sides the constants are a linear
-problem. So the two alternate, from several starts, and the best outcome wins: no randomness, no step size.
+problem. So the two alternate, from several starts, and the best outcome wins: no randomness, no step size. How much of
+one side hides behind the other is tried out.
 Residuals are relative, so that a millisecond counts as much in a short step as a second in a long one.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from muster.cost.pace import IDEAL, Constants, peak_flops_per_s, seconds
+from muster.cost.pace import IDEAL, Constants, host_slowness, peak_flops_per_s, seconds
 from muster.cost.roofline import memory_bandwidth
 from muster.cost.work import Work
 from muster.errors import InvalidRequest
 from muster.spec.pool import Device
 
-_COMPUTE, _MEMORY = [2, 3], 4
-"""Columns: step, layer, matmul, attention, memory."""
+_FITTED = ("step_s", "layer_s", "row_s", "matmul", "attention", "memory")
+"""The columns of what is solved."""
+_OVERHEAD, _COMPUTE, _MEMORY = [0, 1, 2], [3, 4], 5
+_OVERLAPS = (1.0, 0.75, 0.5, 0.25, 0.0)
 _PULL = 1e-4
 """Weight of the ideal constants beside one measurement: decides only what no measurement does."""
 _ROUNDS = 50
@@ -70,31 +73,33 @@ class Fit:
             raise InvalidRequest("The constants are not what a fit writes; fit them again.", "constants") from error
 
 
-def fit(measurements: Sequence[Measurement]) -> Fit:
-    """Raises `InvalidRequest` without measurements, or with one that took no time."""
+def fit(measurements: Sequence[Measurement], host_flops_per_s: float = 0.0) -> Fit:
+    """`host_flops_per_s` as in `Constants`. Raises `InvalidRequest` without measurements, or on one of no time."""
     if not measurements:
         raise InvalidRequest("Nothing was measured, so no constants can be fitted; run a few steps first.")
     for measurement in measurements:
         if not 0 < measurement.seconds < float("inf"):
             name = measurement.label or "a measurement"
             raise InvalidRequest(f"{name} took {measurement.seconds} s, which cannot be; measure it again.")
-    rows = np.array([_row(measurement) for measurement in measurements])
-    found = [_alternate(rows, start) for start in _starts(rows)]
-    constants = Constants(*(float(value) for value in min(found, key=lambda values: _loss(rows, values))))
+    rows = np.array([_row(measurement, host_flops_per_s) for measurement in measurements])
+    found = [(overlap, _alternate(rows, start, overlap)) for overlap in _OVERLAPS for start in _starts(rows)]
+    overlap, values = min(found, key=lambda pair: _loss(rows, pair[1], pair[0]))
+    fitted = dict(zip(_FITTED, map(float, values), strict=True))
+    constants = replace(IDEAL, **fitted, overlap=overlap, host_flops_per_s=host_flops_per_s)
     residuals = tuple(
         predicted / m.seconds - 1 for m, predicted in zip(measurements, _predict(measurements, constants), strict=True)
     )
     return Fit(constants, residuals, tuple(measurement.label for measurement in measurements))
 
 
-def left_out(measurements: Sequence[Measurement]) -> tuple[float, ...]:
+def left_out(measurements: Sequence[Measurement], host_flops_per_s: float = 0.0) -> tuple[float, ...]:
     """The residual of each measurement under constants that were fitted to the others: how good a forecast is."""
     if len(measurements) < 2:
         raise InvalidRequest("One measurement cannot be forecast from the others; measure more.")
     errors = []
     for index, measurement in enumerate(measurements):
         others = [*measurements[:index], *measurements[index + 1 :]]
-        (predicted,) = _predict([measurement], fit(others).constants)
+        (predicted,) = _predict([measurement], fit(others, host_flops_per_s).constants)
         errors.append(predicted / measurement.seconds - 1)
     return tuple(errors)
 
@@ -103,23 +108,28 @@ def _predict(measurements: Sequence[Measurement], constants: Constants) -> list[
     return [seconds(m.work, m.device, m.dtype, constants) for m in measurements]
 
 
-def _row(measurement: Measurement) -> list[float]:
+def _row(measurement: Measurement, host_flops_per_s: float) -> list[float]:
     """What each constant would be multiplied by, as a share of the time measured."""
-    work, peak = measurement.work, peak_flops_per_s(measurement.device, measurement.dtype)
+    work, device = measurement.work, measurement.device
+    slowness, peak = host_slowness(device, host_flops_per_s), peak_flops_per_s(device, measurement.dtype)
     amounts = (
-        work.steps,
-        work.layers,
+        work.steps * slowness,
+        work.layers * slowness,
+        work.rows * slowness,
         work.matmul_flops / peak,
         work.attention_flops / peak,
-        work.memory_bytes / memory_bandwidth(measurement.device),
+        work.memory_bytes / memory_bandwidth(device),
     )
     return [amount / measurement.seconds for amount in amounts]
 
 
+def _ideal() -> _Floats:
+    return np.array([getattr(IDEAL, name) for name in _FITTED])
+
+
 def _starts(rows: _Floats) -> list[_Sides]:
     """By the ideal constants, all bound by arithmetic, all bound by memory."""
-    ideal = np.array(astuple(IDEAL))
-    return [_bound_by_memory(rows, ideal), np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool)]
+    return [_bound_by_memory(rows, _ideal()), np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool)]
 
 
 def _bound_by_memory(rows: _Floats, constants: _Floats) -> _Sides:
@@ -127,32 +137,31 @@ def _bound_by_memory(rows: _Floats, constants: _Floats) -> _Sides:
     return np.asarray(rows[:, _MEMORY] * constants[_MEMORY] > computing)
 
 
-def _alternate(rows: _Floats, by_memory: _Sides) -> _Floats:
-    best = np.array(astuple(IDEAL))
+def _alternate(rows: _Floats, by_memory: _Sides, overlap: float) -> _Floats:
+    best = _ideal()
     seen: set[bytes] = set()
     for _ in range(_ROUNDS):
         if by_memory.tobytes() in seen:
             break
         seen.add(by_memory.tobytes())
-        constants = _solve(rows, by_memory)
-        best = min(best, constants, key=lambda values: _loss(rows, values))
+        constants = _solve(rows, by_memory, overlap)
+        best = min(best, constants, key=lambda values: _loss(rows, values, overlap))
         by_memory = _bound_by_memory(rows, constants)
     return best
 
 
-def _solve(rows: _Floats, by_memory: _Sides) -> _Floats:
+def _solve(rows: _Floats, by_memory: _Sides, overlap: float) -> _Floats:
     active = rows.copy()
-    active[:, _COMPUTE] *= ~by_memory[:, None]
-    active[:, _MEMORY] *= by_memory
+    active[:, _COMPUTE] *= np.where(by_memory, 1.0 - overlap, 1.0)[:, None]
+    active[:, _MEMORY] *= np.where(by_memory, 1.0, 1.0 - overlap)
     # One faint row for each constant says: as in the ideal, unless a measurement disagrees.
     largest = rows.max(axis=0)
     scale = np.where(largest > 0, largest, 1.0) * _PULL
-    ideal = np.array(astuple(IDEAL))
-    constants, _ = nnls(np.vstack([active, np.diag(scale)]), np.concatenate([np.ones(len(rows)), scale * ideal]))
+    constants, _ = nnls(np.vstack([active, np.diag(scale)]), np.concatenate([np.ones(len(rows)), scale * _ideal()]))
     return np.asarray(constants, dtype=np.float64)
 
 
-def _loss(rows: _Floats, constants: _Floats) -> float:
-    overhead = rows[:, :2] @ constants[:2]
-    bound = np.maximum(rows[:, _COMPUTE] @ constants[_COMPUTE], rows[:, _MEMORY] * constants[_MEMORY])
-    return float(((overhead + bound - 1.0) ** 2).sum())
+def _loss(rows: _Floats, constants: _Floats, overlap: float) -> float:
+    computing, moving = rows[:, _COMPUTE] @ constants[_COMPUTE], rows[:, _MEMORY] * constants[_MEMORY]
+    busy = computing + moving - overlap * np.minimum(computing, moving)
+    return float(((rows[:, _OVERHEAD] @ constants[_OVERHEAD] + busy - 1.0) ** 2).sum())

@@ -1,9 +1,11 @@
 """Seconds for a piece of work on a device, by a roofline with fitted constants. Knows nothing of how they were fitted.
 
-    seconds = steps x step_s + layers x layer_s + max(matmul x A / F + attention x B / F, memory x M / W)
+    seconds   = steps x step_s + layers x layer_s + rows x row_s + max(computing, moving) + (1 - overlap) x min(…)
+    computing = matmul x A / F + attention x B / F          moving = memory x M / W
 
 with A and B operations of the two kinds, F the device's peak in the model's dtype, M bytes and W its memory bandwidth.
-Williams, Waterman and Patterson, "Roofline" (2009), with a start-up time for what the roofline leaves out.
+Williams, Waterman and Patterson, "Roofline" (2009), with start-up times for what the roofline leaves out, and with a
+processor in mind that does not load while it multiplies.
 """
 
 from dataclasses import dataclass
@@ -22,15 +24,24 @@ _STAND_INS = {
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """How much longer than the peak figures say. 1 is the peak; 0 for the two overheads."""
+    """How much longer than the peak figures say. 1 is the peak; 0 for the overheads."""
 
     step_s: float = 0.0
-    """Per step: scheduling, sampling, waking up."""
+    """Per step: scheduling, waking up."""
     layer_s: float = 0.0
     """Per layer: starting its kernels."""
+    row_s: float = 0.0
+    """Per sequence in a step: its place in the batch, its pages, its sampled token."""
     matmul: float = 1.0
     attention: float = 1.0
     memory: float = 1.0
+    overlap: float = 1.0
+    """Share of the lesser of computing and moving that hides behind the greater: 1 is the roofline, 0 a plain sum."""
+    message_s: float = 0.0
+    """Per message from stage to stage, beside latency and bandwidth: framing, copying, waking up at both ends."""
+    host_flops_per_s: float = 0.0
+    """Peak in float32 of the processor whose overheads these are. One that computes slower also starts a step, a layer
+    or a row slower, in proportion; 0 is a host apart from the device, with the same overheads everywhere."""
 
 
 IDEAL = Constants()
@@ -52,4 +63,11 @@ def seconds(work: Work, device: Device, dtype: str, constants: Constants = IDEAL
     peak = peak_flops_per_s(device, dtype)
     computing = (constants.matmul * work.matmul_flops + constants.attention * work.attention_flops) / peak
     moving = constants.memory * work.memory_bytes / memory_bandwidth(device)
-    return work.steps * constants.step_s + work.layers * constants.layer_s + max(computing, moving)
+    starting = work.steps * constants.step_s + work.layers * constants.layer_s + work.rows * constants.row_s
+    hidden = constants.overlap * min(computing, moving)
+    return starting * host_slowness(device, constants.host_flops_per_s) + computing + moving - hidden
+
+
+def host_slowness(device: Device, host_flops_per_s: float) -> float:
+    """How many times as long as on the processor of `host_flops_per_s` overheads take; 1 where that is 0."""
+    return host_flops_per_s / peak_flops_per_s(device, "float32") if host_flops_per_s else 1.0

@@ -22,6 +22,8 @@ class Work:
     """Through the device's memory: weights, cache, activations, state of the optimizer."""
     layers: int = 0
     """Layers started, each of which costs some time whatever it does."""
+    rows: int = 0
+    """Sequences that take part."""
     steps: int = 0
 
     @property
@@ -34,6 +36,7 @@ class Work:
             self.attention_flops + other.attention_flops,
             self.memory_bytes + other.memory_bytes,
             self.layers + other.layers,
+            self.rows + other.rows,
             self.steps + other.steps,
         )
 
@@ -44,6 +47,7 @@ class Work:
             self.attention_flops * factor,
             self.memory_bytes * factor,
             self.layers,
+            self.rows,
             self.steps,
         )
 
@@ -62,6 +66,7 @@ def decode(shape: ModelShape, first: int, last: int, sequences: int, context: fl
         + sequences * cache
         + activation_traffic(shape, first, last, sequences),
         layers=last - first,
+        rows=sequences,
         steps=1,
     )
 
@@ -82,6 +87,7 @@ def prefill(shape: ModelShape, first: int, last: int, tokens: int, past: int = 0
         attention_flops=sum(flops * count for flops, count in zip(_pair_flops(shape, first, last), pairs, strict=True)),
         memory_bytes=weights_read(shape, first, last, tokens) + moved + activation_traffic(shape, first, last, tokens),
         layers=last - first,
+        rows=1,
         steps=1,
     )
 
@@ -127,6 +133,7 @@ def train_forward(shape: ModelShape, first: int, last: int, sequences: int, leng
         attention_flops=sequences * attention,
         memory_bytes=weights_read(shape, first, last, tokens) + activation_traffic(shape, first, last, tokens),
         layers=last - first,
+        rows=sequences,
         steps=1,
     )
 
