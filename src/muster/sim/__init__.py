@@ -1,1 +1,16 @@
-"""What a plan will do on a pool: in closed form, and event by event. Deterministic; no torch, no clock of its own."""
+"""What a plan will do on a pool: in closed form, and event by event. Deterministic; no torch, no clock of its own.
+
+Read in this order:
+
+    stage_pace.py   seconds of one step on one stage; what a step carries
+    ring.py         one serving pipeline on its machines: stages, hops, pages
+    rhythm.py       a ring in a steady state: period, tokens per second, waiting
+    relay.py        training: one pipeline on its machines, and the exchange of gradients
+    relay_rhythm.py how long a training step takes
+    train_steady.py the forecast of a training step, put together
+    steady.py       the forecasts in closed form, for serving and for training
+    limits.py       the bottleneck in words
+    timeline.py     spans of a Gantt chart
+    faults.py       what can go wrong, and when
+    arrivals.py     when requests come
+"""

@@ -1,0 +1,71 @@
+"""What keeps a plan from being faster, in one sentence. Knows no remedy beyond what the figures say."""
+
+from math import ceil, inf
+
+from muster.sim.rhythm import Rhythm
+from muster.sim.ring import Ring
+from muster.spec.workload import ServeWorkload
+
+ALMOST = 0.999
+"""A period this close to the longest of its causes is due to it."""
+
+
+def serving(ring: Ring, beat: Rhythm, workload: ServeWorkload, keeps_up: bool) -> str:
+    """`ring` is the busiest pipeline, in the state `beat`."""
+    what = _cause(ring, beat)
+    if workload.requests_per_s is None:
+        return f"{what}."
+    if not keeps_up:
+        return f"{workload.requests_per_s:g} requests a second are more than the pool can answer: {what}."
+    return f"The pool keeps up with {workload.requests_per_s:g} requests a second: {what}."
+
+
+def _cause(ring: Ring, beat: Rhythm) -> str:
+    stage = max(range(len(beat.stage_s)), key=lambda i: beat.stage_s[i])
+    slowest = max(beat.stage_s[stage], *beat.wire_s) if beat.wire_s else beat.stage_s[stage]
+    if slowest < ALMOST * beat.period_s:
+        return _latency(ring, beat, slowest)
+    if beat.stage_s[stage] >= ALMOST * slowest:
+        return _stage(ring, beat, stage)
+    hop = max(range(len(beat.wire_s)), key=lambda i: beat.wire_s[i])
+    return _link(ring, beat, hop)
+
+
+def _stage(ring: Ring, beat: Rhythm, index: int) -> str:
+    stage, node = ring.stages[index], ring.nodes[index]
+    computing = moving = other = 0.0
+    for share, load in beat.loads:
+        parts = ring.paces[index].parts(load)
+        computing, moving, other = computing + share * parts[0], moving + share * parts[1], other + share * parts[2]
+    if ring.swap_s and beat.stage_s[index] <= ring.swap_s * (1 + 1e-9):
+        why = "and waits for cache from host memory"
+    elif other > max(computing, moving):
+        why = "mostly with what every step costs, whatever is in it" if computing or moving else "as it was measured"
+    else:
+        why = "computing" if computing > moving else "reading weights and cache from its memory"
+    share = beat.stage_s[index] / beat.period_s
+    return (
+        f"stage {index + 1} of {len(ring.stages)} on {node.name} (layers {stage.first} to {stage.last}) "
+        f"is busy {share:.0%} of the time, {why}"
+    )
+
+
+def _link(ring: Ring, beat: Rhythm, index: int) -> str:
+    hop = ring.hops[index]
+    share = beat.wire_s[index] / beat.period_s
+    mbit = hop.link.bandwidth_bytes_per_s * 8e-6
+    return (
+        f"the link {hop.source.name} -> {hop.target.name} carries {share:.0%} of its {mbit:.0f} Mbit/s "
+        f"while the slowest stage is busy {max(beat.stage_s) / beat.period_s:.0%} of the time"
+    )
+
+
+def _latency(ring: Ring, beat: Rhythm, slowest_s: float) -> str:
+    around_s = beat.period_s * beat.in_flight
+    enough = ceil(around_s / slowest_s - 1e-9) if slowest_s > 0 else inf
+    travel_s = ring.hops_s + sum(beat.wire_s)
+    steps = f"{beat.in_flight:.0f} step{'s' if round(beat.in_flight) != 1 else ''} in flight"
+    return (
+        f"latency: {steps} cannot hide {travel_s * 1e3:.0f} ms of links around the ring; "
+        f"{enough} would, with requests enough to fill them"
+    )

@@ -1,0 +1,202 @@
+"""One serving pipeline on its machines: what a step costs on each stage and hop, and what its pages hold.
+
+head -> stage 1 -> ... -> last -> head      the last hop carries token ids only
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from muster.cost.codecs import message_bytes
+from muster.cost.island import SLOWEST_INSIDE
+from muster.cost.pace import Constants
+from muster.errors import DoesNotFit, InvalidRequest, PoolUnavailable
+from muster.sim.stage_pace import StagePace, StepLoad
+from muster.spec.codec import RAW
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Plan, Stage
+from muster.spec.pool import LinkSpeed, Node, NodeId, Pool
+
+SAMPLE_BYTES = 16
+"""A token id on its way back to the head, with what frames it."""
+CODEC_GRAIN_TOKENS = 1024
+"""Bytes per token on the wire are taken from a message of so many, so that rounding does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRules:
+    """How the head fills a step, as `serve/options.py` has it."""
+
+    prefill_tokens: int = 512
+    """Most prompt tokens in one step."""
+    max_sequences: int = 256
+    """Most sequences that hold pages at once, where the plan names no batch."""
+
+
+class Pace(Protocol):
+    """How long a stage takes."""
+
+    def seconds(self, load: StepLoad) -> float: ...
+
+    def parts(self, load: StepLoad) -> tuple[float, float, float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPace:
+    """A stage that was measured: so many seconds a step, whatever is in it."""
+
+    step_s: float
+
+    def seconds(self, load: StepLoad) -> float:
+        return self.step_s
+
+    def parts(self, load: StepLoad) -> tuple[float, float, float]:
+        return 0.0, 0.0, self.step_s
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """From a stage to the next."""
+
+    source: Node
+    target: Node
+    link: LinkSpeed
+    token_bytes: float
+    sample_bytes: float
+
+    def nbytes(self, load: StepLoad) -> float:
+        return load.tokens * self.token_bytes + load.samples * self.sample_bytes
+
+    def wire_s(self, load: StepLoad) -> float:
+        """For how long a step keeps the link busy."""
+        return self.nbytes(load) / self.link.bandwidth_bytes_per_s
+
+
+class Ring:
+    """`plan.pipelines[index]`. `stage_seconds` are measured step times of some nodes; the others are computed."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        index: int,
+        pool: Pool,
+        shape: ModelShape,
+        constants: Constants,
+        rules: BatchRules = BatchRules(),
+        stage_seconds: Mapping[NodeId, float] | None = None,
+    ) -> None:
+        """Raises `InvalidRequest` on a machine that the pool has not, `PoolUnavailable` on a dead link."""
+        self.index, self.pipeline, self.shape = index, plan.pipelines[index], shape
+        nodes = {node.id: node for node in pool.nodes}
+        self.stages = self.pipeline.stages
+        self.nodes = tuple(_node(nodes, stage) for stage in self.stages)
+        measured = stage_seconds or {}
+        self.paces: tuple[Pace, ...] = tuple(
+            MeasuredPace(measured[node.id]) if node.id in measured else StagePace(shape, stage, node, constants)
+            for stage, node in zip(self.stages, self.nodes, strict=True)
+        )
+        self.hops = _hops(plan, self.nodes, pool, shape)
+        self.hops_s = sum(hop.link.latency_s for hop in self.hops)
+        # With one stage nothing is ever in flight; the engine then runs one step at a time.
+        self.in_flight = self.pipeline.num_microbatches if self.hops else 1
+        self.rules = rules
+        self.max_sequences = self.pipeline.batch * self.in_flight or rules.max_sequences
+        self.swap_s = self._swap_seconds()
+
+    @property
+    def num_pages(self) -> int:
+        """That all microbatches together can fill, with those in host memory.
+
+        DeServe, arXiv 2501.14784, section 4.2: M'_B = (M_KV - 2 M_G) / N + M_G for each of N microbatches.
+        """
+        pages, swapped = self.pipeline.num_pages, self.pipeline.swap_pages
+        return pages - 2 * swapped + self.in_flight * swapped
+
+    def _swap_seconds(self) -> float:
+        """To move one full slice in while another moves out, on the stage where that takes longest."""
+        tokens = self.pipeline.swap_pages * self.pipeline.page_size
+        return (
+            max(
+                tokens * self.shape.cache_bytes_per_token(stage.first, stage.last) / len(stage.devices) / _host(node)
+                for stage, node in zip(self.stages, self.nodes, strict=True)
+            )
+            if tokens
+            else 0.0
+        )
+
+    def check_fits(self, prompt_tokens: int, output_tokens: int) -> None:
+        """Raises `DoesNotFit` if one request alone does not fit into the pages. The last token is never computed."""
+        pages = pages_for(prompt_tokens + output_tokens - 1, self.pipeline.page_size)
+        if pages > self.num_pages:
+            raise DoesNotFit(
+                f"A request of {prompt_tokens} + {output_tokens} tokens needs {pages} pages and pipeline {self.index} "
+                f"has {self.num_pages}; plan with more cache, or send shorter requests."
+            )
+
+    def resident(self, prompt_tokens: int, output_tokens: int) -> float:
+        """Sequences that run at once when there is no end of them.
+
+        A sequence holds pages for what it has, on the mean over its life; and the head admits another only if one more
+        page for each would still be there.
+        """
+        self.check_fits(prompt_tokens, output_tokens)
+        mean_pages = (
+            _pages_of_all(prompt_tokens + output_tokens - 1, self.pipeline.page_size)
+            - _pages_of_all(prompt_tokens - 1, self.pipeline.page_size)
+        ) / output_tokens
+        return max(1.0, min(self.max_sequences, (self.num_pages + 1) / (mean_pages + 1)))
+
+
+def pages_for(tokens: int, page_size: int) -> int:
+    return -(-tokens // page_size)
+
+
+def _pages_of_all(tokens: int, page_size: int) -> int:
+    """Pages of a sequence of 1 token, plus those of one of 2 tokens, and so on to `tokens`."""
+    full, rest = divmod(tokens, page_size)
+    return page_size * full * (full + 1) // 2 + rest * (full + 1)
+
+
+def _host(node: Node) -> float:
+    bandwidth = node.device.host_bandwidth_bytes_per_s
+    if bandwidth <= 0:
+        raise InvalidRequest(
+            f"The plan swaps cache on {node.name}, whose host bandwidth is not known; "
+            "give host_bandwidth_bytes_per_s in the pool file, or plan without swap."
+        )
+    return bandwidth
+
+
+def _node(nodes: Mapping[NodeId, Node], stage: Stage) -> Node:
+    if stage.node not in nodes:
+        raise InvalidRequest(
+            f"The plan uses {stage.node[:16]}, which the pool has not; plan again on this pool.", "plan"
+        )
+    return nodes[stage.node]
+
+
+def _hops(plan: Plan, nodes: tuple[Node, ...], pool: Pool, shape: ModelShape) -> tuple[Hop, ...]:
+    if len(nodes) == 1:
+        return ()
+    forth = tuple(
+        Hop(source, target, link_between(pool, source, target), _token_bytes(plan, shape, source, target), 0.0)
+        for source, target in pairwise(nodes)
+    )
+    back = Hop(nodes[-1], nodes[0], link_between(pool, nodes[-1], nodes[0]), 0.0, SAMPLE_BYTES)
+    return (*forth, back)
+
+
+def link_between(pool: Pool, source: Node, target: Node) -> LinkSpeed:
+    """Also between two stages on one machine. Raises `PoolUnavailable` where nothing passes."""
+    if source.id == target.id:
+        return source.inside or SLOWEST_INSIDE
+    link = pool.link(source.id, target.id)
+    if link.bandwidth_bytes_per_s <= 0:
+        raise PoolUnavailable(f"The link {source.name} -> {target.name} is down; plan without it, or mend it.")
+    return link
+
+
+def _token_bytes(plan: Plan, shape: ModelShape, source: Node, target: Node) -> float:
+    codec = plan.codec(source.id, target.id) or RAW
+    return message_bytes(shape, CODEC_GRAIN_TOKENS, codec) / CODEC_GRAIN_TOKENS

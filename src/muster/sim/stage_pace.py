@@ -1,0 +1,134 @@
+"""Seconds of one step on one stage, for any mix of decodes and prompt chunks. Knows nothing of rings or time.
+
+The same figures as `cost/work.py` through `cost/island.py` give, with all sums over layers taken beforehand, because a
+simulation asks a million times. A step reads the weights once, whatever it carries.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from muster.cost.island import SLOWEST_INSIDE
+from muster.cost.memory import dtype_bytes
+from muster.cost.pace import Constants, peak_flops_per_s
+from muster.cost.roofline import memory_bandwidth
+from muster.cost.work import activation_traffic, causal_pairs, decode
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Stage
+from muster.spec.pool import Node
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoad:
+    """What one step carries: means of steps may be given too, so counts need not be whole."""
+
+    decodes: float = 0.0
+    """Sequences that get one more token."""
+    context: float = 0.0
+    """Tokens that each of them sees, its own among them (the mean)."""
+    chunks: tuple[tuple[int, int], ...] = ()
+    """(tokens of the prompt that are cached, tokens of it computed now)."""
+    samples: float = 0.0
+    """Tokens wanted from the last stage: one for each decode, and for each chunk that ends its prompt."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(tokens for _, tokens in self.chunks)
+
+    @property
+    def tokens(self) -> float:
+        return self.decodes + self.prompt_tokens
+
+    def seen(self, window: int) -> tuple[float, float, float]:
+        """(cached tokens seen by decodes, pairs of the chunks, cached tokens the chunks read); window 0 is none."""
+        context = min(self.context, window) if window else self.context
+        pairs, past = 0, 0
+        for before, tokens in self.chunks:
+            if window:
+                pairs += causal_pairs(before + tokens, window) - causal_pairs(before, window)
+                past += min(before, window)
+            else:
+                pairs += tokens * (2 * before + tokens + 1) // 2
+                past += before
+        return self.decodes * context, pairs, past
+
+
+@dataclass(frozen=True, slots=True)
+class _Amounts:
+    """Sums over a layer range."""
+
+    matmul_flops_per_token: float
+    head_flops_per_sample: float
+    dense_bytes: float
+    expert_bytes: float
+    unused_share: float
+    """Of the experts, by one token."""
+    activation_bytes_per_token: float
+    windows: tuple[tuple[int, float, float], ...]
+    """(window, cache bytes per token, attention FLOPs per pair), summed over the layers with that window."""
+
+
+class StagePace:
+    """Seconds of a step on `stage`, tensor parallel over its devices as `cost/island.py` has it."""
+
+    def __init__(self, shape: ModelShape, stage: Stage, node: Node, constants: Constants) -> None:
+        devices = len(stage.devices)
+        peak = peak_flops_per_s(node.device, shape.dtype) * devices
+        self._amounts = amounts = _amounts(shape, stage.first, stage.last)
+        self._fixed_s = constants.step_s + stage.num_layers * constants.layer_s
+        self._token_s = constants.matmul * amounts.matmul_flops_per_token / peak
+        self._sample_s = constants.matmul * amounts.head_flops_per_sample / peak
+        self._pair_s = constants.attention / peak
+        self._byte_s = constants.memory / (memory_bandwidth(node.device) * devices)
+        self._reduce_token_s = 0.0
+        if devices > 1:
+            inside = node.inside or SLOWEST_INSIDE
+            messages = 4 * (devices - 1) * stage.num_layers
+            self._fixed_s += messages * inside.latency_s
+            part = shape.hidden_size * dtype_bytes(shape.dtype) / devices
+            self._reduce_token_s = messages * part / inside.bandwidth_bytes_per_s
+
+    def seconds(self, load: StepLoad) -> float:
+        computing, moving, other = self.parts(load)
+        return other + (computing if computing > moving else moving)
+
+    def parts(self, load: StepLoad) -> tuple[float, float, float]:
+        """Seconds of arithmetic and of memory traffic, of which the longer counts, and those that are added."""
+        amounts, tokens, prompt = self._amounts, load.tokens, load.prompt_tokens
+        computing = tokens * self._token_s + load.samples * self._sample_s
+        moved = amounts.dense_bytes + tokens * amounts.activation_bytes_per_token
+        if amounts.expert_bytes:
+            moved += amounts.expert_bytes * (1 - amounts.unused_share**tokens)
+        for window, cache_bytes, pair_flops in amounts.windows:
+            seen, pairs, past = load.seen(window)
+            computing += self._pair_s * pair_flops * (seen + pairs)
+            moved += cache_bytes * (seen + load.decodes + past + 2 * prompt)
+        return computing, moved * self._byte_s, self._fixed_s + tokens * self._reduce_token_s
+
+
+def decode_load(batch: float, context: float) -> StepLoad:
+    return StepLoad(decodes=batch, context=context, samples=batch)
+
+
+@lru_cache(maxsize=4096)
+def _amounts(shape: ModelShape, first: int, last: int) -> _Amounts:
+    experts = float(sum(shape.expert_bytes[first:last])) if shape.num_experts else 0.0
+    weights = shape.weight_bytes(first, last) - (shape.embedding_bytes if first == 0 else 0)
+    return _Amounts(
+        matmul_flops_per_token=sum(shape.layer_flops_per_token[first:last]),
+        head_flops_per_sample=shape.head_flops_per_token if last == shape.num_layers else 0,
+        dense_bytes=weights - experts,
+        expert_bytes=experts,
+        unused_share=1 - shape.experts_per_token / shape.num_experts if experts else 0.0,
+        activation_bytes_per_token=activation_traffic(shape, first, last, 1),
+        windows=_by_window(shape, first, last),
+    )
+
+
+def _by_window(shape: ModelShape, first: int, last: int) -> tuple[tuple[int, float, float], ...]:
+    sums: dict[int, tuple[float, float]] = {}
+    for layer in range(first, last):
+        window = shape.windows[layer] if shape.windows else 0
+        cache, flops = sums.get(window, (0.0, 0.0))
+        pair_flops = decode(shape, layer, layer + 1, sequences=1, context=1).attention_flops
+        sums[window] = cache + shape.kv_bytes_per_token[layer], flops + pair_flops
+    return tuple((window, *both) for window, both in sums.items())
