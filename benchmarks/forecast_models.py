@@ -50,8 +50,12 @@ def folder_of(name: str, home: Path) -> str:
         return EMBEDDED
     folder = home / name
     if not (folder / "tokenizer.json").exists():
-        MAKERS[name]().save_pretrained(folder)
-        train_byte_level().save(str(folder / "tokenizer.json"))  # prompts are token ids here
+        model = MAKERS[name]()
+        model.save_pretrained(folder)
+        tokenizer = train_byte_level()
+        # Every token that comes out must be text at once: the first one is waited for.
+        tokenizer.add_tokens([f"<{id}>" for id in range(tokenizer.get_vocab_size(), model.config.vocab_size)])
+        tokenizer.save(str(folder / "tokenizer.json"))
     return str(folder)
 
 

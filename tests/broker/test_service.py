@@ -33,6 +33,8 @@ async def test_nodes_join_by_ticket_load_and_serve(pool):
     assert status["ready"]
     assert status["placement"][0]["first"] == 0
     assert status["placement"][-1]["last"] == SERVED.shape.num_layers
+    assert status["pipeline"]["num_pages"] * status["pipeline"]["page_size"] >= status["max_context"]
+    assert status["pipeline"]["num_microbatches"] >= len(status["placement"])
     assert {view["state"] for view in status["nodes"]} == {"serving"}
     assert status["max_context"] > 0
 

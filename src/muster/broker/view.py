@@ -21,6 +21,7 @@ def status_view(state: BrokerState) -> View:
         "epoch": serving.epoch if serving is not None else 0,
         "active_requests": sum(member.active_requests for member in state.members),
         "placement": _stages(state),
+        "pipeline": _pipeline(state),
         "explanation": serving.explanation if serving is not None else "",
         "max_context": _max_context(state),
         "loading": _loading(state) if pending is not None else [],
@@ -57,6 +58,18 @@ def _stages(state: BrokerState) -> list[View]:
         }
         for stage in serving.pipeline.stages
     ]
+
+
+def _pipeline(state: BrokerState) -> View | None:
+    """How full the serving pipeline may be run."""
+    if state.placing.serving is None:
+        return None
+    pipeline = state.placing.serving.pipeline
+    return {
+        "num_pages": pipeline.num_pages,
+        "page_size": pipeline.page_size,
+        "num_microbatches": pipeline.num_microbatches,
+    }
 
 
 def _loading(state: BrokerState) -> list[View]:
