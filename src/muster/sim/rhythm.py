@@ -54,7 +54,7 @@ def rhythm(ring: Ring, workload: ServeWorkload, sequences: float) -> Rhythm:
     # A step takes only so many prompt tokens, and no more requests can run than are let in.
     prompts = max(1.0, sequences) / in_flight / workload.output_tokens
     prompts = min(prompts, ring.rules.prefill_tokens / workload.prompt_tokens)
-    loads = _loads(workload, prompts, ring.rules.prefill_tokens)
+    loads = step_loads(workload, prompts, ring.rules.prefill_tokens)
     stage_s = _means(loads, [pace.seconds for pace in ring.paces], at_least=ring.swap_s)
     wire_s = _means(loads, [hop.wire_s for hop in ring.hops])
     around_s = sum(stage_s) + sum(wire_s) + ring.hops_s
@@ -71,7 +71,7 @@ def rhythm(ring: Ring, workload: ServeWorkload, sequences: float) -> Rhythm:
     )
 
 
-def _loads(workload: ServeWorkload, prompts: float, prefill_tokens: int) -> Loads:
+def step_loads(workload: ServeWorkload, prompts: float, prefill_tokens: int) -> Loads:
     """Steps with and without a prompt chunk, where `prompts` requests start per step on the mean.
 
     Prompts are lumps: a mean over steps of different length is not the length of the mean step.
@@ -104,15 +104,19 @@ def _means(loads: Loads, seconds: Sequence[Callable[[StepLoad], float]], at_leas
 
 def _prefill_excess(ring: Ring, workload: ServeWorkload, loads: Loads, round_s: float) -> float:
     """How much longer a prompt takes to go around than a mean step: its chunks follow each other without a gap."""
-    decodes, context = loads[0][1].decodes, loads[0][1].context
     chunks = ceil(workload.prompt_tokens / ring.rules.prefill_tokens)
-    length = round(workload.prompt_tokens / chunks)
-    load = StepLoad(decodes, context, ((workload.prompt_tokens // 2, length),), decodes + 1)
-    if chunks == 1:
-        load = StepLoad(decodes, context, ((0, length),), decodes + 1)
+    load = prompt_load(workload, loads[0][1].decodes, ring.rules.prefill_tokens)
     seconds = [pace.seconds(load) for pace in ring.paces]
     wires = [hop.wire_s(load) for hop in ring.hops]
     return max(0.0, sum(seconds) - round_s) + (chunks - 1) * max([*seconds, *wires])
+
+
+def prompt_load(workload: ServeWorkload, decodes: float, prefill_tokens: int) -> StepLoad:
+    """A step that takes in a prompt, or the middle one of its chunks, beside so many decodes."""
+    context = workload.prompt_tokens + workload.output_tokens / 2
+    chunks = ceil(workload.prompt_tokens / prefill_tokens)
+    length = round(workload.prompt_tokens / chunks)
+    return StepLoad(decodes, context, ((workload.prompt_tokens // 2 if chunks > 1 else 0, length),), decodes + 1)
 
 
 def under_rate(ring: Ring, workload: ServeWorkload, requests_per_s: float, full: Rhythm) -> Rhythm:

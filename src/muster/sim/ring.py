@@ -141,15 +141,18 @@ class Ring:
         page for each would still be there.
         """
         self.check_fits(prompt_tokens, output_tokens)
-        mean_pages = (
-            _pages_of_all(prompt_tokens + output_tokens - 1, self.pipeline.page_size)
-            - _pages_of_all(prompt_tokens - 1, self.pipeline.page_size)
-        ) / output_tokens
-        return max(1.0, min(self.max_sequences, (self.num_pages + 1) / (mean_pages + 1)))
+        each = mean_pages(prompt_tokens, output_tokens, self.pipeline.page_size)
+        return max(1.0, min(self.max_sequences, (self.num_pages + 1) / (each + 1)))
 
 
 def pages_for(tokens: int, page_size: int) -> int:
     return -(-tokens // page_size)
+
+
+def mean_pages(prompt_tokens: int, output_tokens: int, page_size: int) -> float:
+    """That a running sequence holds, over its life."""
+    total = _pages_of_all(prompt_tokens + output_tokens - 1, page_size) - _pages_of_all(prompt_tokens - 1, page_size)
+    return total / output_tokens
 
 
 def _pages_of_all(tokens: int, page_size: int) -> int:
