@@ -1,25 +1,41 @@
 """The best way that is known to serve a model on a pool. The same pool, options and seed give the same plan.
 
-This first version serves from one pipeline of single devices, as `plan.first` places it.
+sort machines into classes -> layouts (structured, then evolved; all of them for a small fleet)
+    -> each team's best pipeline -> forecasts of the best layouts -> the plan, its bound, and what was rejected
 """
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from muster.cost.island import device_bytes, island_seconds
+import numpy as np
+
 from muster.cost.pace import TYPICAL, Constants
-from muster.cost.roofline import hidden_bytes, wire_seconds
-from muster.cost.work import decode
-from muster.plan.first import place
-from muster.plan.serve.found import Found
+from muster.plan.serve import refusals
+from muster.plan.serve.bound import cost_bound, latency_bound, throughput_bound
+from muster.plan.serve.evolve import Evolution, Scored
+from muster.plan.serve.exact import every_layout, is_small
+from muster.plan.serve.fleet import sort_into_classes
+from muster.plan.serve.found import Found, Rejected
+from muster.plan.serve.job import Job, make_job
+from muster.plan.serve.layout import structured
 from muster.plan.serve.options import ServeOptions
-from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast
+from muster.plan.serve.pins import Ranges, by_class, checked, together
+from muster.plan.serve.realise import realise
+from muster.plan.serve.reasons import explain, why_not
+from muster.plan.serve.replica import Replicas
+from muster.plan.serve.worth import Worth
+from muster.sim.rhythm import rhythm
+from muster.sim.ring import BatchRules, Ring
+from muster.sim.steady import check, serve_forecast
+from muster.spec.forecast import ServeForecast
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan
+from muster.spec.plan import Plan
 from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
-_BATCH = 32
+_FINALISTS = 4
+_AS_GOOD = 1e-3
+"""Layouts this close to the best count as equal; the simplest of them is taken."""
 
 
 def plan_serving(
@@ -36,47 +52,126 @@ def plan_serving(
     Raises `DoesNotFit` (by how much, and what would help), `InvalidRequest` (a pin, a budget or a deadline that no plan
     can meet), `PoolUnavailable`. `seed` feeds the random part of the search; `out_of_time` may cut it short.
     """
-    plan = place(shape, pool)
-    forecast = _forecast(plan, pool, shape, workload, constants, options)
-    score = forecast.capacity_tokens_per_s
-    return Found(plan, forecast, options.objective, score, float("inf"), (), 1)
+    check(workload)
+    if not pool.nodes:
+        raise refusals.nobody(shape.name)
+    search = _Search.of(shape, pool, workload, options, constants)
+    scored, finished = search.layouts(seed, out_of_time)
+    if not scored:
+        raise search.refusal(seed)
+    return search.found(scored, finished)
 
 
-def _forecast(
-    plan: Plan, pool: Pool, shape: ModelShape, workload: ServeWorkload, constants: Constants, options: ServeOptions
-) -> ServeForecast:
-    (pipeline,) = plan.pipelines
-    context = workload.prompt_tokens + workload.output_tokens / 2
-    stages = _stages(pipeline, pool, shape, context, constants, options)
-    slowest = max(stages, key=lambda stage: stage.seconds)
-    hops = [*pairwise(pipeline.nodes()), (pipeline.nodes()[-1], pipeline.nodes()[0])] if len(stages) > 1 else []
-    nbytes = hidden_bytes(shape, _BATCH)
-    ring_s = sum(pool.link(*hop).latency_s + wire_seconds(pool.link(*hop), nbytes) for hop in hops)
-    step_s = max(slowest.seconds, (sum(s.seconds for s in stages) + ring_s) / pipeline.num_microbatches)
-    links = tuple(
-        LinkForecast(*hop, nbytes / step_s, nbytes / step_s / pool.link(*hop).bandwidth_bytes_per_s)
-        for hop in hops[:-1]
-    )
-    each_s = max(step_s, sum(s.seconds for s in stages) + ring_s)
-    rate = _BATCH / step_s
-    request_s = each_s * workload.output_tokens
-    names = {node.id: node.name for node in pool.nodes}
-    return ServeForecast(
-        rate, rate, each_s, each_s, request_s, None, stages, links, f"{names[slowest.node]} is the slowest stage."
-    )
+@dataclass
+class _Search:
+    job: Job
+    pool: Pool
+    constants: Constants
+    worth: Worth
+    replicas: Replicas
+    ranges: Ranges
+
+    @staticmethod
+    def of(
+        shape: ModelShape, pool: Pool, workload: ServeWorkload, options: ServeOptions, constants: Constants
+    ) -> "_Search":
+        ranges = checked(options.pins, shape, pool, workload, options)
+        fleet = sort_into_classes(pool, apart=ranges)
+        job = make_job(shape, fleet, workload, options, constants)
+        worth = Worth(fleet, workload, options, frozenset(by_class(fleet, ranges)))
+        worth.check_prices()
+        return _Search(job, pool, constants, worth, Replicas(job, by_class(fleet, ranges), is_small(fleet)), ranges)
+
+    def layouts(self, seed: int, out_of_time: Callable[[], bool]) -> tuple[list[Scored], bool]:
+        """The best layouts, the best first, and whether the search came to its end."""
+        fleet = self.job.fleet
+        budget = self.job.options.evaluations
+        rng = np.random.default_rng(seed)
+        evolution = Evolution(fleet, self.replicas, self.worth, rng, out_of_time, budget)
+        starts = structured(fleet, self.job.shape.weight_bytes(0, self.job.shape.num_layers))
+        if is_small(fleet):
+            return evolution.best_of(every_layout(fleet)), not evolution.cut_short
+        if self.ranges:
+            starts = (together(fleet, self.ranges, layout) for layout in starts)
+        return evolution.run(starts), not evolution.cut_short
+
+    def refusal(self, seed: int) -> Exception:
+        """Why nothing was found: ask again without what the options forbid."""
+        options = self.job.options
+        if options.pins:
+            plan_serving(self.job.shape, self.pool, self.job.workload, replace(options, pins=()), self.constants, seed)
+            return refusals.pins_impossible()
+        if options.budget_per_hour is not None:
+            cheap = replace(options, budget_per_hour=None, objective="cost", max_replicas=1)
+            found = plan_serving(self.job.shape, self.pool, self.job.workload, cheap, self.constants, seed)
+            nodes = {node.id: node for node in self.pool.nodes}
+            used = {stage.node for pipeline in found.plan.pipelines for stage in pipeline.stages}
+            return refusals.budget(options.budget_per_hour, sum(nodes[node].price_per_hour or 0.0 for node in used))
+        return refusals.does_not_fit(self.job)
+
+    def found(self, scored: Sequence[Scored], finished: bool) -> Found:
+        finalists = [self._forecast(one) for one in scored[:_FINALISTS]]
+        rated = [(self.score(plan, forecast), -_stages(plan), plan, forecast) for plan, forecast in finalists]
+        best = max(self._better(score) for score, *_ in rated)
+        rated.sort(
+            key=lambda one: (self._better(one[0]) < best * (1 - _AS_GOOD) - 1e-12, -one[1], -self._better(one[0]))
+        )
+        score, _, plan, forecast = rated[0]
+        self._check_deadline(plan)
+        rejected = tuple(
+            Rejected(other, its, why_not(self.pool, plan, forecast, other, its, self.job.options.objective))
+            for _, _, other, its in rated[1:]
+        )
+        bound = self.bound()
+        plan = replace(plan, explanation=explain(self.pool, plan, forecast, self.job.options.objective, score, bound))
+        objective = self.job.options.objective
+        return Found(plan, forecast, objective, score, bound, rejected, self.replicas.designed, finished)
+
+    def _forecast(self, scored: Scored) -> tuple[Plan, ServeForecast]:
+        job = self.job
+        plan = realise(job.fleet, job.shape, job.options, scored.layout, scored.replicas, scored.used)
+        rules = BatchRules(prefill_tokens=job.options.workspace.prefill_tokens)
+        return plan, serve_forecast(plan, self.pool, job.shape, job.workload, self.constants, rules=rules)
+
+    def score(self, plan: Plan, forecast: ServeForecast) -> float:
+        objective = self.job.options.objective
+        if objective == "latency":
+            return alone_s(plan, self.pool, self.job, self.constants)
+        if objective == "slo" and forecast.attainment is not None:
+            return forecast.attainment
+        if objective == "cost":
+            return forecast.capacity_tokens_per_s / max(self.worth.bill(plan), 1e-9)
+        return forecast.capacity_tokens_per_s
+
+    def _better(self, score: float) -> float:
+        return -score if self.job.options.objective == "latency" else score
+
+    def bound(self) -> float:
+        objective = self.job.options.objective
+        if objective == "latency":
+            return latency_bound(self.job)
+        if objective == "cost":
+            return cost_bound(self.job)
+        if objective == "slo" and self.job.workload.deadline_s is not None:
+            return 1.0
+        return throughput_bound(self.job)
+
+    def _check_deadline(self, plan: Plan) -> None:
+        deadline_s = self.job.workload.deadline_s
+        if self.job.options.objective != "slo" or deadline_s is None:
+            return
+        soonest_s = alone_s(plan, self.pool, self.job, self.constants)
+        if soonest_s > deadline_s:
+            raise refusals.deadline(deadline_s, soonest_s)
 
 
-def _stages(
-    pipeline: Pipeline, pool: Pool, shape: ModelShape, context: float, constants: Constants, options: ServeOptions
-) -> tuple[StageForecast, ...]:
-    nodes = {node.id: node for node in pool.nodes}
-    tokens = pipeline.num_pages * pipeline.page_size
-    made = []
-    for stage in pipeline.stages:
-        node, degree = nodes[stage.node], len(stage.devices)
-        work = decode(shape, stage.first, stage.last, _BATCH, context)
-        busy_s = island_seconds(work, shape, _BATCH, node, degree, constants)
-        sizes = device_bytes(shape, stage.first, stage.last, tokens, options.workspace, degree)
-        cap = node.device.memory_bytes
-        made.append(StageForecast(0, stage.node, stage.devices, stage.first, stage.last, busy_s, 1.0, *sizes, cap))
-    return tuple(made)
+def alone_s(plan: Plan, pool: Pool, job: Job, constants: Constants) -> float:
+    """Seconds of one request on the idle pool, on its quickest pipeline."""
+    rules = BatchRules(prefill_tokens=job.options.workspace.prefill_tokens)
+    outputs = job.workload.output_tokens
+    rings = (Ring(plan, i, pool, job.shape, constants, rules) for i in range(len(plan.pipelines)))
+    return min(rhythm(ring, job.workload, 1.0).service_s(outputs) for ring in rings)
+
+
+def _stages(plan: Plan) -> int:
+    return sum(len(pipeline.stages) for pipeline in plan.pipelines)

@@ -1,0 +1,166 @@
+"""How many steps in flight, how many sequences in each, and how much cache in host memory, for given stages.
+
+With T the seconds of each stage at batch B, and the links' latencies L, a ring with N steps in flight steps every
+
+    max(slowest T, longest wire, (sum of T + sum of L) / N)
+
+so N = ceil(S (1 + L / T)) leaves no bubble (DeServe, arXiv 2501.14784, section 4.1), and what the cache holds is
+shared by N microbatches. With two slices of G pages that are swapped with host memory while others compute, a
+microbatch has (P - 2 G) / N + G of P pages, where a slice must pass in the time of a step (section 4.2). The smallest N
+and G are taken that lose next to nothing.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+ENOUGH = 0.998
+"""Of the best rate; among settings that reach it the one that answers soonest is taken."""
+_DENSE = 64
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A pipeline whose cuts are fixed. Batches are those of the stage tables."""
+
+    batches: Floats
+    """[batch]."""
+    seconds: Floats
+    """[stage, batch], the mean step."""
+    prompt_seconds: Floats
+    """[stage, batch], a step with a prompt in it."""
+    room: Floats
+    """[batch]: tokens of cache that the tightest stage has room for."""
+    wire_s: Floats
+    """[hop, batch]; the hops go around, so the last one leads back."""
+    hops_s: float
+    """Sum of the links' latencies around the ring."""
+    swap_s_per_page: float
+    """On the stage that takes longest; infinite where there is no host memory to speak of."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What requests ask of a pipeline."""
+
+    pages_each: float
+    """Pages that each running sequence takes, on the mean."""
+    whole_pages: int
+    """Of one request at its end."""
+    output_tokens: int
+    chunks: int
+    """Steps that one prompt takes."""
+    most_prompts: float
+    """Prompts that one step can take in."""
+    page_size: int
+    max_batch: int
+    max_microbatches: int
+    swap: bool
+    deadline_s: float | None = None
+    """Count only what is answered within it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    microbatches: int
+    batch: float
+    """Mean sequences in a step; the plan's batch is the next whole number."""
+    num_pages: int
+    swap_pages: int
+    period_s: float
+    requests_per_s: float
+    service_s: float
+    """A request with the pipeline full."""
+    idle_s: float
+    """A request that has the pipeline to itself."""
+
+    @property
+    def whole_batch(self) -> int:
+        return ceil(self.batch - 1e-9)
+
+
+def best_setting(stages: Stages, demand: Demand) -> Setting | None:
+    """None if not even one request fits."""
+    micro, batch, swap = _choices(stages, demand)
+    if not len(batch):
+        return None
+    period_s, service_s = _times(stages, demand, micro, batch, swap)
+    rate = np.minimum(batch / demand.output_tokens, demand.most_prompts) / period_s
+    wanted = rate if demand.deadline_s is None else np.where(service_s <= demand.deadline_s, rate, 0.0)
+    if not wanted.max(initial=0.0) > 0:
+        wanted = 1.0 / service_s  # nothing is in time; what is soonest is the least bad
+    good = wanted >= ENOUGH * wanted.max()
+    chosen = int(np.lexsort((swap, np.where(good, service_s, np.inf)))[0])
+    pages = _pages(stages, demand, np.ceil(batch[chosen : chosen + 1]))
+    return Setting(
+        microbatches=int(micro[chosen]),
+        batch=float(batch[chosen]),
+        num_pages=int(min(pages[0], micro[chosen] * np.ceil(batch[chosen]) * demand.whole_pages)),
+        swap_pages=int(swap[chosen]),
+        period_s=float(period_s[chosen]),
+        requests_per_s=float(rate[chosen]),
+        service_s=float(service_s[chosen]),
+        idle_s=_idle(stages, demand),
+    )
+
+
+def _choices(stages: Stages, demand: Demand) -> tuple[Floats, Floats, Floats]:
+    """(N, B, G) of every setting that fits."""
+    most = demand.max_microbatches if len(stages.seconds) > 1 else 1
+    micro = np.arange(1.0, most + 1)
+    whole = _batches(demand.max_batch)
+    n, b = (grid.ravel() for grid in np.meshgrid(micro, whole, indexing="ij"))
+    pages = _pages(stages, demand, b)
+    # As many as fit without swap, which need not be a whole number for each microbatch.
+    full = _pages(stages, demand, np.full(most, float(demand.max_batch)))
+    exact = np.minimum((full + 1) / demand.pages_each / micro, demand.max_batch)
+    fits = (exact * micro >= 1) & (full >= demand.whole_pages)
+    plain = (n * b * demand.pages_each <= pages + 1) & (pages >= demand.whole_pages)
+    parts = [(micro[fits], exact[fits], np.zeros(fits.sum())), (n[plain], b[plain], np.zeros(plain.sum()))]
+    if demand.swap and np.isfinite(stages.swap_s_per_page):
+        swap = np.ceil((n * b * demand.pages_each - 1 - pages) / np.maximum(n - 2, 1e-9))
+        useful = (n > 2) & (swap > 0) & (2 * swap <= pages)
+        parts.append((n[useful], b[useful], swap[useful]))
+    found = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return found[0], found[1], found[2]
+
+
+def _batches(most: int) -> Floats:
+    """All small ones, then in steps of about a sixteenth, and the largest."""
+    values = list(range(1, min(_DENSE, most) + 1))
+    while values[-1] < most:
+        values.append(min(most, values[-1] + max(1, values[-1] // 16)))
+    return np.array(values, dtype=np.float64)
+
+
+def _pages(stages: Stages, demand: Demand, batch: Floats) -> Floats:
+    """That the tightest stage has room for beside the logits of so many sequences."""
+    index = np.minimum(np.searchsorted(stages.batches, batch - 1e-9), len(stages.batches) - 1)
+    return np.asarray(np.floor(stages.room[index] / demand.page_size))
+
+
+def _times(stages: Stages, demand: Demand, micro: Floats, batch: Floats, swap: Floats) -> tuple[Floats, Floats]:
+    """(period, time in service) of each setting."""
+    swap_s = np.where(swap > 0, swap * (stages.swap_s_per_page if np.isfinite(stages.swap_s_per_page) else 0.0), 0.0)
+    busy = np.maximum(_at(stages, stages.seconds, batch), swap_s)
+    wire = _at(stages, stages.wire_s, batch)
+    around = busy.sum(axis=0) + wire.sum(axis=0) + stages.hops_s
+    slowest = np.maximum(busy.max(axis=0), wire.max(axis=0, initial=0.0))
+    period_s = np.maximum(slowest, around / micro)
+    prompt = _at(stages, stages.prompt_seconds, batch)
+    extra = np.maximum(prompt.sum(axis=0) - busy.sum(axis=0), 0.0) + (demand.chunks - 1) * prompt.max(axis=0)
+    return period_s, demand.output_tokens * micro * period_s + extra
+
+
+def _idle(stages: Stages, demand: Demand) -> float:
+    """Seconds of one request alone."""
+    one = np.ones(1)
+    return float(_times(stages, demand, one, one, np.zeros(1))[1][0])
+
+
+def _at(stages: Stages, table: Floats, batch: Floats) -> Floats:
+    """[row, setting], between the tabulated batches in a straight line."""
+    return np.array([np.interp(batch, stages.batches, row) for row in table]).reshape(len(table), len(batch))

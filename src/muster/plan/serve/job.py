@@ -1,0 +1,90 @@
+"""What is asked of every replica, and the tables that all of the search shares. Knows no layout."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from muster.cost.codecs import message_bytes
+from muster.cost.pace import Constants
+from muster.plan.serve.batching import Demand
+from muster.plan.serve.fleet import Fleet
+from muster.plan.serve.options import ServeOptions
+from muster.plan.serve.stage_tables import Loads, StageTables
+from muster.sim.rhythm import prompt_load, step_loads
+from muster.sim.ring import CODEC_GRAIN_TOKENS, BatchRules, mean_pages
+from muster.spec.model_shape import ModelShape
+from muster.spec.workload import ServeWorkload
+
+_FINE = 16
+"""Tabulated batches grow by a factor of two up to here, then by about 1.4."""
+
+
+@dataclass(frozen=True)
+class Job:
+    shape: ModelShape
+    fleet: Fleet
+    workload: ServeWorkload
+    options: ServeOptions
+    tables: StageTables
+    """Of the mean step."""
+    prompt_tables: StageTables
+    """Of a step with a prompt, or a chunk of one, beside the others."""
+    demand: Demand
+    token_bytes: float
+    """One token's hidden state on a link."""
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        return self.tables.batches
+
+
+def make_job(
+    shape: ModelShape, fleet: Fleet, workload: ServeWorkload, options: ServeOptions, constants: Constants
+) -> Job:
+    rules = BatchRules(prefill_tokens=options.workspace.prefill_tokens)
+    batches = _batches(options.max_batch)
+    most = min(options.max_tensor_parallel or 2**30, max(node.device_count for node in fleet.nodes))
+
+    def mean_step(batch: int) -> Loads:
+        prompts = min(batch / workload.output_tokens, rules.prefill_tokens / workload.prompt_tokens)
+        return step_loads(workload, prompts, rules.prefill_tokens)
+
+    def with_prompt(batch: int) -> Loads:
+        decodes = mean_step(batch)[0][1].decodes
+        return ((1.0, prompt_load(workload, decodes, rules.prefill_tokens)),)
+
+    common = (shape, fleet, constants, batches)
+    return Job(
+        shape=shape,
+        fleet=fleet,
+        workload=workload,
+        options=options,
+        tables=StageTables(*common, mean_step, options.workspace, most),
+        prompt_tables=StageTables(*common, with_prompt, options.workspace, most),
+        demand=_demand(workload, options, rules),
+        token_bytes=message_bytes(shape, CODEC_GRAIN_TOKENS) / CODEC_GRAIN_TOKENS,
+    )
+
+
+def _demand(workload: ServeWorkload, options: ServeOptions, rules: BatchRules) -> Demand:
+    tokens = workload.prompt_tokens + workload.output_tokens - 1
+    return Demand(
+        pages_each=mean_pages(workload.prompt_tokens, workload.output_tokens, options.page_size) + 1,
+        whole_pages=ceil(tokens / options.page_size),
+        output_tokens=workload.output_tokens,
+        chunks=ceil(workload.prompt_tokens / rules.prefill_tokens),
+        most_prompts=rules.prefill_tokens / workload.prompt_tokens,
+        page_size=options.page_size,
+        max_batch=options.max_batch,
+        max_microbatches=options.max_microbatches,
+        swap=options.swap and options.objective in ("throughput", "cost"),
+        deadline_s=workload.deadline_s if options.objective == "slo" else None,
+    )
+
+
+def _batches(most: int) -> tuple[int, ...]:
+    values = {1, most}
+    values |= {int(value) for value in np.round(np.geomspace(1, most, max(2, round(2 * np.log2(most)) + 1)))}
+    values |= {2**power for power in range(_FINE.bit_length()) if 2**power <= most}
+    return tuple(sorted(values))

@@ -1,0 +1,215 @@
+"""The best pipeline of one group of machines: order, cuts, degrees, batch. Knows nothing of other groups.
+
+Groups that take as many devices of the same classes are the same group, so each is designed once. For a few settings
+(batch, steps in flight) `chain` finds the cuts; for the most promising cuts `batching` then finds the best setting.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+
+from muster.plan.serve.batching import Setting, Stages, best_setting
+from muster.plan.serve.chain import Chain, Cut, Group, Item, Rows
+from muster.plan.serve.job import Job
+from muster.plan.serve.level import level_cuts
+from muster.plan.serve.orders import between, tours
+from muster.sim.ring import SAMPLE_BYTES
+
+Floats = npt.NDArray[np.float64]
+_TRACED = 3
+"""Of the settings tried, so many are followed up."""
+_EVERY_ORDER = 6
+"""Most machines of which every order is tried, if asked for."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    order: tuple[Item, ...]
+    cuts: tuple[Cut, ...]
+    setting: Setting
+    value: float
+    """Tokens a second (for `slo`: of requests that are in time; for `latency`: per second of a request alone)."""
+
+
+@dataclass
+class Replicas:
+    job: Job
+    pins: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """By class."""
+    every_order: bool = False
+    designed: int = 0
+    _known: dict[Group, Replica | None] = field(default_factory=dict)
+    _chains: dict[tuple[tuple[int, float], ...], Chain] = field(default_factory=dict)
+
+    def best(self, group: Group) -> Replica | None:
+        """None if the group cannot hold the model with one request."""
+        if group not in self._known:
+            self.designed += 1
+            self._known[group] = self._design(group)
+        return self._known[group]
+
+    def _design(self, group: Group) -> Replica | None:
+        settings = self._settings(group)
+        if not settings or len(group) > self.job.tables.layers:
+            return None
+        found = [self._along(order, settings) for order in self._orders(group)]
+        return max((one for one in found if one is not None), key=lambda one: one.value, default=None)
+
+    def _along(self, order: tuple[Item, ...], settings: Sequence[tuple[int, float, float]]) -> Replica | None:
+        best: Replica | None = None
+        for cuts in self._promising(order, settings):
+            setting = best_setting(self.stages(order, cuts), self.job.demand)
+            if setting is None:
+                continue
+            value = self._value(setting)
+            if best is None or value > best.value:
+                best = Replica(order, cuts, setting, value)
+        return best
+
+    def _value(self, setting: Setting) -> float:
+        if self.job.options.objective == "latency":
+            return self.job.workload.output_tokens / setting.idle_s
+        rate = setting.requests_per_s * self.job.workload.output_tokens
+        deadline_s = self.job.demand.deadline_s
+        if deadline_s is not None and setting.service_s > deadline_s:
+            return 1e-6 * deadline_s / setting.service_s  # nothing in time, but some are nearer to it
+        return rate
+
+    def _settings(self, group: Group) -> list[tuple[int, float, float]]:
+        """(index of the batch, steps in flight, tokens of cache) worth trying, by the memory of the whole group."""
+        shape, fleet, demand = self.job.shape, self.job.fleet, self.job.demand
+        memory = sum(item.devices * fleet.kinds[fleet.kind_of[item.of_class]].device.memory_bytes for item in group)
+        left = memory - shape.weight_bytes(0, shape.num_layers)
+        if left < 0:
+            return []
+        each = demand.pages_each * demand.page_size
+        sequences = left / max(1, sum(shape.kv_bytes_per_token)) / each
+        least = float(demand.whole_pages * demand.page_size)
+        found: dict[tuple[int, float], float] = {}
+        for in_flight in self._in_flight(len(group)):
+            shares = [in_flight, 2.0] if demand.swap and in_flight > 2 else [in_flight]
+            for share in shares:
+                for index in self._batches(sequences / share):
+                    found.setdefault((index, max(least, share * self.job.batches[index] * each)), in_flight)
+        return [(index, in_flight, room) for (index, room), in_flight in found.items()]
+
+    def _in_flight(self, machines: int) -> list[float]:
+        most = self.job.options.max_microbatches
+        wanted = {1.0, 4.0, 8.0} if machines == 1 else {float(machines), 1.5 * machines + 1, 3.0 * machines + 2}
+        return sorted(min(value, float(most)) for value in wanted)
+
+    def _batches(self, most: float) -> list[int]:
+        objective, batches = self.job.options.objective, self.job.batches
+        if objective == "latency":
+            return [0]
+        fitting = [index for index, batch in enumerate(batches) if batch <= most] or [0]
+        return fitting[-1::-3] if objective == "slo" else fitting[-1:-6:-2]
+
+    def _orders(self, group: Group) -> Iterable[tuple[Item, ...]]:
+        if self.every_order and len(group) <= _EVERY_ORDER:
+            return sorted(set(permutations(group)))
+        pinned = sorted((item for item in group if item.of_class in self.pins), key=lambda it: self.pins[it.of_class])
+        if not pinned:
+            return tours(self.job, group)
+        free = tuple(item for item in group if item.of_class not in self.pins)
+        return [order for tour in tours(self.job, free) for order in between(pinned, tour)]
+
+    def _promising(
+        self, order: tuple[Item, ...], settings: Sequence[tuple[int, float, float]]
+    ) -> Iterable[tuple[Cut, ...]]:
+        if self.job.options.symmetric:
+            return level_cuts(self.job.tables, order)
+        return self._best_cuts(order, settings)
+
+    def _best_cuts(
+        self, order: tuple[Item, ...], settings: Sequence[tuple[int, float, float]]
+    ) -> list[tuple[Cut, ...]]:
+        chain = self._chain(settings)
+        slowest_s = chain.slowest(order)
+        if not np.isfinite(slowest_s).any():
+            return []
+        batches = np.array([self.job.batches[index] for index, _, _ in settings], dtype=np.float64)
+        in_flight = np.array([each for _, each, _ in settings])
+        found: dict[tuple[Cut, ...], None] = {}
+        slack = (np.inf,) if self.job.options.objective == "latency" else self._slack()
+        for loose in slack:
+            cap_s = np.where(np.isfinite(slowest_s), slowest_s * loose, np.inf)
+            around_s = chain.around(order, cap_s)
+            rate = batches / np.maximum(slowest_s if loose == 1.0 else around_s / in_flight, around_s / in_flight)
+            for row in np.argsort(-np.nan_to_num(rate), kind="stable")[:_TRACED]:
+                if np.isfinite(slowest_s[row]):
+                    single = Chain(self.job.tables, chain.rows.only(int(row)), self.job.token_bytes, self.pins)
+                    found.setdefault(single.cuts(order, float(cap_s[row])))
+        return list(found)
+
+    def _slack(self) -> tuple[float, ...]:
+        return (1.0, 1.5, np.inf) if self.every_order or self.job.options.objective == "slo" else (1.0, np.inf)
+
+    def _chain(self, settings: Sequence[tuple[int, float, float]]) -> Chain:
+        key = tuple((index, room) for index, _, room in settings)
+        if key not in self._chains:
+            if len(self._chains) >= 16:
+                self._chains.pop(next(iter(self._chains)))
+            index = np.array([one[0] for one in settings], dtype=np.int64)
+            room = np.array([one[2] for one in settings])
+            tokens = np.array([self._tokens(one[0])[0] for one in settings])
+            self._chains[key] = Chain(self.job.tables, Rows(index, room, tokens), self.job.token_bytes, self.pins)
+        return self._chains[key]
+
+    def _tokens(self, index: int) -> tuple[float, float]:
+        """(tokens, tokens that are sampled) in the mean step of a batch."""
+        loads = self.job.tables.loads(self.job.batches[index])
+        total = sum(share for share, _ in loads)
+        return (
+            sum(share * load.tokens for share, load in loads) / total,
+            sum(share * load.samples for share, load in loads) / total,
+        )
+
+    def stages(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Stages:
+        """The tables of a pipeline whose cuts are known."""
+        tables, prompts, fleet = self.job.tables, self.job.prompt_tables, self.job.fleet
+        kinds = [fleet.kind_of[order[cut.item].of_class] for cut in cuts]
+        ranges = [(kind, cut.degree, cut.first, cut.last) for kind, cut in zip(kinds, cuts, strict=True)]
+        room = np.min([tables.room(kind, degree)[:, a, b] for kind, degree, a, b in ranges], axis=0)
+        return Stages(
+            batches=np.array(self.job.batches, dtype=np.float64),
+            seconds=np.array([tables.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
+            prompt_seconds=np.array([prompts.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
+            room=room,
+            wire_s=self._wires(order, cuts),
+            hops_s=sum(self._hop(order, here, there)[0] for here, there in _around(cuts)),
+            swap_s_per_page=max(self._swap_s(*one) for one in ranges),
+        )
+
+    def _wires(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Floats:
+        hops = _around(cuts)
+        sent = np.array([self._tokens(index) for index in range(len(self.job.batches))])
+        rows = []
+        for number, (here, there) in enumerate(hops):
+            bandwidth = self._hop(order, here, there)[1]
+            back = number == len(hops) - 1
+            nbytes = sent[:, 1] * SAMPLE_BYTES if back else sent[:, 0] * self.job.token_bytes
+            rows.append(nbytes / bandwidth if bandwidth > 0 else np.full(len(nbytes), np.inf))
+        return np.array(rows).reshape(len(hops), len(self.job.batches))
+
+    def _hop(self, order: Sequence[Item], here: Cut, there: Cut) -> tuple[float, float]:
+        """(latency, bandwidth)."""
+        fleet, source, target = self.job.fleet, order[here.item].of_class, order[there.item].of_class
+        if here.item == there.item:
+            inside = fleet.inside(source)
+            return inside.latency_s, inside.bandwidth_bytes_per_s
+        return float(fleet.latency_s[source, target]), float(fleet.bandwidth[source, target])
+
+    def _swap_s(self, kind: int, degree: int, first: int, last: int) -> float:
+        device = self.job.fleet.kinds[kind].device
+        if device.kind != "cuda" or device.host_bandwidth_bytes_per_s <= 0:
+            return np.inf  # elsewhere the host's memory is the device's
+        nbytes = self.job.demand.page_size * self.job.shape.cache_bytes_per_token(first, last)
+        return nbytes / degree / device.host_bandwidth_bytes_per_s
+
+
+def _around(cuts: Sequence[Cut]) -> list[tuple[Cut, Cut]]:
+    return list(zip(cuts, (*cuts[1:], cuts[0]), strict=True)) if len(cuts) > 1 else []

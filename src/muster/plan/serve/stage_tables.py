@@ -1,0 +1,142 @@
+"""What each kind of machine does with every layer range, for a list of batches at once. Knows no order and no links.
+
+    seconds(kind, degree)[i, a, b]   one step of batch i on layers [a, b), tensor parallel over `degree` devices
+    room(kind, degree)[i, a, b]      tokens of cache that fit beside those layers; below 0 if they do not fit at all
+
+The figures are the simulator's (`sim/stage_pace.py`), taken layer by layer and added up: arithmetic and memory traffic
+add up over layers, and of the two sums the longer counts.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from muster.cost.memory import WorkspaceOptions, workspace_bytes
+from muster.cost.pace import Constants
+from muster.plan.serve.fleet import Fleet
+from muster.sim.stage_pace import StagePace, StepLoad
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Stage
+from muster.spec.pool import Node
+
+Floats = npt.NDArray[np.float64]
+Loads = tuple[tuple[float, StepLoad], ...]
+"""(share of the steps, what such a step carries)."""
+
+
+@dataclass
+class StageTables:
+    shape: ModelShape
+    fleet: Fleet
+    constants: Constants
+    batches: tuple[int, ...]
+    loads: Callable[[int], Loads]
+    """What steps carry that advance so many sequences."""
+    workspace: WorkspaceOptions
+    max_degree: int
+    _seconds: dict[tuple[int, int], Floats] = field(default_factory=dict)
+    _room: dict[tuple[int, int], Floats] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> int:
+        return self.shape.num_layers
+
+    def degrees(self, devices: int) -> list[int]:
+        """Tensor-parallel degrees for up to so many devices; the hidden state must be divisible by them."""
+        most = min(devices, self.max_degree)
+        return [degree for degree in range(1, most + 1) if self.shape.hidden_size % degree == 0]
+
+    def seconds(self, kind: int, degree: int) -> Floats:
+        """[batch, L + 1, L + 1], infinite where b <= a."""
+        key = (kind, degree)
+        if key not in self._seconds:
+            node = self.fleet.kinds[kind]
+            tables = [self._step_table(node, degree, self.loads(batch)) for batch in self.batches]
+            self._seconds[key] = np.array(tables)
+        return self._seconds[key]
+
+    def room(self, kind: int, degree: int) -> Floats:
+        """[batch, L + 1, L + 1]."""
+        key = (kind, degree)
+        if key not in self._room:
+            node = self.fleet.kinds[kind]
+            self._room[key] = np.array([self._room_table(node, degree, batch) for batch in self.batches])
+        return self._room[key]
+
+    def layer_parts(self, kind: int, batch: int) -> Floats:
+        """[arithmetic, memory traffic, what is added; layer]: seconds of each layer by itself on one device, mean step.
+
+        `batch` is an index. The start of the step is left out; the last layer includes the head.
+        """
+        loads = self.loads(self.batches[batch])
+        total = sum(share for share, _ in loads)
+        keys = _piece_keys(self.shape)
+        pieces = _pieces(self.shape, self.fleet.kinds[kind], 1, self.constants)
+        parts = np.zeros((3, self.layers))
+        for share, load in loads:
+            known = {key: pace.parts(load) for key, pace in pieces.items()}
+            parts += share / total * np.array([known[key] for key in keys]).T
+        parts[2] -= self.constants.step_s
+        return parts
+
+    def _step_table(self, node: Node, degree: int, loads: Loads) -> Floats:
+        pieces = _pieces(self.shape, node, degree, self.constants)
+        keys = _piece_keys(self.shape)
+        whole = sum(share for share, _ in loads)
+        total = np.zeros((self.layers + 1, self.layers + 1))
+        # Every piece counts the start of a step; a stage starts once.
+        again = ranges([self.constants.step_s] * self.layers) - self.constants.step_s
+        for share, load in loads:
+            parts = {key: pace.parts(load) for key, pace in pieces.items()}
+            computing, moving, other = (ranges([parts[key][i] for key in keys]) for i in range(3))
+            total += share / whole * (np.maximum(computing, moving) + other - again)
+        return np.where(real(self.layers), total, np.inf)
+
+    def _room_table(self, node: Node, degree: int, batch: int) -> Floats:
+        shape, layers = self.shape, self.layers
+        weights = ranges(shape.layer_bytes)
+        weights[0, :] += shape.embedding_bytes
+        weights[:, layers] += shape.head_bytes
+        options = workspace_for(self.workspace, batch)
+        scratch = np.full(layers + 1, workspace_bytes(shape, -1, options), dtype=np.float64)
+        scratch[layers] = workspace_bytes(shape, layers, options)
+        left = node.device.memory_bytes - np.ceil(weights / degree) - scratch[None, :]
+        # One token less, because the bytes of a device are rounded up.
+        cache = np.maximum(ranges(shape.kv_bytes_per_token), 1e-9)
+        return np.where(real(layers) & (left >= 0), np.floor(np.maximum(left - 1, 0) * degree / cache), -1.0)
+
+
+def workspace_for(options: WorkspaceOptions, batch: int) -> WorkspaceOptions:
+    """Logits for as many sequences as a step may carry."""
+    return WorkspaceOptions(options.prefill_tokens, max(options.samples, batch))
+
+
+def real(layers: int) -> npt.NDArray[np.bool_]:
+    """[a, b] -> whether [a, b) is a range of layers."""
+    index = np.arange(layers + 1)
+    return np.asarray(index[None, :] > index[:, None])
+
+
+def ranges(values: Sequence[float]) -> Floats:
+    """[a, b] -> sum of values[a:b]; below 0 where b < a."""
+    sums = np.concatenate([[0.0], np.cumsum(np.array(values, dtype=np.float64))])
+    return np.asarray(sums[None, :] - sums[:, None])
+
+
+def _piece_keys(shape: ModelShape) -> list[Hashable]:
+    """Equal for layers that cost the same; the first and the last have more to do."""
+    optional = (shape.attention_flops_per_pair, shape.windows, shape.expert_bytes)
+    columns = [shape.layer_bytes, shape.layer_flops_per_token, shape.kv_bytes_per_token, *filter(None, optional)]
+    rows: list[Hashable] = list(zip(*columns, strict=True))
+    return [(row, i == 0, i == shape.num_layers - 1) for i, row in enumerate(rows)]
+
+
+def _pieces(shape: ModelShape, node: Node, degree: int, constants: Constants) -> dict[Hashable, StagePace]:
+    devices = tuple(range(degree))
+    where = {key: layer for layer, key in enumerate(_piece_keys(shape))}
+    return {
+        key: StagePace(shape, Stage(node.id, layer, layer + 1, devices), node, constants)
+        for key, layer in where.items()
+    }
