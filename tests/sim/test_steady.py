@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.cost.pace import TYPICAL
 from muster.errors import DoesNotFit, InvalidRequest, PoolUnavailable
 from muster.sim.ring import BatchRules
 from muster.sim.steady import serve_forecast
@@ -113,6 +114,15 @@ def test_a_request_alone_takes_as_long_as_the_ring_is_round():
     forecast = serve_forecast(ring_of("abcd"), fleet, shape(), replace(OFFLINE, requests_per_s=1e-6))
     assert forecast.seconds_per_token == pytest.approx(0.4 + sum(stage.seconds for stage in forecast.stages), rel=1e-3)
     assert forecast.request_s == pytest.approx(forecast.time_to_first_token_s + 127 * forecast.seconds_per_token)
+
+
+def test_every_message_costs_its_ends_some_time():
+    fleet, alone = pool(*map(node, "abcd"), latency_s=0.1), replace(OFFLINE, requests_per_s=1e-6)
+    before, after = (
+        serve_forecast(ring_of("abcd"), fleet, shape(), alone, replace(TYPICAL, message_s=seconds)).seconds_per_token
+        for seconds in (0.0, 0.01)
+    )
+    assert after - before == pytest.approx(4 * 0.01, rel=1e-3)
 
 
 def test_an_overloaded_pool_says_so():

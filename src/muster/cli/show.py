@@ -5,7 +5,7 @@ Knows nothing of what is said. Programs read stdout; prose, progress and errors 
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,13 +30,23 @@ def show_json(record: object) -> None:
     print(json.dumps(record), flush=True)
 
 
-def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Cells are plain text: whatever a node calls itself is never read as markup."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
+    """Cells are plain text: whatever a node calls itself is never read as markup. `right` names columns of figures."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, justify="right" if column in right else "left")
     for row in rows:
         table.add_row(*map(plain, row))
+    out.print(table)
+
+
+def show_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Labels and what they say, in two columns."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in facts:
+        table.add_row(plain(label), plain(text))
     out.print(table)
 
 

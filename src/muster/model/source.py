@@ -5,10 +5,13 @@ and offline mode (`HF_HUB_OFFLINE`) mean what they mean everywhere.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -56,9 +59,21 @@ def resolve_local(name: str) -> Path | None:
         return None
 
 
+def resolve_config(hub_id: str) -> Path:
+    """The config.json of a model on the hub, and nothing else of it. Raises as `resolve` does."""
+    with _hub_in_words(hub_id):
+        return Path(hf_hub_download(hub_id, "config.json"))
+
+
 def _fetch(hub_id: str) -> Path:
-    try:
+    with _hub_in_words(hub_id):
         return Path(snapshot_download(hub_id, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
+
+
+@contextmanager
+def _hub_in_words(hub_id: str) -> Iterator[None]:
+    try:
+        yield
     except GatedRepoError as error:
         raise UnknownModel(
             f"The hub asks for consent before it gives out {hub_id}; accept the terms on its page and set HF_TOKEN."
@@ -72,6 +87,10 @@ def _fetch(hub_id: str) -> Path:
         raise UnknownModel(
             f"The hub cannot be reached and {hub_id} is not on this machine yet; connect, unset HF_HUB_OFFLINE, or "
             "give a directory."
+        ) from error
+    except EntryNotFoundError as error:
+        raise UnknownModel(
+            f"{hub_id} has no config.json on the hub, so it is no model of transformers; choose another."
         ) from error
     except HfHubHTTPError as error:
         raise UnknownModel(f"The hub could not deliver {hub_id} ({error.response.status_code}); try again.") from error

@@ -4,7 +4,7 @@ head -> stage 1 -> ... -> last -> head      the last hop carries token ids only
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class MeasuredPace:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """From a stage to the next."""
+    """From a stage to the next. The latency counts what each message costs at both ends as well."""
 
     source: Node
     target: Node
@@ -96,7 +96,7 @@ class Ring:
             MeasuredPace(measured[node.id]) if node.id in measured else StagePace(shape, stage, node, constants)
             for stage, node in zip(self.stages, self.nodes, strict=True)
         )
-        self.hops = _hops(plan, self.nodes, pool, shape)
+        self.hops = _hops(plan, self.nodes, pool, shape, constants.message_s)
         self.hops_s = sum(hop.link.latency_s for hop in self.hops)
         # With one stage nothing is ever in flight; the engine then runs one step at a time.
         self.in_flight = self.pipeline.num_microbatches if self.hops else 1
@@ -179,15 +179,19 @@ def _node(nodes: Mapping[NodeId, Node], stage: Stage) -> Node:
     return nodes[stage.node]
 
 
-def _hops(plan: Plan, nodes: tuple[Node, ...], pool: Pool, shape: ModelShape) -> tuple[Hop, ...]:
+def _hops(plan: Plan, nodes: tuple[Node, ...], pool: Pool, shape: ModelShape, message_s: float) -> tuple[Hop, ...]:
     if len(nodes) == 1:
         return ()
+
+    def link(source: Node, target: Node) -> LinkSpeed:
+        known = link_between(pool, source, target)
+        return replace(known, latency_s=known.latency_s + message_s)
+
     forth = tuple(
-        Hop(source, target, link_between(pool, source, target), _token_bytes(plan, shape, source, target), 0.0)
+        Hop(source, target, link(source, target), _token_bytes(plan, shape, source, target), 0.0)
         for source, target in pairwise(nodes)
     )
-    back = Hop(nodes[-1], nodes[0], link_between(pool, nodes[-1], nodes[0]), 0.0, SAMPLE_BYTES)
-    return (*forth, back)
+    return (*forth, Hop(nodes[-1], nodes[0], link(nodes[-1], nodes[0]), 0.0, SAMPLE_BYTES))
 
 
 def link_between(pool: Pool, source: Node, target: Node) -> LinkSpeed:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from muster.cost.island import SLOWEST_INSIDE
 from muster.cost.memory import dtype_bytes
-from muster.cost.pace import Constants, peak_flops_per_s
+from muster.cost.pace import Constants, host_slowness, peak_flops_per_s
 from muster.cost.roofline import memory_bandwidth
 from muster.cost.work import activation_traffic, causal_pairs, decode
 from muster.spec.model_shape import ModelShape
@@ -33,6 +33,10 @@ class StepLoad:
     @property
     def prompt_tokens(self) -> int:
         return sum(tokens for _, tokens in self.chunks)
+
+    @property
+    def rows(self) -> float:
+        return self.decodes + len(self.chunks)
 
     @property
     def tokens(self) -> float:
@@ -74,7 +78,10 @@ class StagePace:
         devices = len(stage.devices)
         peak = peak_flops_per_s(node.device, shape.dtype) * devices
         self._amounts = amounts = _amounts(shape, stage.first, stage.last)
-        self._fixed_s = constants.step_s + stage.num_layers * constants.layer_s
+        slowness = host_slowness(node.device, constants.host_flops_per_s)
+        self._fixed_s = (constants.step_s + stage.num_layers * constants.layer_s) * slowness
+        self._row_s = constants.row_s * slowness
+        self._overlap = constants.overlap
         self._token_s = constants.matmul * amounts.matmul_flops_per_token / peak
         self._sample_s = constants.matmul * amounts.head_flops_per_sample / peak
         self._pair_s = constants.attention / peak
@@ -89,10 +96,10 @@ class StagePace:
 
     def seconds(self, load: StepLoad) -> float:
         computing, moving, other = self.parts(load)
-        return other + (computing if computing > moving else moving)
+        return other + computing + moving - self._overlap * (computing if computing < moving else moving)
 
     def parts(self, load: StepLoad) -> tuple[float, float, float]:
-        """Seconds of arithmetic and of memory traffic, of which the longer counts, and those that are added."""
+        """Seconds of arithmetic and of memory traffic, which overlap, and those that are added."""
         amounts, tokens, prompt = self._amounts, load.tokens, load.prompt_tokens
         computing = tokens * self._token_s + load.samples * self._sample_s
         moved = amounts.dense_bytes + tokens * amounts.activation_bytes_per_token
@@ -102,7 +109,8 @@ class StagePace:
             seen, pairs, past = load.seen(window)
             computing += self._pair_s * pair_flops * (seen + pairs)
             moved += cache_bytes * (seen + load.decodes + past + 2 * prompt)
-        return computing, moved * self._byte_s, self._fixed_s + tokens * self._reduce_token_s
+        starting = self._fixed_s + load.rows * self._row_s
+        return computing, moved * self._byte_s, starting + tokens * self._reduce_token_s
 
 
 def decode_load(batch: float, context: float) -> StepLoad:

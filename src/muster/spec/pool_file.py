@@ -108,7 +108,7 @@ class PoolFile(Table):
     description: str = ""
     source: str = ""
     links: str | None = None
-    machine: Annotated[tuple[WrittenMachine, ...], Field(min_length=1)]
+    machine: tuple[WrittenMachine, ...] = ()
     inside: WrittenSpeed | None = None
     elsewhere: WrittenSpeed | None = None
     link: tuple[WrittenLink, ...] = ()
@@ -128,6 +128,8 @@ class PoolFile(Table):
 def parse_pool(text: str) -> Pool:
     """Raises `InvalidRequest` that names the line, the key, the device or the pair that is wrong."""
     written = parse(text, PoolFile, "The pool file")
+    if not written.machine:
+        raise InvalidRequest("The pool file has no machine; add a [[machine]] table for each kind.", "machine")
     names = _names_of(written.machine)
     nodes: dict[str, Node] = {}
     all_names: dict[str, Names] = {}

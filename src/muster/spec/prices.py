@@ -2,7 +2,7 @@
 
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,9 +21,13 @@ class TokenPrice(Table):
 
 
 class FleetPrice(Table):
-    """What a whole fleet cost in an hour, or earned otherwise."""
+    """What a whole fleet of one kind of device cost in an hour, or earned otherwise."""
 
     name: str
+    basis: Literal["mining", "rental"]
+    device: str
+    """A name of the table of hardware facts."""
+    devices: Annotated[int, Field(gt=0)]
     per_hour: _Dollars
     as_of: str
     source: str

@@ -31,6 +31,8 @@ class DtfmFound:
     """The plan, and its cost by equations 1 to 4 of DT-FM in seconds per step."""
 
     plan: Plan
+    workload: TrainWorkload
+    """What the job is of: what was asked for, or what the published job comes to."""
     job: TrainJob
     cost_s: float
     data_parallel_s: float
@@ -131,6 +133,7 @@ def _placed(
     grid = found.placement.grid
     return DtfmFound(
         plan=_plan(shape, pool, workload, found),
+        workload=workload,
         job=job,
         cost_s=cost.total_s,
         data_parallel_s=cost.data_parallel_s,

@@ -1,0 +1,82 @@
+"""`muster plan`: which machine should do what, and what will come of it. Reads options; the searches are in `plan/`.
+
+Nothing slow begins before everything that was written has been checked.
+"""
+
+from muster.cli.live_pool import live_pool
+from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
+from muster.cli.plan_inputs import check_outputs, find_pool, find_shape
+from muster.cli.plan_options import (
+    Budget,
+    Deadline,
+    Dtype,
+    Explain,
+    Length,
+    Lock,
+    Microbatch,
+    Model,
+    Optimizer,
+    OutputTokens,
+    Picture,
+    Pins,
+    PoolName,
+    PromptTokens,
+    Rate,
+    Recompute,
+    Replicas,
+    SavePool,
+    Schedule,
+    Seed,
+    Sequences,
+    Stages,
+    Wanted,
+    check_objective,
+    serve_workload,
+    train_workload,
+)
+from muster.cli.remote import find
+
+
+def plan(
+    model: Model,
+    pool: PoolName,
+    objective: Wanted = None,
+    dtype: Dtype = None,
+    rate: Rate = None,
+    deadline: Deadline = None,
+    prompt_tokens: PromptTokens = 512,
+    output_tokens: OutputTokens = 128,
+    budget: Budget = None,
+    pin: Pins = None,
+    sequences: Sequences = None,
+    length: Length = None,
+    microbatch: Microbatch = None,
+    optimizer: Optimizer = None,
+    schedule: Schedule = None,
+    recompute: Recompute = False,
+    replicas: Replicas = None,
+    stages: Stages = None,
+    seed: Seed = 0,
+    explain: Explain = False,
+    picture: Picture = None,
+    lock: Lock = None,
+    save_pool: SavePool = None,
+    head: HeadUrl = None,
+    token: AdminToken = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Plan MODEL for a pool: who holds which layers, how fast that will be, what it costs, and what limits it."""
+    serve = serve_workload(prompt_tokens, output_tokens, rate, deadline)
+    wanted = check_objective(objective, serve, budget)
+    said = {"sequences": sequences, "length": length, "microbatch": microbatch, "optimizer": optimizer}
+    train = train_workload(**said, schedule=schedule, recompute=recompute)
+    check_outputs(picture, lock, save_pool)
+    from muster.cli.plan_work import Files, carry_out
+    from muster.cli.question import Question, read_pins
+
+    shape = find_shape(model, dtype)
+    found, text = find_pool(pool, lambda: live_pool(find(head, token, folder=data_dir)))
+    pins = read_pins(pin or (), found, shape)
+    question = Question(shape, found, wanted, serve, train, pins, budget, replicas, stages, seed)
+    carry_out(question, Files(picture, lock, save_pool, text), explain, as_json)

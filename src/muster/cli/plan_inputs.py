@@ -1,0 +1,139 @@
+"""What the words on a planner's command line stand for: a model's sizes, a pool, files to write. Knows no planner."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from muster.cost.from_config import shape_from_config
+from muster.cost.named_shapes import named_shape, shape_names
+from muster.errors import InvalidRequest, MachineTrouble, UnknownModel, UnsupportedModel
+from muster.spec.fleets import fleet_names, fleet_text
+from muster.spec.model_shape import ModelShape
+from muster.spec.pool import Pool
+from muster.spec.pool_file import parse_pool
+from muster.spec.written import suggest
+
+LIVE = "live"
+PICTURES = (".svg", ".png", ".html")
+
+
+def find_shape(name: str, dtype: str | None = None) -> ModelShape:
+    """Sizes of a folder's model, a bare config.json, a shape that ships by name, or a model on the hub; no weights.
+
+    `dtype` None takes the published one. Raises `UnknownModel` with what could be meant, else what reading raises.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _from_file(path, path.resolve().parent.name, dtype)
+    if path.is_dir():
+        return _from_file(path / "config.json", path.resolve().name, dtype)
+    if name in shape_names():
+        return named_shape(name, dtype)
+    from muster.model.source import EMBEDDED, HUB_ID, resolve_config  # the hub's client takes a while to import
+
+    if name in EMBEDDED:
+        return _from_file(EMBEDDED[name] / "config.json", name, dtype)
+    if HUB_ID.fullmatch(name) and not name.startswith("."):
+        return _from_file(resolve_config(name), name, dtype)
+    known = suggest(name, [*shape_names(), *EMBEDDED]).rstrip("?.")
+    raise UnknownModel(
+        f"There is no model {name!r} ({known}); give the name of a shape, a folder, a config.json, or a hub id like "
+        "owner/name.",
+        "model",
+    )
+
+
+def _from_file(path: Path, name: str, dtype: str | None) -> ModelShape:
+    if not path.is_file():
+        raise UnknownModel(
+            f"{path.parent} has no config.json, so its sizes are unknown; name the model's folder.", "model"
+        )
+    if path.suffix != ".json":
+        raise UnknownModel(f"{path} is not a config.json; name that file of the model, or its folder.", "model")
+    text = read_text(path, "model")
+    try:
+        return shape_from_config(text, name, dtype)
+    except UnsupportedModel as error:
+        return _counted(text, name, dtype, error)
+
+
+def _counted(config_json: str, name: str, dtype: str | None, unknown: UnsupportedModel) -> ModelShape:
+    """A family whose configuration cannot be read off: build the modules without memory, and count."""
+    import json
+
+    if str(unknown).startswith("dtype"):
+        raise unknown
+    from muster.model.shape import DTYPES, shape_of
+
+    entries = json.loads(config_json)
+    said = str(entries.get("dtype") or entries.get("torch_dtype"))
+    return shape_of(config_json, name, dtype or (said if said in DTYPES else "bfloat16"))
+
+
+def find_pool(name: str, live: Callable[[], tuple[Pool, str]]) -> tuple[Pool, str]:
+    """What `live` gives, a fleet that ships by name, or a pool file; and the text of it. Raises `InvalidRequest`."""
+    if name == LIVE:
+        return live()
+    path = Path(name).expanduser()
+    if name in fleet_names() or path.is_file():
+        text = fleet_text(name) if name in fleet_names() else read_text(path, "pool")
+        return parse_pool(text), text
+    if path.is_dir():
+        raise InvalidRequest(f"{name} is a folder; name the pool file in it.", "pool")
+    if path.suffix or os.sep in name:
+        raise InvalidRequest(f"There is no pool file {name}; check the path, or name a fleet ({_fleets()}).", "pool")
+    raise InvalidRequest(
+        f"{name!r} is neither a pool file nor a fleet; {suggest(name, [*fleet_names(), LIVE])}", "pool"
+    )
+
+
+def _fleets() -> str:
+    return ", ".join(fleet_names()[:3]) + ", …"
+
+
+def read_text(path: Path, parameter: str) -> str:
+    """Raises `InvalidRequest` if the file cannot be read as text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{path} is not text; name another file.", parameter) from None
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read ({error.strerror}); name another file.", parameter) from error
+
+
+def check_outputs(picture: Path | None, *others: Path | None) -> None:
+    """Before anything slow: the kind of picture, and that every file can be written."""
+    if picture is not None:
+        _check_picture(picture)
+    for path in others:
+        if path is not None:
+            _check_writable(path)
+
+
+def _check_picture(path: Path) -> None:
+    if path.suffix.lower() not in PICTURES:
+        kinds = " or ".join(PICTURES)
+        raise InvalidRequest(f"{path} has no ending that names a kind of picture; end it in {kinds}.", "picture")
+    _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    """Raise `MachineTrouble` if the file could not be written; it is not touched."""
+    folder = path.parent
+    if path.is_dir():
+        raise MachineTrouble(f"{path} is a folder; name a file in it.")
+    if not folder.is_dir():
+        raise MachineTrouble(f"{path} cannot be written because {folder} is not a folder; make it, or choose another.")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise MachineTrouble(f"{path} cannot be written; choose another place or change its permissions.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Raises `MachineTrouble` (disk full, no permission). A half-written file never takes the place of a whole one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MachineTrouble(f"{path} cannot be written ({error.strerror}); choose another place.") from error

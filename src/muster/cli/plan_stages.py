@@ -1,0 +1,89 @@
+"""The stages of a plan as rows of a table, one each, or for a large plan one for each kind of pipeline. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+from muster.cli.figures import layers, share
+from muster.cli.options import format_bytes
+from muster.spec.devices import find_device
+from muster.spec.forecast import StageForecast
+from muster.spec.plan import Pipeline, Plan
+from muster.spec.pool import Node, Pool
+
+MOST_ROWS = 24
+"""Of single stages. A larger plan is shown pipeline by pipeline; `--json` has all of it."""
+RIGHT = ("pipeline", "layers", "memory of each", "free", "busy", "stages", "least free", "busiest")
+
+Rows = tuple[list[str], list[list[str]]]
+"""Names of columns, cells."""
+
+
+def stage_rows(pool: Pool, plan: Plan, forecasts: Sequence[StageForecast]) -> Rows:
+    """`forecasts` are of the plan's stages."""
+    nodes = {node.id: node for node in pool.nodes}
+    of = {(stage.pipeline, stage.first): stage for stage in forecasts}
+    if sum(len(pipeline.stages) for pipeline in plan.pipelines) > MOST_ROWS:
+        return _by_pipeline(nodes, plan, of)
+    columns = ["machine", "device", "layers", "memory of each", "free", "busy"]
+    rows = []
+    for index, pipeline in enumerate(plan.pipelines):
+        for stage in pipeline.stages:
+            node = nodes[stage.node]
+            row = [node.name, device(node, len(stage.devices)), layers(stage.first, stage.last)]
+            rows.append(row + _foreseen(of[index, stage.first]))
+    if len(plan.pipelines) == 1:
+        return columns, rows
+    numbers = [str(index) for index, pipeline in enumerate(plan.pipelines, start=1) for _ in pipeline.stages]
+    return ["pipeline", *columns], [[number, *row] for number, row in zip(numbers, rows, strict=True)]
+
+
+def device(node: Node, count: int = 1) -> str:
+    """`rtx-4090`, `4 × a6000`."""
+    facts = find_device(node.device.name)
+    name = facts.name if facts else node.device.name or node.device.kind
+    return f"{count} × {name}" if count > 1 else name
+
+
+def _foreseen(stage: StageForecast) -> list[str]:
+    used, cap = format_bytes(stage.used_bytes).partition(" "), format_bytes(stage.cap_bytes).partition(" ")
+    memory = f"{used[0] if used[2] == cap[2] else ''.join(used)} of {''.join(cap)}"
+    return [memory, format_bytes(max(0, stage.headroom_bytes)), share(stage.share)]
+
+
+def _by_pipeline(nodes: Mapping[str, Node], plan: Plan, of: Mapping[tuple[int, int], StageForecast]) -> Rows:
+    """Pipelines that look alike share a row."""
+    columns = ["pipelines", "stages", "through", "layers", "least free", "busiest"]
+    looks = [(_route(nodes, pipeline), _layer_counts(pipeline)) for pipeline in plan.pipelines]
+    alike: dict[tuple[str, str], list[int]] = {}
+    for index, look in enumerate(looks):
+        alike.setdefault(look, []).append(index)
+    rows = []
+    for (route, counts), members in alike.items():
+        stages = [stage for (pipeline, _), stage in of.items() if pipeline in members]
+        free = format_bytes(max(0, min(stage.headroom_bytes for stage in stages)))
+        busiest = share(max(stage.share for stage in stages))
+        rows.append([_spans(members), str(len(plan.pipelines[members[0]].stages)), route, counts, free, busiest])
+    return columns, rows
+
+
+def _route(nodes: Mapping[str, Node], pipeline: Pipeline) -> str:
+    """`oregon ×4 → tokyo ×2`: where the stages stand, in order; machines by name where no region is known."""
+    places = [nodes[stage.node].region or nodes[stage.node].name for stage in pipeline.stages]
+    runs = [(place, len(list(run))) for place, run in groupby(places)]
+    return " → ".join(f"{place} ×{count}" if count > 1 else place for place, count in runs)
+
+
+def _layer_counts(pipeline: Pipeline) -> str:
+    counts = sorted({stage.num_layers for stage in pipeline.stages})
+    return f"{counts[0]} each" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} each"
+
+
+def _spans(indices: Sequence[int]) -> str:
+    """`1–4, 7`, counted from 1."""
+    return ", ".join(_runs(indices))
+
+
+def _runs(indices: Sequence[int]) -> Iterator[str]:
+    for _, run in groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
+        members = [index + 1 for _, index in run]
+        yield str(members[0]) if len(members) == 1 else f"{members[0]}–{members[-1]}"

@@ -1,0 +1,132 @@
+"""An answer as text for a person: stages, forecast, bottleneck. Knows no search."""
+
+from collections.abc import Iterator, Sequence
+
+from muster.cli.figures import dollars, number, seconds, several, share
+from muster.cli.options import format_bytes
+from muster.cli.plan_record import cost_record, used_machines
+from muster.cli.plan_stages import RIGHT, stage_rows
+from muster.cli.question import Answer, Question
+from muster.cli.show import out, plain, show_facts, show_table
+from muster.spec.forecast import ServeForecast, TrainForecast
+from muster.spec.plan import Pipeline
+from muster.spec.pool import Pool
+from muster.spec.workload import ServeWorkload, TrainWorkload
+
+WANTED = {
+    "throughput": "the most tokens per second",
+    "cost": "the most tokens per dollar",
+    "slo": "the most requests within the deadline",
+    "latency": "the shortest request",
+    "train": "the shortest training step",
+    "dtfm": "the least communication in a training step, by DT-FM's equations",
+}
+
+
+def show_answer(question: Question, answer: Answer) -> None:
+    out.print(plain(headline(question)), style="bold")
+    out.print(plain(f"{asked(question.workload)} Wanted: {WANTED[question.objective]}."), style="dim")
+    stages = answer.forecast.stages if answer.forecast else ()
+    columns, rows = stage_rows(question.pool, answer.plan, stages)
+    out.print()
+    show_table("", columns, rows, right=RIGHT)
+    out.print()
+    show_facts(facts(question, answer))
+    if answer.forecast is not None:
+        out.print(plain(f"\nBottleneck: {answer.forecast.bottleneck}"))
+    if not answer.finished:
+        out.print("[yellow]The search was cut short; this is the best plan that it had found.[/yellow]")
+
+
+def headline(question: Question) -> str:
+    shape, pool = question.shape, question.pool
+    devices = sum(node.device_count for node in pool.nodes)
+    counted = several(len(pool.nodes), "machine")
+    counted += f", {several(devices, 'device')}" if devices != len(pool.nodes) else ""
+    size = format_bytes(shape.weight_bytes(0, shape.num_layers))
+    return f"{shape.name}, {shape.num_layers} layers, {size} in {shape.dtype}, on {pool.name or 'a pool'}: {counted}"
+
+
+def asked(workload: ServeWorkload | TrainWorkload) -> str:
+    if isinstance(workload, TrainWorkload):
+        return f"Training: {workload.sequences:,} texts of {workload.length:,} tokens a step."
+    rate = f"{number(workload.requests_per_s)} requests a second" if workload.requests_per_s else "offline"
+    by = f", each within {seconds(workload.deadline_s)}" if workload.deadline_s else ""
+    return f"Serving {rate}{by}; prompts of {workload.prompt_tokens} tokens, answers of {workload.output_tokens}."
+
+
+def facts(question: Question, answer: Answer) -> Iterator[tuple[str, str]]:
+    forecast = answer.forecast
+    if isinstance(forecast, ServeForecast):
+        yield from _serving(question.serve, forecast)
+        yield "in flight", _in_flight(answer.plan.pipelines)
+    elif isinstance(forecast, TrainForecast):
+        yield "step", _step(forecast)
+        yield "tokens", f"{number(forecast.tokens_per_s)} a second"
+    if answer.dtfm is not None:
+        cost = answer.dtfm
+        parts = f"{cost.data_parallel_s:.3f} s gradients + {cost.pipeline_s:.3f} s pipeline"
+        yield "by DT-FM", f"{cost.cost_s:.3f} s of communication a step: {parts}"
+    yield from _money(used_machines(question.pool, answer.plan), forecast)
+    idle = len(question.pool.nodes) - len(used_machines(question.pool, answer.plan).nodes)
+    if idle:
+        yield "not used", f"{several(idle, 'machine')}: of no help, or standing by"
+    if answer.score is not None:
+        yield "search", _search(answer)
+
+
+def _serving(workload: ServeWorkload, forecast: ServeForecast) -> Iterator[tuple[str, str]]:
+    more = f", of {number(forecast.capacity_tokens_per_s)} that it could" if workload.requests_per_s else ""
+    yield "tokens", f"{number(forecast.tokens_per_s)} a second{more}"
+    yield "first token", f"after {seconds(forecast.time_to_first_token_s)}"
+    yield "next tokens", f"one every {seconds(forecast.seconds_per_token)} of each request"
+    yield "a request", seconds(forecast.request_s)
+    if forecast.attainment is not None and workload.deadline_s:
+        yield "deadline", f"{share(forecast.attainment)} of requests within {seconds(workload.deadline_s)}"
+
+
+def _in_flight(pipelines: Sequence[Pipeline]) -> str:
+    """`12 microbatches of 75 sequences, cache for 40,960 tokens`, for each pipeline that differs."""
+    said = []
+    for pipeline in pipelines:
+        batch = f" of {several(pipeline.batch, 'sequence')}" if pipeline.batch else ""
+        swap = f", {pipeline.swap_pages * pipeline.page_size:,} of them swapped" if pipeline.swap_pages else ""
+        cache = f"cache for {pipeline.num_pages * pipeline.page_size:,} tokens{swap}"
+        said.append(f"{several(pipeline.num_microbatches, 'microbatch', 'microbatches')}{batch}, {cache}")
+    return _alike(said)
+
+
+def _alike(said: Sequence[str]) -> str:
+    """Once, if all pipelines say the same; the first few, if they do not."""
+    different = list(dict.fromkeys(said))
+    if len(different) == 1:
+        return different[0] + (", in each pipeline" if len(said) > 1 else "")
+    numbered = [f"{index}: {text}" for index, text in enumerate(said[:3], start=1)]
+    return "; ".join(numbered) + (f"; and {len(said) - 3} more pipelines" if len(said) > 3 else "")
+
+
+def _step(forecast: TrainForecast) -> str:
+    parts = f"{seconds(forecast.pipeline_s)} until the last microbatch is back"
+    rest = f", {seconds(forecast.exchange_s)} gradients and optimizer that nothing hides" if forecast.exchange_s else ""
+    return f"{seconds(forecast.step_s)}: {parts}{rest}"
+
+
+def _money(used: Pool, forecast: ServeForecast | TrainForecast) -> Iterator[tuple[str, str]]:
+    cost = cost_record(used, forecast)
+    per_hour, per_million = cost["dollars_per_hour"], cost["dollars_per_million_tokens"]
+    if per_hour is None:
+        yield "money", "unknown: not every machine has a price_per_hour"
+    else:
+        each = f", {dollars(per_million)} per million tokens" if per_million is not None else ""
+        yield "money", f"{dollars(per_hour)} an hour{each}"
+    if cost["watts"]:
+        joule = f", {number(cost['tokens_per_joule'])} tokens per joule" if cost["tokens_per_joule"] else ""
+        yield "power", f"{number(cost['watts'])} W{joule}"
+
+
+def _search(answer: Answer) -> str:
+    looked = f"{several(answer.evaluations, 'layout')} in " if answer.evaluations else ""
+    if answer.gap is None:
+        return f"{looked}{seconds(answer.seconds)}; by how much a plan could be better is not known"
+    best = "no plan is better" if answer.gap <= 1e-9 else f"no plan is more than {share(answer.gap)} better"
+    return f"{looked}{seconds(answer.seconds)}; {best}"

@@ -1,0 +1,88 @@
+"""What `muster plan` does once its words are understood: search or keep to a lock, explain, write files, show."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from muster.cli.explain_text import show_explanation
+from muster.cli.one_more import one_more
+from muster.cli.patience import patiently
+from muster.cli.plan_inputs import read_text, write_text
+from muster.cli.plan_record import plan_file, record
+from muster.cli.plan_text import show_answer
+from muster.cli.question import Answer, Question, answer, forecast_again
+from muster.cli.show import err, plain, show_json
+from muster.errors import InvalidRequest
+from muster.plan.serve.options import Pin
+from muster.spec.plan_file import PlanFile, parse_plan_file, to_record, what_changed, why_useless
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What is read or written beside the terminal; None is not wanted."""
+
+    picture: Path | None
+    lock: Path | None
+    save_pool: Path | None
+    pool_text: str
+    """The pool as a pool file."""
+
+
+def carry_out(question: Question, files: Files, explain: bool, as_json: bool) -> None:
+    if files.save_pool is not None:
+        write_text(files.save_pool, files.pool_text)
+    with patiently("planning", as_json) as out_of_time:
+        made = keep_to(files.lock, question) or answer(question, out_of_time)
+        if made.dtfm is not None:
+            question = replace(question, train=made.dtfm.workload)
+        more = one_more(question, made, out_of_time) if explain else None
+    if files.lock is not None and not files.lock.exists():
+        write_text(files.lock, dumps(plan_file(question, made.plan)))
+    if as_json:
+        show_json(record(question, made, more))
+        return
+    show_answer(question, made)
+    if explain:
+        show_explanation(question, made, more or ())
+
+
+def keep_to(lock: Path | None, question: Question) -> Answer | None:
+    """The plan of a lock file with a forecast for the pool as it is now; None where there is no file yet.
+
+    Raises `InvalidRequest` on a lock that was made for something else, saying what.
+    """
+    if lock is None or not lock.exists():
+        return None
+    held = parse_plan_file(read_text(lock, "lock"), str(lock))
+    reason = why_useless(held, question.shape, question.pool) or _asked_otherwise(held, question)
+    if reason:
+        raise InvalidRequest(
+            f"{lock} does not match: {reason}; delete it to plan anew, or name another file with --lock.", "lock"
+        )
+    changed = what_changed(held, question.pool)
+    if changed:
+        err.print(
+            plain(f"{lock} is kept to, though {changed}; delete it to plan anew."), style="yellow", soft_wrap=True
+        )
+    return forecast_again(question, held.plan)
+
+
+def _asked_otherwise(held: PlanFile, question: Question) -> str | None:
+    if held.objective != question.objective:
+        return f"it was made for the objective {held.objective}, not {question.objective}"
+    if held.workload != question.workload:
+        return "it was made for another workload"
+    for pin in question.pins:
+        if not _pinned(held, pin):
+            return f"it does not keep layers {pin.first} to {pin.last - 1} on {pin.node}"
+    return None
+
+
+def _pinned(held: PlanFile, pin: Pin) -> bool:
+    stages = [stage for pipeline in held.plan.pipelines for stage in pipeline.stages if stage.node == pin.node]
+    return any(stage.first <= pin.first and pin.last <= stage.last for stage in stages)
+
+
+def dumps(file: PlanFile) -> str:
+    """Text of a lock file: the same plan, the same bytes."""
+    return json.dumps(to_record(file), indent=1) + "\n"

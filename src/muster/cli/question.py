@@ -1,0 +1,183 @@
+"""What `muster plan` is asked, put to the planner that answers it. Knows no terminal and no file."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Literal, cast, get_args
+
+from muster.errors import InvalidRequest
+from muster.plan.serve.options import Objective as ServeObjective
+from muster.plan.serve.options import Pin, ServeOptions
+from muster.plan.serve.search import plan_serving
+from muster.plan.train.dtfm_plan import DtfmFound, dtfm_plan
+from muster.sim.steady import serve_forecast, train_forecast
+from muster.spec.forecast import ServeForecast, TrainForecast
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Plan
+from muster.spec.pool import Pool
+from muster.spec.workload import ServeWorkload, TrainWorkload
+
+Objective = Literal["throughput", "cost", "slo", "latency", "train", "dtfm"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+_PIN = re.compile(r"(.+)=(\d+)(?:\s*[-–]\s*(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    shape: ModelShape
+    pool: Pool
+    objective: Objective
+    serve: ServeWorkload = field(default_factory=ServeWorkload)
+    train: TrainWorkload | None = None
+    """None is each planner's own default."""
+    pins: tuple[Pin, ...] = ()
+    budget_per_hour: float | None = None
+    replicas: int | None = None
+    """Of training; None leaves the count to the planner, likewise `stages`."""
+    stages: int | None = None
+    seed: int = 0
+
+    @property
+    def workload(self) -> ServeWorkload | TrainWorkload:
+        """The one that the objective is about."""
+        return (self.train or TrainWorkload()) if self.objective in ("train", "dtfm") else self.serve
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    plan: Plan
+    forecast: ServeForecast | TrainForecast
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    plan: Plan
+    forecast: ServeForecast | TrainForecast
+    score: float | None = None
+    """On the objective; None for a plan that was not searched for."""
+    bound: float | None = None
+    """No plan has a better score; None where nothing is known."""
+    gap: float | None = None
+    rejected: tuple[Rejected, ...] = field(default=())
+    evaluations: int = 0
+    finished: bool = True
+    """False if the search was cut short."""
+    seconds: float = 0.0
+    """That the search took."""
+    dtfm: DtfmFound | None = None
+
+
+def answer(question: Question, out_of_time: Callable[[], bool] = lambda: False) -> Answer:
+    """Raises what the planners raise: `DoesNotFit`, `InvalidRequest`, `PoolUnavailable`."""
+    started = perf_counter()
+    made = _dtfm(question, out_of_time) if question.objective == "dtfm" else _serve(question, out_of_time)
+    return replace(made, seconds=perf_counter() - started)
+
+
+def forecast_again(question: Question, plan: Plan) -> Answer:
+    """What a plan that somebody has kept will do; no search, so nothing is known of better ones."""
+    return Answer(plan, forecast_of(question, plan))
+
+
+def forecast_of(question: Question, plan: Plan) -> ServeForecast | TrainForecast:
+    if plan.purpose == "train":
+        return train_forecast(plan, question.pool, question.shape, question.train or TrainWorkload())
+    return serve_forecast(plan, question.pool, question.shape, question.serve)
+
+
+def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
+    options = ServeOptions(
+        objective=cast(ServeObjective, question.objective),
+        budget_per_hour=question.budget_per_hour,
+        pins=question.pins,
+    )
+    found = plan_serving(
+        question.shape, question.pool, question.serve, options, seed=question.seed, out_of_time=out_of_time
+    )
+    return Answer(
+        plan=found.plan,
+        forecast=found.forecast,
+        score=found.score,
+        bound=_finite(found.bound),
+        gap=_finite(found.gap),
+        rejected=tuple(Rejected(*one) for one in found.alternatives),
+        evaluations=found.evaluations,
+        finished=found.finished,
+    )
+
+
+def _dtfm(question: Question, out_of_time: Callable[[], bool]) -> Answer:
+    found = dtfm_plan(
+        question.shape,
+        question.pool,
+        question.train,
+        replicas=question.replicas,
+        stages=question.stages,
+        seed=question.seed,
+        out_of_time=out_of_time,
+    )
+    return Answer(
+        plan=found.plan,
+        forecast=train_forecast(found.plan, question.pool, question.shape, found.workload),
+        score=found.cost_s,
+        bound=found.bound_s,
+        gap=_finite(found.gap),
+        finished=found.finished,
+        dtfm=found,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) != float("inf") else None
+
+
+def read_pins(words: Sequence[str], pool: Pool, shape: ModelShape) -> tuple[Pin, ...]:
+    """`ada=0-19` and `bob=20`, layers counted from 0 and both ends meant.
+
+    Raises `InvalidRequest` on a pin that is none: unreadable, of no machine, beyond the layers, or over another.
+    """
+    pins = [_read_pin(word, pool, shape) for word in words]
+    for index, one in enumerate(pins):
+        for other in pins[:index]:
+            both = range(max(one.first, other.first), min(one.last, other.last))
+            if both and one.node != other.node:
+                raise InvalidRequest(
+                    f"--pin puts layer {both[0]} on {_name(pool, other.node)} and on {_name(pool, one.node)}; "
+                    "give every layer to one machine.",
+                    "pin",
+                )
+    return tuple(pins)
+
+
+def _read_pin(word: str, pool: Pool, shape: ModelShape) -> Pin:
+    match = _PIN.fullmatch(word.strip())
+    if not match:
+        raise InvalidRequest(f"--pin {word} cannot be read; write it like ada=0-19, layers counted from 0.", "pin")
+    name, first, last = match[1], int(match[2]), int(match[3] or match[2])
+    node = _node(name, pool)
+    if first > last:
+        raise InvalidRequest(f"--pin {word} begins behind its end; write it like {name}={last}-{first}.", "pin")
+    if last >= shape.num_layers:
+        most = shape.num_layers - 1
+        raise InvalidRequest(f"--pin {word} goes beyond the model, whose layers are 0 to {most}; correct it.", "pin")
+    return Pin(node, first, last + 1)
+
+
+def _node(name: str, pool: Pool) -> str:
+    """A machine by its name or by the beginning of its id."""
+    from muster.spec.written import suggest
+
+    found = [node.id for node in pool.nodes if node.name == name]
+    found = found or [node.id for node in pool.nodes if node.id.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InvalidRequest(f"--pin {name} could be any of {len(found)} machines; give its whole id.", "pin")
+    known = suggest(name, [node.name for node in pool.nodes][:50])
+    raise InvalidRequest(f"--pin names {name!r}, which is no machine of the pool; {known}", "pin")
+
+
+def _name(pool: Pool, node_id: str) -> str:
+    return next(node.name for node in pool.nodes if node.id == node_id)

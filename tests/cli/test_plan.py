@@ -1,0 +1,94 @@
+"""`muster plan` from the words to the table and the JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.cli.main import run_command
+
+PLAN = ["plan", "llama-3-70b", "--pool", "deserve-8xl4"]
+
+
+def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert run_command(words) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def record(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(told([*words, "--json"], capsys))
+    return found
+
+
+def test_a_person_sees_stages_forecast_and_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(PLAN, capsys)
+    for part in ("machine", "l4-1", "layers", "of 24.2GB", "tokens", "first token", "an hour", "power", "Bottleneck:"):
+        assert part in said.replace(" GB", "GB"), part
+    assert "Rejected" not in said, "only when asked to explain"
+
+
+def test_a_program_gets_the_whole_plan_and_forecast(capsys: pytest.CaptureFixture[str]) -> None:
+    made = record(PLAN, capsys)
+    stages = made["plan"]["pipelines"][0]["stages"]
+    assert stages[0]["first"] == 0
+    assert stages[-1]["last"] == 80
+    assert made["forecast"]["tokens_per_s"] > 0
+    for stage in made["forecast"]["stages"]:
+        assert stage["used_bytes"] + stage["headroom_bytes"] == stage["cap_bytes"]
+    per_million = made["cost"]["dollars_per_hour"] / made["forecast"]["tokens_per_s"] / 3600 * 1e6
+    assert made["cost"]["dollars_per_million_tokens"] == pytest.approx(per_million)
+    assert made["search"]["finished"] is True
+    assert "explain" not in made
+
+
+def test_the_same_seed_gives_the_same_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = record([*PLAN, "--seed", "5"], capsys), record([*PLAN, "--seed", "5"], capsys)
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+def test_the_explanation_holds_break_evens_and_what_one_more_adds(capsys: pytest.CaptureFixture[str]) -> None:
+    made = record([*PLAN, "--explain"], capsys)["explain"]
+    by_name = {row["name"]: row for row in made["break_even"]}
+    machines = by_name["gcp-8xl4"]["per_hour"] / 1.735
+    assert by_name["gcp-8xl4"]["tokens_per_s"]["llama-70b-together"] == pytest.approx(4283 * machines / 8, rel=1e-3)
+    (more,) = made["one_more"]
+    assert more["device"] == "l4"
+    assert more["score"] > 0
+    said = told([*PLAN, "--explain"], capsys)
+    assert "With one machine more" in said
+    assert "pay for the machines" in said
+
+
+def test_dtfms_objective_gives_its_cost_and_placement_at_the_top(capsys: pytest.CaptureFixture[str]) -> None:
+    made = record(["plan", "gpt3-xl", "--pool", "dtfm-1", "--objective", "dtfm"], capsys)
+    assert made["cost_s"] == pytest.approx(3.440, abs=5e-4)
+    assert made["cost_s"] == pytest.approx(made["data_parallel_s"] + made["pipeline_s"])
+    assert [len(row) for row in made["placement"]] == [8] * 8
+    assert len({name for row in made["placement"] for name in row}) == 64
+    assert made["seconds"] >= 0
+    assert made["workload"]["sequences"] == 488, "the published job: 1e6 tokens in texts of 2048"
+
+
+def test_a_lock_is_written_once_and_kept_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = tmp_path / "plan.lock"
+    first = record([*PLAN, "--lock", str(lock)], capsys)
+    written = lock.read_text()
+    second = record([*PLAN, "--lock", str(lock), "--seed", "9"], capsys)
+    assert second["plan"] == first["plan"]
+    assert second["search"]["score"] is None, "nothing was searched for"
+    assert lock.read_text() == written
+
+
+def test_the_pool_can_be_kept_as_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.toml"
+    first = record([*PLAN, "--save-pool", str(file)], capsys)
+    again = record(["plan", "llama-3-70b", "--pool", str(file)], capsys)
+    assert again["plan"] == first["plan"]
+
+
+def test_a_small_screen_breaks_no_figure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = told([*PLAN, "--explain"], capsys)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "…" not in said

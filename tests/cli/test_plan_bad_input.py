@@ -1,0 +1,133 @@
+"""What is wrong on the planner's command line is said in one sentence with the remedy, and an exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from muster.cli.main import run_command
+
+MODEL = ["plan", "llama-3-70b"]
+PLAN = [*MODEL, "--pool", "deserve-8xl4"]
+ELSEWHERE = "[elsewhere]\nlatency_s = 0.01\nbandwidth_bytes_per_s = 1e9\n"
+PAIR = """
+[[machine]]
+name = "ada"
+device = "h200"
+region = "a"
+[[machine]]
+name = "bob"
+device = "h200"
+region = "b"
+"""
+MATRIX = '[matrix]\nof = ["a", "b"]\nlatency_s = [[0, 0.1], [0.1, 0]]\nbandwidth_bytes_per_s = '
+
+
+def refused(words: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(words) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert says in said.err
+    assert said.err.startswith("muster: ")
+    assert said.err.count("\n") == 1, "one line"
+    assert run_command([*words, "--json"]) == code
+    assert says in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["plan", "llama-3-71b", "--pool", "deserve-8xl4"], 2, "did you mean llama-3-70b"),
+        ([*MODEL, "--pool", "deserve-8l4"], 2, "did you mean deserve-8xl4"),
+        ([*MODEL, "--pool", "nowhere.toml"], 2, "check the path"),
+        ([*PLAN, "--dtype", "int3"], 7, "choose one of float32"),
+        ([*PLAN, "--rate", "0"], 2, "give requests per second"),
+        ([*PLAN, "--deadline", "-1"], 2, "give seconds, above 0"),
+        ([*PLAN, "--objective", "slo", "--rate", "1"], 2, "give both"),
+        ([*PLAN, "--deadline", "9"], 2, "give both"),
+        ([*PLAN, "--budget", "0"], 2, "give US dollars per hour"),
+        ([*PLAN, "--pin", "l4-1"], 2, "write it like ada=0-19"),
+        ([*PLAN, "--pin", "l4-99=0-9"], 2, "did you mean"),
+        ([*PLAN, "--pin", "l4-1=70-80"], 2, "layers are 0 to 79"),
+        ([*PLAN, "--pin", "l4-1=9-3"], 2, "l4-1=3-9"),
+        ([*PLAN, "--pin", "l4-1=0-9", "--pin", "l4-2=9-12"], 2, "puts layer 9 on l4-1 and on l4-2"),
+        ([*PLAN, "--picture", "plan.gif"], 2, "end it in .svg or .png or .html"),
+        ([*PLAN, "--picture", "no/such/plan.svg"], 8, "not a folder"),
+        ([*PLAN, "--lock", "no/such/plan.lock"], 8, "not a folder"),
+        ([*PLAN, "--save-pool", "/"], 8, "is a folder"),
+        (["plan", "deepseek-v3", "--pool", "deserve-8xl4"], 5, "deepseek-v3 needs 1.2 TiB"),
+        (["plan", "gpt3-xl", "--pool", "dtfm-1", "--objective", "dtfm", "--stages", "7"], 2, "change the counts"),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
+)
+def test_words_that_cannot_be_are_refused(
+    words: list[str],
+    code: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(words, code, says, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("pool", "says"),
+    [
+        ("", "has no machine; add a [[machine]] table"),
+        ("machine = []", "has no machine"),
+        ('[[machine]]\ndevice = "rtx-4099"', "did you mean rtx-4090"),
+        (PAIR, "Nothing says how ada (a) reaches bob (b); add a [[link]]"),
+        (PAIR + MATRIX + "[[1e9, 1e9]]", "it is not square"),
+        (PAIR + MATRIX + "[[1e9, 1e9], [1e9]]", "it is not square"),
+        (PAIR + MATRIX + "[[1e9, -1e9], [1e9, 1e9]]", "the bandwidth from a to b is -1000000000.0; it must be above 0"),
+        (PAIR + MATRIX + "[[1e9, 1e9], [0, 1e9]]", "the bandwidth from b to a is 0.0; it must be above 0"),
+        (PAIR + ELSEWHERE.replace("1e9", "0"), "bandwidth_bytes_per_s"),
+        (PAIR + ELSEWHERE.replace("0.01", "-1"), "latency_s"),
+        ("colour = 3\n" + PAIR + ELSEWHERE, "unknown key 'colour'"),
+        ("[[machine]", "not valid TOML"),
+    ],
+)
+def test_a_pool_file_that_cannot_be_is_refused(
+    pool: str, says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(pool)
+    refused([*MODEL, "--pool", str(file)], 2, says, capsys)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ([*MODEL, "--pool", "deserve-8x4090"], "machine l4-"),
+        ([*PLAN, "--dtype", "float16"], "made for llama-3-70b in bfloat16, not for llama-3-70b in float16"),
+        (["plan", "llama-3-8b", "--pool", "deserve-8xl4"], "not for llama-3-8b"),
+        ([*PLAN, "--objective", "latency"], "made for the objective throughput, not latency"),
+        ([*PLAN, "--rate", "0.1"], "another workload"),
+        ([*PLAN, "--pin", "l4-1=0-1", "--pin", "l4-8=79"], "does not keep layers"),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
+)
+def test_a_lock_for_something_else_is_refused(
+    other: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lock = str(tmp_path / "plan.lock")
+    assert run_command([*PLAN, "--lock", lock]) == 0
+    capsys.readouterr()
+    refused([*other, "--lock", lock], 2, says, capsys)
+
+
+def test_a_lock_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lock = tmp_path / "plan.lock"
+    lock.write_text("{")
+    refused([*PLAN, "--lock", str(lock)], 2, "not valid JSON", capsys)
+    assert lock.read_text() == "{", "nothing is overwritten"
+
+
+def test_no_running_head_means_no_live_pool(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_DATA_DIR", str(tmp_path))
+    refused([*MODEL, "--pool", "live", "--head", "http://127.0.0.1:9"], 5, "No head answers", capsys)

@@ -1,0 +1,125 @@
+"""Words on the command line become a model's sizes and a pool, or a sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from muster.cli.plan_inputs import check_outputs, find_pool, find_shape, write_text
+from muster.cost.named_shapes import shape_config
+from muster.errors import InvalidRequest, MachineTrouble, MusterError, UnknownModel
+from muster.model.source import EMBEDDED
+from muster.spec.pool import Pool
+
+TINY = EMBEDDED["tiny"]
+
+
+def live() -> tuple[Pool, str]:
+    return Pool((), name="measured"), "text"
+
+
+def test_a_model_is_a_shape_a_folder_or_a_bare_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "mine.json"
+    config.write_text(shape_config("llama-3-8b"))
+    by_name, by_file = find_shape("llama-3-8b"), find_shape(str(config), "bfloat16")
+    assert by_file.layer_bytes == by_name.layer_bytes
+    assert by_file.name == tmp_path.name
+    assert (
+        find_shape("tiny").layer_bytes
+        == find_shape(str(TINY)).layer_bytes
+        == find_shape(str(TINY / "config.json")).layer_bytes
+    )
+    assert find_shape("llama-3-8b", "float32").layer_bytes[0] == 2 * by_name.layer_bytes[0]
+
+
+def test_a_family_that_cannot_be_read_off_is_counted_from_its_modules(tmp_path: Path) -> None:
+    config = {"model_type": "stablelm", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = find_shape(str(tmp_path))
+    assert (shape.num_layers, shape.dtype) == (3, "bfloat16")
+    assert all(shape.layer_bytes)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("llama-3-71b", "llama-3-70b"),
+        ("no such model", "owner/name"),
+        ("..", "has no config.json"),
+        ("a/b/c", "owner/name"),
+    ],
+)
+def test_an_unknown_model_is_told_what_could_be_meant(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownModel) as caught:
+        find_shape(name)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"model_type": "llama"}', '{"model_type": "llama", "hidden_size": -1}']
+)
+def test_a_broken_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(MusterError, match=r"config\.json"):
+        find_shape(str(tmp_path))
+
+
+def test_bytes_instead_of_text_are_refused(tmp_path: Path) -> None:
+    for name in ("config.json", "pool.toml"):
+        (tmp_path / name).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidRequest, match="is not text"):
+        find_shape(str(tmp_path))
+    with pytest.raises(InvalidRequest, match="is not text"):
+        find_pool(str(tmp_path / "pool.toml"), live)
+
+
+def test_a_pool_is_a_fleet_a_file_or_what_runs(tmp_path: Path) -> None:
+    fleet, text = find_pool("deserve-8xl4", live)
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    assert find_pool(str(file), live)[0].nodes == fleet.nodes
+    assert find_pool("live", live)[0].name == "measured"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("deserve-8l4", "did you mean deserve-8xl4"),
+        ("pool.toml", "no pool file pool.toml; check the path"),
+        (".", "is a folder"),
+        ("life", "did you mean live"),
+    ],
+)
+def test_an_unknown_pool_is_told_what_could_be_meant(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest) as caught:
+        find_pool(name, live)
+    assert says in str(caught.value)
+
+
+def test_files_that_cannot_be_written_are_found_before_the_search(tmp_path: Path) -> None:
+    check_outputs(tmp_path / "plan.SVG", tmp_path / "new.lock", None)
+    with pytest.raises(InvalidRequest, match=r"end it in \.svg or \.png or \.html"):
+        check_outputs(tmp_path / "plan.jpeg")
+    with pytest.raises(MachineTrouble, match="is not a folder"):
+        check_outputs(None, tmp_path / "nowhere" / "plan.lock")
+    with pytest.raises(MachineTrouble, match="is a folder"):
+        check_outputs(None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "plan.lock"
+    write_text(file, "one")
+    write_text(file, "two")
+    assert file.read_text() == "two"
+    shutil.rmtree(tmp_path)
+    with pytest.raises(MachineTrouble, match="cannot be written"):
+        write_text(file, "three")
