@@ -5,11 +5,12 @@ of what the whole model takes it, so with t_i(B) the seconds of the whole model 
 
     B / T  <=  sum over devices of B / t_i(B)
 
-if t_i adds up over layers. Of arithmetic c and memory traffic m the longer counts, which does not add up; any mixture
-a c + (1 - a) m is shorter and does. Pieces of the model (equal layers, the head) may weigh differently on different
-devices; with weights w that sum to 1 over the model, a device does at most max over pieces of w / t of it per second.
-B is at most what the whole fleet's memory holds beside the weights once. Splitting a stage over devices and sending
-between stages only add to this. The bound on tokens per dollar is that of the best machine, with the same B.
+if t_i adds up over layers. Arithmetic c and memory traffic m overlap by a share o, and c + m - o min(c, m) does not add
+up; any mixture of c + (1 - o) m and (1 - o) c + m is no longer and does. Pieces of the model (equal layers, the head)
+may weigh differently on different devices; with weights w that sum to 1 over the model, a device does at most max over
+pieces of w / t of it per second. B is at most what the whole fleet's memory holds beside the weights once. Splitting a
+stage over devices and sending between stages only add to this. The bound on tokens per dollar is that of the best
+machine, with the same B.
 
 Latency. A request passes every layer once for each token, each at best on the fastest devices at its best degree.
 """
@@ -47,13 +48,13 @@ def latency_bound(job: Job) -> float:
     fleet, outputs = job.fleet, job.workload.output_tokens
     total = 0.0
     for tables, times in ((job.tables, outputs - 1), (job.prompt_tables, 1)):
-        fixed = tables.constants.step_s
+        # Each layer as a stage of its own, less what a stage takes however small it is.
         pieces = [
-            np.diagonal(tables.seconds(kind, degree)[0], offset=1) - fixed
+            np.diagonal(tables.seconds(kind, degree)[0], offset=1) - tables.start_s(kind, degree, 0)
             for kind, node in enumerate(fleet.kinds)
             for degree in tables.degrees(node.device_count)
         ]
-        total += times * (float(np.min(pieces, axis=0).sum()) + fixed)
+        total += times * float(np.maximum(np.min(pieces, axis=0), 0.0).sum())
     return total
 
 
@@ -77,10 +78,12 @@ def _rates(job: Job, index: int) -> Floats:
     pieces = [job.tables.layer_parts(kind, index) for kind in range(len(job.fleet.kinds))]
     means = np.mean([np.maximum(one[0], one[1]) + one[2] for one in pieces], axis=0)
     weights = means / means.sum()
-    return tokens * np.array([_shares_per_second(one, weights) for one in pieces])
+    return tokens * np.array([_shares_per_second(one, weights, job.tables.constants.overlap) for one in pieces])
 
 
-def _shares_per_second(pieces: Floats, weights: Floats) -> float:
+def _shares_per_second(pieces: Floats, weights: Floats, overlap: float) -> float:
     """Of one step of the whole model, that a device can do in a second; `pieces`: [kind of seconds, layer]."""
-    mixed = _MIXTURES[:, None] * pieces[0] + (1 - _MIXTURES[:, None]) * pieces[1] + pieces[2]
+    computing = pieces[0] + (1 - overlap) * pieces[1]
+    moving = (1 - overlap) * pieces[0] + pieces[1]
+    mixed = _MIXTURES[:, None] * computing + (1 - _MIXTURES[:, None]) * moving + pieces[2]
     return float(np.min(np.max(weights / np.maximum(mixed, 1e-15), axis=1)))

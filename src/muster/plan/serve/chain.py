@@ -91,7 +91,11 @@ class Chain:
     def inside_s(self, item: Item) -> Floats:
         """[row]: from one stage to the next in one machine."""
         inside = self.tables.fleet.inside(item.of_class)
-        return inside.latency_s + self.rows.tokens * self.token_bytes / inside.bandwidth_bytes_per_s
+        return (
+            inside.latency_s
+            + self.tables.constants.message_s
+            + self.rows.tokens * self.token_bytes / inside.bandwidth_bytes_per_s
+        )
 
     def slowest(self, order: Sequence[Item]) -> Floats:
         """[row]: the least slowest stage or wire; infinite if the order cannot hold the model."""
@@ -121,7 +125,8 @@ class Chain:
         return self._trace(order, states, cap)
 
     def _latency(self, source: Item, target: Item) -> float:
-        return float(self.tables.fleet.latency_s[source.of_class, target.of_class])
+        latency_s = float(self.tables.fleet.latency_s[source.of_class, target.of_class])
+        return latency_s + self.tables.constants.message_s
 
     def _start(self) -> Floats:
         value = np.full((len(self.rows.batch), self.tables.layers + 1), np.inf)

@@ -61,13 +61,17 @@ class Replicas:
     def _along(self, order: tuple[Item, ...], settings: Sequence[tuple[int, float, float]]) -> Replica | None:
         best: Replica | None = None
         for cuts in self._promising(order, settings):
-            setting = best_setting(self.stages(order, cuts), self.job.demand)
+            setting = self.setting(order, cuts)
             if setting is None:
                 continue
             value = self._value(setting)
             if best is None or value > best.value:
                 best = Replica(order, cuts, setting, value)
         return best
+
+    def setting(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Setting | None:
+        """The best batch and cache for cuts that are known; None if not one request fits."""
+        return best_setting(self._stages(order, cuts), self.job.demand)
 
     def _value(self, setting: Setting) -> float:
         if self.job.options.objective == "latency":
@@ -168,7 +172,7 @@ class Replicas:
             sum(share * load.samples for share, load in loads) / total,
         )
 
-    def stages(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Stages:
+    def _stages(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Stages:
         """The tables of a pipeline whose cuts are known."""
         tables, prompts, fleet = self.job.tables, self.job.prompt_tables, self.job.fleet
         kinds = [fleet.kind_of[order[cut.item].of_class] for cut in cuts]
@@ -196,12 +200,13 @@ class Replicas:
         return np.array(rows).reshape(len(hops), len(self.job.batches))
 
     def _hop(self, order: Sequence[Item], here: Cut, there: Cut) -> tuple[float, float]:
-        """(latency, bandwidth)."""
+        """(latency with what a message costs at both ends, bandwidth)."""
+        message_s = self.job.tables.constants.message_s
         fleet, source, target = self.job.fleet, order[here.item].of_class, order[there.item].of_class
         if here.item == there.item:
             inside = fleet.inside(source)
-            return inside.latency_s, inside.bandwidth_bytes_per_s
-        return float(fleet.latency_s[source, target]), float(fleet.bandwidth[source, target])
+            return inside.latency_s + message_s, inside.bandwidth_bytes_per_s
+        return message_s + float(fleet.latency_s[source, target]), float(fleet.bandwidth[source, target])
 
     def _swap_s(self, kind: int, degree: int, first: int, last: int) -> float:
         device = self.job.fleet.kinds[kind].device

@@ -4,7 +4,7 @@
     room(kind, degree)[i, a, b]      tokens of cache that fit beside those layers; below 0 if they do not fit at all
 
 The figures are the simulator's (`sim/stage_pace.py`), taken layer by layer and added up: arithmetic and memory traffic
-add up over layers, and of the two sums the longer counts.
+add up over layers, and the sums overlap.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -68,6 +68,8 @@ class StageTables:
     def layer_parts(self, kind: int, batch: int) -> Floats:
         """[arithmetic, memory traffic, what is added; layer]: seconds of each layer by itself on one device, mean step.
 
+        Arithmetic and traffic overlap as `Constants.overlap` says.
+
         `batch` is an index. The start of the step is left out; the last layer includes the head.
         """
         loads = self.loads(self.batches[batch])
@@ -78,20 +80,37 @@ class StageTables:
         for share, load in loads:
             known = {key: pace.parts(load) for key, pace in pieces.items()}
             parts += share / total * np.array([known[key] for key in keys]).T
-        parts[2] -= self.constants.step_s
+            parts[2] -= share / total * self._start_s(self.fleet.kinds[kind], 1, load)
         return parts
+
+    def start_s(self, kind: int, degree: int, batch: int) -> float:
+        """What any stage takes in a mean step, however few layers it has."""
+        loads = self.loads(self.batches[batch])
+        shares = [share * self._start_s(self.fleet.kinds[kind], degree, load) for share, load in loads]
+        return sum(shares) / sum(share for share, _ in loads)
+
+    def _start_s(self, node: Node, degree: int, load: StepLoad) -> float:
+        """What a stage takes once however many layers it has: what one layer and another take more than both."""
+        if self.layers == 1:
+            return 0.0
+        spans = ((0, 1), (1, 2), (0, 2))
+        stages = [Stage(node.id, *span, tuple(range(degree))) for span in spans]
+        one, two, both = (StagePace(self.shape, stage, node, self.constants).parts(load)[2] for stage in stages)
+        return one + two - both
 
     def _step_table(self, node: Node, degree: int, loads: Loads) -> Floats:
         pieces = _pieces(self.shape, node, degree, self.constants)
         keys = _piece_keys(self.shape)
         whole = sum(share for share, _ in loads)
         total = np.zeros((self.layers + 1, self.layers + 1))
-        # Every piece counts the start of a step; a stage starts once.
-        again = ranges([self.constants.step_s] * self.layers) - self.constants.step_s
+        count = ranges([1.0] * self.layers)
         for share, load in loads:
             parts = {key: pace.parts(load) for key, pace in pieces.items()}
             computing, moving, other = (ranges([parts[key][i] for key in keys]) for i in range(3))
-            total += share / whole * (np.maximum(computing, moving) + other - again)
+            hidden = self.constants.overlap * np.minimum(computing, moving)
+            # Every layer counted the start of a step; a stage starts once.
+            again = (count - 1) * self._start_s(node, degree, load)
+            total += share / whole * (computing + moving - hidden + other - again)
         return np.where(real(self.layers), total, np.inf)
 
     def _room_table(self, node: Node, degree: int, batch: int) -> Floats:

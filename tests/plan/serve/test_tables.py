@@ -1,0 +1,77 @@
+"""The search's tables say what the simulator's closed form says."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from muster.cost.pace import TYPICAL
+from muster.errors import DoesNotFit
+from muster.plan.serve.chain import Cut, Item
+from muster.plan.serve.fleet import sort_into_classes
+from muster.plan.serve.job import make_job
+from muster.plan.serve.options import ServeOptions
+from muster.plan.serve.replica import Replicas
+from muster.plan.serve.search import plan_serving
+from muster.sim.rhythm import rhythm
+from muster.sim.ring import Ring
+from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.workload import ServeWorkload
+from tests.plan.fleets import pool, shape
+from tests.plan.serve.fleets import QUICK, WORK, fleets, machine
+
+SPENDTHRIFT = replace(TYPICAL, row_s=1e-4, overlap=0.3, message_s=5e-3, host_flops_per_s=1e12)
+works = st.sampled_from([WORK, ServeWorkload(700, 40), ServeWorkload(3000, 1), ServeWorkload(1, 50)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts=st.sets(st.integers(1, 8), max_size=3), work=works, kind=st.sampled_from(["cpu", "cuda"]), data=st.data())
+def test_stage_seconds_of_every_range_are_the_simulators(cuts, work, kind, data):
+    model = shape(sizes=[1, 1, 2, 1, 0.5, 1, 1, 3, 1])
+    degree = data.draw(st.sampled_from([1, 2, 4]))
+    node = machine("a", 50_000, 0.7, devices=4, kind=kind)
+    fleet = pool(node)
+    job = make_job(model, sort_into_classes(fleet), work, ServeOptions(max_batch=64), SPENDTHRIFT)
+    ends = [0, *sorted(cuts), model.num_layers]
+    stages = tuple(Stage("a", a, b, tuple(range(degree))) for a, b in pairwise(ends))
+    index = data.draw(st.integers(0, len(job.batches) - 1))
+    micro = max(2, len(stages)) if len(stages) > 1 else 1
+    batch = job.batches[index]
+    plan = Plan("m", (Pipeline(stages, 10**6, 16, micro, batch),))
+    beat = rhythm(Ring(plan, 0, fleet, model, SPENDTHRIFT), work, batch * micro)
+    table = job.tables.seconds(0, degree)[index]
+    assert [table[s.first, s.last] for s in stages] == pytest.approx(list(beat.stage_s), rel=1e-9)
+
+
+def as_cuts(pipeline, class_of):
+    """The pipeline as the search has it: machines in order, and whose devices each stage takes."""
+    order, cuts = [], []
+    for stage in pipeline.stages:
+        if not cuts or pipeline.stages[len(cuts) - 1].node != stage.node:
+            order.append([class_of[stage.node], 0])
+        order[-1][1] += len(stage.devices)
+        cuts.append(Cut(len(order) - 1, len(stage.devices), stage.first, stage.last))
+    return [Item(*one) for one in order], cuts
+
+
+@settings(max_examples=30, deadline=None)
+@given(fleet=fleets(), layers=st.integers(1, 9), work=works, far=st.booleans())
+def test_what_the_search_expects_of_a_plan_is_what_the_forecast_says(fleet, layers, work, far):
+    model = shape(layers)
+    constants = SPENDTHRIFT if far else TYPICAL
+    try:
+        found = plan_serving(model, fleet, work, QUICK, constants)
+    except DoesNotFit:
+        return
+    classes = sort_into_classes(fleet)
+    replicas = Replicas(make_job(model, classes, work, QUICK, constants), every_order=True)
+    where = {node.id: classes.class_of[i] for i, node in enumerate(classes.nodes)}
+    for index, pipeline in enumerate(found.plan.pipelines):
+        order, cuts = as_cuts(pipeline, where)
+        expected = replicas.setting(order, cuts)
+        ring = Ring(found.plan, index, fleet, model, constants)
+        beat = rhythm(ring, work, ring.resident(work.prompt_tokens, work.output_tokens))
+        assert expected.requests_per_s == pytest.approx(beat.requests_per_s, rel=0.05)  # in between tabulated batches
+        assert expected.service_s == pytest.approx(beat.service_s(work.output_tokens), rel=0.05)
