@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from muster.cost.named_shapes import named_shape
-from muster.sim.timeline import Span, SpanKind, link_lane
+from muster.sim.timeline import Span, SpanKind, link_lane, stage_lane
 from muster.spec.fleets import shipped_fleet
 from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
@@ -158,6 +158,7 @@ def links(plan: Plan) -> tuple[LinkForecast, ...]:
 
 def ring_spans(plan: Plan, pool: Pool, rounds: int = 12) -> tuple[Span, ...]:
     names = {node.id: node.name for node in pool.nodes}
+    counts = {node.id: node.device_count for node in pool.nodes}
     spans: list[Span] = []
     for pipeline in plan.pipelines:
         free = [0.0] * len(pipeline.stages)
@@ -170,7 +171,8 @@ def ring_spans(plan: Plan, pool: Pool, rounds: int = 12) -> tuple[Span, ...]:
                 free[index] = end = start + (0.25 if kind == "prefill" else 0.1)
                 following = pipeline.stages[(index + 1) % len(pipeline.stages)].node
                 lane = link_lane(names[stage.node], names[following])
-                spans.append(Span(names[stage.node], start, end, kind, f"microbatch {number}"))
+                here = stage_lane(names[stage.node], stage.devices, counts[stage.node])
+                spans.append(Span(here, start, end, kind, f"microbatch {number}"))
                 spans.append(Span(lane, end, end + 0.06, "send", f"microbatch {number}"))
                 ready[number] = end + 0.06
     return tuple(spans)

@@ -145,7 +145,7 @@ class _Layout:
         for gutter in range(self.num_columns + 1):
             inner = 0 < gutter < self.num_columns
             room = max(self.gap if inner else 0.0, self._straight_room(gutter))
-            x += room + (lanes[gutter] * LANE + STUB if lanes[gutter] else 0.0)
+            x += room + (lanes[gutter] * LANE + 3 * STUB if lanes[gutter] else 0.0)
             self.right.append(x)
             if gutter < self.num_columns:
                 self.mid.append(x + widest[gutter] / 2)
@@ -233,7 +233,7 @@ class _Layout:
 
     def _trunk_x(self, plan: _Plan) -> float:
         assert plan.trunk is not None
-        return self.right[plan.trunk] - STUB / 2 - LANE * (plan.trunk_lane + 0.5)
+        return self.right[plan.trunk] - 2 * STUB - LANE * (plan.trunk_lane + 0.5)
 
     def _segments(self, plan: _Plan) -> list[_Segment]:
         if plan.is_upright and plan.wire.label:
