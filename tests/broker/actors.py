@@ -102,6 +102,8 @@ class Actor:
     heard: list[AnyMessage] = field(default_factory=list)
     alive: bool = True
     """Whether the connection is open."""
+    busy_s: float = 0.0
+    """Computed so far, as its heartbeats say."""
     silent: bool = False
     """Whether it has stopped to say anything."""
 
@@ -148,7 +150,7 @@ class Stage:
             self.say(Tick())
 
     def heartbeat(self, actor: Actor) -> None:
-        self.tell(actor, Heartbeat(epoch=actor.serving_epoch, free_memory_bytes=0))
+        self.tell(actor, Heartbeat(epoch=actor.serving_epoch, free_memory_bytes=0, busy_s=actor.busy_s))
 
     def tell(self, actor: Actor, message: AnyMessage) -> list[Command]:
         return self.say(Heard(actor.connection, message))

@@ -99,7 +99,7 @@ def check_peer_measured(measured: PeerMeasured) -> None:
 
 
 def check_heartbeat(beat: Heartbeat) -> None:
-    counts = (beat.active_requests, beat.steps)
+    counts = (beat.active_requests, beat.steps, beat.busy_s)
     if not all(0 <= count <= MOST_COUNTED for count in counts) or not isfinite(beat.computing_s):
         raise _absurd("workload", (*counts, beat.computing_s), "a few numbers")
 

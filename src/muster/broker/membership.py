@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, replace
 
 from muster.broker.events import ConnectionId
 from muster.broker.links import Links
-from muster.spec.pool import Device, LinkSpeed, Node, NodeId, Pool
+from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
 from muster.wire.messages import Address
 
 MOST_RECORDS = 20_000
 MOST_LINKS_PER_NODE = 256
+LINK_NEWS = 1.5
+"""A link that is measured so many times faster or slower than before has changed."""
+LATENCY_NOISE_S = 0.005
+"""Of so little difference a latency is not news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,12 @@ class Member:
     """When `steps` was last seen to grow."""
     computing_s: float = 0.0
     """How long its step at hand had been computing at its last heartbeat."""
+    busy_s: float = 0.0
+    """Spent computing so far, as it says itself."""
+    slowness: float = 1.0
+    """So many times longer than its forecast it was last seen to compute, next to the others of its ring."""
+    slow_s: float = 0.0
+    """When that was."""
     hangs: bool = False
     """Its step at hand was found not to end; nothing new until it does."""
     draining: bool = False
@@ -155,13 +165,15 @@ class Membership:
 
     # --- links ------------------------------------------------------------------------------------------------------
 
-    def measured_link(self, member: Member, peer: NodeId, round_trip_s: float, bandwidth: float) -> None:
+    def measured_link(self, member: Member, peer: NodeId, round_trip_s: float, bandwidth: float) -> bool:
+        """Whether this is news: not known before, or clearly different."""
         before = member.links.pop(peer, None)
         if bandwidth <= 0 and before is not None:
             bandwidth = before.bandwidth_bytes_per_s
         member.links[peer] = LinkSpeed(round_trip_s / 2, bandwidth)
         if len(member.links) > MOST_LINKS_PER_NODE:
             del member.links[next(peer for peer in member.links if peer != self.head)]
+        return before is None or _differ(before, member.links[peer])
 
     def report_broken(self, a: NodeId, b: NodeId, now_s: float) -> None:
         """The first report may be a hiccup; after a second within a minute the link is avoided for a minute."""
@@ -179,9 +191,12 @@ class Membership:
         willing = member.device is not None and not member.draining and not member.hangs
         return willing and not self.is_resting(member.id, now_s)
 
-    def pool(self, now_s: float, without: Collection[NodeId] = ()) -> Pool:
-        """What the planner may use now: measured, willing, in good standing; memory as far as it is believed."""
-        members = [m for m in self if self.is_eligible(m, now_s) and m.id not in without]
+    def pool(self, now_s: float, also: Collection[NodeId] = ()) -> Pool:
+        """What the planner may use now: measured, willing, in good standing; memory as far as it is believed.
+
+        `also` are members that count whatever their standing.
+        """
+        members = [m for m in self if m.id in also or self.is_eligible(m, now_s)]
         nodes = tuple(self.node(member, now_s) for member in sorted(members, key=lambda member: member.id))
         return Pool(nodes, self.links(members, now_s))
 
@@ -190,8 +205,27 @@ class Membership:
         self.broken = {pair: until for pair, until in self.broken.items() if now_s < until}
         return Links(self.head, {member.id: member for member in members}, frozenset(self.broken))
 
+    def fetch_bytes_per_s(self, node: NodeId) -> float:
+        """How fast a member gets weights from the head, as far as that is known."""
+        to_head = self.members[node].links.get(self.head)
+        known = to_head.bandwidth_bytes_per_s if to_head is not None else 0.0
+        return known or DEFAULT_LINK.bandwidth_bytes_per_s
+
     def node(self, member: Member, now_s: float) -> Node:
-        """A member that has measured itself, with the memory that it is believed to have."""
+        """A member that has measured itself, with the memory and the speed that it is believed to have."""
         assert member.device is not None
-        device = replace(member.device, memory_bytes=self.cap(member, now_s))
-        return Node(member.id, member.name, member.region, device)
+        slow, device = member.slowness, member.device
+        believed = replace(
+            device,
+            memory_bytes=self.cap(member, now_s),
+            flops_per_s={dtype: speed / slow for dtype, speed in device.flops_per_s.items()},
+            memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s / slow,
+        )
+        return Node(member.id, member.name, member.region, believed)
+
+
+def _differ(before: LinkSpeed, now: LinkSpeed) -> bool:
+    """Whether either figure has changed by more than measurements of one link differ."""
+    latencies = (before.latency_s + LATENCY_NOISE_S, now.latency_s + LATENCY_NOISE_S)
+    bandwidths = (before.bandwidth_bytes_per_s, now.bandwidth_bytes_per_s)
+    return any(max(figures) > LINK_NEWS * min(figures) for figures in (latencies, bandwidths))

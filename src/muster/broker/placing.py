@@ -2,20 +2,29 @@
 
 At most two placements live at once: the one that serves and the one that loads. Each has an epoch of its own, larger
 than any before. What is lost is repaired at once; what could merely be better waits for `rebalance_s` and must be
-better by `rebalance_gain`, because every switch makes running streams start over on the new pipeline.
+worth its disturbance (`plan.change`), because every switch makes running streams start over on the new pipeline. The
+more often that happens, the longer the next look waits (`pauses`).
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 
 from muster.broker.events import Command, Placed, Route, RouteChanged, Save, Send
 from muster.broker.membership import Membership
+from muster.broker.pauses import Pauses
 from muster.broker.placement import Load, Placement, Served
 from muster.errors import PoolUnavailable
+from muster.plan.adapt import improved, mended
+from muster.plan.change import Change, Situation, tokens_per_s, worth
 from muster.plan.first import Planner
+from muster.plan.tables import PlanOptions
+from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
-from muster.spec.pool import NodeId
+from muster.spec.pool import NodeId, Pool
 from muster.wire.messages import Release
+
+Chooser = Callable[[Planner, ModelShape, Pool, Situation, PlanOptions, float], Change]
+"""Planner, model, pool, situation, options and seconds until the horizon -> the change it would make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +38,13 @@ class PlacingOptions:
     retry_s: float = 1.0
     """Between attempts to place on a pool that did not suffice."""
     rebalance_s: float = 30.0
-    """Between looks for something better while everything runs."""
-    rebalance_gain: float = 0.25
-    """A better plan must shorten the slowest stage by this share."""
+    """Between looks for something better while everything runs; longer after each switch."""
+    longest_rebalance_s: float = 3600.0
+    """But not longer than this."""
+    horizon_s: float = 600.0
+    """A better plan must have paid for its disturbance by then."""
+    planning: PlanOptions = field(default_factory=PlanOptions)
+    """How changes are weighed."""
     load_stall_s: float = 60.0
     """A load that gets no further for this long has failed."""
     longest_load_s: float = 7200.0
@@ -43,6 +56,7 @@ class Placing:
         self, members: Membership, served: Served, planner: Planner, options: PlacingOptions, epoch: int
     ) -> None:
         self.members, self.served, self.planner, self.options = members, served, planner, options
+        self._planning = replace(options.planning, workspace=served.workspace)
         self.epoch = epoch
         """The largest epoch ever given."""
         self.serving: Placement | None = None
@@ -57,7 +71,7 @@ class Placing:
         self._useful_since_s: float | None = None
         self._joined_s = 0.0
         self._next_attempt_s = 0.0
-        self._next_rebalance_s = 0.0
+        self._pauses = Pauses(options.rebalance_s, options.longest_rebalance_s)
         self._settling = True
         self._hasty = False
         """Whether the next placement need not wait until the newcomers say that they have their weights."""
@@ -152,20 +166,20 @@ class Placing:
         leaving = {node for node in self.serving.nodes if self.members.members[node].draining}
         if leaving:
             return self._move_away(now_s)
-        if self.pool_changed and now_s >= self._next_rebalance_s:
-            return self._rebalance(self.serving, now_s)
+        if self.pool_changed and self._pauses.is_over(now_s):
+            return self._rebalance(now_s)
         return []
 
     def _place(self, now_s: float) -> list[Command]:
         if now_s < self._next_attempt_s or not self._has_settled(now_s):
             return []
-        plan = self._plan(now_s, self.keep)
-        if plan is None:
+        change = self._weighed(mended, now_s)
+        if change is None:
             self._next_attempt_s = now_s + self.options.retry_s
             return []
         self._settling = False
         self.pool_changed = True  # a repair is quick, not always good: look again later
-        return self._start(plan, now_s)
+        return self._start(change.plan, now_s)
 
     def _has_settled(self, now_s: float) -> bool:
         if not self._settling:
@@ -187,36 +201,52 @@ class Placing:
         assert self.serving is not None
         if now_s < self._next_attempt_s:
             return []
-        plan = self._plan(now_s, self.serving.pipeline)
-        if plan is None:
+        change = self._weighed(mended, now_s)
+        if change is None:
             self._next_attempt_s = now_s + self.options.retry_s
             return []
         self.pool_changed = True
-        return self._start(plan, now_s)
+        return self._start(change.plan, now_s)
 
-    def _rebalance(self, serving: Placement, now_s: float) -> list[Command]:
-        self._next_rebalance_s = now_s + self.options.rebalance_s
+    def _rebalance(self, now_s: float) -> list[Command]:
+        self._pauses.looked(now_s)
         # Whoever rests now may be useful at the next look.
         self.pool_changed = any(self.members.is_resting(member.id, now_s) for member in self.members)
-        plan = self._plan(now_s, None)
-        if plan is None or plan.step_seconds > serving.step_seconds * (1 - self.options.rebalance_gain):
+        change = self._weighed(improved, now_s)
+        if change is None or not worth(change, self.options.horizon_s):
             return []
-        return self._start(plan, now_s)
+        self._pauses.changed(now_s)
+        return self._start(change.plan, now_s)
 
-    def _plan(self, now_s: float, keep: Pipeline | None) -> Plan | None:
+    def _weighed(self, choose: Chooser, now_s: float) -> Change | None:
+        """The plan that `choose` would go to, and what that costs and brings."""
         pool = self.members.pool(now_s)
         try:
-            return self.planner(self.served.shape, pool, keep)
+            return choose(
+                self.planner, self.served.shape, pool, self._situation(now_s), self._planning, self.options.horizon_s
+            )
         except PoolUnavailable as error:
             # Where nobody is left to try, what the last one failed at says more than "nobody is here".
             self.trouble = self.failure if self.failure and not pool.nodes else str(error)
             return None
 
+    def _situation(self, now_s: float) -> Situation:
+        """What serves, and what a change would disturb."""
+        serving = self.serving
+        if serving is None:
+            return Situation(None, holders=self.keep, fetch_bytes_per_s=self.members.fetch_bytes_per_s)
+        shape, pipeline = self.served.shape, serving.pipeline
+        here = self.members.pool(now_s, also=serving.nodes)
+        running = self.members.members[serving.nodes[0]].active_requests
+        cached_tokens = min(running * self._planning.context, pipeline.num_pages * pipeline.page_size)
+        speed = tokens_per_s(pipeline, shape, here, self._planning)
+        return Situation(pipeline, speed, cached_tokens=cached_tokens, fetch_bytes_per_s=self.members.fetch_bytes_per_s)
+
     def _start(self, plan: Plan, now_s: float) -> list[Command]:
         """Make `plan` the pending placement and tell everybody who has room for it beside what serves."""
         self.epoch += 1
         self.pending = placement = Placement.of(self.epoch, plan)
-        self._next_rebalance_s = now_s + self.options.rebalance_s
+        self._pauses.looked(now_s)
         for node in placement.nodes:
             needed = self.held_bytes(node) + placement.bytes_on(node, self.served)
             if self.held_bytes(node) and needed > self.members.cap(self.members.members[node], now_s):

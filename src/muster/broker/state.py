@@ -41,6 +41,7 @@ from muster.broker.join import (
 from muster.broker.membership import LeaseOptions, Member, Membership
 from muster.broker.placement import Placement, Served
 from muster.broker.placing import Placing, PlacingOptions
+from muster.broker.slowness import Slowness
 from muster.errors import LimitReached, LinkDown, MusterError, NotAllowed, ProtocolViolation, from_code
 from muster.plan.first import Planner, place
 from muster.spec.plan import Pipeline
@@ -102,6 +103,7 @@ class BrokerState:
         self.members = Membership(head, options.leases)
         self.placing = Placing(self.members, served, planner, options.placing, remembered.epoch)
         self.placing.keep = remembered.pipeline
+        self.slowness = Slowness(self.members, served.shape)
         self.known = set(remembered.known)
         self.banned = set(remembered.banned)
         self.secrets = list(remembered.secrets)
@@ -199,11 +201,8 @@ class BrokerState:
                 return self._heartbeat(member, message, now_s)
             case Measured():
                 return self._measured(member, message, now_s)
-            case PeerMeasured(peer=peer):
-                check_peer_measured(message)
-                if peer == self.head or peer in self.members.members:
-                    self.members.measured_link(member, peer, message.round_trip_s, message.bandwidth_bytes_per_s)
-                return []
+            case PeerMeasured():
+                return self._peer_measured(member, message)
             case LoadProgress(epoch=epoch, done_bytes=done, total_bytes=total):
                 check_progress(message)
                 placement = self.placing.of_epoch(epoch, member.id)
@@ -232,6 +231,7 @@ class BrokerState:
             member.hangs = False
             self.placing.usable(now_s)
         member.steps, member.computing_s = beat.steps, beat.computing_s
+        member.busy_s = beat.busy_s
         commands: list[Command] = [Send(member.connection, HeartbeatSeen())]
         if beat.epoch and self.placing.of_epoch(beat.epoch, member.id) is None:
             commands.append(Send(member.connection, Release(epoch=beat.epoch)))
@@ -252,6 +252,15 @@ class BrokerState:
             commands += self.placing.lost([member.id], now_s)
         self.placing.usable(now_s)
         return commands
+
+    def _peer_measured(self, member: Member, measured: PeerMeasured) -> list[Command]:
+        check_peer_measured(measured)
+        if measured.peer == self.head or measured.peer in self.members.members:
+            news = self.members.measured_link(
+                member, measured.peer, measured.round_trip_s, measured.bandwidth_bytes_per_s
+            )
+            self.placing.pool_changed = self.placing.pool_changed or news
+        return []
 
     def _load_failed(self, member: Member, failed: LoadFailed, now_s: float) -> list[Command]:
         placement = self.placing.of_epoch(failed.epoch, member.id)
@@ -331,6 +340,8 @@ class BrokerState:
         expired = self.members.expired(now_s)
         commands = self._gone(expired, now_s)
         commands += [Close(member.connection, "the lease ran out") for member in expired]
+        if self.slowness.look(self.placing.serving, now_s):
+            self.placing.pool_changed = True
         for placement, node in self.placing.stalled(now_s):
             self.members.failed(node, now_s)
             commands += self._end(placement, now_s)

@@ -30,7 +30,6 @@ from muster.cli.plan_options import (
     Sequences,
     Stages,
     Wanted,
-    check_belongs,
     check_objective,
     serve_workload,
     train_workload,
@@ -71,10 +70,7 @@ def plan(
     serve = serve_workload(prompt_tokens, output_tokens, rate, deadline)
     wanted = check_objective(objective, serve, budget)
     said = {"sequences": sequences, "length": length, "microbatch": microbatch, "optimizer": optimizer}
-    said |= {"schedule": schedule, "recompute": recompute}
-    counts = {"replicas": replicas, "stages": stages}
-    check_belongs(wanted, **said, **counts, rate=rate, deadline=deadline, budget=budget, pin=pin)
-    train = train_workload(**said)
+    train = train_workload(**said, schedule=schedule, recompute=recompute)
     check_outputs(picture, lock, save_pool)
     from muster.cli.plan_work import Files, carry_out
     from muster.cli.question import Question, read_pins

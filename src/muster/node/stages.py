@@ -43,6 +43,7 @@ class Stages:
         self._ending: list[Runtime] = []
         """Dropped in the middle of a step that is not over yet."""
         self._past_steps = 0
+        self._past_busy_s = 0.0
 
     def vitals(self, free_memory_bytes: int) -> Vitals:
         """What the next heartbeat says."""
@@ -53,6 +54,7 @@ class Stages:
             active_requests=sum(runtime.active_requests for runtime in runtimes),
             steps=self._past_steps + sum(runtime.steps for runtime in runtimes),
             computing_s=max((runtime.computing_s for runtime in at_work), default=0.0),
+            busy_s=self._past_busy_s + sum(runtime.busy_s + runtime.computing_s for runtime in at_work),
         )
 
     def expect(self, assign: Assign) -> None:
@@ -90,6 +92,7 @@ class Stages:
         self._ending.append(held.runtime)
         await held.runtime.ended()
         self._ending.remove(held.runtime)
+        self._past_busy_s += held.runtime.busy_s
 
     async def close(self) -> None:
         """Drop everything, and wait a moment for steps under way."""

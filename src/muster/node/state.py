@@ -68,6 +68,7 @@ class Vitals:
     active_requests: int = 0
     steps: int = 0
     computing_s: float = 0.0
+    busy_s: float = 0.0
 
 
 MOST_STAGES = 4
@@ -189,6 +190,7 @@ class NodeState:
             active_requests=vitals.active_requests,
             steps=vitals.steps,
             computing_s=vitals.computing_s,
+            busy_s=vitals.busy_s,
         )
         return [Say(beat)]
 

@@ -45,7 +45,7 @@ def place(shape: ModelShape, pool: Pool, keep: Pipeline | None = None, options: 
         kept = repair(shape, pool, keep, options)
         if kept is not None:
             stages, pages = kept
-            return _plan(shape, pool, stages, pages, options, "The remaining machines keep their layers")
+            return as_plan(shape, pool, stages, pages, options, "The remaining machines keep their layers")
     alone = _alone(shape, pool, options)
     if alone is not None:
         return alone
@@ -66,7 +66,7 @@ def _alone(shape: ModelShape, pool: Pool, options: PlanOptions) -> Plan | None:
     tables = Tables(shape, [best], pool, options)
     pages = most_pages(tables, (0,), inf, options.min_pages(shape), options.max_pages(shape))
     stages = (Stage(best.id, *whole),)
-    return _plan(shape, pool, stages, pages, options, "The fastest machine that holds the whole model")
+    return as_plan(shape, pool, stages, pages, options, "The fastest machine that holds the whole model")
 
 
 def _need(shape: ModelShape, first: int, last: int, tokens: int, options: PlanOptions) -> int:
@@ -115,7 +115,7 @@ def _finish(tables: Tables, order: Order, bound_s: float, why: str) -> Plan:
     pages = most_pages(some, positions, bound_s, options.min_pages(shape), options.max_pages(shape))
     stages = least_slowest(some, positions, bound_s, pages, 0, shape.num_layers)
     assert stages is not None, "an order that the search found covers all layers"
-    return _plan(shape, tables.pool, stages, pages, options, why)
+    return as_plan(shape, tables.pool, stages, pages, options, why)
 
 
 def _long_ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: PlanOptions) -> Plan:
@@ -134,7 +134,8 @@ def _long_ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: Pl
     raise words.does_not_fit(shape, pool.nodes, covered, options)
 
 
-def _plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, options: PlanOptions, why: str) -> Plan:
+def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, options: PlanOptions, why: str) -> Plan:
+    """These stages as a plan of one ring, with steps in flight and the reason in words."""
     devices = {node.id: node.device for node in pool.nodes}
     hops = list(zip(stages, (*stages[1:], stages[0]), strict=True)) if len(stages) > 1 else []
     links = [pool.link(source.node, target.node) for source, target in hops]

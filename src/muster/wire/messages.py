@@ -100,6 +100,8 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
     """Computed since the node started. A heartbeat says that the node lives; this, that it works."""
     computing_s: float = 0.0
     """How long the step at hand has been computing; 0 between steps."""
+    busy_s: float = 0.0
+    """Spent computing since the node started, the step at hand included."""
 
 
 class HeartbeatSeen(Message, frozen=True, tag="heartbeat_seen"):
