@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from muster.cost.named_shapes import named_shape
-from muster.sim.timeline import Span, SpanKind, link_lane
+from muster.sim.timeline import Span, SpanKind, link_lane, stage_lane
 from muster.spec.fleets import shipped_fleet
 from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
-from muster.spec.pool import Device, Node, Pool
+from muster.spec.pool import Device, LinkSpeed, Node, Pool
 
 GPU = Device("cuda", "NVIDIA RTX 4090", 24 << 30)
 Parts = tuple[Plan, Pool, ModelShape, ServeForecast | TrainForecast | None, tuple[Span, ...]]
@@ -78,6 +78,14 @@ def at_home(names: tuple[str, ...] = ("ada", "bob"), regions: tuple[str, ...] = 
     ends = [shape.num_layers * i // len(nodes) for i in range(len(nodes) + 1)]
     stages = tuple(Stage(node.id, *cut) for node, cut in zip(nodes, pairwise(ends), strict=True))
     return served(Plan(shape.name, (Pipeline(stages, 100, 16, len(nodes)),)), Pool(nodes, name="home"), shape)
+
+
+def measured() -> Drawn:
+    """Ten machines in three regions, one without a name, and no link like another."""
+    home = at_home(tuple(f"node-{i}" for i in range(10)), ("", "", "", "ams", "ams", "ams", "ams", "ams", "ber", "ber"))
+    pairs = [(a.id, b.id) for a in home.pool.nodes for b in home.pool.nodes if a != b]
+    speeds = {pair: LinkSpeed(0.0111 * (1 + i), 1.11e6 * (1 + 7 * i % 90)) for i, pair in enumerate(pairs)}
+    return served(home.plan, Pool(home.pool.nodes, speeds, name="live"), home.shape)
 
 
 def thousand() -> Drawn:
@@ -150,6 +158,7 @@ def links(plan: Plan) -> tuple[LinkForecast, ...]:
 
 def ring_spans(plan: Plan, pool: Pool, rounds: int = 12) -> tuple[Span, ...]:
     names = {node.id: node.name for node in pool.nodes}
+    counts = {node.id: node.device_count for node in pool.nodes}
     spans: list[Span] = []
     for pipeline in plan.pipelines:
         free = [0.0] * len(pipeline.stages)
@@ -162,7 +171,8 @@ def ring_spans(plan: Plan, pool: Pool, rounds: int = 12) -> tuple[Span, ...]:
                 free[index] = end = start + (0.25 if kind == "prefill" else 0.1)
                 following = pipeline.stages[(index + 1) % len(pipeline.stages)].node
                 lane = link_lane(names[stage.node], names[following])
-                spans.append(Span(names[stage.node], start, end, kind, f"microbatch {number}"))
+                here = stage_lane(names[stage.node], stage.devices, counts[stage.node])
+                spans.append(Span(here, start, end, kind, f"microbatch {number}"))
                 spans.append(Span(lane, end, end + 0.06, "send", f"microbatch {number}"))
                 ready[number] = end + 0.06
     return tuple(spans)

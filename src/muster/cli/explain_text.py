@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from muster.cli.figures import dollars, gain, number, seconds, share
+from muster.cli.plan_options import Objective
 from muster.cli.plan_record import OneMore, used_machines
-from muster.cli.question import Answer, Objective, Question
+from muster.cli.question import Answer, Question
 from muster.cli.show import out, plain, show_facts, show_table
 from muster.cost.profit import Basis, Sale, bases, break_even_tokens_per_s, sales
 from muster.spec.forecast import ServeForecast
@@ -57,29 +58,33 @@ def score(objective: Objective, value: float) -> str:
 
 def show_break_even(used: Pool, tokens_per_s: float) -> None:
     """The profit line: tokens per second at which sales pay for the machines (DeServe, section 3)."""
-    ways, by_price = bases(used), _by_price(sales(used))
+    ways, found = bases(used), sales(used)
     if not ways:
         return
     _section("Tokens per second that pay for the machines, by what a million tokens sells for")
-    columns = [f"at {dollars(price)}" for price in by_price]
-    rows = [[way.name, dollars(way.per_hour), *_least(way, by_price, tokens_per_s)] for way in ways]
+    prices = list(dict.fromkeys(sale.per_million for sale in found))
+    columns = [f"at {dollars(price)}" for price in prices]
+    rows = [[way.name, dollars(way.per_hour), *_least(way, prices, tokens_per_s)] for way in ways]
     show_table("", ["cost by", "$ per hour", *columns], rows, right=["$ per hour", *columns])
-    sold = "; ".join(f"{dollars(price)}: {', '.join(map(_dated, found))}" for price, found in by_price.items())
-    dated = ", ".join(_dated(way) for way in ways if way.as_of)
-    out.print(plain(f"✓ is paid for by {number(tokens_per_s)} tokens per second. {sold}. {dated}."), style="dim")
+    pays = any(cell.endswith("✓") for row in rows for cell in row)
+    verdict = "pay for what is marked ✓" if pays else "pay for none of these"
+    sold = "; ".join(f"{dollars(price)}: {_sellers(found, price)}" for price in prices)
+    out.print(
+        plain(f"{number(tokens_per_s)} tokens per second {verdict}. {sold}. {_dates([*ways, *found])}"), style="dim"
+    )
 
 
-def _by_price(found: Sequence[Sale]) -> dict[float, list[Sale]]:
-    prices: dict[float, list[Sale]] = {}
-    for sale in found:
-        prices.setdefault(sale.per_million, []).append(sale)
-    return prices
-
-
-def _least(way: Basis, prices: dict[float, list[Sale]], tokens_per_s: float) -> list[str]:
+def _least(way: Basis, prices: Sequence[float], tokens_per_s: float) -> list[str]:
     least = [break_even_tokens_per_s(way.per_hour, price) for price in prices]
     return [f"{number(speed)} {'✓' if tokens_per_s >= speed else ' '}" for speed in least]
 
 
-def _dated(one: Basis | Sale) -> str:
-    return f"{one.name} of {one.as_of}" if one.as_of else one.name
+def _sellers(found: Sequence[Sale], price: float) -> str:
+    return ", ".join(sale.name for sale in found if sale.per_million == price)
+
+
+def _dates(priced: Sequence[Basis | Sale]) -> str:
+    """`Prices as of 2025-01: gcp-8xl4, …; 2026-11-09: spot, ….`"""
+    dates = sorted({one.as_of for one in priced if one.as_of})
+    parts = [f"{date}: {', '.join(one.name for one in priced if one.as_of == date)}" for date in dates]
+    return f"Prices as of {'; '.join(parts)}." if parts else ""

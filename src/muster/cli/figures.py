@@ -1,9 +1,11 @@
 """Figures as people read them in a table: seconds, dollars, shares, counts. Knows nothing of what they are about."""
 
+from math import isfinite
+
 
 def seconds(value: float) -> str:
     """`3.2 ms`, `0.41 s`, `12 min 5 s`, `3 h 20 min`."""
-    if value != value or value == float("inf"):
+    if not isfinite(value):
         return "for ever"
     if value < 0.0995:
         return f"{value * 1000:.3g} ms"

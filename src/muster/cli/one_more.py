@@ -1,8 +1,8 @@
 """What one machine more of a kind would add: plan again for the pool that has it. Knows no terminal."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
+from muster.cli.patience import Patience
 from muster.cli.plan_record import OneMore
 from muster.cli.plan_stages import device
 from muster.cli.question import Answer, Question, answer
@@ -11,33 +11,45 @@ from muster.spec.pool import Node
 
 MOST_KINDS = 6
 """The most frequent ones are tried; each is a search of its own."""
+EFFORT = 200
+"""Layouts that each of these searches looks at."""
 
 
-def one_more(question: Question, now: Answer, out_of_time: Callable[[], bool]) -> list[OneMore]:
+def one_more(question: Question, now: Answer, patience: Patience) -> list[OneMore]:
     """The most helpful first. Pins and budget hold for the larger pool too; a search cut short ends the list.
 
     Nothing for DT-FM's objective: it uses every machine once, and one more seldom makes whole rows.
     """
-    if question.objective == "dtfm":
+    if question.objective == "dtfm" or patience():
         return []
+    brief = replace(question, effort=EFFORT)
+    # Where the search had more time than these have, the plan that they are laid beside gets as little.
+    before = answer(brief, patience).score if now.evaluations > EFFORT else now.score
     found: list[OneMore] = []
     for like in kinds(question.pool)[:MOST_KINDS]:
-        if out_of_time():
+        if patience():
             break
-        found.append(_with(question, like, out_of_time))
-    fewest_first = question.objective in ("latency", "train")
-    return sorted(found, key=lambda one: one.score if fewest_first else -one.score)
+        patience.say(f"planning with one more like {like.name}")
+        found.append(_with(brief, like, before or 0.0, now.score or 0.0, patience))
+    return sorted(found, key=lambda one: one.score if _less_is_better(question) else -one.score)
 
 
-def _with(question: Question, like: Node, out_of_time: Callable[[], bool]) -> OneMore:
+def _less_is_better(question: Question) -> bool:
+    return question.objective in ("latency", "train")
+
+
+def _with(question: Question, like: Node, before: float, now: float, patience: Patience) -> OneMore:
     pool = with_one_more(question.pool, like)
-    made = answer(replace(question, pool=pool), out_of_time)
+    made = answer(replace(question, pool=pool), patience)
     used = {node for pipeline in made.plan.pipelines for node in pipeline.nodes()}
+    # The larger pool can always do what the smaller does, so a search that found less has found nothing.
+    best = min if _less_is_better(question) else max
+    change = best(1.0, (made.score or 0.0) / before) if before else 1.0
     return OneMore(
         device=device(like),
         devices=like.device_count,
         region=like.region,
         like=like.name,
-        score=made.score or 0.0,
-        plan_uses_it=pool.nodes[-1].id in used,
+        score=now * change,
+        plan_uses_it=change != 1.0 and pool.nodes[-1].id in used,
     )

@@ -13,21 +13,34 @@ from types import FrameType
 from muster.cli.show import err, progress
 
 
-@contextmanager
-def patiently(task: str, as_json: bool) -> Iterator[Callable[[], bool]]:
-    """Hands out `out_of_time`, which is True from the first Ctrl-C on; a second one ends the program."""
-    pressed = threading.Event()
+class Patience:
+    """True when called, from the first Ctrl-C on: what planners take as `out_of_time`."""
 
-    def press(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        """Tells the watcher what is being done now."""
+        self._pressed = threading.Event()
+
+    def __call__(self) -> bool:
+        return self._pressed.is_set()
+
+    def press(self, number: int, frame: FrameType | None) -> None:
+        """As a signal handler; the second Ctrl-C ends the program."""
+        if self._pressed.is_set():
             raise KeyboardInterrupt
-        pressed.set()
+        self._pressed.set()
         if sys.stderr.isatty():
             err.print("[dim]ending with the best so far; Ctrl-C once more gives up[/dim]")
 
-    with _on_interrupt(press), progress(as_json) as bars:
-        bars.add_task(task, total=None)
-        yield pressed.is_set
+
+@contextmanager
+def patiently(task: str, as_json: bool) -> Iterator[Patience]:
+    """A bar that begins with `task`; Ctrl-C goes to the `Patience` that is handed out."""
+    with progress(as_json) as bars:
+        bar = bars.add_task(task, total=None)
+        patience = Patience(lambda words: bars.update(bar, description=words))
+        with _on_interrupt(patience.press):
+            yield patience
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from muster.cli.plan_options import (
     Sequences,
     Stages,
     Wanted,
+    check_belongs,
     check_objective,
     serve_workload,
     train_workload,
@@ -70,7 +71,10 @@ def plan(
     serve = serve_workload(prompt_tokens, output_tokens, rate, deadline)
     wanted = check_objective(objective, serve, budget)
     said = {"sequences": sequences, "length": length, "microbatch": microbatch, "optimizer": optimizer}
-    train = train_workload(**said, schedule=schedule, recompute=recompute)
+    said |= {"schedule": schedule, "recompute": recompute}
+    counts = {"replicas": replicas, "stages": stages}
+    check_belongs(wanted, **said, **counts, rate=rate, deadline=deadline, budget=budget, pin=pin)
+    train = train_workload(**said)
     check_outputs(picture, lock, save_pool)
     from muster.cli.plan_work import Files, carry_out
     from muster.cli.question import Question, read_pins

@@ -66,10 +66,11 @@ Recompute = Annotated[
     bool, Option("--recompute", help="Compute activations again on the way back.", rich_help_panel=_TRAINING)
 ]
 Replicas = Annotated[
-    int | None, Option(min=1, help="Pipelines side by side.", show_default="the best", rich_help_panel=_TRAINING)
+    int | None,
+    Option(min=1, help="Pipelines side by side (dtfm only).", show_default="the best", rich_help_panel=_TRAINING),
 ]
 Stages = Annotated[
-    int | None, Option(min=1, help="Of each pipeline.", show_default="the best", rich_help_panel=_TRAINING)
+    int | None, Option(min=1, help="Of each pipeline (dtfm only).", show_default="the best", rich_help_panel=_TRAINING)
 ]
 
 Picture = Annotated[
@@ -79,6 +80,11 @@ Lock = Annotated[
     Path | None, Option(help="Keep the plan in this file; one that is there is kept to.", rich_help_panel=_FILES)
 ]
 SavePool = Annotated[Path | None, Option(help="Write the pool down as a pool file.", rich_help_panel=_FILES)]
+
+
+_SERVES = ("rate", "deadline", "budget", "pin")
+_TRAINS = ("sequences", "length", "microbatch", "optimizer", "schedule", "recompute")
+_DTFM = ("replicas", "stages")
 
 
 def serve_workload(prompt_tokens: int, output_tokens: int, rate: float | None, deadline: float | None) -> ServeWorkload:
@@ -94,6 +100,18 @@ def train_workload(**said: Any) -> TrainWorkload | None:
     """None where nothing was said, so that a planner takes what it thinks of as usual."""
     given = {key: value for key, value in said.items() if value not in (None, False)}
     return TrainWorkload(**given) if given else None
+
+
+def check_belongs(objective: Objective, **said: object) -> None:
+    """Raises `InvalidRequest` on an option that this objective does not look at: silence would look like consent."""
+    trains = objective in ("train", "dtfm")
+    strange = [*(_SERVES if trains else _TRAINS), *(() if objective == "dtfm" else _DTFM)]
+    for option in strange:
+        if said.get(option.replace("-", "_")):
+            raise InvalidRequest(
+                f"--{option} says nothing to the objective {objective}; leave it out, or choose another objective.",
+                option,
+            )
 
 
 def check_objective(wanted: Objective | None, serve: ServeWorkload, budget: float | None) -> Objective:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from muster.cli.figures import layers, share
-from muster.cli.options import format_bytes
+from muster.plan.words import bytes_in_words
 from muster.spec.devices import find_device
 from muster.spec.forecast import StageForecast
 from muster.spec.plan import Pipeline, Plan
@@ -45,9 +45,10 @@ def device(node: Node, count: int = 1) -> str:
 
 
 def _foreseen(stage: StageForecast) -> list[str]:
-    used, cap = format_bytes(stage.used_bytes).partition(" "), format_bytes(stage.cap_bytes).partition(" ")
-    memory = f"{used[0] if used[2] == cap[2] else ''.join(used)} of {''.join(cap)}"
-    return [memory, format_bytes(max(0, stage.headroom_bytes)), share(stage.share)]
+    used, cap = bytes_in_words(stage.used_bytes), bytes_in_words(stage.cap_bytes)
+    number, _, unit = used.partition(" ")
+    memory = f"{number if cap.endswith(unit) else used} of {cap}"
+    return [memory, bytes_in_words(max(0, stage.headroom_bytes)), share(stage.share)]
 
 
 def _by_pipeline(nodes: Mapping[str, Node], plan: Plan, of: Mapping[tuple[int, int], StageForecast]) -> Rows:
@@ -60,7 +61,7 @@ def _by_pipeline(nodes: Mapping[str, Node], plan: Plan, of: Mapping[tuple[int, i
     rows = []
     for (route, counts), members in alike.items():
         stages = [stage for (pipeline, _), stage in of.items() if pipeline in members]
-        free = format_bytes(max(0, min(stage.headroom_bytes for stage in stages)))
+        free = bytes_in_words(max(0, min(stage.headroom_bytes for stage in stages)))
         busiest = share(max(stage.share for stage in stages))
         rows.append([_spans(members), str(len(plan.pipelines[members[0]].stages)), route, counts, free, busiest])
     return columns, rows

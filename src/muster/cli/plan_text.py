@@ -1,13 +1,14 @@
 """An answer as text for a person: stages, forecast, bottleneck. Knows no search."""
 
 from collections.abc import Iterator, Sequence
+from math import isfinite
 
 from muster.cli.figures import dollars, number, seconds, several, share
-from muster.cli.options import format_bytes
 from muster.cli.plan_record import cost_record, used_machines
 from muster.cli.plan_stages import RIGHT, stage_rows
 from muster.cli.question import Answer, Question
 from muster.cli.show import out, plain, show_facts, show_table
+from muster.plan.words import bytes_in_words
 from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.plan import Pipeline
 from muster.spec.pool import Pool
@@ -43,7 +44,7 @@ def headline(question: Question) -> str:
     devices = sum(node.device_count for node in pool.nodes)
     counted = several(len(pool.nodes), "machine")
     counted += f", {several(devices, 'device')}" if devices != len(pool.nodes) else ""
-    size = format_bytes(shape.weight_bytes(0, shape.num_layers))
+    size = bytes_in_words(shape.weight_bytes(0, shape.num_layers))
     return f"{shape.name}, {shape.num_layers} layers, {size} in {shape.dtype}, on {pool.name or 'a pool'}: {counted}"
 
 
@@ -59,7 +60,7 @@ def facts(question: Question, answer: Answer) -> Iterator[tuple[str, str]]:
     forecast = answer.forecast
     if isinstance(forecast, ServeForecast):
         yield from _serving(question.serve, forecast)
-        yield "in flight", _in_flight(answer.plan.pipelines)
+        yield from _in_flight(answer.plan.pipelines)
     elif isinstance(forecast, TrainForecast):
         yield "step", _step(forecast)
         yield "tokens", f"{number(forecast.tokens_per_s)} a second"
@@ -78,31 +79,29 @@ def facts(question: Question, answer: Answer) -> Iterator[tuple[str, str]]:
 def _serving(workload: ServeWorkload, forecast: ServeForecast) -> Iterator[tuple[str, str]]:
     more = f", of {number(forecast.capacity_tokens_per_s)} that it could" if workload.requests_per_s else ""
     yield "tokens", f"{number(forecast.tokens_per_s)} a second{more}"
-    yield "first token", f"after {seconds(forecast.time_to_first_token_s)}"
+    keeps_up = isfinite(forecast.request_s)
+    yield "first token", f"after {seconds(forecast.time_to_first_token_s)}" if keeps_up else "later and later"
     yield "next tokens", f"one every {seconds(forecast.seconds_per_token)} of each request"
-    yield "a request", seconds(forecast.request_s)
+    yield "a request", seconds(forecast.request_s) if keeps_up else "longer and longer: the queue never ends"
     if forecast.attainment is not None and workload.deadline_s:
         yield "deadline", f"{share(forecast.attainment)} of requests within {seconds(workload.deadline_s)}"
 
 
-def _in_flight(pipelines: Sequence[Pipeline]) -> str:
-    """`12 microbatches of 75 sequences, cache for 40,960 tokens`, for each pipeline that differs."""
-    said = []
-    for pipeline in pipelines:
-        batch = f" of {several(pipeline.batch, 'sequence')}" if pipeline.batch else ""
-        swap = f", {pipeline.swap_pages * pipeline.page_size:,} of them swapped" if pipeline.swap_pages else ""
-        cache = f"cache for {pipeline.num_pages * pipeline.page_size:,} tokens{swap}"
-        said.append(f"{several(pipeline.num_microbatches, 'microbatch', 'microbatches')}{batch}, {cache}")
-    return _alike(said)
+def _in_flight(pipelines: Sequence[Pipeline]) -> Iterator[tuple[str, str]]:
+    microbatches = sum(pipeline.num_microbatches for pipeline in pipelines)
+    batch = _span([pipeline.batch for pipeline in pipelines if pipeline.batch], "sequence")
+    of = f" of {batch}" if batch else ""
+    yield "in flight", f"{several(microbatches, 'microbatch', 'microbatches')}{of}"
+    tokens = sum(pipeline.num_pages * pipeline.page_size for pipeline in pipelines)
+    swapped = sum(pipeline.swap_pages * pipeline.page_size for pipeline in pipelines)
+    swap = f", {swapped:,} of them to swap host memory through" if swapped else ""
+    yield "cache", f"room for {tokens:,} tokens on the devices{swap}"
 
 
-def _alike(said: Sequence[str]) -> str:
-    """Once, if all pipelines say the same; the first few, if they do not."""
-    different = list(dict.fromkeys(said))
-    if len(different) == 1:
-        return different[0] + (", in each pipeline" if len(said) > 1 else "")
-    numbered = [f"{index}: {text}" for index, text in enumerate(said[:3], start=1)]
-    return "; ".join(numbered) + (f"; and {len(said) - 3} more pipelines" if len(said) > 3 else "")
+def _span(values: Sequence[int], noun: str) -> str:
+    if not values or min(values) == max(values):
+        return several(values[0], noun) if values else ""
+    return f"{min(values)} to {max(values)} {noun}s"
 
 
 def _step(forecast: TrainForecast) -> str:
@@ -125,8 +124,8 @@ def _money(used: Pool, forecast: ServeForecast | TrainForecast) -> Iterator[tupl
 
 
 def _search(answer: Answer) -> str:
-    looked = f"{several(answer.evaluations, 'layout')} in " if answer.evaluations else ""
+    looked = f"{several(answer.evaluations, 'layout')} looked at; " if answer.evaluations else ""
     if answer.gap is None:
-        return f"{looked}{seconds(answer.seconds)}; by how much a plan could be better is not known"
+        return f"{looked}by how much a plan could be better is not known"
     best = "no plan is better" if answer.gap <= 1e-9 else f"no plan is more than {share(answer.gap)} better"
-    return f"{looked}{seconds(answer.seconds)}; {best}"
+    return looked + best

@@ -12,6 +12,7 @@ from muster.cli.plan_record import plan_file, record
 from muster.cli.plan_text import show_answer
 from muster.cli.question import Answer, Question, answer, forecast_again
 from muster.cli.show import err, plain, show_json
+from muster.draw.picture import save_picture
 from muster.errors import InvalidRequest
 from muster.plan.serve.options import Pin
 from muster.spec.plan_file import PlanFile, parse_plan_file, to_record, what_changed, why_useless
@@ -31,13 +32,15 @@ class Files:
 def carry_out(question: Question, files: Files, explain: bool, as_json: bool) -> None:
     if files.save_pool is not None:
         write_text(files.save_pool, files.pool_text)
-    with patiently("planning", as_json) as out_of_time:
-        made = keep_to(files.lock, question) or answer(question, out_of_time)
+    with patiently("planning", as_json) as patience:
+        made = keep_to(files.lock, question) or answer(question, patience)
         if made.dtfm is not None:
             question = replace(question, train=made.dtfm.workload)
-        more = one_more(question, made, out_of_time) if explain else None
+        more = one_more(question, made, patience) if explain else None
     if files.lock is not None and not files.lock.exists():
         write_text(files.lock, dumps(plan_file(question, made.plan)))
+    if files.picture is not None:
+        save_picture(files.picture, made.plan, question.pool, question.shape, made.forecast)
     if as_json:
         show_json(record(question, made, more))
         return

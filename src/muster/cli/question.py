@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Literal, cast, get_args
+from typing import cast
 
-from muster.errors import InvalidRequest
+from muster.cli.plan_options import Objective
+from muster.errors import ContextTooLong, InvalidRequest, Unsupported
 from muster.plan.serve.options import Objective as ServeObjective
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
@@ -15,11 +16,10 @@ from muster.sim.steady import serve_forecast, train_forecast
 from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
-from muster.spec.pool import Pool
+from muster.spec.pool import NodeId, Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
+from muster.spec.written import suggest
 
-Objective = Literal["throughput", "cost", "slo", "latency", "train", "dtfm"]
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 _PIN = re.compile(r"(.+)=(\d+)(?:\s*[-–]\s*(\d+))?")
 
 
@@ -37,6 +37,8 @@ class Question:
     """Of training; None leaves the count to the planner, likewise `stages`."""
     stages: int | None = None
     seed: int = 0
+    effort: int | None = None
+    """Most layouts that a search for serving looks at; None is the planner's own budget."""
 
     @property
     def workload(self) -> ServeWorkload | TrainWorkload:
@@ -72,8 +74,25 @@ class Answer:
 def answer(question: Question, out_of_time: Callable[[], bool] = lambda: False) -> Answer:
     """Raises what the planners raise: `DoesNotFit`, `InvalidRequest`, `PoolUnavailable`."""
     started = perf_counter()
+    if isinstance(question.workload, ServeWorkload):
+        check_serves(question.shape, question.workload)
     made = _dtfm(question, out_of_time) if question.objective == "dtfm" else _serve(question, out_of_time)
     return replace(made, seconds=perf_counter() - started)
+
+
+def check_serves(shape: ModelShape, workload: ServeWorkload) -> None:
+    """Raises `InvalidRequest` on a model that generates nothing, and on requests beyond its context."""
+    if not any(shape.kv_bytes_per_token):
+        raise Unsupported(
+            f"{shape.name} reads text and writes none; plan its training with --objective train.", "model"
+        )
+    tokens = workload.prompt_tokens + workload.output_tokens
+    if tokens > shape.max_context:
+        raise ContextTooLong(
+            f"{workload.prompt_tokens} prompt and {workload.output_tokens} output tokens are more than the "
+            f"{shape.max_context} that {shape.name} takes; ask for less.",
+            "prompt_tokens",
+        )
 
 
 def forecast_again(question: Question, plan: Plan) -> Answer:
@@ -93,6 +112,8 @@ def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
         budget_per_hour=question.budget_per_hour,
         pins=question.pins,
     )
+    if question.effort is not None:
+        options = replace(options, evaluations=question.effort)
     found = plan_serving(
         question.shape, question.pool, question.serve, options, seed=question.seed, out_of_time=out_of_time
     )
@@ -156,7 +177,7 @@ def _read_pin(word: str, pool: Pool, shape: ModelShape) -> Pin:
     if not match:
         raise InvalidRequest(f"--pin {word} cannot be read; write it like ada=0-19, layers counted from 0.", "pin")
     name, first, last = match[1], int(match[2]), int(match[3] or match[2])
-    node = _node(name, pool)
+    node = find_node(name, pool, "--pin")
     if first > last:
         raise InvalidRequest(f"--pin {word} begins behind its end; write it like {name}={last}-{first}.", "pin")
     if last >= shape.num_layers:
@@ -165,18 +186,16 @@ def _read_pin(word: str, pool: Pool, shape: ModelShape) -> Pin:
     return Pin(node, first, last + 1)
 
 
-def _node(name: str, pool: Pool) -> str:
-    """A machine by its name or by the beginning of its id."""
-    from muster.spec.written import suggest
-
+def find_node(name: str, pool: Pool, option: str) -> NodeId:
+    """A machine by its name or by the beginning of its id. Raises `InvalidRequest` that names the option."""
     found = [node.id for node in pool.nodes if node.name == name]
     found = found or [node.id for node in pool.nodes if node.id.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise InvalidRequest(f"--pin {name} could be any of {len(found)} machines; give its whole id.", "pin")
+        raise InvalidRequest(f"{option} {name} could be any of {len(found)} machines; give its whole id.", option[2:])
     known = suggest(name, [node.name for node in pool.nodes][:50])
-    raise InvalidRequest(f"--pin names {name!r}, which is no machine of the pool; {known}", "pin")
+    raise InvalidRequest(f"{option} names {name!r}, which is no machine of the pool; {known}", option[2:])
 
 
 def _name(pool: Pool, node_id: str) -> str:

@@ -19,7 +19,7 @@ from muster.draw.palette import (
     WEIGHTS,
 )
 from muster.draw.sheet import Box, Mark, Sheet, Text, fit, text_width
-from muster.draw.words import count, gib, layers, numbers, percent
+from muster.draw.words import between, count, gib, layers, numbers, percent
 
 PAD = 5.0
 NAME_HEIGHT = 13.0
@@ -124,13 +124,12 @@ def summary(machines: Sequence[Machine], width: float) -> Sheet:
     """Many machines at work, as figures."""
     work = [held for machine in machines for held in machine.work]
     fills = sorted(held.fill for held in work)
-    pipelines = sorted({held.pipeline + 1 for held in work})
     first, last = min(held.stage.first for held in work), max(held.stage.last for held in work)
     lines = [
-        f"{count(len(machines), 'machine')} at work, {count(len(work), 'stage')}",
-        f"pipelines {numbers(pipelines)}" if len(pipelines) < 8 else f"stages of {len(pipelines)} pipelines",
-        f"of {layers(first, last)}",
-        f"memory {percent(fills[0])}–{percent(fills[-1])} full, median {percent(median(fills))}",
+        f"{count(len(machines), 'machine')} at work",
+        f"{count(len(work), 'stage')} of {count(len({held.pipeline for held in work}), 'pipeline')}",
+        f"within {layers(first, last)}",
+        f"memory {between(fills[0], fills[-1])} full, median {percent(median(fills))}",
     ]
     sheet = Sheet(width, 11.0 * len(lines) + 6)
     sheet.put(Box(0, 0, width, sheet.height, CARD, CARD_EDGE, 3))

@@ -21,6 +21,7 @@ Vertical = tuple[float, float, float]
 """A piece of a wire that goes up or down: its x, and the y of both ends."""
 
 LABEL_SIZE = 6.0
+LABEL_STEP = 7.8
 LANE = 4.5
 LABELLED_LANE = 10.5
 STUB = 5.0
@@ -31,7 +32,7 @@ class Wire:
     source: Key
     target: Key
     label: tuple[str, ...] = ()
-    """Parts: on one line beside a lane, above and below a straight wire."""
+    """Parts: on one line above a lane, on lines of their own about a straight wire."""
 
     @property
     def line(self) -> str:
@@ -67,7 +68,7 @@ class _Segment:
     gutter: int
     x0: float = 0.0
     x1: float = 0.0
-    labelled: bool = False
+    label_lines: int = 0
     lane: int = 0
 
 
@@ -85,6 +86,10 @@ class _Plan:
     x: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """Where it leaves the source and reaches the target."""
     segments: list[_Segment] = field(default_factory=list)
+
+    @property
+    def is_upright(self) -> bool:
+        return self.trunk is None and self.x[0] == self.x[1]
 
 
 def snake(count: int, columns: int) -> list[Cell]:
@@ -140,7 +145,7 @@ class _Layout:
         for gutter in range(self.num_columns + 1):
             inner = 0 < gutter < self.num_columns
             room = max(self.gap if inner else 0.0, self._straight_room(gutter))
-            x += room + (lanes[gutter] * LANE + STUB if lanes[gutter] else 0.0)
+            x += room + (lanes[gutter] * LANE + 3 * STUB if lanes[gutter] else 0.0)
             self.right.append(x)
             if gutter < self.num_columns:
                 self.mid.append(x + widest[gutter] / 2)
@@ -228,26 +233,36 @@ class _Layout:
 
     def _trunk_x(self, plan: _Plan) -> float:
         assert plan.trunk is not None
-        return self.right[plan.trunk] - STUB / 2 - LANE * (plan.trunk_lane + 0.5)
+        return self.right[plan.trunk] - 2 * STUB - LANE * (plan.trunk_lane + 0.5)
 
     def _segments(self, plan: _Plan) -> list[_Segment]:
+        if plan.is_upright and plan.wire.label:
+            return [self._beside(plan)]
         room = text_width(plan.wire.line, LABEL_SIZE) + 6 if plan.wire.label else 0.0
         if plan.trunk is None:
-            return [self._wide_enough(_Segment(plan.leave, min(plan.x), max(plan.x), bool(room)), room)]
+            return [self._wide_enough(_Segment(plan.leave, min(plan.x), max(plan.x), 1 if room else 0), room)]
         x = self._trunk_x(plan)
         first = _Segment(plan.leave, min(plan.x[0], x), max(plan.x[0], x))
         second = _Segment(plan.arrive, min(plan.x[1], x), max(plan.x[1], x))
         longer = first if first.x1 - first.x0 >= second.x1 - second.x0 else second
-        longer.labelled = bool(room)
+        longer.label_lines = 1 if room else 0
         self._wide_enough(longer, room)
         return [first, second]
 
+    def _beside(self, plan: _Plan) -> _Segment:
+        """The label of a wire straight up or down, one part below the other, on the side that fewer wires cross."""
+        room = max(text_width(part, LABEL_SIZE) for part in plan.wire.label) + 4
+        others = [x for other in self.plans if plan.leave in (other.leave, other.arrive) for x in other.x]
+
+        def crossed(x0: float) -> tuple[bool, int]:
+            outside = x0 < 0 or x0 + room > self.right[-1]
+            return outside, sum(x0 < x < x0 + room for x in others)
+
+        x0 = min((plan.x[0] + 3, plan.x[0] - 3 - room), key=crossed)
+        return _Segment(plan.leave, x0, x0 + room, len(plan.wire.label))
+
     def _wide_enough(self, segment: _Segment, room: float) -> _Segment:
         """The label may be wider than what it stands on."""
-        if room and segment.x1 - segment.x0 < 1:  # straight up or down: beside the wire, where there is paper
-            segment.x0 += 4 if segment.x0 + 4 + room <= self.right[-1] else -4 - room
-            segment.x1 = segment.x0 + room
-            return segment
         missing = max(0.0, room - (segment.x1 - segment.x0))
         low = min(max(0.0, segment.x0 - missing / 2), max(0.0, self.right[-1] - max(room, segment.x1 - segment.x0)))
         segment.x1 = max(segment.x1, low + room)
@@ -260,7 +275,8 @@ class _Layout:
         heights = [LANE] * (max(lanes, default=-1) + 1)
         for segment, lane in zip(segments, lanes, strict=True):
             segment.lane = lane
-            heights[lane] = LABELLED_LANE if segment.labelled else heights[lane]
+            need = LABELLED_LANE + LABEL_STEP * (segment.label_lines - 1) if segment.label_lines else LANE
+            heights[lane] = max(heights[lane], need)
         return heights
 
     def _corner(self, key: Key) -> Point:
@@ -289,17 +305,21 @@ class _Layout:
         half = max((text_width(text, LABEL_SIZE) for text in wire.label), default=0.0) / 2 + 2
         x = _clear((min(start, end) + half, max(start, end) - half), half, y, verticals)
         above, below = wire.rows
-        step = LABEL_SIZE * 1.3
-        labels = [((x, y - 2 - step * (len(above) - index - 0.5)), text) for index, text in enumerate(above)]
-        labels += [((x, y + 2 + step * (index + 0.5)), text) for index, text in enumerate(below)]
+        labels = [((x, y - 2 - LABEL_STEP * (len(above) - index - 0.5)), text) for index, text in enumerate(above)]
+        labels += [((x, y + 2 + LABEL_STEP * (index + 0.5)), text) for index, text in enumerate(below)]
         return Route(wire, ((start, y), (end, y)), tuple(labels))
 
     def _route(self, plan: _Plan, verticals: Sequence[Vertical]) -> Route:
         points = self._points(plan)
-        segment = next((segment for segment in plan.segments if segment.labelled), None)
+        segment = next((segment for segment in plan.segments if segment.label_lines), None)
         if segment is None:
             return Route(plan.wire, points, ())
         y = self.lane_y[segment.gutter][segment.lane] - LABELLED_LANE / 2
+        if plan.is_upright:
+            x, top = (segment.x0 + segment.x1) / 2, y - LABEL_STEP * (segment.label_lines - 1)
+            return Route(
+                plan.wire, points, tuple(((x, top + LABEL_STEP * i), t) for i, t in enumerate(plan.wire.label))
+            )
         half = text_width(plan.wire.line, LABEL_SIZE) / 2 + 2
         x = _clear((segment.x0 + half, segment.x1 - half), half, y, verticals)
         return Route(plan.wire, points, (((x, y), plan.wire.line),))

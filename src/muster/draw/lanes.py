@@ -2,16 +2,16 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from muster.draw.facts import Forecast
 from muster.draw.palette import KINDS
-from muster.draw.words import count, layers, seconds
-from muster.sim.timeline import Span
+from muster.draw.words import count, layers, numbers, seconds
+from muster.sim.timeline import Span, link_lane, stage_lane
 from muster.spec.forecast import TrainForecast
-from muster.spec.plan import Pipeline, Plan
-from muster.spec.pool import Pool
+from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.pool import Node, Pool
 
 MOST_LANES = 64
 BARS_OF_A_LANE = 60
@@ -22,18 +22,18 @@ SOME_MORE = 1.02
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One machine."""
+    """One stage; the stages of a machine that the bars do not tell apart share one."""
 
     name: str
     held: str
     work: tuple[Span, ...]
     sent: tuple[Span, ...]
-    """What it sends; the bars of its links to others."""
+    """The bars of the links on which it sends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One pipeline, without the machines that an earlier one has shown."""
+    """One pipeline, without the lanes that an earlier one has shown."""
 
     pipeline: Pipeline
     title: str
@@ -56,29 +56,40 @@ class Window:
 
 def groups(plan: Plan, pool: Pool, spans: Iterable[Span]) -> list[Group]:
     """In the order of stages, as many whole pipelines as there is room for, at least one."""
-    names = {node.id: node.name for node in pool.nodes}
-    held = _held(plan, names)
-    work, sent = _by_machine(spans, set(held))
+    nodes = {node.id: node for node in pool.nodes}
+    held: dict[str, list[Stage]] = defaultdict(list)
+    for stage in _stages(plan):
+        held[_lane_of(stage, nodes)].append(stage)
+    work, sent = _by_lane(spans, plan, nodes)
     found: list[Group] = []
     seen: set[str] = set()
     for number, pipeline in enumerate(plan.pipelines):
-        new = dict.fromkeys(names[node] for node in pipeline.nodes() if names[node] not in seen)
+        new = dict.fromkeys(lane for stage in pipeline.stages if (lane := _lane_of(stage, nodes)) not in seen)
         if found and len(seen) + len(new) > MOST_LANES:
             break
         seen.update(new)
-        lanes = tuple(Lane(name, held[name], tuple(work[name]), tuple(sent[name])) for name in new)
+        lanes = tuple(_lane(held[key], nodes, work[key], sent[key]) for key in new)
         if lanes:
             found.append(Group(pipeline, _title(number, pipeline, plan), lanes))
     return found
 
 
-def _held(plan: Plan, names: dict[str, str]) -> dict[str, str]:
-    parts: dict[str, list[str]] = defaultdict(list)
-    for number, pipeline in enumerate(plan.pipelines):
-        for stage in pipeline.stages:
-            which = f"P{number + 1} · " if len(plan.pipelines) > 1 else ""
-            parts[names[stage.node]].append(which + layers(stage.first, stage.last))
-    return {name: said[0] + (f" + {len(said) - 1} more" if said[1:] else "") for name, said in parts.items()}
+def _stages(plan: Plan) -> Iterator[Stage]:
+    return (stage for pipeline in plan.pipelines for stage in pipeline.stages)
+
+
+def _lane_of(stage: Stage, nodes: Mapping[str, Node]) -> str:
+    node = nodes[stage.node]
+    return stage_lane(node.name, stage.devices, node.device_count)
+
+
+def _lane(stages: Sequence[Stage], nodes: Mapping[str, Node], work: Sequence[Span], sent: Sequence[Span]) -> Lane:
+    stage, more = stages[0], len(stages) - 1
+    node = nodes[stage.node]
+    held = layers(stage.first, stage.last) + (f" + {more} more" if more else "")
+    if len(stage.devices) < node.device_count:
+        held += f" · dev {numbers(stage.devices)}"
+    return Lane(node.name, held, tuple(work), tuple(sent))
 
 
 def _title(number: int, pipeline: Pipeline, plan: Plan) -> str:
@@ -90,26 +101,41 @@ def _title(number: int, pipeline: Pipeline, plan: Plan) -> str:
     return f"{title}, {count(pipeline.num_microbatches, 'step')} in flight"
 
 
-def _by_machine(
-    spans: Iterable[Span], machines: set[str]
+def _by_lane(
+    spans: Iterable[Span], plan: Plan, nodes: Mapping[str, Node]
 ) -> tuple[defaultdict[str, list[Span]], defaultdict[str, list[Span]]]:
-    """What each one does, and what it sends."""
+    """What each stage does, and what it sends. Bars that name only a machine are of its first stage."""
+    workers: dict[str, str] = {}
+    for stage in _stages(plan):
+        workers.setdefault(nodes[stage.node].name, _lane_of(stage, nodes))
+    workers.update({lane: lane for stage in _stages(plan) for lane in [_lane_of(stage, nodes)]})
+    senders = _senders(plan, nodes)
     work: defaultdict[str, list[Span]] = defaultdict(list)
     sent: defaultdict[str, list[Span]] = defaultdict(list)
     for span in spans:
-        if span.kind not in KINDS:
-            continue
-        if span.lane in machines:
-            work[span.lane].append(span)
-        elif (sender := _sender(span.lane, machines)) is not None:
+        if span.kind in KINDS and span.lane in workers:
+            work[workers[span.lane]].append(span)
+        elif span.kind in KINDS and (sender := _sender(span.lane, senders, workers)):
             sent[sender].append(span)
     return work, sent
 
 
-def _sender(lane: str, machines: set[str]) -> str | None:
+def _senders(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, str]:
+    """From the lane of a hop, forth or back, to the lane of the stage that sends on it."""
+    found: dict[str, str] = {}
+    for pipeline in plan.pipelines:
+        for stage, following in zip(pipeline.stages, (*pipeline.stages[1:], pipeline.stages[0]), strict=True):
+            here, there = nodes[stage.node].name, nodes[following.node].name
+            found.setdefault(link_lane(here, there), _lane_of(stage, nodes))
+            found.setdefault(link_lane(there, here), _lane_of(following, nodes))
+    return found
+
+
+def _sender(lane: str, senders: Mapping[str, str], workers: Mapping[str, str]) -> str | None:
+    """A name may hold an arrow itself."""
     parts = lane.split(" -> ")
     starts = (" -> ".join(parts[:end]) for end in range(1, len(parts)))
-    return next((start for start in starts if start in machines), None)
+    return senders.get(lane) or next((workers[start] for start in starts if start in workers), None)
 
 
 def window(plan: Plan, forecast: Forecast, shown: Sequence[Group]) -> Window:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from muster.draw.palette import CACHE, IDLE, KINDS, LOAD_UNKNOWN, LOADS, OTHER, QUIET, WEIGHTS, load_width
 from muster.draw.sheet import Bars, Box, Line, Mark, Sheet, Text, text_width
-from muster.draw.words import percent
+from muster.draw.words import between, percent
 from muster.spec.plan import Plan
 
 SIZE = 6.5
@@ -28,7 +28,7 @@ def _loads() -> list[tuple[Line, str]]:
     entries = []
     for limit, colour in LOADS:
         words = f"{percent(low)} and more" if limit > 1 else f"below {percent(limit)}" if not low else ""
-        words = words or f"{percent(low)}–{percent(limit)}"
+        words = words or between(low, limit)
         entries.append((Line(((0, 4.5), (14, 4.5)), colour, load_width(low)), words))
         low = limit
     return [*entries, (Line(((0, 4.5), (14, 4.5)), LOAD_UNKNOWN, load_width(None)), "load not known")]

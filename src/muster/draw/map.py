@@ -193,7 +193,7 @@ class _RegionDrawer:
         sizes = {node: (sheet.width, sheet.height) for node, sheet in cards.items()}
         labelled = len(hops) <= MOST_LABELLED
         wires = [Wire(hop.source, hop.target, hop.label(speed) if labelled else ()) for hop in hops]
-        laid = lay(cells, sizes, wires, gap=8)
+        laid = lay(cells, sizes, wires, gap=16 if wires else 8)
         inner = Sheet(laid.width, laid.height)
         draw_wires(inner, laid, {(hop.source, hop.target): hop for hop in hops}, REGION)
         for node, sheet in cards.items():
@@ -207,7 +207,7 @@ class _RegionDrawer:
 
         def badness(columns: int) -> float:
             rows = ceil(num_cards / columns)
-            shape = columns * (self.card_width + (36 if hops else 8)) / (rows * height)
+            shape = columns * (self.card_width + (40 if hops else 8)) / (rows * height)
             holes = (rows * columns - num_cards) / columns
             return abs(log(shape / self.aspect)) + 0.4 * holes + (0.35 if hops and rows > 1 and rows % 2 else 0.0)
 

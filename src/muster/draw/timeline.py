@@ -50,15 +50,17 @@ def draw_timeline(plan: Plan, pool: Pool, forecast: Forecast, spans: Sequence[Sp
     sheet = _titled(plan, shown, part, width)
     names, held = (_column([getattr(lane, column) for lane in lanes]) for column in ("name", "held"))
     scale = _Scale(part, names + held, width - BUSY_WIDTH)
-    top, bars = sheet.height, Sheet(width, sheet.height)
+    bars, bands = Sheet(width, sheet.height), []
     for group in shown:
         if group.title:
             sheet.put(Text(0, bars.height + 7, group.title, WORDS_SIZE, bold=True))
             bars.height += 13
+        top = bars.height
         for lane in group.lanes:
             _lane(sheet, bars, lane, scale, names, len(lanes))
+        bands.append((top, bars.height))
     sheet.height = bars.height
-    _axis(sheet, scale, top)
+    _axis(sheet, scale, bands)
     sheet.put(*bars.marks)
     return sheet
 
@@ -153,8 +155,8 @@ def _union(spans: Sequence[Span], part: Window) -> list[tuple[float, float]]:
     return merged
 
 
-def _axis(sheet: Sheet, scale: _Scale, top: float) -> None:
-    """Lines behind the bars, and their times below, from the start of the window."""
+def _axis(sheet: Sheet, scale: _Scale, bands: Iterable[tuple[float, float]]) -> None:
+    """Lines behind the bars of each band, and their times below, from the start of the window."""
     length = scale.window.length_s
     step = _nice(length / 8)
     units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
@@ -162,7 +164,7 @@ def _axis(sheet: Sheet, scale: _Scale, top: float) -> None:
     for index in range(floor(length / step + 1e-6) + 1):
         x = scale.left + step * index * scale.points_per_s
         words = f"{step * index / size:.6g} {unit}" if index else "0"
-        sheet.put(Line(((x, top), (x, sheet.height + 3)), RULE, 0.5))
+        sheet.put(*(Line(((x, top), (x, bottom)), RULE, 0.5) for top, bottom in bands))
         sheet.put(Text(x, sheet.height + 8, words, WORDS_SIZE, QUIET, "center"))
     sheet.height += 15
 

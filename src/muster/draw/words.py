@@ -39,6 +39,11 @@ def percent(share: float) -> str:
     return f"{share * 100:.0f}%" if share >= 0.01 or share <= 0 else "<1%"
 
 
+def between(low: float, high: float) -> str:
+    """Two shares: `25–50%`."""
+    return percent(low) if percent(low) == percent(high) else f"{percent(low).removesuffix('%')}–{percent(high)}"
+
+
 def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 

@@ -1,5 +1,6 @@
 """Who did what from when to when: the bars of a Gantt chart. Knows nothing of how they are drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,12 +10,17 @@ SpanKind = Literal["forward", "backward", "decode", "prefill", "send", "exchange
 @dataclass(frozen=True, slots=True)
 class Span:
     lane: str
-    """The name of a node, or `a -> b` for a link."""
+    """`stage_lane` for what a stage does, `link_lane` for what is sent."""
     start_s: float
     end_s: float
     kind: SpanKind
     label: str = ""
     """What the bar is about: `step 12`, `microbatch 3`."""
+
+
+def stage_lane(node: str, devices: Sequence[int], device_count: int) -> str:
+    """The node; with the devices of the stage where it has others: `rack 0,1`."""
+    return node if len(devices) == device_count else f"{node} {','.join(map(str, devices))}"
 
 
 def link_lane(source: str, target: str) -> str:
