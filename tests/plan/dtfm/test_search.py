@@ -17,7 +17,7 @@ from muster.plan.dtfm.search import SearchOptions, search
 from tests.plan.dtfm import plain
 from tests.plan.dtfm.problems import random_problem, small_problems
 
-SHORT = SearchOptions(walks=1, schedule=Schedule(steps=1500))
+SHORT = SearchOptions(walks=1, schedule=Schedule(steps=1500), refinements=0)
 
 
 def check(problem, placement):
@@ -87,7 +87,7 @@ def test_the_exact_search_finds_what_trying_every_partition_finds(replicas, stag
 @pytest.mark.parametrize("seed", range(8))
 def test_the_search_finds_the_optimum_of_small_fleets(seed):
     problem = random_problem(4, 3, seed, regions=seed % 4)
-    found = search(problem, seed, SearchOptions(walks=3, schedule=Schedule(steps=3000)))
+    found = search(problem, seed, SearchOptions(walks=3, schedule=Schedule(steps=3000), refinements=0))
     assert found.placement.cost.total_s == pytest.approx(exact(problem).cost.total_s)
 
 

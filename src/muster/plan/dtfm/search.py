@@ -3,8 +3,9 @@
 The same problem, seed and options give the same plan: the budget is counted in steps, not seconds. A caller with a
 clock passes `out_of_time`; the result then says whether it was cut short, and only then may two runs differ.
 
-Every start that a structured layout offers is priced; the walks then begin at random partitions and at the best of
-those starts in turn, from hot to cold. A plan that meets the lower bound is optimal and ends the search.
+Every start that a structured layout offers is priced. Short walks then begin at random partitions and at the best of
+those starts in turn, from hot to cold; longer ones begin at the best plan so far, less hot, each where the last one
+ended. A plan that meets the lower bound is optimal and ends the search.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +23,13 @@ from muster.plan.dtfm.seeds import structured
 
 @dataclass(frozen=True)
 class SearchOptions:
-    walks: int = 5
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=30_000))
-    """Of each walk."""
+    walks: int = 10
+    """Short ones, to look around."""
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=10_000))
+    """Of each of these."""
+    refinements: int = 4
+    """Longer ones, each from the best so far."""
+    refining: Schedule = field(default_factory=lambda: Schedule(steps=25_000, hot=0.03))
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,15 @@ def search(
     starts = ranked(costs, structured(problem))
     best = ordered(costs, starts[0])
     done, stopped = 0, False
-    while done < options.walks and not optimal(costs, best, bound_s) and not stopped:
-        start = starts[done // 2 % len(starts)] if done % 2 else random_path(costs, rng)
-        path = anneal(costs, start, options.schedule, rng, out_of_time)
+    total = options.walks + options.refinements
+    while done < total and not optimal(costs, best, bound_s) and not stopped:
+        exploring = done < options.walks
+        start = (starts[done // 2 % len(starts)] if done % 2 else random_path(costs, rng)) if exploring else best
+        path = anneal(costs, start, options.schedule if exploring else options.refining, rng, out_of_time)
         best = min(best, ordered(costs, path), key=lambda one: path_s(costs, one))
         done += 1
         stopped = out_of_time()
-    finished = not stopped or done == options.walks
+    finished = not stopped or done == total
     return Found(evaluate(problem, machines(costs, best)), bound_s, done, finished)
 
 

@@ -7,7 +7,9 @@ is a pipeline that never leaves its region, pieces of length 4 from islands of f
 A random search practically never meets these plans where the objective is flat.
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 import numpy as np
@@ -25,7 +27,7 @@ def structured(problem: TrainProblem) -> Iterator[Partition]:
         for widths in run_widths(problem.stages, problem.stages):
             if len(widths) <= MOST_RUNS or len(widths) == problem.stages:
                 for fullest in (False, True):
-                    yield runs(problem, clusters, order, widths, fullest)
+                    yield runs(problem.replicas, clusters, order, widths, fullest)
 
 
 def run_widths(stages: int, widest: int) -> Iterator[tuple[int, ...]]:
@@ -37,7 +39,7 @@ def run_widths(stages: int, widest: int) -> Iterator[tuple[int, ...]]:
             yield (width, *rest)
 
 
-def runs(problem: TrainProblem, clusters: Ints, order: Ints, widths: tuple[int, ...], fullest: bool) -> Partition:
+def runs(replicas: int, clusters: Ints, order: Ints, widths: tuple[int, ...], fullest: bool) -> Partition:
     """Runs of these widths. Rows are pieces of one cluster while such pieces last; then whatever is next in `order`.
 
     `fullest` takes each piece from the cluster that has most left (mixed stages), else from one cluster after the other
@@ -48,21 +50,29 @@ def runs(problem: TrainProblem, clusters: Ints, order: Ints, widths: tuple[int, 
         left.setdefault(int(clusters[machine]), []).append(int(machine))
     columns: list[tuple[int, ...]] = []
     for width in widths:
-        pieces = [_piece(left, width, fullest) for _ in range(problem.replicas)]
-        columns += zip(*pieces, strict=True)
+        columns += zip(*_pieces(left, width, replicas, fullest), strict=True)
     return tuple(columns)
 
 
-def _piece(left: dict[int, list[int]], width: int, fullest: bool) -> list[int]:
-    able = [cluster for cluster, machines in left.items() if len(machines) >= width]
-    if not able:
-        rest = [machine for machines in left.values() for machine in machines][:width]
-        for cluster, machines in left.items():
-            left[cluster] = [machine for machine in machines if machine not in rest]
-        return rest
-    cluster = max(able, key=lambda name: len(left[name])) if fullest else able[0]
-    piece, left[cluster] = left[cluster][:width], left[cluster][width:]
-    return piece
+def _pieces(left: dict[int, list[int]], width: int, count: int, fullest: bool) -> list[list[int]]:
+    """Taken out of `left`. Clusters that are too small for a piece give theirs together, at the end."""
+    pieces: list[list[int]] = []
+    # Of clusters with equally many left the first is the fullest.
+    able = [(-len(machines) if fullest else 0, place, name) for place, (name, machines) in enumerate(left.items())]
+    heapify(able)
+    while able and len(pieces) < count:
+        _, place, name = heappop(able)
+        machines = left[name]
+        if len(machines) >= width:
+            pieces.append(machines[:width])
+            left[name] = machines[width:]
+            heappush(able, (-len(left[name]) if fullest else 0, place, name))
+    rest = [(name, machine) for name, machines in left.items() for machine in machines]
+    taken = rest[: (count - len(pieces)) * width]
+    pieces += [[machine for _, machine in taken[i : i + width]] for i in range(0, len(taken), width)]
+    for name, gone in Counter(name for name, _ in taken).items():
+        left[name] = left[name][gone:]
+    return pieces
 
 
 def clusterings(seconds: Floats) -> tuple[Ints, list[Ints]]:

@@ -1,8 +1,10 @@
-"""Whether a stage that trains fits on its machine. Knows no search."""
+"""Whether a stage that trains fits on its machine; the same count as the forecast prints. Knows no search."""
 
 from math import ceil
 
 from muster.cost.training_memory import TrainingOptions, training_memory
+from muster.sim.relay_rhythm import CHUNKS
+from muster.sim.train_steady import UNDIVIDED
 from muster.spec.codec import RAW, Codec
 from muster.spec.model_shape import ModelShape
 from muster.spec.workload import TrainWorkload
@@ -12,10 +14,12 @@ def in_flight(workload: TrainWorkload, stage: int, stages: int, microbatches: in
     """Microbatches whose backward pass is still to come on stage `stage` of `stages`, at most.
 
     GPipe sends all of them forth before the first comes back; with 1F1B a stage runs ahead by as many as there are
-    stages from it to the end (Narayanan et al., "PipeDream", 2019). Interleaved is counted as 1F1B.
+    stages from it to the end (Narayanan et al., "PipeDream", 2019); interleaved as in `sim/train_steady.in_flight`.
     """
     if workload.schedule == "gpipe":
         return microbatches
+    if workload.schedule == "interleaved":
+        return min(microbatches, ceil((2 * (stages - stage) - 1 + (CHUNKS - 1) * stages) / CHUNKS))
     return min(microbatches, stages - stage)
 
 
@@ -29,10 +33,12 @@ def stage_memory(
 ) -> int:
     """Bytes on each of `devices` for layers [first, last) with `alive` microbatches in flight.
 
-    Tensor parallel splits all but the codec's buffers, which every device holds whole.
+    Tensor parallel leaves a part of the activations and the codec's buffers whole on every device.
     """
     options = TrainingOptions(
         workload.microbatch, workload.length, alive, workload.recompute, workload.optimizer, codec
     )
     memory = training_memory(shape, *layers, options)
-    return ceil((memory.total - memory.codec_buffers) / devices) + memory.codec_buffers
+    split = memory.gradients + memory.optimizer + memory.logits
+    activations = ceil(memory.activations * (UNDIVIDED + (1 - UNDIVIDED) / devices))
+    return ceil(memory.weights / devices) + activations + ceil(split / devices) + memory.codec_buffers
