@@ -57,8 +57,7 @@ def test_no_plan_breaks_a_promise_or_beats_its_bound(count, seed, schedule, reco
     workload = replace(WORKLOAD, schedule=schedule, recompute=recompute, sequences=sequences)
     try:
         found = plan_training(shape, pool, workload, SHORT, seed=seed)
-    except DoesNotFit as error:
-        assert "recompute activations" in str(error)
+    except DoesNotFit:
         return
     for plan in (found.plan, *(one.plan for one in found.alternatives)):
         forecast = check(plan, pool, shape, workload)
