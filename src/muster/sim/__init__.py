@@ -13,4 +13,11 @@ Read in this order:
     timeline.py     spans of a Gantt chart
     faults.py       what can go wrong, and when
     arrivals.py     when requests come
+    events.py       a clock that jumps from event to event
+    head.py         who runs in the next step: the engine's rules on counts
+    line.py         one ring at work in simulated time
+    places.py       which pipeline is up, on which machines
+    service.py      requests, pipelines and faults together
+    serve_run.py    what a simulated pool did
+    serving.py      a serving pool, event by event
 """

@@ -67,11 +67,15 @@ class Weather:
 
     def speed(self, node: NodeId, now_s: float) -> float:
         """Share of its normal speed at which the machine computes what it starts now."""
+        if node not in self._slow:
+            return 1.0
         past = [slow.factor for slow in self._slow.get(node, ()) if slow.at_s <= now_s]
         return past[-1] if past else 1.0
 
     def passable_s(self, source: NodeId, target: NodeId, now_s: float) -> float:
         """The first moment from now on at which the link carries something."""
+        if not self._cuts:
+            return now_s
         for cut in self._cuts.get(frozenset((source, target)), ()):
             if cut.at_s <= now_s < cut.until_s:
                 now_s = cut.until_s

@@ -7,7 +7,7 @@ The j-th stages of all pipelines hold the same layers and exchange gradients onc
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -31,7 +31,7 @@ Exchange = Literal["best", "sharded", "ring"]
 
 @dataclass(frozen=True, slots=True)
 class TrainHop:
-    """Between neighbouring stages; `wire_s` are for one microbatch, there and back."""
+    """Between neighbouring stages, for one microbatch. Latencies count what a message costs at both ends as well."""
 
     source: Node
     target: Node
@@ -72,7 +72,7 @@ class Relay:
             raise InvalidRequest(f"Pipeline {index} computes no microbatch; plan at least one.", "plan")
         self.nodes = tuple(nodes[stage.node] for stage in self.stages)
         self.microbatches = self.pipeline.num_microbatches
-        self.hops = tuple(_hop(plan, pool, shape, workload, *pair) for pair in pairwise(self.nodes))
+        self.hops = tuple(_hop(plan, pool, shape, workload, constants, *pair) for pair in pairwise(self.nodes))
         both = [
             _stage_seconds(shape, stage, node, workload, constants, stage_seconds or {})
             for stage, node in zip(self.stages, self.nodes, strict=True)
@@ -103,13 +103,26 @@ def relays(
     return found
 
 
-def _hop(plan: Plan, pool: Pool, shape: ModelShape, workload: TrainWorkload, source: Node, target: Node) -> TrainHop:
+def _hop(
+    plan: Plan,
+    pool: Pool,
+    shape: ModelShape,
+    workload: TrainWorkload,
+    constants: Constants,
+    source: Node,
+    target: Node,
+) -> TrainHop:
     tokens = workload.microbatch * workload.length
+
+    def link(one: Node, other: Node) -> LinkSpeed:
+        known = link_between(pool, one, other)
+        return replace(known, latency_s=known.latency_s + constants.message_s)
+
     return TrainHop(
         source,
         target,
-        link_between(pool, source, target),
-        link_between(pool, target, source),
+        link(source, target),
+        link(target, source),
         message_bytes(shape, tokens, plan.codec(source.id, target.id) or RAW),
         message_bytes(shape, tokens, plan.codec(target.id, source.id) or RAW),
     )

@@ -12,6 +12,7 @@ DeServe, arXiv 2501.14784, section 4, with T the mean over steps with and withou
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, floor, inf, sqrt
+from statistics import NormalDist
 
 from muster.sim.ring import Ring
 from muster.sim.stage_pace import StepLoad
@@ -35,7 +36,7 @@ class Rhythm:
     period_s: float
     """From one step to the next."""
     first_s: float
-    """From a request's first turn to its first token."""
+    """From a request's arrival to its first token, if it has not to wait for a place."""
     requests_per_s: float
     """Finished, as long as others take their place."""
 
@@ -45,7 +46,7 @@ class Rhythm:
         return self.in_flight * self.period_s
 
     def service_s(self, output_tokens: int) -> float:
-        """From a request's first turn to its last token."""
+        """To its last token."""
         return self.first_s + (output_tokens - 1) * self.token_s
 
 
@@ -59,6 +60,9 @@ def rhythm(ring: Ring, workload: ServeWorkload, sequences: float) -> Rhythm:
     wire_s = _means(loads, [hop.wire_s for hop in ring.hops])
     around_s = sum(stage_s) + sum(wire_s) + ring.hops_s
     period_s = max(*stage_s, *wire_s, around_s / in_flight)
+    # Where all places in flight are taken, a newcomer waits for a step to return, and half of the time for one more.
+    # Its token is handed out when the head is done with the step that it computes next.
+    turn_s = (period_s if sequences > ring.in_flight else 0.0) + stage_s[0]
     return Rhythm(
         sequences=sequences,
         in_flight=in_flight,
@@ -66,7 +70,7 @@ def rhythm(ring: Ring, workload: ServeWorkload, sequences: float) -> Rhythm:
         stage_s=stage_s,
         wire_s=wire_s,
         period_s=period_s,
-        first_s=in_flight * period_s + _prefill_excess(ring, workload, loads, sum(stage_s)),
+        first_s=turn_s + in_flight * period_s + _prefill_excess(ring, workload, loads, sum(stage_s)),
         requests_per_s=prompts / period_s,
     )
 
@@ -146,13 +150,24 @@ class Waiting:
     def expected_s(self) -> float:
         return self.chance * self.mean_s
 
-    def within(self, seconds: float) -> float:
-        """Probability of waiting no longer."""
-        if seconds < 0:
-            return 0.0
-        if self.mean_s == inf:
-            return 0.0
-        return 1.0 - self.chance * exp(-seconds / self.mean_s) if self.mean_s > 0 else 1.0
+    def within(self, mean_s: float, deviation_s: float) -> float:
+        """Probability of waiting no longer than a normally distributed time."""
+        in_time = NormalDist().cdf(mean_s / deviation_s) if deviation_s > 0 else float(mean_s >= 0)
+        if mean_s < 0 or self.mean_s == 0:
+            return in_time
+        return in_time * (1.0 - self.chance * exp(-mean_s / self.mean_s))
+
+
+def deviation_s(ring: Ring, workload: ServeWorkload, beat: Rhythm) -> float:
+    """Of the time in service, because sometimes more requests are there, and then each is slower.
+
+    The number in an M/D/infinity queue has its mean as variance; over a service time, two thirds of that are left.
+    """
+    more = rhythm(ring, workload, max(1.0, beat.sequences) * 1.2)
+    slope = (more.service_s(workload.output_tokens) - beat.service_s(workload.output_tokens)) / (
+        more.sequences - beat.sequences
+    )
+    return max(0.0, slope) * sqrt(2 / 3 * beat.sequences)
 
 
 def waiting(places: float, service_s: float, load: float) -> Waiting:

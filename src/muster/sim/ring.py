@@ -3,7 +3,7 @@
 head -> stage 1 -> ... -> last -> head      the last hop carries token ids only
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
@@ -96,6 +96,8 @@ class Ring:
             MeasuredPace(measured[node.id]) if node.id in measured else StagePace(shape, stage, node, constants)
             for stage, node in zip(self.stages, self.nodes, strict=True)
         )
+        self.alike = tuple(_first_like(self.paces, i) for i in range(len(self.paces)))
+        """For each stage the first one that takes the same time for the same step."""
         self.hops = _hops(plan, self.nodes, pool, shape, constants.message_s)
         self.hops_s = sum(hop.link.latency_s for hop in self.hops)
         # With one stage nothing is ever in flight; the engine then runs one step at a time.
@@ -143,6 +145,13 @@ class Ring:
         self.check_fits(prompt_tokens, output_tokens)
         each = mean_pages(prompt_tokens, output_tokens, self.pipeline.page_size)
         return max(1.0, min(self.max_sequences, (self.num_pages + 1) / (each + 1)))
+
+
+def _first_like(paces: Sequence[Pace], index: int) -> int:
+    pace = paces[index]
+    if not isinstance(pace, StagePace):
+        return index
+    return next(i for i, other in enumerate(paces) if isinstance(other, StagePace) and pace.is_like(other))
 
 
 def pages_for(tokens: int, page_size: int) -> int:

@@ -4,7 +4,7 @@ The same figures as `cost/work.py` through `cost/island.py` give, with all sums 
 simulation asks a million times. A step reads the weights once, whatever it carries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from muster.cost.island import SLOWEST_INSIDE
@@ -17,7 +17,7 @@ from muster.spec.plan import Stage
 from muster.spec.pool import Node
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepLoad:
     """What one step carries: means of steps may be given too, so counts need not be whole."""
 
@@ -29,22 +29,18 @@ class StepLoad:
     """(tokens of the prompt that are cached, tokens of it computed now)."""
     samples: float = 0.0
     """Tokens wanted from the last stage: one for each decode, and for each chunk that ends its prompt."""
+    prompt_tokens: int = field(init=False)
+    tokens: float = field(init=False)
+    rows: float = field(init=False)
 
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(tokens for _, tokens in self.chunks)
-
-    @property
-    def rows(self) -> float:
-        return self.decodes + len(self.chunks)
-
-    @property
-    def tokens(self) -> float:
-        return self.decodes + self.prompt_tokens
+    def __post_init__(self) -> None:
+        self.prompt_tokens = sum([tokens for _, tokens in self.chunks]) if self.chunks else 0
+        self.tokens = self.decodes + self.prompt_tokens
+        self.rows = self.decodes + len(self.chunks)
 
     def seen(self, window: int) -> tuple[float, float, float]:
         """(cached tokens seen by decodes, pairs of the chunks, cached tokens the chunks read); window 0 is none."""
-        context = min(self.context, window) if window else self.context
+        seen = self.decodes * (min(self.context, window) if window else self.context)
         pairs, past = 0, 0
         for before, tokens in self.chunks:
             if window:
@@ -53,7 +49,7 @@ class StepLoad:
             else:
                 pairs += tokens * (2 * before + tokens + 1) // 2
                 past += before
-        return self.decodes * context, pairs, past
+        return seen, pairs, past
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +89,10 @@ class StagePace:
             self._fixed_s += messages * inside.latency_s
             part = shape.hidden_size * dtype_bytes(shape.dtype) / devices
             self._reduce_token_s = messages * part / inside.bandwidth_bytes_per_s
+
+    def is_like(self, other: "StagePace") -> bool:
+        """Whether both always take the same time."""
+        return vars(self) == vars(other)
 
     def seconds(self, load: StepLoad) -> float:
         computing, moving, other = self.parts(load)

@@ -14,7 +14,7 @@ from muster.errors import InvalidRequest
 from muster.sim import limits, train_steady
 from muster.sim.relay import Exchange, relays
 from muster.sim.relay_rhythm import CHUNKS
-from muster.sim.rhythm import Rhythm, Waiting, rhythm, under_rate, waiting
+from muster.sim.rhythm import Rhythm, Waiting, deviation_s, rhythm, under_rate, waiting
 from muster.sim.ring import BatchRules, Ring
 from muster.sim.stage_pace import StagePace, decode_load
 from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast, TrainForecast
@@ -83,7 +83,7 @@ def _forecast(rings: Sequence[Ring], full: Sequence[Rhythm], workload: ServeWork
         time_to_first_token_s=_mean(shares, [w.expected_s + b.first_s for w, b in zip(waits, beats, strict=True)]),
         seconds_per_token=_mean(shares, [beat.token_s for beat in beats]),
         request_s=_mean(shares, [w.expected_s + b.service_s(outputs) for w, b in zip(waits, beats, strict=True)]),
-        attainment=_attainment(workload, shares, waits, beats),
+        attainment=_attainment(workload, rings, shares, waits, beats),
         stages=tuple(s for r, b, turn in zip(rings, beats, turns, strict=True) for s in _stages(r, b, turn)),
         links=_links(rings, beats, turns),
         bottleneck=limits.serving(rings[busiest], beats[busiest], workload, load <= 1),
@@ -126,13 +126,21 @@ def _mean(shares: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _attainment(
-    workload: ServeWorkload, shares: Sequence[float], waits: Sequence[Waiting], beats: Sequence[Rhythm]
+    workload: ServeWorkload,
+    rings: Sequence[Ring],
+    shares: Sequence[float],
+    waits: Sequence[Waiting],
+    beats: Sequence[Rhythm],
 ) -> float | None:
-    """All requests are equally long, so only what they wait differs."""
+    """All requests are equally long; what they wait differs, and how many others they meet."""
     if workload.deadline_s is None:
         return None
-    left = [workload.deadline_s - beat.service_s(workload.output_tokens) for beat in beats]
-    return _mean(shares, [wait.within(seconds) for wait, seconds in zip(waits, left, strict=True)])
+    chances = []
+    for ring, wait, beat in zip(rings, waits, beats, strict=True):
+        left_s = workload.deadline_s - beat.service_s(workload.output_tokens)
+        spread_s = deviation_s(ring, workload, beat) if workload.requests_per_s is not None else 0.0
+        chances.append(wait.within(left_s, spread_s) if wait.mean_s < inf else 0.0)
+    return _mean(shares, chances)
 
 
 def _stages(ring: Ring, beat: Rhythm, steps_per_s: float) -> list[StageForecast]:
