@@ -120,12 +120,14 @@ class Line:
         out_s = now_s = self._world.events.now_s
         turn = self.head.turn() if self._flight < self.ring.in_flight else None
         if turn is not None:
-            # Tokens that came back are handed out when the step computed after them is done (HeadRuntime._turn).
-            out_s = self._compute(0, now_s, turn)
+            done_s = self._compute(0, now_s, turn)
             self._flight += 1
             self._head_works = True
-            self._world.events.at(out_s, self._head_done)
-            self._travel(turn, 0, out_s)
+            self._world.events.at(done_s, self._head_done)
+            self._travel(turn, 0, done_s)
+            if self._legs:
+                # Tokens that came back are handed out when the step after them is computed (HeadRuntime._turn).
+                out_s = done_s
         for started, finished in came:
             self._hand_out(started, finished, out_s)
         if back:

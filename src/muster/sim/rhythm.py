@@ -61,8 +61,9 @@ def rhythm(ring: Ring, workload: ServeWorkload, sequences: float) -> Rhythm:
     around_s = sum(stage_s) + sum(wire_s) + ring.hops_s
     period_s = max(*stage_s, *wire_s, around_s / in_flight)
     # Where all places in flight are taken, a newcomer waits for a step to return, and half of the time for one more.
-    # Its token is handed out when the head is done with the step that it computes next.
-    turn_s = (period_s if sequences > ring.in_flight else 0.0) + stage_s[0]
+    # A token that comes back is handed out when the head is done with the step that it computes next.
+    waits = min(1.0, max(0.0, sequences / in_flight - 1))
+    turn_s = waits * period_s + (stage_s[0] if ring.hops else 0.0)
     return Rhythm(
         sequences=sequences,
         in_flight=in_flight,

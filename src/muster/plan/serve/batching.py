@@ -152,7 +152,9 @@ def _times(stages: Stages, demand: Demand, micro: Floats, batch: Floats, swap: F
     period_s = np.maximum(slowest, around / micro)
     prompt = _at(stages, stages.prompt_seconds, batch)
     extra = np.maximum(prompt.sum(axis=0) - busy.sum(axis=0), 0.0) + (demand.chunks - 1) * prompt.max(axis=0)
-    return period_s, demand.output_tokens * micro * period_s + extra
+    # As in sim/rhythm.py: a newcomer waits for its turn, and its first token for the head.
+    turn_s = np.clip(batch - 1, 0.0, 1.0) * period_s + (busy[0] if len(stages.seconds) > 1 else 0.0)
+    return period_s, turn_s + demand.output_tokens * micro * period_s + extra
 
 
 def _idle(stages: Stages, demand: Demand) -> float:
