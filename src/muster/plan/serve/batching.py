@@ -19,7 +19,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 ENOUGH = 0.998
 """Of the best rate; among settings that reach it the one that answers soonest is taken."""
-_DENSE = 64
+_DENSE = 8
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,11 @@ def _choices(stages: Stages, demand: Demand) -> tuple[Floats, Floats, Floats]:
     full = _pages(stages, demand, np.full(most, float(demand.max_batch)))
     exact = np.minimum((full + 1) / demand.pages_each / micro, demand.max_batch)
     fits = (exact * micro >= 1) & (full >= demand.whole_pages)
-    plain = (n * b * demand.pages_each <= pages + 1) & (pages >= demand.whole_pages)
-    parts = [(micro[fits], exact[fits], np.zeros(fits.sum())), (n[plain], b[plain], np.zeros(plain.sum()))]
+    parts = [(micro[fits], exact[fits], np.zeros(fits.sum()))]
+    if demand.deadline_s is not None:
+        # A smaller batch than fits answers sooner.
+        plain = (n * b * demand.pages_each <= pages + 1) & (pages >= demand.whole_pages)
+        parts.append((n[plain], b[plain], np.zeros(plain.sum())))
     if demand.swap and np.isfinite(stages.swap_s_per_page):
         swap = np.ceil((n * b * demand.pages_each - 1 - pages) / np.maximum(n - 2, 1e-9))
         useful = (n > 2) & (swap > 0) & (2 * swap <= pages)
@@ -129,10 +132,10 @@ def _choices(stages: Stages, demand: Demand) -> tuple[Floats, Floats, Floats]:
 
 
 def _batches(most: int) -> Floats:
-    """All small ones, then in steps of about a sixteenth, and the largest."""
+    """The small ones, then in steps of about an eighth, and the largest."""
     values = list(range(1, min(_DENSE, most) + 1))
     while values[-1] < most:
-        values.append(min(most, values[-1] + max(1, values[-1] // 16)))
+        values.append(min(most, values[-1] + max(1, values[-1] // 8)))
     return np.array(values, dtype=np.float64)
 
 

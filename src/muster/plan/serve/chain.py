@@ -7,7 +7,9 @@ The state is (devices of this machine used, layers done). With C[a, b] the secon
 
 (HexGen, arXiv 2311.11514, section 4 describes such a recursion; its repository tries all splits instead.) Every machine
 of the order gets at least one stage; devices may stay idle. A row is one setting: a batch and the cache that a stage
-must have room for.
+must have room for. Costs are kept as bands, because few layers fit on a device:
+
+    band[row, b, i] = C[row, b - width + i, b]      with width the most layers that fit, so a = b - width ... b - 1
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,15 +74,27 @@ class Chain:
         self, tables: StageTables, rows: Rows, token_bytes: float, pins: Mapping[int, tuple[int, int]] = NO_PINS
     ) -> None:
         self.tables, self.rows, self.token_bytes, self.pins = tables, rows, token_bytes, pins
-        self._costs: dict[tuple[int, int], Floats] = {}
+        self._bands: dict[tuple[int, int], Floats] = {}
+        self._masked: dict[tuple[int, int], Floats] = {}
+        """Bands without what is slower than the cap in force."""
 
-    def cost(self, kind: int, degree: int) -> Floats:
-        """[row, a, b]: seconds; infinite where the layers or the cache do not fit."""
+    def only(self, row: int) -> "Chain":
+        """A chain of one row, with what is known of it."""
+        chain = Chain(self.tables, self.rows.only(row), self.token_bytes, self.pins)
+        chain._bands = {key: band[row : row + 1] for key, band in self._bands.items()}
+        return chain
+
+    def band(self, kind: int, degree: int) -> Floats:
+        """[row, last, i]: seconds (see above); infinite where the layers or the cache do not fit."""
         key = (kind, degree)
-        if key not in self._costs:
+        if key not in self._bands:
             fits = self.tables.room(kind, degree)[self.rows.batch] >= self.rows.room[:, None, None]
-            self._costs[key] = np.where(fits, self.tables.seconds(kind, degree)[self.rows.batch], np.inf)
-        return self._costs[key]
+            cost = np.where(fits, self.tables.seconds(kind, degree)[self.rows.batch], np.inf)
+            layers = np.arange(self.tables.layers + 1)
+            width = int(np.max(np.where(np.isfinite(cost), layers - layers[:, None], 0)))
+            first = layers[:, None] - width + np.arange(width)
+            self._bands[key] = np.where(first >= 0, cost[:, np.maximum(first, 0), layers[:, None]], np.inf)
+        return self._bands[key]
 
     def wire_s(self, source: Item, target: Item) -> Floats:
         """[row]: for how long a step keeps the link busy."""
@@ -109,6 +123,7 @@ class Chain:
     def around(self, order: Sequence[Item], cap_s: Floats) -> Floats:
         """[row]: the least time from the first stage to the last with no stage slower than `cap_s`."""
         value = self._start()
+        self._masked.clear()
         for before, item in zip((None, *order), order, strict=False):
             if before is not None:
                 value = value + (self.wire_s(before, item) + self._latency(before, item))[:, None]
@@ -118,6 +133,7 @@ class Chain:
     def cuts(self, order: Sequence[Item], cap_s: float) -> tuple[Cut, ...]:
         """The stages that `around` found, for a chain with one row."""
         cap = np.array([cap_s])
+        self._masked.clear()
         states = [self._states(order[0], self._start(), cap)]
         for before, item in pairwise(order):
             hop_s = self.wire_s(before, item) + self._latency(before, item)
@@ -152,22 +168,26 @@ class Chain:
         if item.of_class in self.pins:
             states[0, :, np.arange(self.tables.layers + 1) != self.pins[item.of_class][0]] = np.inf
         inside_s = self.inside_s(item)[:, None] if cap_s is not None else 0.0
-        for degree in self.tables.degrees(item.devices):
-            self.cost(kind, degree)
+        bands = {degree: self._capped(kind, degree, cap_s) for degree in self.tables.degrees(item.devices)}
         for used in range(item.devices):
             before = states[used] + (inside_s if used else 0.0)
             if not np.isfinite(before).any():
                 continue
             for degree in self.tables.degrees(item.devices - used):
-                after = self._extend(before, self.cost(kind, degree), cap_s)
-                np.minimum(states[used + degree], after, out=states[used + degree])
+                band = bands[degree]
+                if band.shape[-1]:
+                    after = _extend(before, band, add=cap_s is not None)
+                    np.minimum(states[used + degree], after, out=states[used + degree])
         return states
 
-    def _extend(self, before: Floats, cost: Floats, cap_s: Floats | None) -> Floats:
-        if cap_s is None:
-            return np.asarray(np.maximum(before[:, :, None], cost).min(axis=1))
-        capped = np.where(cost <= cap_s[:, None, None] * (1 + 1e-9), cost, np.inf)
-        return np.asarray((before[:, :, None] + capped).min(axis=1))
+    def _capped(self, kind: int, degree: int, cap_s: Floats | None) -> Floats:
+        band = self.band(kind, degree)
+        if cap_s is None or not np.isfinite(cap_s).any():
+            return band
+        key = (kind, degree)
+        if key not in self._masked:
+            self._masked[key] = np.where(band <= cap_s[:, None, None] * (1 + 1e-9), band, np.inf)
+        return self._masked[key]
 
     def _trace(self, order: Sequence[Item], states: list[Floats], cap_s: Floats) -> tuple[Cut, ...]:
         """Backwards: which last stage gives each value."""
@@ -186,11 +206,23 @@ class Chain:
         inside_s = float(self.inside_s(item)[0])
         best: tuple[float, Cut] | None = None
         for degree in self.tables.degrees(used):
-            before = states[used - degree, 0, :] + (inside_s if used > degree else 0.0)
-            cost = self.cost(kind, degree)[0, :, last]
-            total = before + np.where(cost <= cap_s[0] * (1 + 1e-9), cost, np.inf)
-            first = int(np.argmin(total))
-            if best is None or total[first] < best[0]:
-                best = (float(total[first]), Cut(index, degree, first, last))
-        assert best is not None, "one device is always a degree"
+            band = self._capped(kind, degree, cap_s)[0, last]
+            start = max(0, last - len(band))
+            before = states[used - degree, 0, start:last] + (inside_s if used > degree else 0.0)
+            total = before + band[len(band) - (last - start) :]
+            if len(total) and (best is None or np.min(total) < best[0]):
+                best = (float(np.min(total)), Cut(index, degree, start + int(np.argmin(total)), last))
+        assert best is not None, "some stage ends where the state says"
         return best[1]
+
+
+def _extend(before: Floats, band: Floats, add: bool) -> Floats:
+    """[row, layers done] after one more stage."""
+    width = band.shape[-1]
+    padded = np.full((len(before), before.shape[1] + width - 1), np.inf)
+    padded[:, width:] = before[:, :-1]
+    # What `sliding_window_view` gives, without its checks, which would take longer than the work.
+    rows, columns = padded.strides
+    starts = np.lib.stride_tricks.as_strided(padded, (*before.shape, width), (rows, columns, columns), writeable=False)
+    after = starts + band if add else np.maximum(starts, band)
+    return np.asarray(after.min(axis=2))

@@ -27,7 +27,7 @@ class Found:
     alternatives: tuple[Rejected, ...]
     """The best plans that were not chosen, the best first."""
     evaluations: int
-    """Layouts looked at."""
+    """Replicas designed."""
     finished: bool = True
     """False if the search was cut short from outside."""
 

@@ -19,6 +19,9 @@ from muster.spec.workload import ServeWorkload
 _FINE = 16
 """Tabulated batches grow by a factor of two up to here, then by about 1.4."""
 
+_BENDS = 5
+"""Prompts in one step up to which batches that bring another one are tabulated."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -43,7 +46,7 @@ def make_job(
     shape: ModelShape, fleet: Fleet, workload: ServeWorkload, options: ServeOptions, constants: Constants
 ) -> Job:
     rules = BatchRules(prefill_tokens=options.workspace.prefill_tokens)
-    batches = _batches(options.max_batch)
+    batches = _batches(options.max_batch, _bends(workload, rules))
     most = min(options.max_tensor_parallel or 2**30, max(node.device_count for node in fleet.nodes))
 
     def mean_step(batch: int) -> Loads:
@@ -83,8 +86,16 @@ def _demand(workload: ServeWorkload, options: ServeOptions, rules: BatchRules) -
     )
 
 
-def _batches(most: int) -> tuple[int, ...]:
-    values = {1, most}
+def _bends(workload: ServeWorkload, rules: BatchRules) -> set[int]:
+    """Batches at which the load of a step bends: every step has a prompt or chunk, or takes in as many as it can."""
+    chunks = ceil(workload.prompt_tokens / rules.prefill_tokens)
+    most = rules.prefill_tokens / workload.prompt_tokens * workload.output_tokens
+    exact = [workload.output_tokens / chunks, most, *(workload.output_tokens * whole for whole in range(2, _BENDS))]
+    return {rounded for value in exact for rounded in (int(value), ceil(value))}
+
+
+def _batches(most: int, bends: set[int]) -> tuple[int, ...]:
+    values = {1, most} | {bend for bend in bends if 1 <= bend <= most}
     values |= {int(value) for value in np.round(np.geomspace(1, most, max(2, round(2 * np.log2(most)) + 1)))}
     values |= {2**power for power in range(_FINE.bit_length()) if 2**power <= most}
     return tuple(sorted(values))

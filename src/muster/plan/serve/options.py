@@ -41,6 +41,6 @@ class ServeOptions:
     """Most sequences in one microbatch."""
     max_microbatches: int = 64
     """Most microbatches in flight in one pipeline."""
-    evaluations: int = 2000
-    """Layouts that the search may look at."""
+    evaluations: int = 600
+    """Replicas that the search may design; those that it has designed before cost nothing."""
     workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)

@@ -1,11 +1,12 @@
 """The best pipeline of one group of machines: order, cuts, degrees, batch. Knows nothing of other groups.
 
-Groups that take as many devices of the same classes are the same group, so each is designed once. For a few settings
+Groups of the same kinds of machines with the same links between them are the same group, wherever they stand, so each is
+designed once. For a few settings
 (batch, steps in flight) `chain` finds the cuts; for the most promising cuts `batching` then finds the best setting.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
@@ -19,7 +20,7 @@ from muster.plan.serve.orders import between, tours
 from muster.sim.ring import SAMPLE_BYTES
 
 Floats = npt.NDArray[np.float64]
-_TRACED = 3
+_TRACED = 2
 """Of the settings tried, so many are followed up."""
 _EVERY_ORDER = 6
 """Most machines of which every order is tried, if asked for."""
@@ -41,15 +42,32 @@ class Replicas:
     """By class."""
     every_order: bool = False
     designed: int = 0
-    _known: dict[Group, Replica | None] = field(default_factory=dict)
+    _known: dict[Hashable, Replica | None] = field(default_factory=dict)
+    _found: dict[Group, Replica | None] = field(default_factory=dict)
     _chains: dict[tuple[tuple[int, float], ...], Chain] = field(default_factory=dict)
 
     def best(self, group: Group) -> Replica | None:
         """None if the group cannot hold the model with one request."""
-        if group not in self._known:
-            self.designed += 1
-            self._known[group] = self._design(group)
-        return self._known[group]
+        if group not in self._found:
+            key, classes = self._likeness(group)
+            if key not in self._known:
+                self.designed += 1
+                found = self._design(group)
+                self._known[key] = found and _moved(found, {one: index for index, one in enumerate(classes)})
+            found = self._known[key]
+            self._found[group] = found and _moved(found, dict(enumerate(classes)))
+        return self._found[group]
+
+    def _likeness(self, group: Group) -> tuple[Hashable, tuple[int, ...]]:
+        """What makes two groups the same, and the classes in the order in which they correspond."""
+        fleet = self.job.fleet
+        devices: dict[int, list[int]] = {}
+        for item in group:
+            devices.setdefault(item.of_class, []).append(item.devices)
+        classes = sorted(devices, key=lambda one: (fleet.kind_of[one], devices[one], one))
+        what = tuple((fleet.kind_of[one], tuple(devices[one]), self.pins.get(one)) for one in classes)
+        square = np.ix_(classes, classes)
+        return (what, fleet.latency_s[square].tobytes(), fleet.bandwidth[square].tobytes()), tuple(classes)
 
     def _design(self, group: Group) -> Replica | None:
         settings = self._settings(group)
@@ -110,7 +128,7 @@ class Replicas:
         if objective == "latency":
             return [0]
         fitting = [index for index, batch in enumerate(batches) if batch <= most] or [0]
-        return fitting[-1::-3] if objective == "slo" else fitting[-1:-6:-2]
+        return fitting[-1::-3] if objective == "slo" else fitting[-1:-4:-2]
 
     def _orders(self, group: Group) -> Iterable[tuple[Item, ...]]:
         if self.every_order and len(group) <= _EVERY_ORDER:
@@ -138,18 +156,21 @@ class Replicas:
         batches = np.array([self.job.batches[index] for index, _, _ in settings], dtype=np.float64)
         in_flight = np.array([each for _, each, _ in settings])
         found: dict[tuple[Cut, ...], None] = {}
-        slack = (np.inf,) if self.job.options.objective == "latency" else self._slack()
-        for loose in slack:
+        for loose in self._slack():
             cap_s = np.where(np.isfinite(slowest_s), slowest_s * loose, np.inf)
             around_s = chain.around(order, cap_s)
-            rate = batches / np.maximum(slowest_s if loose == 1.0 else around_s / in_flight, around_s / in_flight)
-            for row in np.argsort(-np.nan_to_num(rate), kind="stable")[:_TRACED]:
-                if np.isfinite(slowest_s[row]):
-                    single = Chain(self.job.tables, chain.rows.only(int(row)), self.job.token_bytes, self.pins)
-                    found.setdefault(single.cuts(order, float(cap_s[row])))
+            rate = batches / np.maximum(slowest_s, around_s / in_flight)
+            promising = np.argsort(-np.where(np.isfinite(slowest_s), rate, -1.0), kind="stable")[:_TRACED]
+            for row in promising[np.isfinite(slowest_s[promising])]:
+                found.setdefault(chain.only(int(row)).cuts(order, float(cap_s[row])))
+            if loose == 1.0 and np.all(around_s[promising] <= in_flight[promising] * slowest_s[promising]):
+                break  # the slowest stage sets the pace, so a shorter way around gains nothing
         return list(found)
 
     def _slack(self) -> tuple[float, ...]:
+        """How much slower than the least slowest stage others may be, to make the way around shorter."""
+        if self.job.options.objective == "latency":
+            return (np.inf,)
         return (1.0, 1.5, np.inf) if self.every_order or self.job.options.objective == "slo" else (1.0, np.inf)
 
     def _chain(self, settings: Sequence[tuple[int, float, float]]) -> Chain:
@@ -214,6 +235,11 @@ class Replicas:
             return np.inf  # elsewhere the host's memory is the device's
         nbytes = self.job.demand.page_size * self.job.shape.cache_bytes_per_token(first, last)
         return nbytes / degree / device.host_bandwidth_bytes_per_s
+
+
+def _moved(replica: Replica, classes: Mapping[int, int]) -> Replica:
+    """The same pipeline on machines of other classes."""
+    return replace(replica, order=tuple(Item(classes[item.of_class], item.devices) for item in replica.order))
 
 
 def _around(cuts: Sequence[Cut]) -> list[tuple[Cut, Cut]]:
