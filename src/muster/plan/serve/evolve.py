@@ -50,10 +50,14 @@ class Evolution:
 
     def run(self, starts: Iterable[Layout]) -> list[Scored]:
         """The best layouts, the best first."""
+        first = []
         for layout in starts:
             if self._stop():
                 break
-            self._keep(self.score(layout))
+            first.append(self.score(layout))
+            self._keep(first[-1])
+        if first:
+            self._keep(self.score(mosaic(self.fleet, first)))
         tries = idle = 0
         while (
             self.population and not self._stop() and tries < _TRIES_PER_EVALUATION * self.budget and idle < _IDLE_TRIES
@@ -147,6 +151,29 @@ class Evolution:
 
     def _region(self, members: Team) -> str:
         return self.fleet.region_of[self.fleet.class_of[members[0].node]]
+
+
+def mosaic(fleet: Fleet, layouts: Sequence[Scored]) -> Layout:
+    """From each region the teams of that layout in which they are worth most, as far as teams keep to one region."""
+    best: dict[str, tuple[float, Layout]] = {}
+    for one in layouts:
+        for region, (value, teams) in _by_region(fleet, one).items():
+            if value > best.get(region, (-1.0, ()))[0]:
+                best[region] = (value, teams)
+    return tuple(members for _, teams in best.values() for members in teams)
+
+
+def _by_region(fleet: Fleet, scored: Scored) -> dict[str, tuple[float, Layout]]:
+    """Of the regions whose machines work with no other region's: what their teams are worth."""
+    found: dict[str, tuple[float, Layout]] = {}
+    mixed: set[str] = set()
+    for members, replica in zip(scored.layout, scored.replicas, strict=True):
+        regions = {fleet.region_of[fleet.class_of[one.node]] for one in members}
+        mixed |= regions if len(regions) > 1 else set()
+        region = min(regions)
+        value, teams = found.get(region, (0.0, ()))
+        found[region] = (value + (replica.value if replica else 0.0), (*teams, members))
+    return {region: both for region, both in found.items() if region not in mixed}
 
 
 def _without(layout: Sequence[Team], *indices: int) -> Layout:
