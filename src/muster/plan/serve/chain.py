@@ -190,18 +190,21 @@ class Chain:
         return self._masked[key]
 
     def _trace(self, order: Sequence[Item], states: list[Floats], cap_s: Floats) -> tuple[Cut, ...]:
-        """Backwards: which last stage gives each value."""
+        """Backwards: which last stage gives each value; of equals the one nearest to its share of the layers."""
         cuts: list[Cut] = []
         last = self.tables.layers
+        share = last / sum(item.devices for item in order)
         for index in range(len(order) - 1, -1, -1):
             used = 1 + int(np.argmin(states[index][1:, 0, last]))
             while used:
-                cut = self._last_cut(order[index], index, states[index], used, last, cap_s)
+                cut = self._last_cut(order[index], index, states[index], used, last, cap_s, share)
                 cuts.append(cut)
                 used, last = used - cut.degree, cut.first
         return tuple(reversed(cuts))
 
-    def _last_cut(self, item: Item, index: int, states: Floats, used: int, last: int, cap_s: Floats) -> Cut:
+    def _last_cut(
+        self, item: Item, index: int, states: Floats, used: int, last: int, cap_s: Floats, share: float
+    ) -> Cut:
         kind = self.tables.fleet.kind_of[item.of_class]
         inside_s = float(self.inside_s(item)[0])
         best: tuple[float, Cut] | None = None
@@ -210,8 +213,11 @@ class Chain:
             start = max(0, last - len(band))
             before = states[used - degree, 0, start:last] + (inside_s if used > degree else 0.0)
             total = before + band[len(band) - (last - start) :]
-            if len(total) and (best is None or np.min(total) < best[0]):
-                best = (float(np.min(total)), Cut(index, degree, start + int(np.argmin(total)), last))
+            least = float(np.min(total, initial=np.inf))
+            if np.isfinite(least) and (best is None or least < best[0]):
+                equals = start + np.flatnonzero(total <= least * (1 + 1e-9))
+                first = int(equals[np.argmin(np.abs(last - equals - degree * share))])
+                best = (least, Cut(index, degree, first, last))
         assert best is not None, "some stage ends where the state says"
         return best[1]
 

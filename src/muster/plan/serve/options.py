@@ -43,4 +43,6 @@ class ServeOptions:
     """Most microbatches in flight in one pipeline."""
     evaluations: int = 600
     """Replicas that the search may design; those that it has designed before cost nothing."""
+    exhaustive: bool = True
+    """Of a fleet of at most six devices, look at every layout and every order."""
     workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)

@@ -1,8 +1,8 @@
 """The best pipeline of one group of machines: order, cuts, degrees, batch. Knows nothing of other groups.
 
-Groups of the same kinds of machines with the same links between them are the same group, wherever they stand, so each is
-designed once. For a few settings
-(batch, steps in flight) `chain` finds the cuts; for the most promising cuts `batching` then finds the best setting.
+Groups of the same kinds of machines with the same links between them are the same group, wherever they stand, so each
+is designed once. For a few settings (batch, steps in flight) `chain` finds the cuts; for the most promising cuts, and
+for symmetric ones, `batching` then finds the best setting.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -142,9 +142,10 @@ class Replicas:
     def _promising(
         self, order: tuple[Item, ...], settings: Sequence[tuple[int, float, float]]
     ) -> Iterable[tuple[Cut, ...]]:
-        if self.job.options.symmetric:
-            return level_cuts(self.job.tables, order)
-        return self._best_cuts(order, settings)
+        level = dict.fromkeys(level_cuts(self.job.tables, order))
+        if self.job.options.symmetric or self.pins:
+            return level if self.job.options.symmetric else self._best_cuts(order, settings)
+        return level | dict.fromkeys(self._best_cuts(order, settings))
 
     def _best_cuts(
         self, order: tuple[Item, ...], settings: Sequence[tuple[int, float, float]]
@@ -159,13 +160,24 @@ class Replicas:
         for loose in self._slack():
             cap_s = np.where(np.isfinite(slowest_s), slowest_s * loose, np.inf)
             around_s = chain.around(order, cap_s)
-            rate = batches / np.maximum(slowest_s, around_s / in_flight)
+            rate = self._estimate(batches, in_flight, slowest_s, around_s)
             promising = np.argsort(-np.where(np.isfinite(slowest_s), rate, -1.0), kind="stable")[:_TRACED]
             for row in promising[np.isfinite(slowest_s[promising])]:
                 found.setdefault(chain.only(int(row)).cuts(order, float(cap_s[row])))
-            if loose == 1.0 and np.all(around_s[promising] <= in_flight[promising] * slowest_s[promising]):
+            paced = self.job.demand.deadline_s is None
+            if loose == 1.0 and paced and np.all(around_s[promising] <= in_flight[promising] * slowest_s[promising]):
                 break  # the slowest stage sets the pace, so a shorter way around gains nothing
         return list(found)
+
+    def _estimate(self, batch: Floats, in_flight: Floats, slowest_s: Floats, around_s: Floats) -> Floats:
+        """How good each row looks: sequences a second; what is too late counts for next to nothing."""
+        period_s = np.maximum(slowest_s, around_s / in_flight)
+        rate = batch / period_s
+        deadline_s = self.job.demand.deadline_s
+        if deadline_s is None:
+            return rate
+        service_s = self.job.workload.output_tokens * in_flight * period_s
+        return np.where(service_s <= deadline_s, rate, 1e-6 / service_s)
 
     def _slack(self) -> tuple[float, ...]:
         """How much slower than the least slowest stage others may be, to make the way around shorter."""

@@ -80,7 +80,8 @@ class _Search:
         job = make_job(shape, fleet, workload, options, constants)
         worth = Worth(fleet, workload, options, frozenset(by_class(fleet, ranges)))
         worth.check_prices()
-        return _Search(job, pool, constants, worth, Replicas(job, by_class(fleet, ranges), is_small(fleet)), ranges)
+        small = options.exhaustive and is_small(fleet)
+        return _Search(job, pool, constants, worth, Replicas(job, by_class(fleet, ranges), small), ranges)
 
     def layouts(self, seed: int, out_of_time: Callable[[], bool]) -> tuple[list[Scored], bool]:
         """The best layouts, the best first, and whether the search came to its end."""
@@ -89,7 +90,7 @@ class _Search:
         rng = np.random.default_rng(seed)
         evolution = Evolution(fleet, self.replicas, self.worth, rng, out_of_time, budget)
         starts = structured(fleet, self.job.shape.weight_bytes(0, self.job.shape.num_layers))
-        if is_small(fleet):
+        if self.replicas.every_order:
             return evolution.best_of(every_layout(fleet)), not evolution.cut_short
         if self.ranges:
             starts = (together(fleet, self.ranges, layout) for layout in starts)
