@@ -20,4 +20,8 @@ Read in this order:
     service.py      requests, pipelines and faults together
     serve_run.py    what a simulated pool did
     serving.py      a serving pool, event by event
+    schedules.py    in which order a stage computes its microbatches
+    training_step.py  one optimizer step
+    churn.py        which pipelines train while machines come and go
+    training.py     training, event by event
 """

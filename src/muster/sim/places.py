@@ -15,6 +15,9 @@ from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Node, NodeId, Pool
 
+REPAIR_S = 10.0
+"""Until a pipeline that lost a machine works again: to notice, to plan, to load layers."""
+
 
 @dataclass(slots=True, eq=False)
 class Place:

@@ -73,6 +73,10 @@ class Relay:
         self.nodes = tuple(nodes[stage.node] for stage in self.stages)
         self.microbatches = self.pipeline.num_microbatches
         self.hops = tuple(_hop(plan, pool, shape, workload, constants, *pair) for pair in pairwise(self.nodes))
+        wraps = workload.schedule == "interleaved" and len(self.nodes) > 1
+        ends = (self.nodes[-1], self.nodes[0])
+        self.wrap = _hop(plan, pool, shape, workload, constants, *ends) if wraps else None
+        """From the last stage's chunk to the first stage's next one; None where nobody goes that way."""
         both = [
             _stage_seconds(shape, stage, node, workload, constants, stage_seconds or {})
             for stage, node in zip(self.stages, self.nodes, strict=True)

@@ -5,7 +5,8 @@ With stages s = 0 .. S-1 of f_s forward and b_s backward, t_s = f_s + b_s, m mic
     GPipe        sum t + hops + (m - 1) (max f + max b), a wire counting as a stage of its direction
     1F1B         sum t + hops + (m - 1) max t, as long as the round trip from each stage s fits its window:
                  it has at most S - s microbatches on their way, so S - s of them take at least that round trip
-    interleaved  m max t + (sum t - max t) / v + hops: the bubble of 1F1B divided by v
+    interleaved  m max t + (sum t - max t) / v + v hops + (v - 1) from last to first: the bubble of 1F1B divided by v;
+                 where links are slow, microbatches of one round wait for those of another, which is left out here
 
 Huang et al., GPipe (2019); Narayanan et al., PipeDream-Flush and Megatron-LM (2021), section 2.2. For equal stages and
 free links the first two are the textbook (p - 1 + m)(f + b).
@@ -13,7 +14,7 @@ free links the first two are the textbook (p - 1 + m)(f + b).
 
 from collections.abc import Sequence
 
-from muster.sim.relay import Relay
+from muster.sim.relay import Relay, TrainHop
 from muster.spec.workload import TrainWorkload
 
 CHUNKS = 2
@@ -29,9 +30,12 @@ def pipeline_seconds(relay: Relay, workload: TrainWorkload, chunks: int = CHUNKS
     return _one_forward_one_backward(relay)
 
 
+def _there_and_back_s(hop: TrainHop) -> float:
+    return hop.forth.latency_s + hop.forth_wire_s + hop.back.latency_s + hop.back_wire_s
+
+
 def _hops_s(relay: Relay) -> list[float]:
-    """There and back, per hop."""
-    return [hop.forth.latency_s + hop.forth_wire_s + hop.back.latency_s + hop.back_wire_s for hop in relay.hops]
+    return list(map(_there_and_back_s, relay.hops))
 
 
 def _both(relay: Relay) -> list[float]:
@@ -58,10 +62,11 @@ def _one_forward_one_backward(relay: Relay) -> float:
 
 
 def _interleaved(relay: Relay, chunks: int) -> float:
-    both = _both(relay)
-    wires = [wire for hop in relay.hops for wire in (hop.forth_wire_s, hop.back_wire_s)]
+    both, wraps = _both(relay), [relay.wrap] if relay.wrap else []
+    wires = [wire for hop in (*relay.hops, *wraps) for wire in (hop.forth_wire_s, hop.back_wire_s)]
     beat_s = max([*both, *(chunks * wire for wire in wires)])
-    return beat_s * relay.microbatches + (sum(both) - max(both)) / chunks + sum(_hops_s(relay))
+    hops_s = chunks * sum(map(_there_and_back_s, relay.hops)) + (chunks - 1) * sum(map(_there_and_back_s, wraps))
+    return beat_s * relay.microbatches + (sum(both) - max(both)) / chunks + hops_s
 
 
 def last_backward_s(relay: Relay, whole_s: float) -> Sequence[float]:

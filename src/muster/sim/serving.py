@@ -21,7 +21,7 @@ from muster.sim.arrivals import Arrival, at_once, poisson
 from muster.sim.events import Events
 from muster.sim.faults import Fault, Weather
 from muster.sim.line import World
-from muster.sim.places import Place, Standbys
+from muster.sim.places import REPAIR_S, Place, Standbys
 from muster.sim.rhythm import rhythm
 from muster.sim.ring import BatchRules, Ring
 from muster.sim.serve_run import RequestRun, ServeRun, StageRun, mean, steady_rate
@@ -33,8 +33,6 @@ from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
 from muster.spec.workload import ServeWorkload
 
-REPAIR_S = 10.0
-"""Until a pipeline that lost a machine answers again: to notice, to plan, to load layers."""
 FEWEST_REQUESTS, MOST_REQUESTS, GENERATIONS = 100, 20_000, 5
 """Where nobody says how many: so many times what runs at once, within limits."""
 
