@@ -70,6 +70,36 @@ def test_dtfms_objective_gives_its_cost_and_placement_at_the_top(capsys: pytest.
     assert made["workload"]["sequences"] == 488, "the published job: 1e6 tokens in texts of 2048"
 
 
+def test_a_training_plan_has_a_step_and_may_compress(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "plan",
+        "gpt2-xl",
+        "--pool",
+        "deserve-8xl4",
+        "--objective",
+        "train",
+        "--sequences",
+        "64",
+        "--length",
+        "512",
+    ]
+    made = record(words, capsys)
+    assert made["plan"]["purpose"] == "train"
+    assert made["workload"]["sequences"] == 64
+    assert made["forecast"]["step_s"] == made["search"]["score"]
+    assert made["search"]["bound"] <= made["search"]["score"]
+    assert "step" in told(words, capsys)
+    packed = record([*words, "--compress"], capsys)
+    assert packed["forecast"]["step_s"] <= made["forecast"]["step_s"] * (1 + 1e-9)
+
+
+def test_a_large_plan_is_shown_pipeline_by_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(["plan", "gpt3-xl", "--pool", "dtfm-1", "--objective", "dtfm"], capsys)
+    assert "instance-0 ×8" in said
+    assert "3 each" in said
+    assert len(said.splitlines()) < 30
+
+
 def test_a_lock_is_written_once_and_kept_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock = tmp_path / "plan.lock"
     first = record([*PLAN, "--lock", str(lock)], capsys)

@@ -41,10 +41,11 @@ def _section(title: str) -> None:
 
 
 def _more(objective: Objective, now: float, one: OneMore) -> list[str]:
-    kind = f"{one.devices} × {one.device}" if one.devices > 1 else one.device
+    kind = f"{one.devices}×{one.device}" if one.devices > 1 else one.device
     where = f"{one.like} in {one.region}" if one.region else one.like
-    figures = f"{score(objective, now)} → {score(objective, one.score)}"
-    return [kind, where, gain(now, one.score), figures if one.plan_uses_it else f"{figures}, and not used"]
+    if not one.plan_uses_it:
+        return [kind, where, "none", "would stay idle"]
+    return [kind, where, gain(now, one.score), f"{score(objective, now)} → {score(objective, one.score)}"]
 
 
 def score(objective: Objective, value: float) -> str:

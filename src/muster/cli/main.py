@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from muster import __version__
-from muster.cli import chat, demo, doctor, join, keys, nodes, plan, run, serve, status
+from muster.cli import chat, demo, doctor, join, keys, nodes, plan, run, serve, simulate, status
 from muster.cli.show import show_error
 from muster.errors import MusterError
 
@@ -30,6 +30,7 @@ app.command("status")(status.status)
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(keys.app, name="keys")
 app.command("plan")(plan.plan)
+app.command("simulate")(simulate.simulate)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

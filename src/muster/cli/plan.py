@@ -8,6 +8,7 @@ from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
 from muster.cli.plan_inputs import check_outputs, find_pool, find_shape
 from muster.cli.plan_options import (
     Budget,
+    Compress,
     Deadline,
     Dtype,
     Explain,
@@ -55,6 +56,7 @@ def plan(
     optimizer: Optimizer = None,
     schedule: Schedule = None,
     recompute: Recompute = False,
+    compress: Compress = False,
     replicas: Replicas = None,
     stages: Stages = None,
     seed: Seed = 0,
@@ -72,7 +74,7 @@ def plan(
     wanted = check_objective(objective, serve, budget)
     said = {"sequences": sequences, "length": length, "microbatch": microbatch, "optimizer": optimizer}
     said |= {"schedule": schedule, "recompute": recompute}
-    counts = {"replicas": replicas, "stages": stages}
+    counts = {"replicas": replicas, "stages": stages, "compress": compress}
     check_belongs(wanted, **said, **counts, rate=rate, deadline=deadline, budget=budget, pin=pin)
     train = train_workload(**said)
     check_outputs(picture, lock, save_pool)
@@ -82,5 +84,5 @@ def plan(
     shape = find_shape(model, dtype)
     found, text = find_pool(pool, lambda: live_pool(find(head, token, folder=data_dir)))
     pins = read_pins(pin or (), found, shape)
-    question = Question(shape, found, wanted, serve, train, pins, budget, replicas, stages, seed)
+    question = Question(shape, found, wanted, serve, train, pins, budget, compress, replicas, stages, seed)
     carry_out(question, Files(picture, lock, save_pool, text), explain, as_json)

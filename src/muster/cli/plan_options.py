@@ -65,6 +65,14 @@ Schedule = Annotated[
 Recompute = Annotated[
     bool, Option("--recompute", help="Compute activations again on the way back.", rich_help_panel=_TRAINING)
 ]
+Compress = Annotated[
+    bool,
+    Option(
+        "--compress",
+        help="Let links carry compressed activations where that shortens the step (train only).",
+        rich_help_panel=_TRAINING,
+    ),
+]
 Replicas = Annotated[
     int | None,
     Option(min=1, help="Pipelines side by side (dtfm only).", show_default="the best", rich_help_panel=_TRAINING),
@@ -105,7 +113,8 @@ def train_workload(**said: Any) -> TrainWorkload | None:
 def check_belongs(objective: Objective, **said: object) -> None:
     """Raises `InvalidRequest` on an option that this objective does not look at: silence would look like consent."""
     trains = objective in ("train", "dtfm")
-    strange = [*(_SERVES if trains else _TRAINS), *(() if objective == "dtfm" else _DTFM)]
+    strange = [*(_SERVES if trains else _TRAINS)]
+    strange += [*(() if objective == "dtfm" else _DTFM), *(() if objective == "train" else ("compress",))]
     for option in strange:
         if said.get(option.replace("-", "_")):
             raise InvalidRequest(

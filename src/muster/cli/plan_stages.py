@@ -10,8 +10,10 @@ from muster.spec.forecast import StageForecast
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Node, Pool
 
-MOST_ROWS = 24
-"""Of single stages. A larger plan is shown pipeline by pipeline; `--json` has all of it."""
+MOST_STAGES = 24
+"""A larger plan is shown pipeline by pipeline."""
+MOST_ROWS = 32
+"""Of a table; `--json` has everything."""
 RIGHT = ("pipeline", "layers", "memory of each", "free", "busy", "stages", "least free", "busiest")
 
 Rows = tuple[list[str], list[list[str]]]
@@ -22,7 +24,7 @@ def stage_rows(pool: Pool, plan: Plan, forecasts: Sequence[StageForecast]) -> Ro
     """`forecasts` are of the plan's stages."""
     nodes = {node.id: node for node in pool.nodes}
     of = {(stage.pipeline, stage.first): stage for stage in forecasts}
-    if sum(len(pipeline.stages) for pipeline in plan.pipelines) > MOST_ROWS:
+    if sum(len(pipeline.stages) for pipeline in plan.pipelines) > MOST_STAGES:
         return _by_pipeline(nodes, plan, of)
     columns = ["machine", "device", "layers", "memory of each", "free", "busy"]
     rows = []
@@ -38,10 +40,10 @@ def stage_rows(pool: Pool, plan: Plan, forecasts: Sequence[StageForecast]) -> Ro
 
 
 def device(node: Node, count: int = 1) -> str:
-    """`rtx-4090`, `4 × a6000`."""
+    """`rtx-4090`, `4×a6000`."""
     facts = find_device(node.device.name)
     name = facts.name if facts else node.device.name or node.device.kind
-    return f"{count} × {name}" if count > 1 else name
+    return f"{count}×{name}" if count > 1 else name
 
 
 def _foreseen(stage: StageForecast) -> list[str]:
@@ -54,7 +56,8 @@ def _foreseen(stage: StageForecast) -> list[str]:
 def _by_pipeline(nodes: Mapping[str, Node], plan: Plan, of: Mapping[tuple[int, int], StageForecast]) -> Rows:
     """Pipelines that look alike share a row."""
     columns = ["pipelines", "stages", "through", "layers", "least free", "busiest"]
-    looks = [(_route(nodes, pipeline), _layer_counts(pipeline)) for pipeline in plan.pipelines]
+    kinds = {device(nodes[stage.node], len(stage.devices)) for one in plan.pipelines for stage in one.stages}
+    looks = [(_route(nodes, one, len(kinds) > 1), _layer_counts(one)) for one in plan.pipelines]
     alike: dict[tuple[str, str], list[int]] = {}
     for index, look in enumerate(looks):
         alike.setdefault(look, []).append(index)
@@ -67,11 +70,16 @@ def _by_pipeline(nodes: Mapping[str, Node], plan: Plan, of: Mapping[tuple[int, i
     return columns, rows
 
 
-def _route(nodes: Mapping[str, Node], pipeline: Pipeline) -> str:
-    """`oregon ×4 → tokyo ×2`: where the stages stand, in order; machines by name where no region is known."""
-    places = [nodes[stage.node].region or nodes[stage.node].name for stage in pipeline.stages]
-    runs = [(place, len(list(run))) for place, run in groupby(places)]
-    return " → ".join(f"{place} ×{count}" if count > 1 else place for place, count in runs)
+def _route(nodes: Mapping[str, Node], pipeline: Pipeline, mixed: bool) -> str:
+    """`instance-0 ×4 → single ×4`: how many stages where, in order; in a mixed plan also on what: `a5000 third ×2`."""
+    runs = groupby(_place(nodes[stage.node], len(stage.devices), mixed) for stage in pipeline.stages)
+    counted = [(place, len(list(run))) for place, run in runs]
+    return " → ".join(f"{place} ×{count}" if count > 1 else place for place, count in counted)
+
+
+def _place(node: Node, devices: int, mixed: bool) -> str:
+    what = device(node, devices)
+    return f"{what} {node.region}".strip() if mixed else node.region or what
 
 
 def _layer_counts(pipeline: Pipeline) -> str:

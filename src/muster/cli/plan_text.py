@@ -1,16 +1,17 @@
 """An answer as text for a person: stages, forecast, bottleneck. Knows no search."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import isfinite
 
 from muster.cli.figures import dollars, number, seconds, several, share
 from muster.cli.plan_record import cost_record, used_machines
-from muster.cli.plan_stages import RIGHT, stage_rows
+from muster.cli.plan_stages import MOST_ROWS, RIGHT, stage_rows
 from muster.cli.question import Answer, Question
 from muster.cli.show import out, plain, show_facts, show_table
 from muster.plan.words import bytes_in_words
 from muster.spec.forecast import ServeForecast, TrainForecast
-from muster.spec.plan import Pipeline
+from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
 
@@ -30,7 +31,9 @@ def show_answer(question: Question, answer: Answer) -> None:
     stages = answer.forecast.stages if answer.forecast else ()
     columns, rows = stage_rows(question.pool, answer.plan, stages)
     out.print()
-    show_table("", columns, rows, right=RIGHT)
+    show_table("", columns, rows[:MOST_ROWS], right=RIGHT)
+    if len(rows) > MOST_ROWS:
+        out.print(f"and {several(len(rows) - MOST_ROWS, 'row')} more; --json has everything", style="dim")
     out.print()
     show_facts(facts(question, answer))
     if answer.forecast is not None:
@@ -51,7 +54,8 @@ def headline(question: Question) -> str:
 def asked(workload: ServeWorkload | TrainWorkload) -> str:
     if isinstance(workload, TrainWorkload):
         return f"Training: {workload.sequences:,} texts of {workload.length:,} tokens a step."
-    rate = f"{number(workload.requests_per_s)} requests a second" if workload.requests_per_s else "offline"
+    many = "" if workload.requests_per_s == 1 else "s"
+    rate = f"{number(workload.requests_per_s)} request{many} a second" if workload.requests_per_s else "offline"
     by = f", each within {seconds(workload.deadline_s)}" if workload.deadline_s else ""
     return f"Serving {rate}{by}; prompts of {workload.prompt_tokens} tokens, answers of {workload.output_tokens}."
 
@@ -60,18 +64,24 @@ def facts(question: Question, answer: Answer) -> Iterator[tuple[str, str]]:
     forecast = answer.forecast
     if isinstance(forecast, ServeForecast):
         yield from _serving(question.serve, forecast)
+        if question.objective == "latency" and answer.score is not None:
+            yield "alone", f"{seconds(answer.score)} for a request that has the pool to itself"
         yield from _in_flight(answer.plan.pipelines)
     elif isinstance(forecast, TrainForecast):
         yield "step", _step(forecast)
         yield "tokens", f"{number(forecast.tokens_per_s)} a second"
+        if answer.plan.codecs:
+            yield "compressed", _codecs(answer.plan)
     if answer.dtfm is not None:
         cost = answer.dtfm
         parts = f"{cost.data_parallel_s:.3f} s gradients + {cost.pipeline_s:.3f} s pipeline"
         yield "by DT-FM", f"{cost.cost_s:.3f} s of communication a step: {parts}"
-    yield from _money(used_machines(question.pool, answer.plan), forecast)
-    idle = len(question.pool.nodes) - len(used_machines(question.pool, answer.plan).nodes)
+    used = used_machines(question.pool, answer.plan)
+    yield from _money(used, forecast)
+    idle = [node.name for node in question.pool.nodes if node not in used.nodes]
     if idle:
-        yield "not used", f"{several(idle, 'machine')}: of no help, or standing by"
+        some = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
+        yield "not used", f"{some}: of no help, or standing by"
     if answer.score is not None:
         yield "search", _search(answer)
 
@@ -108,6 +118,16 @@ def _step(forecast: TrainForecast) -> str:
     parts = f"{seconds(forecast.pipeline_s)} until the last microbatch is back"
     rest = f", {seconds(forecast.exchange_s)} gradients and optimizer that nothing hides" if forecast.exchange_s else ""
     return f"{seconds(forecast.step_s)}: {parts}{rest}"
+
+
+def _codecs(plan: Plan) -> str:
+    """Which codecs the links carry, and what share of the values' energy is lost on the way."""
+    counted = Counter(link.codec for link in plan.codecs)
+    parts = [
+        f"{several(count, 'direction')} of links by {codec.name}, which loses {share(codec.distortion)} of the values"
+        for codec, count in counted.most_common()
+    ]
+    return "; ".join(parts)
 
 
 def _money(used: Pool, forecast: ServeForecast | TrainForecast) -> Iterator[tuple[str, str]]:

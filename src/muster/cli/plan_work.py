@@ -10,7 +10,7 @@ from muster.cli.patience import patiently
 from muster.cli.plan_inputs import read_text, write_text
 from muster.cli.plan_record import plan_file, record
 from muster.cli.plan_text import show_answer
-from muster.cli.question import Answer, Question, answer, forecast_again
+from muster.cli.question import Answer, Question, answer, forecast_again, spans_of
 from muster.cli.show import err, plain, show_json
 from muster.draw.picture import save_picture
 from muster.errors import InvalidRequest
@@ -40,7 +40,9 @@ def carry_out(question: Question, files: Files, explain: bool, as_json: bool) ->
     if files.lock is not None and not files.lock.exists():
         write_text(files.lock, dumps(plan_file(question, made.plan)))
     if files.picture is not None:
-        save_picture(files.picture, made.plan, question.pool, question.shape, made.forecast)
+        with patiently("drawing", as_json):
+            spans = spans_of(question, made.plan)
+            save_picture(files.picture, made.plan, question.pool, question.shape, made.forecast, spans)
     if as_json:
         show_json(record(question, made, more))
         return

@@ -7,12 +7,16 @@ from time import perf_counter
 from typing import cast
 
 from muster.cli.plan_options import Objective
+from muster.cost.codec_table import CODECS
 from muster.errors import ContextTooLong, InvalidRequest, Unsupported
 from muster.plan.serve.options import Objective as ServeObjective
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
 from muster.plan.train.dtfm_plan import DtfmFound, dtfm_plan
+from muster.plan.train.search import TrainOptions, plan_training
+from muster.sim.serving import simulate_serving
 from muster.sim.steady import serve_forecast, train_forecast
+from muster.sim.timeline import Span
 from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
@@ -20,6 +24,8 @@ from muster.spec.pool import NodeId, Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
 from muster.spec.written import suggest
 
+MOST_DRAWN_TOKENS, MOST_DRAWN_REQUESTS = 64, 20_000
+"""A timeline shows a few rounds; no more is simulated for it than fills them with a usual mix."""
 _PIN = re.compile(r"(.+)=(\d+)(?:\s*[-–]\s*(\d+))?")
 
 
@@ -33,12 +39,14 @@ class Question:
     """None is each planner's own default."""
     pins: tuple[Pin, ...] = ()
     budget_per_hour: float | None = None
+    compress: bool = False
+    """Whether links of a training plan may carry compressed values."""
     replicas: int | None = None
-    """Of training; None leaves the count to the planner, likewise `stages`."""
+    """Of DT-FM's objective; None leaves the count to the planner, likewise `stages`."""
     stages: int | None = None
     seed: int = 0
     effort: int | None = None
-    """Most layouts that a search for serving looks at; None is the planner's own budget."""
+    """Most layouts that a search looks at; None is the planner's own budget."""
 
     @property
     def workload(self) -> ServeWorkload | TrainWorkload:
@@ -76,8 +84,8 @@ def answer(question: Question, out_of_time: Callable[[], bool] = lambda: False) 
     started = perf_counter()
     if isinstance(question.workload, ServeWorkload):
         check_serves(question.shape, question.workload)
-    made = _dtfm(question, out_of_time) if question.objective == "dtfm" else _serve(question, out_of_time)
-    return replace(made, seconds=perf_counter() - started)
+    search = {"dtfm": _dtfm, "train": _train}.get(question.objective, _serve)
+    return replace(search(question, out_of_time), seconds=perf_counter() - started)
 
 
 def check_serves(shape: ModelShape, workload: ServeWorkload) -> None:
@@ -106,6 +114,28 @@ def forecast_of(question: Question, plan: Plan) -> ServeForecast | TrainForecast
     return serve_forecast(plan, question.pool, question.shape, question.serve)
 
 
+def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
+    """A while of the plan at work, for a timeline: more requests than run at once, of lengths that differ."""
+    if plan.purpose == "train":
+        return ()
+    run = simulate_serving(
+        plan,
+        question.pool,
+        question.shape,
+        replace(question.serve, output_tokens=min(question.serve.output_tokens, MOST_DRAWN_TOKENS)),
+        num_requests=min(4 * at_once(plan), MOST_DRAWN_REQUESTS),
+        spread=0.5,
+        seed=question.seed,
+        timeline=True,
+    )
+    return run.spans
+
+
+def at_once(plan: Plan) -> int:
+    """Requests that a full pool works on."""
+    return sum(pipeline.num_microbatches * max(1, pipeline.batch) for pipeline in plan.pipelines)
+
+
 def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
     options = ServeOptions(
         objective=cast(ServeObjective, question.objective),
@@ -122,6 +152,24 @@ def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
         forecast=found.forecast,
         score=found.score,
         bound=_finite(found.bound),
+        gap=_finite(found.gap),
+        rejected=tuple(Rejected(*one) for one in found.alternatives),
+        evaluations=found.evaluations,
+        finished=found.finished,
+    )
+
+
+def _train(question: Question, out_of_time: Callable[[], bool]) -> Answer:
+    options = TrainOptions(codecs=CODECS) if question.compress else TrainOptions()
+    if question.effort is not None:
+        options = replace(options, evaluations=question.effort)
+    workload = question.train or TrainWorkload()
+    found = plan_training(question.shape, question.pool, workload, options, seed=question.seed, out_of_time=out_of_time)
+    return Answer(
+        plan=found.plan,
+        forecast=found.forecast,
+        score=found.forecast.step_s,
+        bound=found.bound,
         gap=_finite(found.gap),
         rejected=tuple(Rejected(*one) for one in found.alternatives),
         evaluations=found.evaluations,

@@ -1,0 +1,135 @@
+"""What `muster simulate` does: find or make the plan, run it with and without its faults, show both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from muster.cli.fault_words import read_faults, read_trace
+from muster.cli.patience import patiently
+from muster.cli.plan_inputs import find_pool, find_shape, read_text
+from muster.cli.plan_options import Objective, check_objective, serve_workload
+from muster.cli.question import Question, answer, check_serves
+from muster.cli.show import show_json
+from muster.cli.simulate_record import Simulated, record
+from muster.cli.simulate_text import show_simulated
+from muster.draw.picture import save_picture
+from muster.errors import InvalidRequest, Unsupported
+from muster.sim.arrivals import Arrival
+from muster.sim.faults import Fault
+from muster.sim.serve_run import ServeRun
+from muster.sim.serving import simulate_serving
+from muster.sim.steady import serve_forecast
+from muster.spec.plan import Plan
+from muster.spec.plan_file import PlanFile, parse_plan_file, why_useless
+from muster.spec.pool import Pool
+from muster.spec.workload import ServeWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The command line. None is not said."""
+
+    plan: str
+    pool: str | None
+    objective: Objective | None
+    dtype: str | None
+    rate: float | None
+    deadline: float | None
+    prompt_tokens: int | None
+    output_tokens: int | None
+    requests: int | None
+    spread: float
+    trace: Path | None
+    faults: tuple[str, ...] = ()
+    seed: int = 0
+    picture: Path | None = None
+
+
+def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool) -> None:
+    arrivals = read_trace(asked.trace) if asked.trace else None
+    with patiently("planning", as_json) as patience:
+        question, plan = _from_file(asked, live) or _from_model(asked, live, patience)
+    faults = read_faults(asked.faults, question.pool)
+    check_serves(question.shape, question.serve)
+    with patiently("simulating", as_json):
+        made = simulated(question, plan, asked, arrivals, faults)
+    if asked.picture is not None:
+        save_picture(asked.picture, plan, question.pool, question.shape, made.forecast, made.run.spans)
+    if as_json:
+        show_json(record(question, asked.faults, made))
+    else:
+        show_simulated(question, plan, asked.faults, made)
+
+
+def simulated(
+    question: Question, plan: Plan, asked: Asked, arrivals: tuple[Arrival, ...] | None, faults: tuple[Fault, ...]
+) -> Simulated:
+    """The run, and where there are faults the same requests without them."""
+
+    def run(these: tuple[Fault, ...], timeline: bool) -> ServeRun:
+        return simulate_serving(
+            plan,
+            question.pool,
+            question.shape,
+            question.serve,
+            arrivals=arrivals,
+            faults=these,
+            seed=asked.seed,
+            num_requests=asked.requests,
+            spread=asked.spread,
+            timeline=timeline,
+        )
+
+    made = run(faults, asked.picture is not None)
+    forecast = serve_forecast(plan, question.pool, question.shape, question.serve)
+    return Simulated(forecast, made, run((), False) if faults else None)
+
+
+def _from_file(asked: Asked, live: Callable[[], tuple[Pool, str]]) -> tuple[Question, Plan] | None:
+    """A plan that was written down, on its own pool or on the one that is named; None if the word is no plan file.
+
+    Raises `InvalidRequest` if the plan does not hold on the pool.
+    """
+    path = Path(asked.plan).expanduser()
+    if not path.is_file() or '"muster_plan"' not in (text := read_text(path, "plan")):
+        return None
+    held = parse_plan_file(text, str(path))
+    pool = find_pool(asked.pool, live)[0] if asked.pool else held.pool
+    reason = why_useless(held, held.shape, pool)
+    if reason:
+        raise InvalidRequest(
+            f"{path} does not match: {reason}; leave out --pool, or plan for the pool as it is.", "pool"
+        )
+    return _question(asked, held, pool), held.plan
+
+
+def _question(asked: Asked, held: PlanFile, pool: Pool) -> Question:
+    if not isinstance(held.workload, ServeWorkload):
+        raise Unsupported(f"{asked.plan} is a plan for training, and only serving is simulated; name another.", "plan")
+    return Question(held.shape, pool, "throughput", _workload(asked, held.workload), seed=asked.seed)
+
+
+def _workload(asked: Asked, usual: ServeWorkload) -> ServeWorkload:
+    """`usual` with what was said on the command line in its place."""
+    return serve_workload(
+        asked.prompt_tokens or usual.prompt_tokens,
+        asked.output_tokens or usual.output_tokens,
+        usual.requests_per_s if asked.rate is None else asked.rate,
+        usual.deadline_s if asked.deadline is None else asked.deadline,
+    )
+
+
+def _from_model(
+    asked: Asked, live: Callable[[], tuple[Pool, str]], out_of_time: Callable[[], bool]
+) -> tuple[Question, Plan]:
+    if asked.pool is None:
+        raise InvalidRequest(
+            f"{asked.plan} is not a plan that `muster plan --lock` wrote; name one, or a model together with --pool.",
+            "plan",
+        )
+    serve = _workload(asked, ServeWorkload())
+    objective = check_objective(asked.objective, serve, None)
+    shape, (pool, _) = find_shape(asked.plan, asked.dtype), find_pool(asked.pool, live)
+    question = Question(shape, pool, objective, serve, seed=asked.seed)
+    made = answer(question, out_of_time)
+    return question, made.plan
