@@ -72,6 +72,18 @@ def test_no_wire_runs_through_a_text_or_leaves_the_canvas(sheet: Sheet) -> None:
                 assert any(below < order < above and covers(box, text) for order, box in boxes), text.text
 
 
+def test_no_two_wires_share_a_stretch(sheet: Sheet) -> None:
+    wires = [mark for mark in sheet.marks if isinstance(mark, Line) and mark.name.startswith("links-")]
+    pieces = [(number, *piece) for number, wire in enumerate(wires) for piece in pairwise(wire.points)]
+    upright = [(number, a[0], *sorted((a[1], b[1]))) for number, a, b in pieces if a[0] == b[0]]
+    level = [(number, a[1], *sorted((a[0], b[0]))) for number, a, b in pieces if a[1] == b[1]]
+    for same_way in (upright, level):
+        for index, (number, at, low, high) in enumerate(same_way):
+            for other, other_at, other_low, other_high in same_way[index + 1 :]:
+                if number != other and abs(at - other_at) < 2:
+                    assert other_high <= low + 0.1 or other_low >= high - 0.1, wires[number].name
+
+
 def crosses(a: tuple[float, float], b: tuple[float, float], text: Text) -> bool:
     """Pieces of wires are level or upright."""
     left, top, right, bottom = text.box
@@ -97,7 +109,9 @@ def test_every_machine_is_on_the_map_once_with_each_of_its_layer_ranges(case: st
     assert len([text for text in said if " dev " in text]) == len(on_islands)
 
 
-def test_the_links_drawn_are_the_links_used(drawn: Drawn, sheet: Sheet) -> None:
+@pytest.mark.parametrize("forecast", [True, False])
+def test_the_links_drawn_are_the_links_used(drawn: Drawn, forecast: bool) -> None:
+    sheet = draw_picture(drawn.plan, drawn.pool, drawn.shape, drawn.forecast if forecast else None)
     groups = ElementTree.fromstring(svg(sheet)).iter(f"{SVG}g")
     found = [int(name[1]) for group in groups if (name := re.match(r"links-(\d+)-", group.get("id", "")))]
     assert sum(found) == len(hops(drawn.plan))
@@ -215,6 +229,10 @@ def test_names_are_text_whatever_they_look_like(tmp_path: Path, suffix: str) -> 
         page = Page(path.read_text(encoding="utf-8"))
         assert not {"script", "b", "i"} & set(page.tags)
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in path.read_text(encoding="utf-8")
+
+
+def test_a_name_between_dollars_is_not_read_as_a_formula() -> None:
+    assert words(svg(draw_picture(*at_home(("$x^2$", "b")).parts))).count("$x^2$") == 2
 
 
 def test_long_names_are_shortened_in_the_middle() -> None:
