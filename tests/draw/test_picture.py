@@ -12,6 +12,7 @@ from muster.draw.picture import draw_picture, save_picture
 from muster.draw.render import figure, svg
 from muster.draw.sheet import Box, Line, Sheet, Text
 from muster.errors import InvalidRequest, MachineTrouble
+from muster.spec.forecast import LinkForecast, TrainForecast
 from tests.draw.plans import Drawn, at_home, hexgen, hops, measured, ring_of_eight, thousand, worldwide
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -115,6 +116,28 @@ def test_the_links_drawn_are_the_links_used(drawn: Drawn, forecast: bool) -> Non
     groups = ElementTree.fromstring(svg(sheet)).iter(f"{SVG}g")
     found = [int(name[1]) for group in groups if (name := re.match(r"links-(\d+)-", group.get("id", "")))]
     assert sum(found) == len(hops(drawn.plan))
+
+
+def test_who_exchanges_gradients_is_joined_even_where_the_forecast_names_only_hops() -> None:
+    """Eight pipelines, each in a region of its own: every two regions exchange gradients."""
+    plan, pool, shape, forecast, _ = worldwide().parts
+    at_home_each = tuple(
+        replace(
+            pipeline,
+            stages=tuple(
+                replace(stage, node=other.stages[i].node)
+                for stage, other in zip(pipeline.stages, plan.pipelines, strict=True)
+            ),
+        )
+        for i, pipeline in enumerate(plan.pipelines)
+    )
+    plan = replace(plan, pipelines=at_home_each)
+    inside = tuple(LinkForecast(*pair, 1e6, 0.1) for pipeline in at_home_each for pair in pairwise(pipeline.nodes()))
+    assert isinstance(forecast, TrainForecast)
+    sheet = draw_picture(plan, pool, shape, replace(forecast, stages=(), links=inside))
+    said = [text.text for text in sheet.texts()]
+    assert len([text for text in said if text.startswith("8 links")]) == 28
+    assert "gradients only" in said
 
 
 def test_standbys_and_machines_left_out_are_named_apart() -> None:

@@ -94,12 +94,16 @@ def _of_stage(number: int, stage: Stage, forecast: Forecast) -> StageForecast | 
 
 
 def used_links(plan: Plan, pool: Pool, forecast: Forecast) -> tuple[UsedLink, ...]:
-    """What the forecast names, and from stage to stage what it does not; each direction once."""
+    """Each direction once: from stage to stage, and in training between the machines that exchange gradients.
+
+    Those are what the forecast names besides the hops; where it names none, all pairs of the same stage.
+    """
     hops = set(_hops(plan))
     told: dict[tuple[NodeId, NodeId], LinkForecast] = {
         (link.source, link.target): link for link in (forecast.links if forecast else ())
     }
-    pairs = dict.fromkeys([*_hops(plan), *told])
+    exchanges = [] if set(told) - hops else list(_exchanges(plan))
+    pairs = dict.fromkeys([*_hops(plan), *told, *exchanges])
     return tuple(_used(plan, pool, *pair, told.get(pair), pair in hops) for pair in pairs)
 
 
@@ -118,6 +122,12 @@ def _hops(plan: Plan) -> Iterator[tuple[NodeId, NodeId]]:
                 yield target, source
         if plan.purpose == "serve" and pipeline.stages[0].node != pipeline.stages[-1].node:
             yield pipeline.stages[-1].node, pipeline.stages[0].node
+
+
+def _exchanges(plan: Plan) -> Iterator[tuple[NodeId, NodeId]]:
+    if plan.purpose == "train":
+        for alike in zip(*(pipeline.nodes() for pipeline in plan.pipelines), strict=False):
+            yield from ((source, target) for source in alike for target in alike if source != target)
 
 
 def _neighbours(pipeline: Pipeline) -> Iterator[tuple[NodeId, NodeId]]:

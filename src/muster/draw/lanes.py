@@ -125,6 +125,8 @@ def _senders(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, str]:
     found: dict[str, str] = {}
     for pipeline in plan.pipelines:
         for stage, following in zip(pipeline.stages, (*pipeline.stages[1:], pipeline.stages[0]), strict=True):
+            if stage is following:
+                continue
             here, there = nodes[stage.node].name, nodes[following.node].name
             found.setdefault(link_lane(here, there), _lane_of(stage, nodes))
             found.setdefault(link_lane(there, here), _lane_of(following, nodes))

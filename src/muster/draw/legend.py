@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from muster.draw.facts import Forecast
 from muster.draw.palette import CACHE, IDLE, KINDS, LOAD_UNKNOWN, LOADS, OTHER, QUIET, WEIGHTS, load_width
 from muster.draw.sheet import Bars, Box, Line, Mark, Sheet, Text, text_width
 from muster.draw.words import between, percent
@@ -10,7 +11,7 @@ from muster.spec.plan import Plan
 SIZE = 6.5
 
 
-def map_legend(plan: Plan, marks: Sequence[Mark]) -> Sheet:
+def map_legend(plan: Plan, forecast: Forecast, marks: Sequence[Mark]) -> Sheet:
     kept = "cache" if plan.purpose == "serve" else "activations"
     rest = "workspace" if plan.purpose == "serve" else "gradients, optimizer and the rest"
     fills = {mark.fill for mark in marks if isinstance(mark, Box)}
@@ -18,12 +19,13 @@ def map_legend(plan: Plan, marks: Sequence[Mark]) -> Sheet:
     memory = [(WEIGHTS, "weights"), (CACHE, kept), (OTHER, rest)]
     entries: list[tuple[Mark, str]] = [(Box(0, 2, 12, 5, colour), text) for colour, text in memory if colour in fills]
     rows = [("memory", entries)] if entries else []
+    unknown = "gradients only" if forecast and plan.purpose == "train" else "load not known"
     if lines:
-        rows.append(("link load", [entry for entry in _loads() if entry[0].colour in lines]))
+        rows.append(("link load", [entry for entry in _loads(unknown) if entry[0].colour in lines]))
     return _rows(rows)
 
 
-def _loads() -> list[tuple[Line, str]]:
+def _loads(unknown: str) -> list[tuple[Line, str]]:
     low = 0.0
     entries = []
     for limit, colour in LOADS:
@@ -31,7 +33,7 @@ def _loads() -> list[tuple[Line, str]]:
         words = words or between(low, limit)
         entries.append((Line(((0, 4.5), (14, 4.5)), colour, load_width(low)), words))
         low = limit
-    return [*entries, (Line(((0, 4.5), (14, 4.5)), LOAD_UNKNOWN, load_width(None)), "load not known")]
+    return [*entries, (Line(((0, 4.5), (14, 4.5)), LOAD_UNKNOWN, load_width(None)), unknown)]
 
 
 def timeline_legend(marks: Sequence[Mark]) -> Sheet:

@@ -61,14 +61,15 @@ class Bundle:
         return len({(link.source, link.target) for link in self.links}) == 1
 
     def label(self, speed: bool = True) -> tuple[str, ...]:
-        """How many, latency, bandwidth, codec, the highest load."""
+        """How many, latency, bandwidth, codec, the highest load, as far as it is known."""
         pairs = {frozenset((link.source, link.target)) for link in self.links}
         parts = [f"{len(pairs)} links"] if len(pairs) > 1 else []
         if speed:
             parts += speeds(self.links)
         parts += [fit(" / ".join(codecs), 60, LABEL_SIZE) for codecs in [_codecs(self.links)] if codecs]
         if self.share is not None:
-            parts.append(("load ≤ " if len(pairs) > 1 else "load ") + percent(self.share))
+            what = "load" if all(link.share is not None for link in self.links) else "activations"
+            parts.append(f"{what} {'≤ ' if len(pairs) > 1 else ''}{percent(self.share)}")
         return tuple(parts)
 
 
@@ -209,7 +210,7 @@ class _RegionDrawer:
             rows = ceil(num_cards / columns)
             shape = columns * (self.card_width + (40 if hops else 8)) / (rows * height)
             holes = (rows * columns - num_cards) / columns
-            return abs(log(shape / self.aspect)) + 0.4 * holes + (0.35 if hops and rows > 1 and rows % 2 else 0.0)
+            return abs(log(shape / self.aspect)) + 0.6 * holes + (0.6 if hops and rows > 1 and rows % 2 else 0.0)
 
         return min(range(1, num_cards + 1), key=badness)
 

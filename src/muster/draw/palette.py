@@ -20,8 +20,8 @@ DARK = {
     REGION_EDGE: "#3d464f",
     CARD: "#252b31",
     CARD_EDGE: "#6a7580",
-    SHELF: "#20252a",
-    SHELF_INK: "#8f99a3",
+    SHELF: "#2d343b",
+    SHELF_INK: "#98a2ac",
     IDLE: "#23282d",
     RULE: "#343b42",
 }

@@ -64,7 +64,7 @@ def draw_picture(
 ) -> Sheet:
     plan_map = draw_map(plan, pool, shape, forecast)
     width = max(LEAST_WIDTH, plan_map.width)
-    parts = [_heading(plan, pool, forecast, width), plan_map, map_legend(plan, plan_map.marks)]
+    parts = [_heading(plan, pool, forecast, width), plan_map, map_legend(plan, forecast, plan_map.marks)]
     if spans:
         timeline = draw_timeline(plan, pool, forecast, spans, width)
         parts += [timeline, timeline_legend(timeline.marks)]
@@ -78,7 +78,7 @@ def _heading(plan: Plan, pool: Pool, forecast: Forecast, width: float) -> Sheet:
     sheet.put(Text(0, 8, fit(f"{doing.capitalize()} {plan.model}{where}", width, 13, True), 13, bold=True))
     if forecast:
         sheet.put(Text(0, 24, fit(headline(forecast), width, 9), 9))
-        said = paragraph(forecast.bottleneck, width)
+        said = paragraph(f"Bottleneck: {forecast.bottleneck}", width)
         sheet.paste(said, 0, 34)
         sheet.height = 34 + said.height
     return sheet

@@ -91,16 +91,16 @@ def _box(axes: Axes, mark: Box, order: int) -> None:
         zorder=order,
         gid=mark.name or None,
     )
-    axes.add_patch(patch)
+    axes.add_artist(patch)
 
 
 def _line(axes: Axes, mark: Line, order: int) -> None:
     path = PathPatch(Path(list(mark.points)), fill=False, joinstyle="round", linestyle="--" if mark.dashed else "-")
     path.set(edgecolor=mark.colour, linewidth=mark.width, zorder=order, gid=mark.name or None)
-    axes.add_patch(path)
+    axes.add_artist(path)
     if mark.arrow:
         tip = _arrow_head(mark.points[-2], mark.points[-1], 2.2 + mark.width)
-        axes.add_patch(Polygon(tip, facecolor=mark.colour, edgecolor="none", zorder=order))
+        axes.add_artist(Polygon(tip, facecolor=mark.colour, edgecolor="none", zorder=order))
 
 
 def _arrow_head(tail: Point, tip: Point, size: float) -> list[Point]:
@@ -119,4 +119,4 @@ def _bars(axes: Axes, mark: Bars, order: int) -> None:
     ]
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(mark.boxes)
     path = Path(corners, codes)
-    axes.add_patch(PathPatch(path, facecolor=mark.fill, edgecolor="none", zorder=order, gid=mark.name or None))
+    axes.add_artist(PathPatch(path, facecolor=mark.fill, edgecolor="none", zorder=order, gid=mark.name or None))

@@ -108,7 +108,9 @@ def _bars(spans: Sequence[Span], scale: _Scale, top: float, bottom: float) -> li
         if some and some[-1][1] == y and x1 - x0 < 1 and x0 - (some[-1][0] + some[-1][2]) < 0.25:
             some[-1] = (some[-1][0], y, x1 - some[-1][0], step)
         else:
-            some.append((x0, y, max(0.3, x1 - x0 - (0.4 if x1 - x0 > 2 else 0.0)), step - (0.4 if depth > 1 else 0.0)))
+            some.append(
+                (x0, y, max(0.3, x1 - x0 - (0.6 if x1 - x0 > 2.5 else 0.0)), step - (0.4 if depth > 1 else 0.0))
+            )
     return [Bars(tuple(some), KINDS[kind], name=f"bars-{kind}") for kind, some in boxes.items()]
 
 
