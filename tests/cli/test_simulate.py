@@ -84,6 +84,24 @@ def test_a_model_is_planned_for_first(capsys: pytest.CaptureFixture[str]) -> Non
     assert made["run"]["finished"] == 20
 
 
+TRAIN = ["gpt2-xl", *POOL, "--objective", "train"]
+
+
+def test_training_steps_run_and_a_loss_costs_the_step_at_hand(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lock = str(tmp_path / "train.lock")
+    told(["plan", *TRAIN, "--sequences", "64", "--length", "512", "--lock", lock], capsys)
+    made = record(["simulate", lock, "--steps", "4", "--fault", "leave:l4-3@5"], capsys)
+    assert made["undisturbed"]["steps"] == 4
+    assert made["run"]["lost_steps"] == 1
+    assert made["run"]["duration_s"] > made["undisturbed"]["duration_s"]
+    assert made["undisturbed"]["step_s"] == pytest.approx(made["forecast"]["step_s"], rel=0.05)
+    assert "until the last microbatch" in told(["simulate", lock], capsys)
+    late = told(["simulate", lock, "--fault", "leave:l4-3@5000"], capsys)
+    assert "perhaps the run had ended" in late
+
+
 def test_what_json_printed_can_be_simulated(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(told(["plan", "llama-3-70b", *POOL, "--json"], capsys))
@@ -105,6 +123,8 @@ def test_a_small_screen_breaks_no_figure(lock: str, capsys: pytest.CaptureFixtur
         (["LOCK", "--fault", "melt:l4-1@3"], 2, "write it like"),
         (["LOCK", "--trace", "nowhere.csv"], 2, "cannot be read"),
         (["LOCK", "--rate", "0"], 2, "give requests per second"),
+        (["LOCK", "--steps", "3"], 2, "--steps says nothing to a plan for serving"),
+        ([*TRAIN, "--requests", "3"], 2, "--requests says nothing to a plan for training"),
         (["LOCK", "--picture", "x.pdf"], 2, "end it in .svg or .png or .html"),
         (["LOCK", "--prompt-tokens", "9000", "--requests", "1"], 2, "takes"),
     ],

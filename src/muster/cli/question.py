@@ -17,6 +17,7 @@ from muster.plan.train.search import TrainOptions, plan_training
 from muster.sim.serving import simulate_serving
 from muster.sim.steady import serve_forecast, train_forecast
 from muster.sim.timeline import Span
+from muster.sim.training import simulate_training
 from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
@@ -115,9 +116,10 @@ def forecast_of(question: Question, plan: Plan) -> ServeForecast | TrainForecast
 
 
 def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
-    """A while of the plan at work, for a timeline: more requests than run at once, of lengths that differ."""
+    """A while of the plan at work, for a timeline: one step, or more requests than run at once, of several lengths."""
     if plan.purpose == "train":
-        return ()
+        workload = question.train or TrainWorkload()
+        return simulate_training(plan, question.pool, question.shape, workload, timeline=True).spans
     run = simulate_serving(
         plan,
         question.pool,

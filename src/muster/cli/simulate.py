@@ -37,6 +37,9 @@ def simulate(
     trace: Annotated[
         Path | None, Option(help="Recorded requests: lines of seconds,prompt tokens,output tokens.")
     ] = None,
+    steps: Annotated[
+        int | None, Option(min=1, help="Optimizer steps, of a plan for training.", show_default="1")
+    ] = None,
     fault: Annotated[
         list[str] | None,
         Option(help="leave:ada@12, join:ada@40, slow:bob@5x0.3 (of its speed), cut:ada,bob@10-20; may be given again."),
@@ -55,5 +58,5 @@ def simulate(
     from muster.cli.simulate_work import Asked, carry_out
 
     asked = Asked(plan, pool, objective, dtype, rate, deadline, prompt_tokens, output_tokens, requests, spread, trace)
-    asked = replace(asked, faults=tuple(fault or ()), seed=seed, picture=picture)
+    asked = replace(asked, faults=tuple(fault or ()), seed=seed, picture=picture, steps=steps)
     carry_out(asked, lambda: live_pool(find(head, token, folder=data_dir)), as_json)

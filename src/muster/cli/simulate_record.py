@@ -7,18 +7,17 @@ from typing import Any
 from muster.cli.plan_record import finite, forecast_record
 from muster.cli.question import Question
 from muster.sim.serve_run import ServeRun
-from muster.spec.forecast import ServeForecast
+from muster.sim.training import TrainRun
+from muster.spec.forecast import ServeForecast, TrainForecast
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-_LEFT_OUT = ("requests", "spans")
-"""One entry for each request or bar: too much for one object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    forecast: ServeForecast
-    run: ServeRun
-    undisturbed: ServeRun | None
+    forecast: ServeForecast | TrainForecast
+    run: ServeRun | TrainRun
+    undisturbed: ServeRun | TrainRun | None
     """The same without faults; None where there were none."""
 
 
@@ -37,13 +36,18 @@ def record(question: Question, faults: Sequence[str], made: Simulated) -> dict[s
     return told
 
 
-def run_record(run: ServeRun) -> dict[str, Any]:
-    said = asdict(replace(run, requests=(), spans=()))
-    for key in _LEFT_OUT:
-        del said[key]
+def run_record(run: ServeRun | TrainRun) -> dict[str, Any]:
+    if isinstance(run, TrainRun):
+        return _without(asdict(replace(run, spans=())), "spans")
+    # One entry for each request or bar would be too much for one object.
+    said = _without(asdict(replace(run, requests=(), spans=())), "requests", "spans")
     said["time_to_first_token_s"] = {"mean": run.time_to_first_token_s, **quantiles(run.first_token_quantile)}
     said["request_s"] = {"mean": run.request_s, **quantiles(run.request_quantile)}
     return said
+
+
+def _without(said: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in said.items() if key not in keys}
 
 
 def quantiles(of: Callable[[float], float]) -> dict[str, float]:

@@ -1,28 +1,28 @@
 """What `muster simulate` does: find or make the plan, run it with and without its faults, show both."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.cli.fault_words import read_faults, read_trace
 from muster.cli.patience import patiently
 from muster.cli.plan_inputs import find_pool, find_shape, read_text
 from muster.cli.plan_options import Objective, check_objective, serve_workload
-from muster.cli.question import Question, answer, check_serves
+from muster.cli.question import Question, answer, check_serves, forecast_of
 from muster.cli.show import show_json
 from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
 from muster.draw.picture import save_picture
-from muster.errors import InvalidRequest, Unsupported
+from muster.errors import InvalidRequest
 from muster.sim.arrivals import Arrival
 from muster.sim.faults import Fault
 from muster.sim.serve_run import ServeRun
 from muster.sim.serving import simulate_serving
-from muster.sim.steady import serve_forecast
+from muster.sim.training import TrainRun, simulate_training
 from muster.spec.plan import Plan
 from muster.spec.plan_file import PlanFile, parse_plan_file, why_useless
 from muster.spec.pool import Pool
-from muster.spec.workload import ServeWorkload
+from muster.spec.workload import ServeWorkload, TrainWorkload
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,15 @@ class Asked:
     faults: tuple[str, ...] = ()
     seed: int = 0
     picture: Path | None = None
+    steps: int | None = None
 
 
 def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool) -> None:
     arrivals = read_trace(asked.trace) if asked.trace else None
     with patiently("planning", as_json) as patience:
         question, plan = _from_file(asked, live) or _from_model(asked, live, patience)
+    _check_belongs(asked, plan)
     faults = read_faults(asked.faults, question.pool)
-    check_serves(question.shape, question.serve)
     with patiently("simulating", as_json):
         made = simulated(question, plan, asked, arrivals, faults)
     if asked.picture is not None:
@@ -64,25 +65,55 @@ def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool)
 def simulated(
     question: Question, plan: Plan, asked: Asked, arrivals: tuple[Arrival, ...] | None, faults: tuple[Fault, ...]
 ) -> Simulated:
-    """The run, and where there are faults the same requests without them."""
+    """The run, and where there are faults the same without them."""
 
-    def run(these: tuple[Fault, ...], timeline: bool) -> ServeRun:
-        return simulate_serving(
-            plan,
-            question.pool,
-            question.shape,
-            question.serve,
-            arrivals=arrivals,
-            faults=these,
-            seed=asked.seed,
-            num_requests=asked.requests,
-            spread=asked.spread,
-            timeline=timeline,
-        )
+    def run(these: tuple[Fault, ...], timeline: bool) -> ServeRun | TrainRun:
+        if plan.purpose == "train":
+            return _train(question, plan, asked.steps or 1, these, timeline)
+        return _serve(question, plan, asked, arrivals, these, timeline)
 
     made = run(faults, asked.picture is not None)
-    forecast = serve_forecast(plan, question.pool, question.shape, question.serve)
-    return Simulated(forecast, made, run((), False) if faults else None)
+    return Simulated(forecast_of(question, plan), made, run((), False) if faults else None)
+
+
+def _train(question: Question, plan: Plan, steps: int, faults: tuple[Fault, ...], timeline: bool) -> TrainRun:
+    workload = question.train or TrainWorkload()
+    return simulate_training(
+        plan, question.pool, question.shape, workload, faults=faults, seed=question.seed, steps=steps, timeline=timeline
+    )
+
+
+def _serve(
+    question: Question,
+    plan: Plan,
+    asked: Asked,
+    arrivals: tuple[Arrival, ...] | None,
+    faults: tuple[Fault, ...],
+    timeline: bool,
+) -> ServeRun:
+    check_serves(question.shape, question.serve)
+    return simulate_serving(
+        plan,
+        question.pool,
+        question.shape,
+        question.serve,
+        arrivals=arrivals,
+        faults=faults,
+        seed=asked.seed,
+        num_requests=asked.requests,
+        spread=asked.spread,
+        timeline=timeline,
+    )
+
+
+def _check_belongs(asked: Asked, plan: Plan) -> None:
+    """Raises `InvalidRequest` on an option that this kind of plan does not look at."""
+    of_serving = ("rate", "deadline", "prompt_tokens", "output_tokens", "requests", "spread", "trace")
+    trains = plan.purpose == "train"
+    for name in of_serving if trains else ("steps",):
+        if getattr(asked, name):
+            option, purpose = name.replace("_", "-"), "training" if trains else "serving"
+            raise InvalidRequest(f"--{option} says nothing to a plan for {purpose}; leave it out.", option)
 
 
 def _from_file(asked: Asked, live: Callable[[], tuple[Pool, str]]) -> tuple[Question, Plan] | None:
@@ -105,7 +136,7 @@ def _from_file(asked: Asked, live: Callable[[], tuple[Pool, str]]) -> tuple[Ques
 
 def _question(asked: Asked, held: PlanFile, pool: Pool) -> Question:
     if not isinstance(held.workload, ServeWorkload):
-        raise Unsupported(f"{asked.plan} is a plan for training, and only serving is simulated; name another.", "plan")
+        return Question(held.shape, pool, "train", train=held.workload, seed=asked.seed)
     return Question(held.shape, pool, "throughput", _workload(asked, held.workload), seed=asked.seed)
 
 
@@ -132,4 +163,5 @@ def _from_model(
     shape, (pool, _) = find_shape(asked.plan, asked.dtype), find_pool(asked.pool, live)
     question = Question(shape, pool, objective, serve, seed=asked.seed)
     made = answer(question, out_of_time)
-    return question, made.plan
+    # DT-FM's objective knows of a workload that is published together with the fleet.
+    return (replace(question, train=made.dtfm.workload) if made.dtfm else question), made.plan
