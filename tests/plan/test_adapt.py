@@ -59,7 +59,9 @@ def test_a_gap_that_nobody_idle_can_fill_is_closed_by_the_neighbours_with_fewer_
     whole = replace(whole, links={(a, b): LinkSpeed(0.05, 1e8) for a in "abcde" for b in "abcde" if a != b})
     moved = {"mended": 0, "anew": 0}
     for gone in "abc":
-        before = as_plan(MODEL, whole, cuts(("e", 0, 2), ("a", 2, 4), ("c", 4, 6), ("b", 6, 8)), 32, OPTIONS, "made up")
+        before = as_plan(
+            MODEL, whole, cuts(("e", 0, 2), ("a", 2, 4), ("c", 4, 6), ("b", 6, 8)), 400, OPTIONS, "made up"
+        )
         left = without(whole, gone, "d")
         change = mend(left, before)
         check_plan(change.plan, MODEL, left, OPTIONS)
@@ -157,7 +159,7 @@ def test_a_slow_machine_is_replaced_alone_where_moving_the_others_gains_nothing(
 def test_a_machine_that_hurts_is_dropped():
     far = LinkSpeed(3.0, 1e6)
     machines = pool(node("a", 700), node("b", 700), node("c", 700))
-    plan = as_plan(MODEL, machines, cuts(("a", 0, 3), ("c", 3, 6), ("b", 6, 8)), 32, OPTIONS, "made up")
+    plan = as_plan(MODEL, machines, cuts(("a", 0, 3), ("c", 3, 6), ("b", 6, 8)), 1500, OPTIONS, "made up")
     assert not worth(improve(machines, serving(plan, machines)), HORIZON_S)
     slow = replace(machines, links={pair: far for n in "ab" for pair in ((n, "c"), ("c", n))})
     change = improve(slow, serving(plan, slow))
@@ -172,4 +174,4 @@ def test_a_machine_that_does_not_help_stays_a_standby():
         assert not worth(improve(pool(*machines.nodes, newcomer), situation), HORIZON_S)
     better = improve(pool(*machines.nodes, node("z", 1200, 2.0)), situation)
     assert worth(better, HORIZON_S)
-    assert better.gain == pytest.approx(situation.tokens_per_s, rel=0.01)
+    assert better.gain == pytest.approx(situation.tokens_per_s, rel=0.05)

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from math import inf
 
 from muster.cost.memory import stage_bytes
-from muster.cost.roofline import flops_per_s, hidden_bytes, stage_seconds, transfer_seconds, wire_seconds
+from muster.cost.roofline import flops_per_s
+from muster.errors import InvalidRequest, PoolUnavailable
 from muster.plan.tables import PlanOptions
+from muster.sim.ring import BatchRules
+from muster.sim.steady import serve_forecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Device, NodeId, Pool
+from muster.spec.workload import ServeWorkload
 
 SWITCH_S = 0.5
 """Until requests have gone over to another pipeline that is ready."""
@@ -97,20 +101,15 @@ def change_to(plan: Plan, situation: Situation, shape: ModelShape, pool: Pool, o
 
 
 def tokens_per_s(pipeline: Pipeline, shape: ModelShape, pool: Pool, options: PlanOptions) -> float:
-    """Tokens per second of a full ring: B / max(T_max, (sum T + sum L) / N) (DeServe, section 4). 0 if it is broken."""
-    devices = {node.id: node.device for node in pool.nodes}
-    stages = pipeline.stages
-    if any(stage.node not in devices for stage in stages):
+    """Tokens that the pipeline could generate per second, by the closed forecast; 0 if it is broken."""
+    plan = Plan(shape.name, (pipeline,))
+    rules = BatchRules(prefill_tokens=options.workspace.prefill_tokens)
+    prompt_tokens = max(1, min(options.context, shape.max_context) * 3 // 4)
+    workload = ServeWorkload(prompt_tokens, output_tokens=max(1, prompt_tokens // 3))
+    try:
+        return serve_forecast(plan, pool, shape, workload, rules=rules).capacity_tokens_per_s
+    except (PoolUnavailable, InvalidRequest):  # a link is down, a machine is gone
         return 0.0
-    batch, context = options.batch, options.context
-    work = [stage_seconds(shape, s.first, s.last, devices[s.node], batch, context) for s in stages]
-    hops = list(zip(stages, (*stages[1:], stages[0]), strict=True)) if len(stages) > 1 else []
-    links = [pool.link(source.node, target.node) for source, target in hops]
-    nbytes = hidden_bytes(shape, batch)
-    around_s = sum(work) + sum(transfer_seconds(link, nbytes) for link in links)
-    # The way back carries token ids only, so its bandwidth does not bound the step.
-    period_s = max(*work, *(wire_seconds(link, nbytes) for link in links[:-1]), around_s / pipeline.num_microbatches)
-    return batch / period_s
 
 
 def moved_bytes(shape: ModelShape, old: Pipeline | None, new: Pipeline) -> int:

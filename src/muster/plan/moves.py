@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import inf, isfinite
 
-from muster.cost.memory import stage_bytes
 from muster.cost.roofline import hidden_bytes, stage_seconds, wire_seconds
+from muster.plan.repair import room_for_pages
 from muster.plan.split import cover, least_slowest, most_pages
 from muster.plan.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
@@ -39,19 +39,22 @@ def small_moves(shape: ModelShape, pool: Pool, keep: Pipeline, most_stages: int,
             yield cut
 
 
-def recut(shape: ModelShape, pool: Pool, order: Sequence[Node], up_to_pages: int, options: PlanOptions) -> Cut | None:
-    """The least slowest stage for machines in this order; None if they cannot hold all, or a link is down."""
+def recut(shape: ModelShape, pool: Pool, order: Sequence[Node], wanted_pages: int, options: PlanOptions) -> Cut | None:
+    """The least slowest stage for machines in this order, then as many pages as there is room for.
+
+    None if they cannot hold all, or a link is down. Balance may cost pages, but only those beyond `wanted_pages`.
+    """
     if not order:
         return None
     tables, positions, layers = Tables(shape, order, pool, options), range(len(order)), shape.num_layers
     ring = [*pairwise(positions), (len(order) - 1, 0)] if len(order) > 1 else []
-    least = min(up_to_pages, options.min_pages(shape))
+    least = min(wanted_pages, options.min_pages(shape))
     linked = all(isfinite(tables.wire[hop]) for hop in ring)
     if not linked or cover(tables, positions, inf, least, 0, layers) is None:
         return None
-    pages = most_pages(tables, positions, inf, least, up_to_pages)
+    pages = most_pages(tables, positions, inf, least, wanted_pages)
     stages = least_slowest(tables, positions, inf, pages, 0, layers)
-    return None if stages is None else (stages, pages)
+    return None if stages is None else (stages, room_for_pages(shape, pool, stages, options))
 
 
 def _moved(
@@ -75,17 +78,14 @@ def _replaced(
     shape: ModelShape, pool: Pool, keep: Pipeline, idle: Sequence[Node], suspects: Sequence[int], options: PlanOptions
 ) -> list[Cut]:
     """One machine takes the very layers of another, while the rest still have room for theirs."""
-    caps = {node.id: node.device.memory_bytes for node in pool.nodes}
-    tokens = keep.num_pages * keep.page_size
+    least = min(keep.num_pages, options.min_pages(shape))
     cuts = []
     for k in suspects:
         for node in idle:
             new = Stage(node.id, keep.stages[k].first, keep.stages[k].last)
             stages = (*keep.stages[:k], new, *keep.stages[k + 1 :])
-            needs = [stage_bytes(shape, stage.first, stage.last, tokens, options.workspace) for stage in stages]
-            if all(need <= caps[stage.node] for need, stage in zip(needs, stages, strict=True)):
-                cuts.append((stages, keep.num_pages))
-    return cuts
+            cuts.append((stages, room_for_pages(shape, pool, stages, options)))
+    return [cut for cut in cuts if cut[1] >= least]
 
 
 def _suspects(

@@ -39,7 +39,7 @@ def repair(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) 
     stages.sort(key=lambda stage: stage.first)
     if _crosses_a_broken_link(pool, stages):
         return None
-    return tuple(stages), _pages(shape, caps, stages, options)
+    return tuple(stages), room_for_pages(shape, pool, stages, options)
 
 
 def _gaps(stays: Sequence[Stage], layers: int) -> list[tuple[int, int]]:
@@ -74,8 +74,9 @@ def _crosses_a_broken_link(pool: Pool, stages: Sequence[Stage]) -> bool:
     return any(pool.link(source.node, target.node).bandwidth_bytes_per_s <= 0 for source, target in hops)
 
 
-def _pages(shape: ModelShape, caps: dict[str, int], stages: Sequence[Stage], options: PlanOptions) -> int:
-    """What the tightest stage has room for."""
+def room_for_pages(shape: ModelShape, pool: Pool, stages: Sequence[Stage], options: PlanOptions) -> int:
+    """KV pages that the tightest stage has room for; below 0 where not even its weights fit."""
+    caps = {node.id: node.device.memory_bytes for node in pool.nodes}
     pages = options.max_pages(shape)
     for stage in stages:
         bare = stage_bytes(shape, stage.first, stage.last, 0, options.workspace)
