@@ -1,6 +1,6 @@
 """Simulated nodes and a fake clock around `BrokerState`, for tests that want to tell a story."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from muster.broker.events import (
     Close,
@@ -13,6 +13,7 @@ from muster.broker.events import (
     Route,
     RouteChanged,
     Save,
+    Search,
     Send,
     Tick,
 )
@@ -118,11 +119,14 @@ class Stage:
     def __init__(self, remembered: Remembered | None = None, options: BrokerOptions | None = None, served=SERVED):
         remembered = remembered or Remembered(secrets=[(SECRET, 1e12)])
         self.served = served
-        self.state = BrokerState(HEAD, served, planner, options or BrokerOptions(), remembered)
+        options = options or BrokerOptions()
+        options = replace(options, placing=replace(options.placing, planning=PLANNING))
+        self.state = BrokerState(HEAD, served, planner, options, remembered)
         self.now_s = 1000.0
         self.actors: dict[int, Actor] = {}
         self.routes: list[Route | None] = []
         self.saved: list[object] = []
+        self.searches: list[Search] = []
         self.refused: dict[int, str] = {}
         self.dialled = 0
         self.auto = True
@@ -170,6 +174,8 @@ class Stage:
                 self.routes.append(route)
             case Save(record):
                 self.saved.append(record)
+            case Search():
+                self.searches.append(command)
 
     def receive(self, actor: Actor, message: AnyMessage) -> None:
         if not actor.alive:

@@ -7,19 +7,21 @@ from pathlib import Path
 from muster.broker.events import Route
 from muster.broker.membership import LeaseOptions
 from muster.broker.placing import PlacingOptions
+from muster.broker.searching import SearchPlan
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
 from muster.link.memory import MemoryNetwork
+from muster.plan.first import Planner
 from muster.wire.messages import (
     Welcome,
 )
-from tests.broker.actors import HEAD, SERVED, node_id, planner
+from tests.broker.actors import HEAD, PLANNING, SERVED, node_id, planner
 from tests.broker.fake_node import FakeNode
 
 OPTIONS = BrokerOptions(
     leases=LeaseOptions(heartbeat_s=0.1, lease_s=0.8, rest_s=0.1),
-    placing=PlacingOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5),
+    placing=PlacingOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5, planning=PLANNING),
 )
 BLOB = bytes(range(256)) * 100
 
@@ -31,8 +33,8 @@ def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None
 class Pool:
     """A head and its nodes on one in-memory network."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, search: SearchPlan | None = None, planner: Planner = planner) -> None:
+        self.folder, self.search, self.planner = folder, search, planner
         self.network = MemoryNetwork()
         self.nodes: list[FakeNode] = []
         self.wall_s = 1e9
@@ -40,7 +42,13 @@ class Pool:
     async def start_head(self) -> None:
         self.store = Store.at(self.folder / "pool.db")
         self.service = BrokerService(
-            SERVED, self.store, read_blob, planner=planner, options=OPTIONS, wall_clock=lambda: self.wall_s
+            SERVED,
+            self.store,
+            read_blob,
+            planner=self.planner,
+            search=self.search,
+            options=OPTIONS,
+            wall_clock=lambda: self.wall_s,
         )
         await self.service.start(self.network.endpoint(HEAD))
 

@@ -19,7 +19,7 @@ async def test_a_node_that_floods_the_head_is_put_out(pool):
             await node.control.send(node.claim)
     await asyncio.wait_for(node.connection.closed.wait(), 5)
     await pool.until(lambda: pool.state(1) == "gone")
-    assert pool.service._unsaved.qsize() <= 2
+    assert pool.service._saving._unsaved.qsize() <= 2
 
 
 async def test_strangers_at_the_door_are_counted_and_members_are_not(pool, monkeypatch):

@@ -42,6 +42,7 @@ def test_whoever_hangs_gets_nothing_new_until_the_step_has_ended() -> None:
         assert 2 not in stage.ranges()
     beat(stage, actor, steps=8)
     stage.pass_time(40)
+    stage.cut(stage.at(3))
     assert 2 in stage.ranges()
 
 

@@ -6,8 +6,9 @@ that the shell gives out, never twice.
 
 from dataclasses import dataclass
 
-from muster.spec.plan import Pipeline
-from muster.spec.pool import NodeId
+from muster.plan.tables import PlanOptions
+from muster.spec.plan import Pipeline, Plan
+from muster.spec.pool import NodeId, Pool
 from muster.wire.messages import Address, AnyMessage, Hello
 
 ConnectionId = int
@@ -82,6 +83,13 @@ class PipelineSuspected:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanFound:
+    """What came of a `Search`; None where nothing did."""
+
+    plan: Plan | None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeAccused:
     """The head itself saw this node break the rules towards a client."""
 
@@ -99,6 +107,7 @@ Event = (
     | BanNode
     | UnbanNode
     | PipelineSuspected
+    | PlanFound
     | NodeAccused
 )
 
@@ -178,4 +187,12 @@ class Save:
     record: NodeSeen | BanChanged | Placed
 
 
-Command = Send | Refuse | Close | RouteChanged | Save
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Look for a better plan for this pool, aside and not for long, and answer with `PlanFound` whatever happens."""
+
+    pool: Pool
+    options: PlanOptions
+
+
+Command = Send | Refuse | Close | RouteChanged | Save | Search

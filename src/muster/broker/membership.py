@@ -214,14 +214,12 @@ class Membership:
     def node(self, member: Member, now_s: float) -> Node:
         """A member that has measured itself, with the memory and the speed that it is believed to have."""
         assert member.device is not None
-        slow, device = member.slowness, member.device
-        believed = replace(
-            device,
-            memory_bytes=self.cap(member, now_s),
-            flops_per_s={dtype: speed / slow for dtype, speed in device.flops_per_s.items()},
-            memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s / slow,
-        )
-        return Node(member.id, member.name, member.region, believed)
+        slow, device = member.slowness, replace(member.device, memory_bytes=self.cap(member, now_s))
+        if slow > 1.0:
+            speeds = {dtype: speed / slow for dtype, speed in device.flops_per_s.items()}
+            bandwidth = device.memory_bandwidth_bytes_per_s / slow
+            device = replace(device, flops_per_s=speeds, memory_bandwidth_bytes_per_s=bandwidth)
+        return Node(member.id, member.name, member.region, device)
 
 
 def _differ(before: LinkSpeed, now: LinkSpeed) -> bool:

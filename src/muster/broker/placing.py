@@ -6,10 +6,11 @@ worth its disturbance (`plan.change`), because every switch makes running stream
 more often that happens, the longer the next look waits (`pauses`).
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from muster.broker.events import Command, Placed, Route, RouteChanged, Save, Send
+from muster.broker.events import Command, Placed, Route, RouteChanged, Save, Search, Send
 from muster.broker.membership import Membership
 from muster.broker.pauses import Pauses
 from muster.broker.placement import Load, Placement, Served
@@ -43,6 +44,8 @@ class PlacingOptions:
     """But not longer than this."""
     horizon_s: float = 600.0
     """A better plan must have paid for its disturbance by then."""
+    searches: bool = False
+    """Whether somebody searches for better plans on request; else the planner's own word is the best there is."""
     planning: PlanOptions = field(default_factory=PlanOptions)
     """How changes are weighed."""
     load_stall_s: float = 60.0
@@ -71,6 +74,7 @@ class Placing:
         self._useful_since_s: float | None = None
         self._joined_s = 0.0
         self._next_attempt_s = 0.0
+        self._searching = False
         self._pauses = Pauses(options.rebalance_s, options.longest_rebalance_s)
         self._settling = True
         self._hasty = False
@@ -166,7 +170,7 @@ class Placing:
         leaving = {node for node in self.serving.nodes if self.members.members[node].draining}
         if leaving:
             return self._move_away(now_s)
-        if self.pool_changed and self._pauses.is_over(now_s):
+        if self.pool_changed and not self._searching and self._pauses.is_over(now_s):
             return self._rebalance(now_s)
         return []
 
@@ -212,7 +216,20 @@ class Placing:
         self._pauses.looked(now_s)
         # Whoever rests now may be useful at the next look.
         self.pool_changed = any(self.members.is_resting(member.id, now_s) for member in self.members)
-        change = self._weighed(improved, now_s)
+        if not self.options.searches:
+            return self._improve((), now_s)
+        self._searching = True
+        return [Search(self.members.pool(now_s), self._planning)]
+
+    def found(self, plan: Plan | None, now_s: float) -> list[Command]:
+        """A search that was asked for has ended."""
+        self._searching = False
+        if self.serving is None or self.pending is not None:
+            return []  # more urgent things have happened
+        return self._improve(() if plan is None else (plan,), now_s)
+
+    def _improve(self, proposals: Sequence[Plan], now_s: float) -> list[Command]:
+        change = self._weighed(partial(improved, proposals=proposals), now_s)
         if change is None or not worth(change, self.options.horizon_s):
             return []
         self._pauses.changed(now_s)

@@ -25,12 +25,12 @@ from muster.broker.events import (
     Heard,
     NodeAccused,
     NodeJoined,
-    NodeSeen,
     PipelineSuspected,
     Refuse,
     Route,
     RouteChanged,
     Save,
+    Search,
     Send,
     Tick,
     TicketIssued,
@@ -39,6 +39,8 @@ from muster.broker.events import (
 from muster.broker.measured_pool import measured_pool, pool_file
 from muster.broker.outbox import Outbox
 from muster.broker.placement import Served
+from muster.broker.saving import Saving
+from muster.broker.searching import Searching, SearchPlan
 from muster.broker.state import BrokerOptions, BrokerState
 from muster.broker.store import Store
 from muster.broker.view import View, nodes_view, status_view
@@ -72,23 +74,24 @@ class BrokerService:
         read_blob: ReadBlob,
         *,
         planner: Planner = place,
+        search: SearchPlan | None = None,
         options: BrokerOptions | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`planner` must be quick. `search` may take its time: it looks for something better while that serves."""
         self._served, self._store, self._read_blob = served, store, read_blob
-        self._planner, self._options = planner, options or BrokerOptions()
+        options = options or BrokerOptions()
+        placing = replace(options.placing, searches=search is not None)
+        self._planner, self._options = planner, replace(options, placing=placing)
         self._wall_clock = wall_clock
         self._outboxes: dict[int, Outbox] = {}
         self._connections = 0
         self._visitors: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unsaved: asyncio.Queue[Save | None] = asyncio.Queue()
-        """None: nothing comes any more."""
-        self._unsaved_nodes: dict[NodeId, NodeSeen] = {}
+        self._saving = Saving(store)
+        self._searching = Searching(search) if search is not None else None
         self._route: Route | None = None
         self._route_changed = asyncio.Event()
-        self._past: dict[NodeId, dict[str, Any]] = {}
-        self._store_trouble = ""
         self._closing = False
         self._ended: asyncio.Future[None] | None = None
 
@@ -96,14 +99,13 @@ class BrokerService:
         """Find the pool again in the store and open the door."""
         self._endpoint = endpoint
         remembered = await asyncio.to_thread(self._store.remembered)
-        past = await asyncio.to_thread(self._store.nodes)
-        self._past = {str(record["id"]): record for record in past}
+        await self._saving.load()
         self._state = BrokerState(endpoint.node_id, self._served, self._planner, self._options, remembered)
         self._hub = RelayHub(lambda node: node in self._state.members.members)
         self._ended = asyncio.get_running_loop().create_future()
         self._spawn(self._accept())
         self._spawn(self._tick())
-        self._saving = self._spawn(self._save())
+        self._saved = self._spawn(self._saving.run())
 
     async def wait(self) -> None:
         """Returns when the service was closed; raises if a bug ended it."""
@@ -114,11 +116,13 @@ class BrokerService:
         """Close the door and every connection. Nodes go on until their lease tells them otherwise."""
         # The connections that end now are no news of the pool: the placement that was good is to be found again.
         self._closing = True
-        tasks = self._tasks - {self._saving}
+        tasks = self._tasks - {self._saved}
         for task in tasks:
             task.cancel()
-        self._unsaved.put_nowait(None)
-        await asyncio.gather(self._saving, *tasks, return_exceptions=True)
+        if self._searching is not None:
+            self._searching.close()
+        self._saving.end()
+        await asyncio.gather(self._saved, *tasks, return_exceptions=True)
         await self._endpoint.close()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -162,12 +166,12 @@ class BrokerService:
     def status(self) -> View:
         view = status_view(self._state)
         view["nodes"] = self.nodes()
-        view["store_trouble"] = self._store_trouble
+        view["store_trouble"] = self._saving.trouble
         return view
 
     def nodes(self) -> list[View]:
         """Everybody who is or was in the pool."""
-        return nodes_view(self._state, self._past.values(), self._now())
+        return nodes_view(self._state, self._saving.past.values(), self._now())
 
     async def pool_file(self) -> str:
         """The pool as its machines measured it, in TOML. Raises `PoolUnavailable` where nobody is here."""
@@ -213,7 +217,7 @@ class BrokerService:
         return Ticket(self._endpoint.node_id, tuple(address.direct), secret, expires_s, address.relay)
 
     def _require_known(self, node: NodeId) -> None:
-        if node not in self._state.known and node not in self._past:
+        if node not in self._state.known and node not in self._saving.past:
             raise InvalidRequest(f"No node {short_id(node)} was ever here; `muster nodes list` shows them.", "node")
 
     def _one(self, node: NodeId) -> View:
@@ -245,40 +249,19 @@ class BrokerService:
                 self._route = route
                 self._route_changed.set()
                 self._route_changed = asyncio.Event()
-            case Save(record):
-                if not isinstance(record, NodeSeen) or self._remember(record):
-                    self._unsaved.put_nowait(command)
-
-    def _remember(self, seen: NodeSeen) -> bool:
-        """Whether this must be queued for the store: only the latest of each node is written."""
-        before = self._past.get(seen.node, {})
-        claim = seen.claim_bytes or before.get("claim_bytes", 0)
-        self._past[seen.node] = {"id": seen.node, "name": seen.name, "region": seen.region, "claim_bytes": claim}
-        queued = seen.node in self._unsaved_nodes
-        self._unsaved_nodes[seen.node] = replace(seen, claim_bytes=claim)
-        return not queued
+            case Save():
+                self._saving.put(command)
+            case Search():
+                self._spawn(self._look_for_better(command))
 
     async def _tick(self) -> None:
         while True:
             self._handle(Tick())
             await asyncio.sleep(TICK_S)
 
-    async def _save(self) -> None:
-        """Write records in order, to the last: the latest is the one that a restarted head needs most."""
-        while (save := await self._unsaved.get()) is not None:
-            await self._write(save)
-
-    async def _write(self, save: Save) -> None:
-        record = save.record
-        if isinstance(record, NodeSeen):
-            record = self._unsaved_nodes.pop(record.node)
-        try:
-            await asyncio.to_thread(self._store.save, record)
-            self._store_trouble = ""
-        except MusterError as error:
-            # A full disk must not stop what serves; the status says so.
-            self._store_trouble = str(error)
-            log.error("store.failed", reason=str(error))
+    async def _look_for_better(self, wanted: Search) -> None:
+        if self._searching is not None:
+            self._handle(await self._searching.run(self._served.shape, wanted))
 
     # --- connections --------------------------------------------------------------------------------------------------
 

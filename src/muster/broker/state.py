@@ -21,6 +21,7 @@ from muster.broker.events import (
     NodeJoined,
     NodeSeen,
     PipelineSuspected,
+    PlanFound,
     Refuse,
     Route,
     Save,
@@ -139,6 +140,8 @@ class BrokerState:
                 serving = self.placing.serving
                 known = serving is not None and serving.epoch == epoch
                 commands = self._suspected(serving, unreachable, now_s) if serving is not None and known else []
+            case PlanFound(plan):
+                commands = self.placing.found(plan, now_s)
             case NodeAccused(node, reason):
                 commands = self._accused(node, reason, now_s)
             case UnbanNode(node):

@@ -50,6 +50,7 @@ from muster.model.source import resolve
 from muster.model.weights import open_directory
 from muster.node.measure import pick_device
 from muster.node.worker import Worker, WorkerOptions
+from muster.plan.serve.one_pipeline import one_pipeline
 from muster.spec.model_shape import ModelShape
 from muster.spec.request import Progress, Request
 from muster.text.tokenizer import Tokenizer, load_tokenizer
@@ -194,7 +195,7 @@ async def broker(
 
     eos = tuple(sorted(model.tokenizer.end_of_text_ids))
     served = Served(model.shape, model.manifest.digest, eos_token_ids=eos)
-    service = BrokerService(served, store, read_blob, options=broker_options(options))
+    service = BrokerService(served, store, read_blob, search=one_pipeline, options=broker_options(options))
     await service.start(shaped(endpoint, options.scenario, service.region_of))
     try:
         yield service, await service.issue_ticket(options.ticket_s)

@@ -4,11 +4,12 @@ What is lost is mended at once, with as few weights moved as possible. What coul
 its disturbance (`change`), small moves (`moves`) beside a plan made anew.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from muster.plan.change import Change, Situation, change_to
 from muster.plan.first import Planner, as_plan
 from muster.plan.moves import recut, small_moves
+from muster.plan.repair import room_for_pages
 from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
@@ -34,15 +35,36 @@ def mended(
 
 
 def improved(
-    planner: Planner, shape: ModelShape, pool: Pool, situation: Situation, options: PlanOptions, horizon_s: float
+    planner: Planner,
+    shape: ModelShape,
+    pool: Pool,
+    situation: Situation,
+    options: PlanOptions,
+    horizon_s: float,
+    proposals: Sequence[Plan] = (),
 ) -> Change:
-    """The change that gains most until the horizon; not yet whether it is worth it. Raises `PoolUnavailable`."""
+    """The change that gains most until the horizon; not yet whether it is worth it. Raises `PoolUnavailable`.
+
+    `proposals` count as far as they can be carried out on this pool, which may be another than they were made for.
+    """
     anew = planner(shape, pool, None)
-    # How many machines a pipeline is worth is for the planner to say.
+    # How many machines a small change may take is for the planner to say; and what fits on one is not split.
     most = max(len(pipeline.stages) for pipeline in anew.pipelines)
     plans = [anew, *_moved(shape, pool, situation.pipeline, most, options)]
+    plans += [plan for plan in proposals if most > 1 and can_be(plan, shape, pool, options)]
     changes = [change_to(plan, situation, shape, pool, options) for plan in plans]
     return max(changes, key=lambda change: (change.net_tokens(horizon_s), -change.moved_bytes))
+
+
+def can_be(plan: Plan, shape: ModelShape, pool: Pool, options: PlanOptions) -> bool:
+    """Whether the runtime could carry this out: one pipeline of single devices that are here and have the memory."""
+    here = {node.id for node in pool.nodes}
+    if len(plan.pipelines) != 1 or any(stage.devices != (0,) for stage in plan.pipelines[0].stages):
+        return False
+    (pipeline,) = plan.pipelines
+    if not here.issuperset(pipeline.nodes()) or pipeline.page_size != options.page_size or pipeline.swap_pages:
+        return False
+    return options.min_pages(shape) <= pipeline.num_pages <= room_for_pages(shape, pool, pipeline.stages, options)
 
 
 def _moved(

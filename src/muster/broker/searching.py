@@ -1,0 +1,47 @@
+"""Searches for better plans beside the event loop: streams go on meanwhile, and none takes long. Knows no search."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from threading import Event
+
+import structlog
+
+from muster.broker.events import PlanFound, Search
+from muster.errors import PoolUnavailable
+from muster.plan.tables import PlanOptions
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Plan
+from muster.spec.pool import Pool
+
+log = structlog.get_logger()
+LONGEST_S = 5.0
+"""A search shares the processor with whoever serves requests here."""
+
+SearchPlan = Callable[[ModelShape, Pool, PlanOptions, Callable[[], bool]], Plan]
+"""Model, pool, options and whether to come to an end -> the best plan that was found."""
+
+
+class Searching:
+    def __init__(self, search: SearchPlan) -> None:
+        self._search = search
+        self._closing = Event()
+
+    async def run(self, shape: ModelShape, wanted: Search) -> PlanFound:
+        """In a thread. A search that fails has found nothing, and is no reason to stop serving."""
+        deadline_s = time.monotonic() + LONGEST_S
+
+        def out_of_time() -> bool:
+            return self._closing.is_set() or time.monotonic() > deadline_s
+
+        try:
+            return PlanFound(await asyncio.to_thread(self._search, shape, wanted.pool, wanted.options, out_of_time))
+        except PoolUnavailable as error:
+            log.info("search.found_nothing", reason=str(error))
+        except Exception as error:
+            log.error("search.broke", exc_info=error)
+        return PlanFound(None)
+
+    def close(self) -> None:
+        """A search under way comes to an end."""
+        self._closing.set()

@@ -1,0 +1,58 @@
+"""The serve planner for a runtime that runs one pipeline of single devices, as the broker's does today.
+
+Knows no clock; how long it may take is for the caller to say, for it searches much longer than `plan.first`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from muster.plan.candidates import by_use
+from muster.plan.first import as_plan
+from muster.plan.serve.options import ServeOptions
+from muster.plan.serve.search import plan_serving
+from muster.plan.tables import PlanOptions
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Plan
+from muster.spec.pool import LinkSpeed, Node, NodeId, Pool
+from muster.spec.workload import ServeWorkload
+
+MOST_MACHINES = 12
+"""Live machines are all a little different, which is what makes the search long; the most useful ones take part."""
+EVALUATIONS = 200
+DOWN = LinkSpeed(60.0, 1.0)
+"""What the search is told of a link that is down, so that it finds another way."""
+
+
+def one_pipeline(
+    shape: ModelShape, pool: Pool, options: PlanOptions, out_of_time: Callable[[], bool] = lambda: False
+) -> Plan:
+    """The pipeline with the most tokens/s. Raises `PoolUnavailable` where nothing serves the model."""
+    machines = by_use(shape, pool, options)[:MOST_MACHINES]
+    some = replace(pool, nodes=tuple(machines), links=_links(pool, machines))
+    wanted = ServeOptions(
+        max_replicas=1,
+        max_tensor_parallel=1,
+        swap=False,
+        page_size=options.page_size,
+        max_microbatches=options.max_microbatches,
+        evaluations=EVALUATIONS,
+        workspace=options.workspace,
+    )
+    found = plan_serving(shape, some, _workload(shape, options), wanted, out_of_time=out_of_time)
+    (pipeline,) = found.plan.pipelines
+    pages = min(pipeline.num_pages, options.max_pages(shape))
+    plan = as_plan(shape, pool, pipeline.stages, pages, options, "")
+    return replace(plan, explanation=found.plan.explanation)
+
+
+def _links(pool: Pool, machines: list[Node]) -> dict[tuple[NodeId, NodeId], LinkSpeed]:
+    pairs = [(a.id, b.id) for a in machines for b in machines if a.id != b.id]
+    links = {pair: pool.link(*pair) for pair in pairs}
+    return {pair: link if link.bandwidth_bytes_per_s > 0 else DOWN for pair, link in links.items()}
+
+
+def _workload(shape: ModelShape, options: PlanOptions) -> ServeWorkload:
+    """Requests as long as the cache of every pipeline must at least be."""
+    tokens = min(options.min_context, shape.max_context)
+    outputs = max(1, tokens // 4)
+    return ServeWorkload(prompt_tokens=max(1, tokens - outputs), output_tokens=outputs)
