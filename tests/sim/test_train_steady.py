@@ -40,14 +40,14 @@ def test_equal_stages_and_free_links_give_the_textbook_bubble(count, microbatche
         )
         assert found.pipeline_s == pytest.approx((count - 1 + microbatches) * seconds)
     pieces = train_forecast(
-        train_plan(names, microbatches=microbatches),
+        train_plan(names, microbatches=microbatches * count),
         fleet,
         shape(),
         replace(WORK, schedule="interleaved"),
         stage_seconds=measured,
         chunks=4,
     )
-    assert pieces.pipeline_s == pytest.approx((microbatches + (count - 1) / 4) * seconds)
+    assert pieces.pipeline_s == pytest.approx((microbatches * count + (count - 1) / 4) * seconds)
 
 
 def test_a_sharded_parameter_server_costs_what_dtfm_says():

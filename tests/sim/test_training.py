@@ -109,16 +109,17 @@ def check_precedence(lanes, ahead, behind, latency_s) -> None:
 
 @given(
     st.lists(st.floats(0.2, 3), min_size=2, max_size=5), st.integers(1, 30), st.floats(0, 0.3),
-    st.floats(1e7, 1e9), st.sampled_from(["gpipe", "1f1b"]),
+    st.floats(1e7, 1e9), st.sampled_from(SCHEDULES),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_the_closed_form_is_near_the_simulation(speeds, microbatches, latency_s, bandwidth, schedule):
     names = "abcde"[: len(speeds)]
     fleet = pool(*(node(name, speed) for name, speed in zip(names, speeds, strict=True)), latency_s=latency_s,
                  bandwidth=bandwidth)  # fmt: skip
-    line, workload = train_plan(names, microbatches=microbatches), replace(WORK, schedule=schedule)
+    count = microbatches * len(names) if schedule == "interleaved" else microbatches
+    line, workload = train_plan(names, microbatches=count), replace(WORK, schedule=schedule)
     forecast, run = (f(line, fleet, shape(), workload) for f in (train_forecast, simulate_training))
-    assert run.step_s == pytest.approx(forecast.step_s, rel=0.15)
+    assert run.step_s == pytest.approx(forecast.step_s, rel=0.2 if schedule == "1f1b" else 0.02)
 
 
 def test_pipelines_exchange_and_the_first_stage_is_the_last_to_be_done():

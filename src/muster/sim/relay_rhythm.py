@@ -3,10 +3,10 @@
 With stages s = 0 .. S-1 of f_s forward and b_s backward, t_s = f_s + b_s, m microbatches and w_s wire seconds:
 
     GPipe        sum t + hops + (m - 1) (max f + max b), a wire counting as a stage of its direction
-    1F1B         sum t + hops + (m - 1) max t, as long as the round trip from each stage s fits its window:
-                 it has at most S - s microbatches on their way, so S - s of them take at least that round trip
-    interleaved  m max t + (sum t - max t) / v + v hops + (v - 1) from last to first: the bubble of 1F1B divided by v;
-                 where links are slow, microbatches of one round wait for those of another, which is left out here
+    1F1B         sum t + hops + (m - 1) max t, as long as round trips fit their window: since every stage computes in
+                 turns forward and backward, r - s + 1 microbatches take at least as long as from s to r and back
+    interleaved  m t + (S - 1) t / v for equal stages and free links, the bubble of 1F1B divided by v; with slow links
+                 no formula comes near, so the schedule is played once
 
 Huang et al., GPipe (2019); Narayanan et al., PipeDream-Flush and Megatron-LM (2021), section 2.2. For equal stages and
 free links the first two are the textbook (p - 1 + m)(f + b).
@@ -14,7 +14,11 @@ free links the first two are the textbook (p - 1 + m)(f + b).
 
 from collections.abc import Sequence
 
+from muster.sim.events import Events
+from muster.sim.faults import Weather
+from muster.sim.line import World
 from muster.sim.relay import Relay, TrainHop
+from muster.sim.training_step import Step
 from muster.spec.workload import TrainWorkload
 
 CHUNKS = 2
@@ -26,7 +30,7 @@ def pipeline_seconds(relay: Relay, workload: TrainWorkload, chunks: int = CHUNKS
     if workload.schedule == "gpipe":
         return _gpipe(relay)
     if workload.schedule == "interleaved":
-        return _interleaved(relay, chunks)
+        return _interleaved(relay, workload, chunks)
     return _one_forward_one_backward(relay)
 
 
@@ -54,19 +58,18 @@ def _one_forward_one_backward(relay: Relay) -> float:
     wires = [wire for hop in relay.hops for wire in (hop.forth_wire_s, hop.back_wire_s)]
     beat_s = max([*both, *wires])
     slowest_s = whole_s + more * beat_s
-    for stage in range(len(both)):
-        window = len(both) - stage
-        round_trip_s = sum(both[stage:]) + sum(hops[stage:])
-        slowest_s = max(slowest_s, whole_s + more // window * round_trip_s + more % window * beat_s)
+    for first in range(len(both)):
+        for last in range(first + 1, len(both)):
+            window = last - first + 1
+            if more >= window:
+                round_trip_s = sum(both[first : last + 1]) + sum(hops[first:last])
+                slowest_s = max(slowest_s, whole_s + more / window * round_trip_s)
     return slowest_s
 
 
-def _interleaved(relay: Relay, chunks: int) -> float:
-    both, wraps = _both(relay), [relay.wrap] if relay.wrap else []
-    wires = [wire for hop in (*relay.hops, *wraps) for wire in (hop.forth_wire_s, hop.back_wire_s)]
-    beat_s = max([*both, *(chunks * wire for wire in wires)])
-    hops_s = chunks * sum(map(_there_and_back_s, relay.hops)) + (chunks - 1) * sum(map(_there_and_back_s, wraps))
-    return beat_s * relay.microbatches + (sum(both) - max(both)) / chunks + hops_s
+def _interleaved(relay: Relay, workload: TrainWorkload, chunks: int) -> float:
+    world = World(Events(), Weather(()))
+    return Step([relay], [0.0] * len(relay.stages), workload, chunks, world).run().pipeline_end_s
 
 
 def last_backward_s(relay: Relay, whole_s: float) -> Sequence[float]:
