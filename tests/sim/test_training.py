@@ -119,7 +119,8 @@ def test_the_closed_form_is_near_the_simulation(speeds, microbatches, latency_s,
     count = microbatches * len(names) if schedule == "interleaved" else microbatches
     line, workload = train_plan(names, microbatches=count), replace(WORK, schedule=schedule)
     forecast, run = (f(line, fleet, shape(), workload) for f in (train_forecast, simulate_training))
-    assert run.step_s == pytest.approx(forecast.step_s, rel=0.2 if schedule == "1f1b" else 0.02)
+    within = {"gpipe": 1e-6, "1f1b": 0.2, "interleaved": 0.35}[schedule]
+    assert run.step_s == pytest.approx(forecast.step_s, rel=within)
 
 
 def test_pipelines_exchange_and_the_first_stage_is_the_last_to_be_done():

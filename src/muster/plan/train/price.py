@@ -7,7 +7,7 @@ them out whole for the plan.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -23,22 +23,22 @@ SMOOTHING = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One replica: seconds(m) = most of whole + (m - 1) beat, whole + (m - 1) // w x trip + (m - 1) % w x beat."""
+    """One replica: seconds(m) = whole + the most of (m - 1) beat and, of each wait, offset + (m - 1) each."""
 
     whole_s: float
     """Of the first microbatch."""
     beat_s: float
-    trips: tuple[tuple[int, float], ...]
-    """Window w and round trip of each stage that waits for what it has sent (1F1B)."""
+    waits: tuple[tuple[int, float, float], ...]
+    """For what is on its way and must come back: (least m - 1 with which it counts, offset, each)."""
     ends_s: tuple[float, ...]
     """How long before the first stage each stage has ended."""
 
     pace_s: float
-    """Of one more microbatch, on the mean: the beat, or the longest trip / w."""
+    """Of one more microbatch, on the mean: the beat, or the longest wait."""
 
     def seconds(self, microbatches: int) -> float:
         more = microbatches - 1
-        waiting = [more // window * trip + more % window * self.beat_s for window, trip in self.trips]
+        waiting = [offset_s + more * each_s for fewest, offset_s, each_s in self.waits if more >= fewest]
         return self.whole_s + max([more * self.beat_s, *waiting])
 
 
@@ -134,6 +134,9 @@ class Prices:
         ends = [0.0]
         for seconds, hop in zip(back, fleet.back_s[here, there].tolist(), strict=False):
             ends.append(ends[-1] + seconds + hop)
+        if fleet.workload.schedule == "interleaved":
+            both = [a + b for a, b in zip(forth, back, strict=True)]
+            return replace(self._interleaved(both, hops, wires, row), ends_s=tuple(ends))
         return replace(self._rhythm(forth, back, hops, wires), ends_s=tuple(ends))
 
     def _rhythm(
@@ -144,17 +147,28 @@ class Prices:
         if schedule == "gpipe":
             beat_s = max([*forth, *wires[0]]) + max([*back, *wires[1]])
             return Lane(whole_s, beat_s, (), (), beat_s)
-        if schedule == "interleaved":
-            beat_s = max([*both, *(CHUNKS * wire for wire in (*wires[0], *wires[1]))])
-            return Lane(beat_s + (sum(both) - max(both)) / CHUNKS + sum(hops), beat_s, (), (), beat_s)
-        trips, trip_s = [], 0.0
-        for stage in range(len(both) - 1, -1, -1):
-            trip_s += both[stage] + (hops[stage] if stage < len(hops) else 0.0)
-            trips.append((len(both) - stage, trip_s))
         beat_s = max([*both, *wires[0], *wires[1]])
+        windows = combinations(range(len(both)), 2)
+        trips = [(b - a + 1, sum(both[a : b + 1]) + sum(hops[a:b])) for a, b in windows]
         # A window that never waits adds nothing.
-        waits = tuple((window, trip) for window, trip in trips if trip > window * beat_s)
-        return Lane(whole_s, beat_s, waits, (), max([beat_s, *(trip / window for window, trip in waits)]))
+        waits = tuple((window, 0.0, trip_s / window) for window, trip_s in trips if trip_s > window * beat_s)
+        return Lane(whole_s, beat_s, waits, (), max([beat_s, *(each_s for *_, each_s in waits)]))
+
+    def _interleaved(
+        self, both: list[float], hops: list[float], wires: tuple[list[float], list[float]], row: Ints
+    ) -> Lane:
+        fleet, wraps, stages = self.fleet, [], len(both)
+        if stages > 1:
+            last, first = int(row[-1]), int(row[0])
+            wraps = [float(fleet.round_s[last, first])]
+            wires = [*wires[0], float(fleet.wire_s[last, first])], [*wires[1], float(fleet.wire_s[first, last])]
+        beat_s = max([*both, *(CHUNKS * wire for wire in (*wires[0], *wires[1]))])
+        hops_s = CHUNKS * sum(hops) + (CHUNKS - 1) * sum(wraps)
+        whole_s = beat_s + (sum(both) - max(both)) / CHUNKS + hops_s
+        trip_s = sum(both) + hops_s
+        each_s = trip_s * CHUNKS / (CHUNKS + 1) / stages
+        offset_s = trip_s - (stages - 1) * each_s + (stages - 1) * beat_s / CHUNKS - whole_s
+        return Lane(whole_s, beat_s, ((0, offset_s, each_s),), (), max(beat_s, each_s))
 
     def _exchange(self, layout: Layout, stage: int) -> float:
         """As `sim/relay.exchange_seconds`, on arrays; the ring goes by the order of the replicas."""
