@@ -7,7 +7,7 @@ With stages s = 0 .. S-1 of f_s forward and b_s backward, t_s = f_s + b_s, m mic
                  turns forward and backward, r - s + 1 microbatches take at least as long as from s to r and back
     interleaved  m max t + (sum t - max t) / v + hops, the bubble of 1F1B divided by v. Where links are slow, rounds of
                  S microbatches follow each other by v / (v + 1) of one's way through all chunks and back: so much
-                 of them overlaps. That is a rule of thumb, mostly within a fifth of the simulation; thin links it knows badly
+                 of them overlaps. That is a rule of thumb, mostly within a fifth of the simulation, worse on thin links
 
 Huang et al., GPipe (2019); Narayanan et al., PipeDream-Flush and Megatron-LM (2021), section 2.2. For equal stages and
 free links the first two are the textbook (p - 1 + m)(f + b).
