@@ -12,7 +12,7 @@ WIDTH = 700.0
 
 
 def timeline(drawn: Drawn) -> Sheet:
-    return draw_timeline(drawn.plan, drawn.pool, drawn.forecast, drawn.spans, WIDTH)
+    return draw_timeline(drawn.plan, drawn.pool, drawn.spans, WIDTH)
 
 
 def bars(sheet: Sheet, kind: str) -> list[tuple[float, float, float, float]]:
@@ -90,7 +90,7 @@ def test_a_name_may_hold_an_arrow() -> None:
 
 def test_a_long_run_shows_a_few_rounds_from_its_middle() -> None:
     drawn = ring_of_eight()
-    part = window(drawn.plan, drawn.forecast, groups(drawn.plan, drawn.pool, drawn.spans))
+    part = window(drawn.plan, groups(drawn.plan, drawn.pool, drawn.spans))
     end_s = max(span.end_s for span in drawn.spans)
     first = [span for span in drawn.spans if span.lane == "l4-1" and part.start_s <= span.start_s < part.end_s]
     assert 0.3 * end_s < part.start_s < part.end_s < 0.9 * end_s
@@ -100,7 +100,7 @@ def test_a_long_run_shows_a_few_rounds_from_its_middle() -> None:
 
 def test_a_run_shorter_than_a_round_is_shown_whole() -> None:
     drawn = with_bars(Span("ada", 0, 1, "decode"), Span("bob", 1, 2, "decode"))
-    part = window(drawn.plan, drawn.forecast, groups(drawn.plan, drawn.pool, drawn.spans))
+    part = window(drawn.plan, groups(drawn.plan, drawn.pool, drawn.spans))
     assert (part.start_s, part.end_s, part.words) == (0, 2, "the whole run")
 
 
@@ -109,7 +109,7 @@ def test_of_several_training_steps_the_first_is_shown() -> None:
     once = training_spans(drawn.plan, drawn.pool)
     end_s = max(span.end_s for span in once)
     later = [replace(span, start_s=span.start_s + end_s, end_s=span.end_s + end_s) for span in once]
-    part = window(drawn.plan, drawn.forecast, groups(drawn.plan, drawn.pool, [*once, *later]))
+    part = window(drawn.plan, groups(drawn.plan, drawn.pool, [*once, *later]))
     assert part.start_s == 0
     assert part.end_s == pytest.approx(end_s, rel=0.03)
 

@@ -5,11 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from muster.draw.facts import Forecast
 from muster.draw.palette import KINDS
 from muster.draw.words import count, layers, numbers, seconds
 from muster.sim.timeline import Span, link_lane, stage_lane
-from muster.spec.forecast import TrainForecast
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Node, Pool
 
@@ -140,17 +138,25 @@ def _sender(lane: str, senders: Mapping[str, str], workers: Mapping[str, str]) -
     return senders.get(lane) or next((workers[start] for start in starts if start in workers), None)
 
 
-def window(plan: Plan, forecast: Forecast, shown: Sequence[Group]) -> Window:
+def window(plan: Plan, shown: Sequence[Group]) -> Window:
     """One step of training; in serving some rounds of the slowest ring, from when it neither fills nor drains."""
-    spans = [span for group in shown for lane in group.lanes for span in (*lane.work, *lane.sent)]
+    lanes = [lane for group in shown for lane in group.lanes]
+    spans = [span for lane in lanes for span in (*lane.work, *lane.sent)]
     low, high = min((span.start_s for span in spans), default=0.0), max((span.end_s for span in spans), default=1.0)
     if plan.purpose == "train":
-        step_s = forecast.step_s if isinstance(forecast, TrainForecast) else high - low
-        return Window(low, min(high, low + step_s * SOME_MORE), "one optimizer step")
+        end_s = max((_first_update_s(lane) for lane in lanes), default=0.0) or high
+        return Window(low, min(high, low + (end_s - low) * SOME_MORE), "one optimizer step")
     ends = [max((span.end_s for lane in group.lanes for span in lane.work), default=high) for group in shown]
     middle_s = (low + min(ends, default=high)) / 2
     rounds = [found for group in shown if (found := _rounds(group, middle_s)) is not None]
     return max(rounds, key=lambda some: some.length_s, default=Window(low, high, "the whole run"))
+
+
+def _first_update_s(lane: Lane) -> float:
+    """When the first step of the machine ends; 0 where it never does."""
+    last = ("optimizer", "exchange")
+    ends = ([span.end_s for span in (*lane.work, *lane.sent) if span.kind == kind] for kind in last)
+    return next((min(some) for some in ends if some), 0.0)
 
 
 def _rounds(group: Group, middle_s: float) -> Window | None:

@@ -66,7 +66,7 @@ def draw_picture(
     width = max(LEAST_WIDTH, plan_map.width)
     parts = [_heading(plan, pool, forecast, width), plan_map, map_legend(plan, forecast, plan_map.marks)]
     if spans:
-        timeline = draw_timeline(plan, pool, forecast, spans, width)
+        timeline = draw_timeline(plan, pool, spans, width)
         parts += [timeline, timeline_legend(timeline.marks)]
     return stacked(parts, gap=10, margin=MARGIN)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from math import floor, log10
 from statistics import median
 
-from muster.draw.facts import Forecast
 from muster.draw.lanes import Group, Lane, Window, groups, window
 from muster.draw.palette import IDLE, KINDS, QUIET, RULE, ink_on
 from muster.draw.sheet import Bars, Box, Line, Mark, Sheet, Text, fit, text_width
@@ -21,6 +20,8 @@ from muster.spec.pool import Pool
 
 MOST_NAME_WIDTH, BUSY_WIDTH = 100.0, 28.0
 MOST_NUMBERED_LANES = 24
+MOST_DIGITS = 3
+"""Of a number in a bar; the ten thousandth step tells nobody anything."""
 TALL, LOW = 15.0, 10.0
 WORDS_SIZE, NUMBER_SIZE = 6.2, 5.2
 
@@ -42,10 +43,10 @@ class _Scale:
         return self.left + (inside - self.window.start_s) * self.points_per_s
 
 
-def draw_timeline(plan: Plan, pool: Pool, forecast: Forecast, spans: Sequence[Span], width: float) -> Sheet:
+def draw_timeline(plan: Plan, pool: Pool, spans: Sequence[Span], width: float) -> Sheet:
     """`width` points. Spans on lanes that are no machine of the plan are not shown."""
     shown = groups(plan, pool, spans)
-    part = window(plan, forecast, shown)
+    part = window(plan, shown)
     lanes = [lane for group in shown for lane in group.lanes]
     sheet = _titled(plan, shown, part, width)
     names, held = (_column([getattr(lane, column) for lane in lanes]) for column in ("name", "held"))
@@ -131,7 +132,7 @@ def _numbers(spans: Sequence[Span], scale: _Scale, y: float) -> list[Mark]:
     found: dict[str, list[tuple[Span, str, float]]] = defaultdict(list)
     for span in spans:
         text = span.label.rpartition(" ")[2]
-        if text.isdigit():
+        if text.isdigit() and len(text) <= MOST_DIGITS:
             found[span.kind].append((span, text, scale.x(span.end_s) - scale.x(span.start_s)))
     return [mark for kind, some in found.items() for mark in _numbers_of(kind, some, scale, y)]
 
