@@ -66,6 +66,11 @@ def test_a_bar_is_as_long_as_it_lasts_and_the_rest_of_the_lane_is_idle() -> None
     assert [text.text for text in sheet.texts() if "%" in text.text] == ["40%", "30%"]
 
 
+def test_a_machine_that_only_exchanges_gradients_is_not_busy() -> None:
+    sheet = timeline(with_bars(Span("ada", 0, 4, "swap"), Span("ada", 4, 8, "exchange"), Span("bob", 0, 8, "exchange")))
+    assert [text.text for text in sheet.texts() if "%" in text.text] == ["50%", "0%"]
+
+
 def test_what_is_sent_lies_thin_below_what_is_done_meanwhile() -> None:
     sheet = timeline(with_bars(Span("ada", 0, 4, "decode"), Span(link_lane("ada", "bob"), 1, 3, "send")))
     (work,), (sent,) = bars(sheet, "decode"), bars(sheet, "send")

@@ -93,7 +93,8 @@ def _lane(sheet: Sheet, bars: Sheet, lane: Lane, scale: _Scale, held_x: float, n
     bars.put(*_bars(work, scale, y + 1, split - 0.5), *_bars(sent, scale, split, y + height - 1))
     if num_lanes <= MOST_NUMBERED_LANES and depth == 1:
         bars.put(*_numbers(work, scale, (y + 0.5 + split) / 2))
-    share = sum(end - start for start, end in _union(work, scale.window)) / scale.window.length_s
+    working = [span for span in work if span.kind != "exchange"]
+    share = sum(end - start for start, end in _union(working, scale.window)) / scale.window.length_s
     bars.put(Text(sheet.width, middle, percent(share), WORDS_SIZE, QUIET, "right"))
     bars.height += height
 
