@@ -10,6 +10,7 @@ from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import Channel
 from muster.link.memory import MemoryNetwork
 from muster.link.shaped import shape
+from muster.node.neighbours import Neighbours
 from muster.node.probes import AGAIN_S, MOST_BYTES, Probes, greet, measure_bandwidth
 from muster.spec.scenario import Link, Scenario
 from muster.wire.messages import AnyMessage, Ping, Pong
@@ -91,6 +92,21 @@ async def test_a_wrong_answer_is_an_error() -> None:
     async with link(0.001, 1e9, answer=lambda message: Pong(token=99)) as (channel, _):
         with pytest.raises(ProtocolViolation, match="something else"):
             await greet(channel, B)
+
+
+async def test_neighbours_know_how_far_away_those_are_that_they_are_connected_to() -> None:
+    scenario = Scenario(name="link", regions=("x",), elsewhere=Link(latency_s=0.07, bandwidth_bytes_per_s=1e9))
+    network = MemoryNetwork()
+    near, far = (shape(network.endpoint(node), scenario, lambda node: None) for node in (A, B))
+    neighbours = Neighbours(near)
+    assert neighbours.round_trips_s() == {}
+    await neighbours.open(far.address, "data")
+    assert neighbours.round_trips_s() == {B: pytest.approx(0.14)}
+    await far.close()
+    await asyncio.sleep(1.0)
+    assert neighbours.round_trips_s() == {}, "who is gone is not far away"
+    await neighbours.close()
+    await near.close()
 
 
 def test_a_way_is_not_loaded_again_and_again() -> None:

@@ -71,6 +71,12 @@ class Neighbours:
             log.info("dial.relayed", peer=short_id(address.node))
             return self.carrier.open(address.node, name)
 
+    def round_trips_s(self) -> dict[str, float]:
+        """To every neighbour that is connected, as the transport sees it now; asking costs nothing."""
+        up = {node: connection for node, connection in self._connections.items() if not connection.closed.is_set()}
+        seen = {node: connection.round_trip_s() for node, connection in up.items()}
+        return {node: seconds for node, seconds in seen.items() if seconds is not None}
+
     async def _dial(self, address: Address) -> Connection:
         for attempt in range(1, DIAL_TRIES + 1):
             try:

@@ -39,6 +39,8 @@ from muster.wire.messages import (
 
 log = structlog.get_logger()
 TICK_S = 0.2
+WAYS_S = 30.0
+"""Between two reports of how far away the neighbours are: a way may grow long while a placement lasts."""
 SETTLE_S = 60.0
 """How long the last step of a dropped stage may take before the next stage is loaded."""
 
@@ -127,6 +129,7 @@ class Worker:
             await self._join()
             self._spawn(self._incoming.connections(self._endpoint))
             self._spawn(self._tick_forever())
+            self._spawn(self._report_ways())
             await self._quit
         finally:
             await self._close()
@@ -238,6 +241,12 @@ class Worker:
             if self._loader is not None:
                 self._loader.tidy()
             self._carry_out(self._state.tick(self._now(), self._stages.vitals(self._free_memory_bytes())))
+
+    async def _report_ways(self) -> None:
+        while True:
+            await asyncio.sleep(WAYS_S)
+            for peer, round_trip_s in self._neighbours.round_trips_s().items():
+                self._tell(PeerMeasured(peer=peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=0.0))
 
     def _free_memory_bytes(self) -> int:
         free = free_memory_bytes(self._options.device)
