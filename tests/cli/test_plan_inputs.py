@@ -49,6 +49,7 @@ def test_a_family_that_cannot_be_read_off_is_counted_from_its_modules(tmp_path: 
         ("no such model", "owner/name"),
         ("..", "has no config.json"),
         ("a/b/c", "owner/name"),
+        ("a/..b", "check the spelling"),
     ],
 )
 def test_an_unknown_model_is_told_what_could_be_meant(

@@ -28,15 +28,23 @@ def fake_hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
             for name, directory in models.items():
                 if path.startswith(f"api/models/{name}/"):
                     return self._send(self._describe(name, directory, path), "application/json", body)
-                prefix = f"{name}/resolve/{COMMIT}/"
-                if path.startswith(prefix):
-                    asked.append(path.removeprefix(prefix))
-                    return self._send((directory / path.removeprefix(prefix)).read_bytes(), "binary/octet-stream", body)
+                for prefix in (f"{name}/resolve/{COMMIT}/", f"{name}/resolve/main/"):
+                    if path.startswith(prefix):
+                        return self._send_file(directory, path.removeprefix(prefix), body)
+            return self._refuse("RepoNotFound")
+
+        def _send_file(self, directory: Path, file: str, body: bool) -> None:
+            asked.append(file)
+            if not (directory / file).is_file():
+                return self._refuse("EntryNotFound")
+            return self._send((directory / file).read_bytes(), "binary/octet-stream", body)
+
+        def _refuse(self, code: str) -> None:
             self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Content-Length", "0")
             self.end_headers()
-            return None
 
         def _describe(self, name: str, directory: Path, path: str) -> bytes:
             files = sorted(file for file in directory.rglob("*") if file.is_file())

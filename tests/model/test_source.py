@@ -15,20 +15,25 @@ from tests.model.fake_hub import fake_hub
 RESOLVE = """
 import json, sys
 from muster.errors import MusterError
-from muster.model.source import resolve
+from muster.model import source
 try:
-    print(json.dumps({"path": str(resolve(sys.argv[1]))}))
+    print(json.dumps({"path": str(getattr(source, sys.argv[2])(sys.argv[1]))}))
 except MusterError as error:
     print(json.dumps({"error": type(error).__name__, "message": str(error)}))
 """
 
 
-def resolve_with(name: str, **environment: str) -> dict[str, str]:
+def resolve_with(name: str, how: str = "resolve", **environment: str) -> dict[str, str]:
     """In a process of its own, as huggingface_hub reads its environment when it is imported."""
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     environment = {**os.environ, **quiet, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", RESOLVE, name], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", RESOLVE, name, how],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     answer: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
@@ -68,3 +73,20 @@ def test_the_hub_is_asked_for_safe_files_only_and_offline_uses_what_is_there(tmp
     absent = resolve_with("someone/else", HF_HOME=home, HF_HUB_OFFLINE="1")
     assert absent["error"] == "UnknownModel"
     assert "HF_HUB_OFFLINE" in absent["message"]
+
+
+def test_sizes_take_the_configuration_alone_and_once(tmp_path: Path) -> None:
+    for name in ("whole", "bare"):
+        (tmp_path / name).mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / "whole" / file).write_text("{}")
+    home = str(tmp_path / "home")
+    with fake_hub({"someone/small": tmp_path / "whole", "someone/bare": tmp_path / "bare"}) as (endpoint, asked):
+        found = resolve_with("someone/small", "resolve_config", HF_ENDPOINT=endpoint, HF_HOME=home)
+        assert Path(found["path"]).read_text() == "{}"
+        assert set(asked) == {"config.json"}
+        asked.clear()
+        assert resolve_with("someone/small", "resolve_config", HF_ENDPOINT=endpoint, HF_HOME=home) == found
+        assert asked == [], "it is on this machine"
+        bare = resolve_with("someone/bare", "resolve_config", HF_ENDPOINT=endpoint, HF_HOME=home)
+        assert "has no config.json on the hub" in bare["message"]

@@ -63,6 +63,7 @@ def run_command(words: Sequence[str]) -> int:
     """Exit code of the command line `words`. Wrong usage and Ctrl-C are typer's to report."""
     # Others' remarks about a model are no sentences of ours; whatever matters in them ends in an error.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         app(args=list(words))
     except MusterError as error:

@@ -18,9 +18,10 @@ EFFORT = 200
 def one_more(question: Question, now: Answer, patience: Patience) -> list[OneMore]:
     """The most helpful first. Pins and budget hold for the larger pool too; a search cut short ends the list.
 
-    Nothing for DT-FM's objective: it uses every machine once, and one more seldom makes whole rows.
+    Nothing for a plan that was kept, whose score nobody knows, nor for DT-FM's objective: it uses every machine once,
+    and one more seldom makes whole rows.
     """
-    if question.objective == "dtfm" or patience():
+    if question.objective == "dtfm" or now.score is None or patience():
         return []
     brief = replace(question, effort=EFFORT)
     # Where the search had more time than these have, the plan that they are laid beside gets as little.
@@ -30,7 +31,7 @@ def one_more(question: Question, now: Answer, patience: Patience) -> list[OneMor
         if patience():
             break
         patience.say(f"planning with one more like {like.name}")
-        found.append(_with(brief, like, before or 0.0, now.score or 0.0, patience))
+        found.append(_with(brief, like, before or 0.0, now.score, patience))
     return sorted(found, key=lambda one: one.score if _less_is_better(question) else -one.score)
 
 

@@ -37,6 +37,7 @@ from muster.cli.plan_options import (
     train_workload,
 )
 from muster.cli.remote import find
+from muster.cli.show import progress
 
 
 def plan(
@@ -81,8 +82,10 @@ def plan(
     from muster.cli.plan_work import Files, carry_out
     from muster.cli.question import Question, read_pins
 
-    shape = find_shape(model, dtype)
-    found, text = find_pool(pool, lambda: live_pool(find(head, token, folder=data_dir)))
+    with progress(as_json) as bars:
+        bars.add_task(f"reading {model} and {pool}", total=None)
+        shape = find_shape(model, dtype)
+        found, text = find_pool(pool, lambda: live_pool(find(head, token, folder=data_dir)))
     pins = read_pins(pin or (), found, shape)
     question = Question(shape, found, wanted, serve, train, pins, budget, compress, replicas, stages, seed)
     carry_out(question, Files(picture, lock, save_pool, text), explain, as_json)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -60,9 +60,13 @@ def resolve_local(name: str) -> Path | None:
 
 
 def resolve_config(hub_id: str) -> Path:
-    """The config.json of a model on the hub, and nothing else of it. Raises as `resolve` does."""
+    """The config.json of a model on the hub, and nothing else of it: the one on this machine, else fetched.
+
+    Raises as `resolve` does.
+    """
     with _hub_in_words(hub_id):
-        return Path(hf_hub_download(hub_id, "config.json"))
+        here = try_to_load_from_cache(hub_id, "config.json")
+        return Path(here if isinstance(here, str) else hf_hub_download(hub_id, "config.json"))
 
 
 def _fetch(hub_id: str) -> Path:
