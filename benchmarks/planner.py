@@ -66,11 +66,11 @@ def cost_of(problem: TrainProblem, placement: Placement) -> dict[str, float]:
 def ours(problem: TrainProblem, seed: int) -> dict[str, Any]:
     found: Found
     found, seconds = timed(lambda: search(problem, seed))
-    bound = {"bound_s": round(found.bound_s, 4), "gap": round(found.gap, 4), "walks": found.walks}
+    bound = {"bound_s": round(found.bound_s, 4), "gap": round(found.gap, 4), "rounds": found.rounds}
     return {**cost_of(problem, found.placement), **bound, **seconds}
 
 
-def run_published() -> dict[str, Any]:
+def run_published(known: dict[str, Any]) -> dict[str, Any]:
     fleets = {}
     for number, known_s in BEST_KNOWN_S.items():
         runs = [ours(published(number), seed) for seed in range(SEEDS)]
@@ -87,17 +87,22 @@ def run_published() -> dict[str, Any]:
     return fleets
 
 
-def run_draws(draw: Callable[[int], Sizes]) -> dict[str, Any]:
+def genetic_row(problem: TrainProblem) -> dict[str, Any]:
+    theirs: Placement
+    theirs, seconds = timed(lambda: genetic(problem, 0))
+    return {**cost_of(problem, theirs), **seconds}
+
+
+def run_draws(draw: Callable[[int], Sizes], known: dict[str, Any]) -> dict[str, Any]:
+    """`known`: genetic rows of an earlier run, by fleet."""
     fleets = []
     for seed in range(DRAWS):
         cities, sizes = draw(seed)
         problem = of_cities(cities, sizes)
         mine = ours(problem, 0)
-        theirs: Placement
-        theirs, seconds = timed(lambda problem=problem: genetic(problem, 0))
-        ratio = round(mine["cost_s"] / theirs.cost.total_s, 4)
-        row = {"cities": cities, "sizes": sizes, "ours": mine, "genetic": {**cost_of(problem, theirs), **seconds}}
-        fleets.append({**row, "ratio": ratio})
+        theirs = known.get(repr((cities, sizes))) or genetic_row(problem)
+        ratio = round(mine["cost_s"] / theirs["cost_s"], 4)
+        fleets.append({"cities": cities, "sizes": sizes, "ours": mine, "genetic": theirs, "ratio": ratio})
         say(f"draw {seed}", {"ratio": ratio, **mine})
     ratios = [fleet["ratio"] for fleet in fleets]
     return {
@@ -111,7 +116,7 @@ def run_draws(draw: Callable[[int], Sizes]) -> dict[str, Any]:
     }
 
 
-def run_sizes() -> list[dict[str, Any]]:
+def run_sizes(known: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for count in MACHINES:
         sizes = [count // 10 + (1 if city < count % 10 else 0) for city in range(10)]
@@ -126,10 +131,10 @@ def say(what: str, figures: dict[str, Any]) -> None:
     print(f"{what}: {plain}", flush=True)
 
 
-PARTS: dict[str, Callable[[], Any]] = {
+PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "published": run_published,
-    "irregular": lambda: run_draws(irregular),
-    "scattered": lambda: run_draws(scattered),
+    "irregular": lambda known: run_draws(irregular, known),
+    "scattered": lambda known: run_draws(scattered, known),
     "size": run_sizes,
 }
 
@@ -142,9 +147,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The planner for training against what is known.")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=["published", "irregular"])
     parser.add_argument("--json", type=Path, help="where to write the record; parts that are already there stay")
+    parser.add_argument("--genetic", type=Path, help="take the genetic search's rows from this earlier record")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     arguments = parser.parse_args()
     record = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
+    earlier = json.loads(arguments.genetic.read_text()) if arguments.genetic else {}
+    known = {
+        repr((row["cities"], row["sizes"])): row["genetic"]
+        for part in ("irregular", "scattered")
+        for row in earlier.get(part, {}).get("result", {}).get("fleets", [])
+    }
     record |= {"benchmark": "planner", "method": " ".join((__doc__ or "").split("\n\n", 2)[2].split())}
     for part in arguments.part:
         about = {
@@ -155,7 +167,7 @@ def main() -> None:
             "search": repr(SearchOptions()),
             "genetic": repr(GeneticOptions()),
         }
-        record[part] = {"about": about, "result": PARTS[part]()}
+        record[part] = {"about": about, "result": PARTS[part](known)}
         if arguments.json:
             arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -17,7 +17,7 @@ from muster.plan.dtfm.search import SearchOptions, search
 from tests.plan.dtfm import plain
 from tests.plan.dtfm.problems import random_problem, small_problems
 
-SHORT = SearchOptions(walks=1, schedule=Schedule(steps=1500), refinements=0)
+SHORT = SearchOptions(rounds=1, walks=1, schedule=Schedule(steps=1000), refining=Schedule(steps=500))
 
 
 def check(problem, placement):
@@ -44,7 +44,7 @@ def test_four_published_fleets_are_solved_to_proven_optimality(number):
     found = search(published(number), seed=0)
     assert found.gap < 1e-9
     assert found.finished
-    assert found.walks == 0
+    assert found.rounds == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -59,7 +59,7 @@ def test_irregular_fleets_are_placed_legally_and_above_the_bound(seed):
 @settings(max_examples=40, deadline=None)
 @given(small_problems, st.integers(0, 1000))
 def test_small_fleets_are_placed_legally_and_above_the_bound(problem, seed):
-    found = search(problem, seed, replace(SHORT, schedule=Schedule(steps=300)))
+    found = search(problem, seed, replace(SHORT, schedule=Schedule(steps=200), refining=Schedule(steps=100)))
     check(problem, found.placement)
     assert found.bound_s <= found.placement.cost.total_s * (1 + 1e-9)
     assert found.finished
@@ -87,7 +87,9 @@ def test_the_exact_search_finds_what_trying_every_partition_finds(replicas, stag
 @pytest.mark.parametrize("seed", range(8))
 def test_the_search_finds_the_optimum_of_small_fleets(seed):
     problem = random_problem(4, 3, seed, regions=seed % 4)
-    found = search(problem, seed, SearchOptions(walks=3, schedule=Schedule(steps=3000), refinements=0))
+    found = search(
+        problem, seed, SearchOptions(rounds=3, walks=2, schedule=Schedule(steps=1500), refining=Schedule(steps=1500))
+    )
     assert found.placement.cost.total_s == pytest.approx(exact(problem).cost.total_s)
 
 

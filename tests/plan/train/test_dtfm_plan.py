@@ -16,7 +16,7 @@ from muster.spec.pool import Pool
 from muster.spec.workload import TrainWorkload
 from tests.plan.dtfm import plain
 
-SHORT = SearchOptions(walks=2, schedule=Schedule(steps=2000), refinements=0)
+SHORT = SearchOptions(rounds=1, walks=2, schedule=Schedule(steps=1500), refining=Schedule(steps=1000))
 
 
 def some_of(fleet, count):

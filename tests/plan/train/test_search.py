@@ -43,7 +43,7 @@ def check(plan, pool, shape, workload):
     return forecast
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(1, 9),
     st.integers(0, 10**6),

@@ -3,9 +3,9 @@
 The same problem, seed and options give the same plan: the budget is counted in steps, not seconds. A caller with a
 clock passes `out_of_time`; the result then says whether it was cut short, and only then may two runs differ.
 
-Every start that a structured layout offers is priced. Short walks then begin at random partitions and at the best of
-those starts in turn, from hot to cold; longer ones begin at the best plan so far, less hot, each where the last one
-ended. A plan that meets the lower bound is optimal and ends the search.
+Every start that a structured layout offers is priced. Then come rounds: some short walks, which begin at random
+partitions and at the best of those starts in turn, and a longer, less hot one from the best that they met. A plan that
+meets the lower bound is optimal and ends the search, and so do rounds that find nothing better.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,13 +23,15 @@ from muster.plan.dtfm.seeds import structured
 
 @dataclass(frozen=True)
 class SearchOptions:
-    walks: int = 10
-    """Short ones, to look around."""
+    rounds: int = 5
+    patience: int = 2
+    """So many rounds without anything better end the search."""
+    walks: int = 5
+    """Short ones, in each round."""
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=10_000))
     """Of each of these."""
-    refinements: int = 4
-    """Longer ones, each from the best so far."""
     refining: Schedule = field(default_factory=lambda: Schedule(steps=25_000, hot=0.03))
+    """Of the longer one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Found:
     placement: Placement
     bound_s: float
     """No placement is better than this."""
-    walks: int
+    rounds: int
     finished: bool
     """False if `out_of_time` cut the search short."""
 
@@ -61,17 +63,26 @@ def search(
     bound_s = lower_bound(problem)
     starts = ranked(costs, structured(problem))
     best = ordered(costs, starts[0])
-    done, stopped = 0, False
-    total = options.walks + options.refinements
-    while done < total and not optimal(costs, best, bound_s) and not stopped:
-        exploring = done < options.walks
-        start = (starts[done // 2 % len(starts)] if done % 2 else random_path(costs, rng)) if exploring else best
-        path = anneal(costs, start, options.schedule if exploring else options.refining, rng, out_of_time)
-        best = min(best, ordered(costs, path), key=lambda one: path_s(costs, one))
-        done += 1
-        stopped = out_of_time()
-    finished = not stopped or done == total
-    return Found(evaluate(problem, machines(costs, best)), bound_s, done, finished)
+    done, idle, stopped = 0, 0, False
+    while done < options.rounds and idle < options.patience and not optimal(costs, best, bound_s) and not stopped:
+        first = done * options.walks
+        looked = [
+            anneal(costs, _start(costs, starts, first + walk, rng), options.schedule, rng, out_of_time)
+            for walk in range(options.walks)
+        ]
+        looked.append(anneal(costs, _best(costs, looked), options.refining, rng, out_of_time))
+        found = ordered(costs, _best(costs, looked))
+        idle = 0 if path_s(costs, found) < path_s(costs, best) * (1 - 1e-9) else idle + 1
+        best, done, stopped = _best(costs, [best, found]), done + 1, out_of_time()
+    return Found(evaluate(problem, machines(costs, best)), bound_s, done, not stopped)
+
+
+def _best(costs: Costs, paths: Iterable[Path]) -> Path:
+    return min(paths, key=lambda path: path_s(costs, path))
+
+
+def _start(costs: Costs, starts: Sequence[Path], walk: int, rng: np.random.Generator) -> Path:
+    return starts[walk // 2 % len(starts)] if walk % 2 else random_path(costs, rng)
 
 
 def optimal(costs: Costs, path: Path, bound_s: float) -> bool:

@@ -11,7 +11,8 @@ proportion to speed. All replicas together compute M, so with D of them on the D
     step >= first + (M - D) / sum of r + least exchange + least update
 
 The exchange is that of the first stage, which holds one layer at least and is the last to end. The bound is the least
-over all D and S. Memory, start-up times and slower links are left out, so that over slow links it is far below.
+over all D and S; for the interleaved schedule M / sum of r takes the place of the first two terms. Memory, start-up
+times and slower links are left out, so that over slow links it is far below.
 """
 
 from dataclasses import replace
@@ -21,19 +22,19 @@ import numpy as np
 from muster.cost.island import island_seconds
 from muster.plan.dtfm.problem import Floats
 from muster.plan.train.fleet import Fleet
-from muster.sim.relay_rhythm import CHUNKS
 
 
 def lower_bound(fleet: Fleet) -> float:
     """Seconds below which no step on these slots can be."""
     rates = np.sort(_rates(fleet))[::-1]
     together, exchange = np.concatenate([[0.0], np.cumsum(rates)]), _Exchange(fleet)
-    once_s = 1 / float(rates[0]) / (CHUNKS if fleet.workload.schedule == "interleaved" else 1)
+    in_turn = fleet.workload.schedule != "interleaved"
     best = np.inf
     for stages in range(1, min(fleet.count, fleet.num_layers) + 1):
         replicas = np.arange(1, min(fleet.count // stages, fleet.microbatches) + 1)
-        more_s = (fleet.microbatches - replicas) / together[replicas * stages]
-        steps_s = once_s + (stages - 1) * exchange.fastest_round_s + more_s + exchange.least(len(replicas), stages)
+        once_s = 1 / float(rates[0]) + (stages - 1) * exchange.fastest_round_s if in_turn else 0.0
+        more_s = (fleet.microbatches - replicas * in_turn) / together[replicas * stages]
+        steps_s = once_s + more_s + exchange.least(len(replicas), stages)
         best = min(best, float(steps_s.min()))
     return best + min(float(fleet.seconds(kind)[2][0, 1]) for kind in range(len(fleet.caps)))
 

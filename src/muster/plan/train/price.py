@@ -5,9 +5,9 @@ replicas so that all end together; the search lets them be fractions, which make
 them out whole for the plan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -148,10 +148,8 @@ class Prices:
             beat_s = max([*forth, *wires[0]]) + max([*back, *wires[1]])
             return Lane(whole_s, beat_s, (), (), beat_s)
         beat_s = max([*both, *wires[0], *wires[1]])
-        windows = combinations(range(len(both)), 2)
-        trips = [(b - a + 1, sum(both[a : b + 1]) + sum(hops[a:b])) for a, b in windows]
         # A window that never waits adds nothing.
-        waits = tuple((window, 0.0, trip_s / window) for window, trip_s in trips if trip_s > window * beat_s)
+        waits = tuple((w, 0.0, trip_s / w) for w, trip_s in _trips(both, hops) if trip_s > w * beat_s)
         return Lane(whole_s, beat_s, waits, (), max([beat_s, *(each_s for *_, each_s in waits)]))
 
     def _interleaved(
@@ -219,6 +217,15 @@ class Prices:
         if self.fleet.workload.schedule == "gpipe":
             return -(-self.fleet.microbatches // layout.replicas)
         return self.fleet.microbatches
+
+
+def _trips(both: list[float], hops: list[float]) -> Iterator[tuple[int, float]]:
+    """Numbers of neighbouring stages, and the longest round trip over so many."""
+    until = np.concatenate([[0.0], np.cumsum(both)])
+    between = np.concatenate([[0.0], np.cumsum(hops)])
+    for window in range(2, len(both) + 1):
+        trips = until[window:] - until[:-window] + between[window - 1 :] - between[: len(between) - window + 1]
+        yield window, float(trips.max())
 
 
 def level(whole: Floats, pace: Floats, microbatches: int) -> float:
