@@ -4,7 +4,7 @@ from collections import deque
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from muster.serve.options import EngineOptions
@@ -54,6 +54,9 @@ def test_everybody_finishes_once_and_no_page_is_lost(lengths, pages, in_flight, 
 
 
 @given(LENGTHS, st.integers(6, 40), st.integers(1, 5), st.sampled_from([4, 16, 64]))
+# A prompt with one token to go overtakes nobody who has been idle for longer.
+@example([(1, 2), (5, 1)], 6, 2, 4)
+@example([(4, 2), (5, 1)], 6, 2, 4)
 @settings(max_examples=60, deadline=None)
 def test_steps_are_filled_as_the_engine_fills_them(lengths, pages, in_flight, prefill_tokens):
     """Turn by turn the same rows, until somebody loses pages: the engine may find its old pages again, the twin not."""

@@ -178,6 +178,11 @@ def test_requests_of_a_lost_machine_go_on_elsewhere_and_a_standby_steps_in():
     assert run.request_s > calm.request_s
     assert [stage.node for stage in run.stages] == ["a", "b", "e", "c", "d"]
     assert all(stage.share > 0 for stage in run.stages)
+    alone = simulate_serving(
+        plan(pipeline("ab")), FLEET, shape(), OFFLINE, num_requests=300,
+        faults=[Leave("b", 0.2), Join("b", 5.0), Slow("a", 0.0, 0.1)],
+    )  # fmt: skip
+    check_run(alone, [4096])
 
 
 def test_without_a_standby_nobody_answers_until_the_machine_is_back():
