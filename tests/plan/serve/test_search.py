@@ -1,20 +1,27 @@
 """The search for a serving plan: what every plan satisfies, and what it does with particular fleets."""
 
+import re
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.errors import DoesNotFit
+from muster.cost.named_shapes import named_shape
+from muster.errors import DoesNotFit, InvalidRequest
+from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
-from tests.plan.fleets import shape
+from muster.spec.fleets import shipped_fleet
+from muster.spec.pool import LinkSpeed
+from muster.spec.workload import ServeWorkload
+from tests.plan.fleets import pool, shape
 from tests.plan.serve.checks import check_plan
-from tests.plan.serve.fleets import QUICK, WORK, fleets
+from tests.plan.serve.fleets import FAR, QUICK, WORK, fleets, machine
 
 objectives = st.sampled_from(["throughput", "cost", "latency", "slo"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(fleet=fleets(), layers=st.integers(1, 9), objective=objectives, symmetric=st.booleans(), seed=st.integers(0, 3))
 def test_any_plan_is_sound_does_not_beat_its_bound_and_comes_again_from_the_same_seed(
     fleet, layers, objective, symmetric, seed
@@ -35,3 +42,137 @@ def test_any_plan_is_sound_does_not_beat_its_bound_and_comes_again_from_the_same
         assert found.score <= found.bound * (1 + 1e-9)
     assert found.gap >= 0
     assert plan_serving(model, fleet, work, options, seed=seed) == found
+
+
+def test_what_fits_on_one_machine_is_not_split_but_served_twice():
+    fleet = pool(machine("a", 4000), machine("b", 4000))
+    found = plan_serving(shape(), fleet, WORK, QUICK)
+    assert [len(pipeline.stages) for pipeline in found.plan.pipelines] == [1, 1]
+    alone = plan_serving(shape(), fleet, WORK, replace(QUICK, max_replicas=1))
+    assert [len(pipeline.stages) for pipeline in alone.plan.pipelines] in ([1], [2])
+    far = pool(machine("a", 4000), machine("b", 4000), links={("a", "b"): FAR, ("b", "a"): FAR})
+    quick = plan_serving(shape(), far, WORK, replace(QUICK, objective="latency"))
+    assert all(len(pipeline.stages) == 1 for pipeline in quick.plan.pipelines)
+
+
+def test_a_machine_that_hurts_stays_idle():
+    fleet = pool(machine("a", 600), machine("b", 600), machine("crawler", 600, speed=0.003))
+    found = plan_serving(shape(), fleet, WORK, QUICK)
+    assert found.plan.standbys == ("crawler",)
+    without = plan_serving(shape(), replace(fleet, nodes=fleet.nodes[:2]), WORK, QUICK)
+    assert found.score == pytest.approx(without.score)
+    # The evolving search, which larger fleets get, drops it as well.
+    evolved = plan_serving(shape(), fleet, WORK, replace(QUICK, exhaustive=False))
+    assert evolved.plan.standbys == ("crawler",)
+
+
+def test_devices_of_one_machine_share_a_stage_where_that_answers_sooner():
+    fleet = pool(machine("a", 4000, devices=2))
+    found = plan_serving(shape(), fleet, WORK, replace(QUICK, objective="latency"))
+    assert found.plan.pipelines[0].stages[0].devices == (0, 1)
+    single = plan_serving(shape(), fleet, WORK, replace(QUICK, objective="latency", max_tensor_parallel=1))
+    assert all(len(stage.devices) == 1 for stage in single.plan.pipelines[0].stages)
+    assert single.score > found.score
+
+
+def test_unequal_devices_get_unequal_layers_and_a_symmetric_plan_is_slower():
+    fleet = pool(machine("big", 900, speed=2.0), machine("small", 500, speed=1.0))
+    free = plan_serving(shape(9), fleet, WORK, QUICK)
+    level = plan_serving(shape(8), fleet, WORK, replace(QUICK, symmetric=True))
+    (pipeline,) = level.plan.pipelines
+    assert {stage.num_layers for stage in pipeline.stages} == {4}
+    layers = {stage.node: stage.num_layers for stage in free.plan.pipelines[0].stages}
+    assert layers["big"] > layers["small"]
+    assert plan_serving(shape(8), fleet, WORK, QUICK).score > level.score
+
+
+def test_a_pinned_machine_takes_exactly_its_layers():
+    fleet = pool(machine("a", 700), machine("b", 700), machine("c", 700))
+    for name, first, last in (("b", 2, 5), ("c", 0, 3), ("a", 5, 8)):
+        options = replace(QUICK, pins=(Pin(name, first, last),))
+        for exhaustive in (True, False):
+            found = plan_serving(shape(), fleet, WORK, replace(options, exhaustive=exhaustive))
+            check_plan(found.plan, shape(), fleet)
+            taken = [stage for one in found.plan.pipelines for stage in one.stages if stage.node == name]
+            assert (taken[0].first, taken[-1].last) == (first, last)
+
+
+@pytest.mark.parametrize(
+    ("pins", "message"),
+    [
+        ((Pin("nobody", 0, 2),), r"'nobody', which is no machine"),
+        ((Pin("a", 3, 3),), r"a=3-3 is no range of the model's 8 layers"),
+        ((Pin("a", 0, 9),), r"no range"),
+        ((Pin("a", 0, 2), Pin("a", 2, 4)), r"pinned twice"),
+        ((Pin("a", 0, 8),), r"Layers 0 to 8 need .* too little; pin fewer"),
+        ((Pin("a", 0, 5), Pin("b", 4, 8)), r"not with these pins"),
+    ],
+)
+def test_pins_that_cannot_be_are_refused_with_the_reason(pins, message):
+    fleet = pool(machine("a", 700), machine("b", 700))
+    with pytest.raises(InvalidRequest, match=message):
+        plan_serving(shape(), fleet, WORK, replace(QUICK, pins=pins))
+
+
+def test_a_model_that_does_not_fit_says_by_how_much_and_fits_with_what_is_asked_for():
+    fleet = pool(machine("a", 300), machine("b", 300))
+    with pytest.raises(DoesNotFit, match=r"too little; add (\d+) more device") as error:
+        plan_serving(shape(), fleet, WORK, QUICK)
+    more = int(re.search(r"add (\d+) more", str(error.value))[1])
+    richer = pool(*fleet.nodes, *(machine(f"n{i}", 300) for i in range(more + 1)))  # layers do not divide
+    check_plan(plan_serving(shape(), richer, WORK, QUICK).plan, shape(), richer)
+    with pytest.raises(DoesNotFit, match="no machine"):
+        plan_serving(shape(), pool(), WORK, QUICK)
+
+
+def test_a_deadline_that_nobody_can_meet_names_the_best_possible():
+    fleet = pool(machine("a", 4000))
+    work = replace(WORK, requests_per_s=0.01, deadline_s=0.01)
+    with pytest.raises(InvalidRequest, match=r"best possible is ([\d.]+) s") as error:
+        plan_serving(shape(), fleet, work, replace(QUICK, objective="slo"))
+    best_s = float(re.search(r"possible is ([\d.]+) s", str(error.value))[1])
+    work = replace(work, deadline_s=best_s * 1.3)
+    assert plan_serving(shape(), fleet, work, replace(QUICK, objective="slo")).score > 0.9
+
+
+def test_money_buys_the_best_ratio_and_a_budget_is_kept():
+    fleet = pool(machine("dear", 4000, speed=2.0, price=8.0), machine("cheap", 4000, price=1.0))
+    cheap = plan_serving(shape(), fleet, WORK, replace(QUICK, objective="cost"))
+    assert cheap.plan.standbys == ("dear",)
+    assert plan_serving(shape(), fleet, WORK, replace(QUICK, budget_per_hour=8.5)).plan.standbys == ("cheap",)
+    assert plan_serving(shape(), fleet, WORK, replace(QUICK, budget_per_hour=9.0)).plan.standbys == ()
+    with pytest.raises(InvalidRequest, match=r"\$0.5 an hour; the cheapest found costs \$1.00"):
+        plan_serving(shape(), fleet, WORK, replace(QUICK, budget_per_hour=0.5))
+    free = pool(machine("gift", 4000, price=None))
+    with pytest.raises(InvalidRequest, match="gift has no price"):
+        plan_serving(shape(), free, WORK, replace(QUICK, objective="cost"))
+
+
+def test_deserves_ring_gets_enough_steps_in_flight_and_swap_from_the_planner():
+    far = replace(shipped_fleet("deserve-8xl4"), links={})
+    options = ServeOptions(max_batch=75, page_size=8, max_replicas=1)
+    found = [
+        plan_serving(
+            named_shape("llama-3-70b"),
+            replace(far, default_link=LinkSpeed(latency_s, 1.25e9)),
+            ServeWorkload(128, 166),
+            options,
+        )
+        for latency_s in (0.0, 0.064, 0.256)
+    ]
+    pipelines = [one.plan.pipelines[0] for one in found]
+    assert [pipeline.batch for pipeline in pipelines] == [75, 75, 75]
+    assert [pipeline.swap_pages > 0 for pipeline in pipelines] == [True, True, True]
+    stages, step_s = len(pipelines[0].stages), found[0].plan.step_seconds
+    for pipeline, latency_s in zip(pipelines, (0.0, 0.064, 0.256), strict=True):
+        # N >= S (1 + L / T), and not much above it
+        assert pipeline.num_microbatches == pytest.approx(stages * (1 + latency_s / step_s), abs=1.5)
+    assert found[2].score == pytest.approx(found[0].score, rel=0.01)
+
+
+def test_the_58_gpus_of_hexgen_all_serve_and_come_near_the_bound():
+    fleet, model = shipped_fleet("hexgen-58"), named_shape("llama-2-70b")
+    found = plan_serving(model, fleet, ServeWorkload(), ServeOptions(evaluations=60))
+    check_plan(found.plan, model, fleet)
+    assert found.plan.standbys == ()
+    assert found.gap < 0.1

@@ -56,7 +56,7 @@ def as_cuts(pipeline, class_of):
     return [Item(*one) for one in order], cuts
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(fleet=fleets(), layers=st.integers(1, 9), work=works, far=st.booleans())
 def test_what_the_search_expects_of_a_plan_is_what_the_forecast_says(fleet, layers, work, far):
     model = shape(layers)

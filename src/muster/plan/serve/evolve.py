@@ -41,6 +41,8 @@ class Evolution:
     """Replicas that may be designed."""
     cut_short: bool = False
     population: list[Scored] = field(default_factory=list)
+    by_count: dict[int, Scored] = field(default_factory=dict)
+    """The best with so many replicas."""
     _seen: set[tuple[tuple[tuple[int, int], ...], ...]] = field(default_factory=set)
 
     def score(self, layout: Layout) -> Scored:
@@ -78,6 +80,10 @@ class Evolution:
             self._keep(self.score(layout))
         return self.population
 
+    def different(self) -> list[Scored]:
+        """The best of all, and the best with other numbers of replicas; the best first."""
+        return sorted(self.by_count.values(), key=lambda one: -one.score)
+
     def _stop(self) -> bool:
         self.cut_short = self.cut_short or self.out_of_time()
         return self.cut_short or self.replicas.designed >= self.budget
@@ -93,6 +99,9 @@ class Evolution:
         if scored.score <= 0 or key in self._seen:
             return False
         self._seen.add(key)
+        count = sum(scored.used)
+        if count not in self.by_count or scored.score > self.by_count[count].score:
+            self.by_count[count] = scored
         self.population.append(scored)
         self.population.sort(key=lambda one: (-one.score, len(one.layout)))
         del self.population[_POPULATION:]

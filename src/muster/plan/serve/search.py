@@ -34,6 +34,7 @@ from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
 _FINALISTS = 4
+_REJECTED = 3
 _AS_GOOD = 1e-3
 """Layouts this close to the best count as equal; the simplest of them is taken."""
 
@@ -56,10 +57,10 @@ def plan_serving(
     if not pool.nodes:
         raise refusals.nobody(shape.name)
     search = _Search.of(shape, pool, workload, options, constants)
-    scored, finished = search.layouts(seed, out_of_time)
-    if not scored:
+    evolution = search.evolved(seed, out_of_time)
+    if not evolution.population:
         raise search.refusal(seed)
-    return search.found(scored, finished)
+    return search.found(evolution.population, evolution.different(), not evolution.cut_short)
 
 
 @dataclass
@@ -83,18 +84,20 @@ class _Search:
         small = options.exhaustive and is_small(fleet)
         return _Search(job, pool, constants, worth, Replicas(job, by_class(fleet, ranges), small), ranges)
 
-    def layouts(self, seed: int, out_of_time: Callable[[], bool]) -> tuple[list[Scored], bool]:
-        """The best layouts, the best first, and whether the search came to its end."""
+    def evolved(self, seed: int, out_of_time: Callable[[], bool]) -> Evolution:
+        """The search after its end."""
         fleet = self.job.fleet
         budget = self.job.options.evaluations
         rng = np.random.default_rng(seed)
         evolution = Evolution(fleet, self.replicas, self.worth, rng, out_of_time, budget)
         starts = structured(fleet, self.job.shape.weight_bytes(0, self.job.shape.num_layers))
         if self.replicas.every_order:
-            return evolution.best_of(every_layout(fleet)), not evolution.cut_short
+            evolution.best_of(every_layout(fleet))
+            return evolution
         if self.ranges:
             starts = (together(fleet, self.ranges, layout) for layout in starts)
-        return evolution.run(starts), not evolution.cut_short
+        evolution.run(starts)
+        return evolution
 
     def refusal(self, seed: int) -> Exception:
         """Why nothing was found: ask again without what the options forbid."""
@@ -110,7 +113,8 @@ class _Search:
             return refusals.budget(options.budget_per_hour, sum(nodes[node].price_per_hour or 0.0 for node in used))
         return refusals.does_not_fit(self.job)
 
-    def found(self, scored: Sequence[Scored], finished: bool) -> Found:
+    def found(self, scored: Sequence[Scored], different: Sequence[Scored], finished: bool) -> Found:
+        """The simplest of the best layouts; the others, and those with other numbers of replicas, are rejected."""
         finalists = [self._forecast(one) for one in scored[:_FINALISTS]]
         rated = [(self.score(plan, forecast), -_stages(plan), plan, forecast) for plan, forecast in finalists]
         best = max(self._better(score) for score, *_ in rated)
@@ -119,13 +123,15 @@ class _Search:
         )
         score, _, plan, forecast = rated[0]
         self._check_deadline(plan)
+        objective = self.job.options.objective
+        others = [self._forecast(one) for one in different if sum(one.used) != len(plan.pipelines)]
+        others += [(other, its) for _, _, other, its in rated[1:]]
         rejected = tuple(
-            Rejected(other, its, why_not(self.pool, plan, forecast, other, its, self.job.options.objective))
-            for _, _, other, its in rated[1:]
+            Rejected(other, its, why_not(self.pool, plan, forecast, other, its, objective))
+            for other, its in others[:_REJECTED]
         )
         bound = self.bound()
-        plan = replace(plan, explanation=explain(self.pool, plan, forecast, self.job.options.objective, score, bound))
-        objective = self.job.options.objective
+        plan = replace(plan, explanation=explain(self.pool, plan, forecast, objective, score, bound))
         return Found(plan, forecast, objective, score, bound, rejected, self.replicas.designed, finished)
 
     def _forecast(self, scored: Scored) -> tuple[Plan, ServeForecast]:
