@@ -125,6 +125,8 @@ def brute_force(shape: ModelShape, pool: Pool) -> float:
     known: dict[tuple[int, ...], float] = {}
     for taken in product(*(range(count + 1) for count in counts)):
         items = [Item(fleet.class_of[node], devices) for node, devices in enumerate(taken) if devices]
+        if not items:
+            continue
         found = [
             one.requests_per_s * CHAT.output_tokens
             for order in permutations(items)

@@ -176,3 +176,16 @@ def test_the_58_gpus_of_hexgen_all_serve_and_come_near_the_bound():
     check_plan(found.plan, model, fleet)
     assert found.plan.standbys == ()
     assert found.gap < 0.1
+
+
+def test_a_broken_link_is_not_used():
+    down = LinkSpeed(0.01, 0.0)
+    two = pool(machine("a", 600), machine("b", 600), links={("a", "b"): down, ("b", "a"): down})
+    with pytest.raises(DoesNotFit, match="or with links that are down"):
+        plan_serving(shape(), two, WORK, QUICK)
+    three = pool(*two.nodes, machine("c", 600, speed=0.2), links=dict(two.links))
+    for exhaustive in (True, False):
+        found = plan_serving(shape(), three, WORK, replace(QUICK, exhaustive=exhaustive))
+        order = found.plan.pipelines[0].nodes()
+        ring = set(zip(order, (*order[1:], order[0]), strict=True))
+        assert not ring & {("a", "b"), ("b", "a")}

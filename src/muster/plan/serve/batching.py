@@ -20,6 +20,10 @@ Floats = npt.NDArray[np.float64]
 ENOUGH = 0.998
 """Of the best rate; among settings that reach it the one that answers soonest is taken."""
 _DENSE = 8
+_LATE = 0.01
+_SPREAD = 2.33
+"""A normally distributed time is longer than its mean by so many deviations once in a hundred times."""
+_LOADS = np.concatenate([np.geomspace(0.005, 0.3, 12), np.arange(0.35, 0.9, 0.05), np.arange(0.9, 0.995, 0.02)])
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Setting:
     swap_pages: int
     period_s: float
     requests_per_s: float
+    in_time_per_s: float
+    """As many as may come if nearly all are to be in time; without a deadline, all."""
     service_s: float
     """A request with the pipeline full."""
     idle_s: float
@@ -83,15 +89,17 @@ class Setting:
 
 
 def best_setting(stages: Stages, demand: Demand) -> Setting | None:
-    """None if not even one request fits."""
+    """None if not even one request fits, or a link of the ring is down."""
+    if not np.isfinite(stages.wire_s).all():
+        return None
     micro, batch, swap = _choices(stages, demand)
     if not len(batch):
         return None
     period_s, service_s = _times(stages, demand, micro, batch, swap)
     rate = np.minimum(batch / demand.output_tokens, demand.most_prompts) / period_s
-    wanted = rate if demand.deadline_s is None else np.where(service_s <= demand.deadline_s, rate, 0.0)
-    if not wanted.max(initial=0.0) > 0:
-        wanted = 1.0 / service_s  # nothing is in time; what is soonest is the least bad
+    in_time = rate if demand.deadline_s is None else _in_time(stages, demand, micro, batch, demand.deadline_s)
+    # Where nothing is in time, what is soonest is the least bad.
+    wanted = in_time if in_time.max() > 0 else 1.0 / service_s
     good = wanted >= ENOUGH * wanted.max()
     chosen = int(np.lexsort((swap, np.where(good, service_s, np.inf)))[0])
     pages = _pages(stages, demand, np.ceil(batch[chosen : chosen + 1]))
@@ -102,9 +110,31 @@ def best_setting(stages: Stages, demand: Demand) -> Setting | None:
         swap_pages=int(swap[chosen]),
         period_s=float(period_s[chosen]),
         requests_per_s=float(rate[chosen]),
+        in_time_per_s=float(in_time[chosen]),
         service_s=float(service_s[chosen]),
         idle_s=_idle(stages, demand),
     )
+
+
+def _in_time(stages: Stages, demand: Demand, micro: Floats, most: Floats, deadline_s: float) -> Floats:
+    """The most that may come if 99 % are to be answered in time, where `most` sequences may share a step.
+
+    With q requests in service on the mean, each takes S(q); q varies by two thirds of itself over that time, and as it
+    comes near to N x `most`, requests wait (both as in `sim/rhythm.py`).
+    """
+    share = _LOADS[:, None]
+    mean = np.maximum(1.0, share * most)
+    n = np.broadcast_to(micro, mean.shape)
+    period_s, service_s = (row.reshape(mean.shape) for row in _times(stages, demand, n.ravel(), mean.ravel(), None))
+    _, more_s = (row.reshape(mean.shape) for row in _times(stages, demand, n.ravel(), 1.2 * mean.ravel(), None))
+    running, places = n * mean, np.maximum(micro * most, 1.0)
+    deviation_s = np.maximum(0.0, more_s - service_s) / (0.2 * running) * np.sqrt(2 / 3 * running)
+    load = np.minimum(running / places, _LOADS[-1])
+    chance = load ** (np.sqrt(2 * (places + 1)) - 1)
+    wait_s = service_s / (2 * places * (1 - load)) * np.log(np.maximum(chance / _LATE, 1.0))
+    rate = np.minimum(mean / demand.output_tokens, demand.most_prompts) / period_s
+    good = service_s + _SPREAD * deviation_s + wait_s <= deadline_s
+    return np.asarray(np.max(np.where(good, rate, 0.0), axis=0))
 
 
 def _choices(stages: Stages, demand: Demand) -> tuple[Floats, Floats, Floats]:
@@ -117,12 +147,10 @@ def _choices(stages: Stages, demand: Demand) -> tuple[Floats, Floats, Floats]:
     # As many as fit without swap, which need not be a whole number for each microbatch.
     full = _pages(stages, demand, np.full(most, float(demand.max_batch)))
     exact = np.minimum((full + 1) / demand.pages_each / micro, demand.max_batch)
-    fits = (exact * micro >= 1) & (full >= demand.whole_pages)
+    exact = np.where(micro == 1, np.maximum(exact, 1.0), exact)
+    # With fewer sequences than steps in flight, some of these would never be.
+    fits = (exact >= 1) & (full >= demand.whole_pages)
     parts = [(micro[fits], exact[fits], np.zeros(fits.sum()))]
-    if demand.deadline_s is not None:
-        # A smaller batch than fits answers sooner.
-        plain = (n * b * demand.pages_each <= pages + 1) & (pages >= demand.whole_pages)
-        parts.append((n[plain], b[plain], np.zeros(plain.sum())))
     if demand.swap and np.isfinite(stages.swap_s_per_page):
         swap = np.ceil((n * b * demand.pages_each - 1 - pages) / np.maximum(n - 2, 1e-9))
         useful = (n > 2) & (swap > 0) & (2 * swap <= pages)
@@ -145,25 +173,25 @@ def _pages(stages: Stages, demand: Demand, batch: Floats) -> Floats:
     return np.asarray(np.floor(stages.room[index] / demand.page_size))
 
 
-def _times(stages: Stages, demand: Demand, micro: Floats, batch: Floats, swap: Floats) -> tuple[Floats, Floats]:
-    """(period, time in service) of each setting."""
-    swap_s = np.where(swap > 0, swap * (stages.swap_s_per_page if np.isfinite(stages.swap_s_per_page) else 0.0), 0.0)
-    busy = np.maximum(_at(stages, stages.seconds, batch), swap_s)
+def _times(stages: Stages, demand: Demand, micro: Floats, batch: Floats, swap: Floats | None) -> tuple[Floats, Floats]:
+    """(period, time in service) of each setting; the same as `sim.rhythm.rhythm`."""
+    busy = _at(stages, stages.seconds, batch)
+    if swap is not None and swap.any():
+        busy = np.maximum(busy, swap * stages.swap_s_per_page)
     wire = _at(stages, stages.wire_s, batch)
     around = busy.sum(axis=0) + wire.sum(axis=0) + stages.hops_s
     slowest = np.maximum(busy.max(axis=0), wire.max(axis=0, initial=0.0))
     period_s = np.maximum(slowest, around / micro)
     prompt = _at(stages, stages.prompt_seconds, batch)
     extra = np.maximum(prompt.sum(axis=0) - busy.sum(axis=0), 0.0) + (demand.chunks - 1) * prompt.max(axis=0)
-    # As in sim/rhythm.py: a newcomer waits for its turn, and its first token for the head.
-    turn_s = np.clip(batch - 1, 0.0, 1.0) * period_s + (busy[0] if len(stages.seconds) > 1 else 0.0)
-    return period_s, turn_s + demand.output_tokens * micro * period_s + extra
+    turn_s = np.clip(batch - 1, 0.0, 1.0) * period_s + (busy[0] if len(busy) > 1 else 0.0)
+    return period_s, demand.output_tokens * micro * period_s + extra + turn_s
 
 
 def _idle(stages: Stages, demand: Demand) -> float:
     """Seconds of one request alone."""
     one = np.ones(1)
-    return float(_times(stages, demand, one, one, np.zeros(1))[1][0])
+    return float(_times(stages, demand, one, one, None)[1][0])
 
 
 def _at(stages: Stages, table: Floats, batch: Floats) -> Floats:

@@ -61,12 +61,10 @@ class Evolution:
         if first:
             self._keep(self.score(mosaic(self.fleet, first)))
         tries = idle = 0
-        while (
-            self.population and not self._stop() and tries < _TRIES_PER_EVALUATION * self.budget and idle < _IDLE_TRIES
-        ):
+        while first and not self._stop() and tries < _TRIES_PER_EVALUATION * self.budget and idle < _IDLE_TRIES:
             tries += 1
-            parent = self._parent()
-            child = self.change(parent.layout)
+            # Where no start holds the model, a change of one may.
+            child = self.change(self._parent(self.population or first).layout)
             better = child is not None and self._keep(self.score(child))
             idle = 0 if better else idle + 1
         return self.population
@@ -88,10 +86,10 @@ class Evolution:
         self.cut_short = self.cut_short or self.out_of_time()
         return self.cut_short or self.replicas.designed >= self.budget
 
-    def _parent(self) -> Scored:
+    def _parent(self, among: Sequence[Scored]) -> Scored:
         """The better of two, drawn at random."""
-        drawn = self.rng.integers(len(self.population), size=2)
-        return self.population[int(drawn.min())]
+        drawn = self.rng.integers(len(among), size=2)
+        return among[int(drawn.min())]
 
     def _keep(self, scored: Scored) -> bool:
         """Whether it is among the best so far."""

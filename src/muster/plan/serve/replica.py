@@ -94,11 +94,10 @@ class Replicas:
     def _value(self, setting: Setting) -> float:
         if self.job.options.objective == "latency":
             return self.job.workload.output_tokens / setting.idle_s
-        rate = setting.requests_per_s * self.job.workload.output_tokens
         deadline_s = self.job.demand.deadline_s
-        if deadline_s is not None and setting.service_s > deadline_s:
+        if deadline_s is not None and not setting.in_time_per_s:
             return 1e-6 * deadline_s / setting.service_s  # nothing in time, but some are nearer to it
-        return rate
+        return setting.in_time_per_s * self.job.workload.output_tokens
 
     def _settings(self, group: Group) -> list[tuple[int, float, float]]:
         """(index of the batch, steps in flight, tokens of cache) worth trying, by the memory of the whole group."""
