@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from muster.cli import plan
 from muster.cli.main import run_command
+from muster.cli.remote import Head
+from muster.spec.fleets import fleet_text
 
 PLAN = ["plan", "llama-3-70b", "--pool", "deserve-8xl4"]
 
@@ -110,11 +114,47 @@ def test_a_lock_is_written_once_and_kept_to(tmp_path: Path, capsys: pytest.Captu
     assert lock.read_text() == written
 
 
+def test_a_lock_holds_while_prices_change_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock, pool = tmp_path / "plan.lock", tmp_path / "pool.toml"
+    pool.write_text(fleet_text("deserve-8xl4"))
+    words = ["plan", "llama-3-70b", "--pool", str(pool), "--lock", str(lock)]
+    told(words, capsys)
+    pool.write_text(fleet_text("deserve-8xl4").replace("price_per_hour = 1.735", "price_per_hour = 2"))
+    assert run_command(words) == 0
+    said = capsys.readouterr()
+    assert "is kept to, though speeds or prices of machines are others than then" in said.err
+    assert "$16.00 an hour" in said.out
+    assert run_command([*words, "--explain"]) == 0, "a kept plan is explained as far as it goes"
+
+
 def test_the_pool_can_be_kept_as_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.toml"
     first = record([*PLAN, "--save-pool", str(file)], capsys)
     again = record(["plan", "llama-3-70b", "--pool", str(file)], capsys)
     assert again["plan"] == first["plan"]
+
+
+def test_the_pool_of_a_running_head_is_planned_for_and_kept_as_it_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = "# measured today\n" + fleet_text("deserve-8xl4").replace('"deserve-8xl4"', '"measured"')
+    head = Head("http://head", transport=httpx.MockTransport(lambda request: httpx.Response(200, text=measured)))
+    monkeypatch.setattr(plan, "find", lambda *_, **__: head)
+    file = tmp_path / "live.toml"
+    made = record(["plan", "llama-3-70b", "--pool", "live", "--save-pool", str(file)], capsys)
+    assert 'name = "measured"' in made["pool"]
+    assert file.read_text() == measured
+
+
+@pytest.mark.parametrize("words", [[], ["--objective", "train", "--sequences", "8", "--length", "256"]])
+def test_a_picture_has_a_map_and_a_timeline(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.svg"
+    told(["plan", "gpt2-xl", "--pool", "deserve-8xl4", *words, "--picture", str(file)], capsys)
+    drawn = file.read_text()
+    assert "l4-" in drawn
+    assert "Timeline" in drawn
 
 
 def test_a_small_screen_breaks_no_figure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

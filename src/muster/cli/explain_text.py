@@ -25,9 +25,11 @@ def show_explanation(question: Question, answer: Answer, one_more: Sequence[OneM
     if answer.plan.explanation:
         _section("Why this plan")
         out.print(plain(answer.plan.explanation))
-    if answer.rejected:
+    # Plans that differ in names only are told once.
+    reasons = list(dict.fromkeys(one.why for one in answer.rejected))
+    if reasons:
         _section("Rejected")
-        show_facts((f"{index}.", one.why) for index, one in enumerate(answer.rejected[:3], start=1))
+        show_facts((f"{index}.", why) for index, why in enumerate(reasons[:3], start=1))
     if one_more:
         _section("With one machine more")
         rows = [_more(question.objective, answer.score or 0.0, one) for one in one_more]

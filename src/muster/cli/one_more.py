@@ -11,6 +11,8 @@ from muster.spec.pool import Node
 
 MOST_KINDS = 6
 """The most frequent ones are tried; each is a search of its own."""
+LEAST_CHANGE = 0.005
+"""Less is none: it is within what a search finds by chance."""
 EFFORT = 200
 """Layouts that each of these searches looks at."""
 
@@ -52,5 +54,5 @@ def _with(question: Question, like: Node, before: float, now: float, patience: P
         region=like.region,
         like=like.name,
         score=now * change,
-        plan_uses_it=change != 1.0 and pool.nodes[-1].id in used,
+        plan_uses_it=abs(change - 1.0) >= LEAST_CHANGE and pool.nodes[-1].id in used,
     )

@@ -28,7 +28,7 @@ def explain(pool: Pool, plan: Plan, forecast: ServeForecast, objective: Objectiv
 def _figure(objective: Objective, value: float) -> str:
     if objective == "latency":
         return f"{value:.3g} s for one request"
-    if objective == "slo" and value <= 1:
+    if objective == "slo" and value <= 1 + 1e-6:
         return f"{value:.1%} of requests in time"
     if objective == "cost":
         return f"{value:.4g} tokens/s per dollar an hour"
