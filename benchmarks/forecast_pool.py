@@ -9,7 +9,8 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,26 @@ from muster.spec.pool_file import parse_pool
 
 QUIET_S = 6.0
 """Between the placement and the first look at the pool: neighbours are still measuring their links."""
-CACHE_TOKENS = 4096
+HEARTBEAT_S = 1.6
+"""After this long, everything that was computed has been told."""
+CACHE_TOKENS = 3072
+"""Of each layer, that a machine has memory for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A worker: `share` is of the memory that the whole model would need on one machine."""
+    """A worker that lends just enough memory for so many layers, wherever in the model they are."""
 
     name: str
     region: str
     speed: float
-    share: float
+    """Share of this machine's."""
+    layers: int
+
+    def memory_bytes(self, shape: ModelShape) -> int:
+        ends = ((0, self.layers), (shape.num_layers - self.layers, shape.num_layers))
+        tokens = min(shape.max_context, CACHE_TOKENS)
+        return max(stage_bytes(shape, first, last, tokens, WorkspaceOptions()) for first, last in ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +74,49 @@ class Placed:
     pool: Pool
     pool_file: str
     plan: Plan
+    epoch: int
+
+
+class PlacedAnew(Exception):
+    """The head found a better plan in the middle of a measurement, which says nothing then."""
 
 
 @dataclass(slots=True)
 class LivePool:
     """A pool that serves."""
 
-    placed: Placed
     client: httpx.AsyncClient
     model: str
     children: Sequence[Child]
+    operator: dict[str, str]
+    placed: Placed = field(init=False)
+    """As it was at the last look."""
+
+    async def look(self) -> Placed:
+        """The pool and the pipeline, as the head tells them to its operator now."""
+        text = (await self.client.get("/admin/pool", headers=self.operator)).raise_for_status().text
+        status = await _get(self.client, "/admin/status", self.operator)
+        stages = tuple(Stage(stage["node"], stage["first"], stage["last"]) for stage in status["placement"])
+        ring = status["pipeline"]
+        pipeline = Pipeline(stages, ring["num_pages"], ring["page_size"], ring["num_microbatches"])
+        self.placed = Placed(parse_pool(text), text, Plan(self.model, (pipeline,)), status["epoch"])
+        return self.placed
+
+    async def settled(self) -> Placed:
+        """A look once nothing is being loaded, and neighbours have measured their links."""
+        while True:
+            await asyncio.sleep(QUIET_S)
+            status = await _get(self.client, "/admin/status", self.operator)
+            if status["ready"] and not status["loading"]:
+                return await self.look()
+
+    async def busy(self) -> dict[str, float]:
+        """Seconds that each machine has been computing so far, by node id, once the last heartbeat has said it."""
+        await asyncio.sleep(HEARTBEAT_S)
+        status = await _get(self.client, "/admin/status", self.operator)
+        if status["epoch"] != self.placed.epoch:
+            raise PlacedAnew
+        return {node["id"]: node["busy_s"] for node in status["nodes"]}
 
     async def ask(self, requests: Sequence[Asked]) -> list[Answered]:
         """All requests, each at its time; in their order."""
@@ -108,35 +151,39 @@ class LivePool:
         return sum(process.cpu_times().user + process.cpu_times().system for process in processes)
 
 
-async def start(lab: Lab, model: str, shape: ModelShape, machines: Sequence[Machine], head_region: str) -> LivePool:
-    """A head and its workers, one after the other so that each measures itself undisturbed."""
+async def start(
+    lab: Lab, model: str, shape: ModelShape, machines: Sequence[Machine], head_region: str, nice: int
+) -> LivePool:
+    """A head and its workers, one after the other so that each measures itself undisturbed. `nice` as in `prefer`."""
     options = ("--dtype", shape.dtype, "--min-nodes", str(len(machines)))
     head = await lab.head(model, *options, region=head_region)
+    prefer(head.process.pid, nice)
     door = await head.wait_for("its address", is_event("listening"), BOOT_S)
-    whole = stage_bytes(shape, 0, shape.num_layers, min(shape.max_context, CACHE_TOKENS), WorkspaceOptions())
     for machine in machines:
-        spec = WorkerSpec(machine.name, machine.region, int(whole * machine.share), machine.speed)
+        spec = WorkerSpec(machine.name, machine.region, machine.memory_bytes(shape), machine.speed)
         child = await lab.worker(spec, door["ticket"])
+        prefer(child.process.pid, nice)
         await child.wait_for("its measurement", is_event("measured"), BOOT_S)
     await head.wait_for("a placement", is_event("placed"), PLACED_S)
-    await asyncio.sleep(QUIET_S)
     client = httpx.AsyncClient(
         base_url=door["url"], timeout=httpx.Timeout(10, read=180), limits=httpx.Limits(max_connections=None)
     )
-    return LivePool(await look(client, lab.data_dir("head"), model), client, model, lab.children)
+    operator = {"authorization": f"Bearer {(lab.data_dir('head') / 'admin.token').read_text().strip()}"}
+    pool = LivePool(client, model, lab.children, operator)
+    await pool.settled()
+    return pool
 
 
-async def look(client: httpx.AsyncClient, home: Path, model: str) -> Placed:
-    """The pool and the pipeline, as the head tells them to its operator."""
-    operator = {"authorization": f"Bearer {(home / 'admin.token').read_text().strip()}"}
-    text = (await client.get("/admin/pool", headers=operator)).raise_for_status().text
-    status: dict[str, Any] = (await client.get("/admin/status", headers=operator)).raise_for_status().json()
-    stages = tuple(Stage(stage["node"], stage["first"], stage["last"]) for stage in status["placement"])
-    ring = status["pipeline"]
-    pipeline = Pipeline(stages, ring["num_pages"], ring["page_size"], ring["num_microbatches"])
-    return Placed(parse_pool(text), text, Plan(model, (pipeline,)))
+async def _get(client: httpx.AsyncClient, path: str, operator: dict[str, str]) -> Any:
+    return (await client.get(path, headers=operator)).raise_for_status().json()
 
 
 def load() -> dict[str, Any]:
     """How busy the machine is."""
     return {"load_average": [round(x, 2) for x in os.getloadavg()], "at": time.strftime("%H:%M:%S")}
+
+
+def prefer(pid: int, nice: int) -> None:
+    """Let this process' scheduling group have its share before others on this machine (Linux, root; else nothing)."""
+    with suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))

@@ -35,7 +35,11 @@ PAGE_SIZE = 16
 DECODES = ((1, 32), (1, 400), (2, 128), (4, 32), (4, 300), (8, 128), (16, 32), (16, 256))
 """Sequences in a decode step, and about how many tokens each of them has cached."""
 PROMPTS = (12, 40, 100, 200, 400)
-NEW_TOKENS = 12
+NEW_TOKENS = 8
+PAUSE_S, PAUSES = 0.01, 3.0
+"""Between two steps, at least, and as a multiple of the step: as on a worker that lends a quarter of the speed. What
+others did meanwhile, the processor's caches and predictors remember, and a step of a small stage takes half as long
+again as one right after another."""
 Result = TypeVar("Result")
 
 
@@ -108,7 +112,9 @@ class Stages:
 def timed(work: Callable[[], Result]) -> tuple[Result, float]:
     began_s = time.thread_time()
     result = work()
-    return result, time.thread_time() - began_s
+    seconds = time.thread_time() - began_s
+    time.sleep(max(PAUSE_S, PAUSES * seconds))
+    return result, seconds
 
 
 def requests_of(count: int, prompt: int, new_tokens: int, vocab: int, seed: int) -> list[Request]:

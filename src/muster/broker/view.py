@@ -110,6 +110,9 @@ def _member(state: BrokerState, member: Member, now_s: float) -> View:
         "layers": [stage.first, stage.last] if stage is not None else None,
         "round_trip_s": 2 * to_head.latency_s if to_head is not None else None,
         "active_requests": member.active_requests,
+        "steps": member.steps,
+        "busy_s": round(member.busy_s, 4),
+        "slowness": member.slowness,
         "silent_s": round(now_s - member.heard_s, 2),
     }
 
@@ -139,5 +142,8 @@ def _gone(state: BrokerState, record: Mapping[str, Any]) -> View:
         "layers": None,
         "round_trip_s": None,
         "active_requests": 0,
+        "steps": None,
+        "busy_s": None,
+        "slowness": None,
         "silent_s": None,
     }
