@@ -17,7 +17,7 @@ def serving(ring: Ring, beat: Rhythm, workload: ServeWorkload, keeps_up: bool) -
         return f"{what}."
     if not keeps_up:
         return f"{workload.requests_per_s:g} requests a second are more than the pool can answer: {what}."
-    return f"The pool keeps up with {workload.requests_per_s:g} requests a second: {what}."
+    return f"The pool keeps up with {workload.requests_per_s:g} requests a second; while it is at work, {what}."
 
 
 def _cause(ring: Ring, beat: Rhythm) -> str:
@@ -45,7 +45,7 @@ def _stage(ring: Ring, beat: Rhythm, index: int) -> str:
         why = "computing" if computing > moving else "reading weights and cache from its memory"
     share = beat.stage_s[index] / beat.period_s
     return (
-        f"stage {index + 1} of {len(ring.stages)} on {node.name} (layers {stage.first} to {stage.last}) "
+        f"stage {index + 1} of {len(ring.stages)} on {node.name} (layers {stage.first} to {stage.last - 1}) "
         f"is busy {share:.0%} of the time, {why}"
     )
 
