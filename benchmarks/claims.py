@@ -118,10 +118,14 @@ def by_rank(shape: ModelShape, pool: Pool, workload: TrainWorkload, ranks: Seque
             yield plan
 
 
-def megatron(shape: ModelShape, pool: Pool, workload: TrainWorkload, ranks: Sequence[int] | None = None) -> float:
+def megatron(
+    shape: ModelShape, pool: Pool, workload: TrainWorkload, ranks: Sequence[int] | None = None
+) -> tuple[float, float]:
+    """Step times of the best and of the worst point of the grid."""
     order = range(len(pool.nodes)) if ranks is None else ranks
     works = [replace(workload, microbatch=size) for size in MICROBATCHES]
-    return min(step_s(plan, pool, shape, work, "ring") for work in works for plan in by_rank(shape, pool, work, order))
+    steps = [step_s(plan, pool, shape, work, "ring") for work in works for plan in by_rank(shape, pool, work, order)]
+    return min(steps), max(steps)
 
 
 def sweep() -> list[dict[str, Any]]:
@@ -137,14 +141,16 @@ def sweep() -> list[dict[str, Any]]:
                 "batch": batch,
                 "ours_world": ours(shape, far, workload),
                 "ours_data_centre": ours(shape, near, workload),
-                "megatron_world_s": round(megatron(shape, far, workload), 3),
-                "megatron_data_centre_s": round(megatron(shape, near, workload), 3),
-                "random_world_s": round(statistics.mean(megatron(shape, far, workload, o) for o in orders), 3),
+                "megatron_data_centre_s": round(megatron(shape, near, workload)[0], 3),
+                "random_world_s": round(statistics.mean(megatron(shape, far, workload, o)[0] for o in orders), 3),
             }
+            best_s, worst_s = megatron(shape, far, workload)
+            row["megatron_world_s"], row["megatron_untuned_world_s"] = round(best_s, 3), round(worst_s, 3)
             world_s = row["ours_world"]["step_s"]
             row["slower_than_megatron_data_centre"] = round(world_s / row["megatron_data_centre_s"], 2)
             row["slower_than_ours_data_centre"] = round(world_s / row["ours_data_centre"]["step_s"], 2)
             row["faster_than_megatron_world"] = round(row["megatron_world_s"] / world_s, 2)
+            row["faster_than_megatron_untuned_world"] = round(row["megatron_untuned_world_s"] / world_s, 2)
             row["faster_than_random_world"] = round(row["random_world_s"] / world_s, 2)
             say(row)
             rows.append(row)
@@ -177,13 +183,15 @@ def verdict_of_range(low: float, high: float, least: float, most: float) -> str:
 
 def blind(rows: list[dict[str, Any]]) -> dict[str, Any]:
     best = max(row["faster_than_megatron_world"] for row in rows)
+    untuned = max(row["faster_than_megatron_untuned_world"] for row in rows)
     random = max(row["faster_than_random_world"] for row in rows)
     reached = [name for name, value in (("Megatron's order", best), ("random order", random)) if value >= 4.8]
     return {
         "claim": "up to 4.8 times faster than Megatron, which places by rank",
-        "figure": {"over_rank_order": best, "over_random_order": random},
+        "figure": {"over_rank_order": best, "over_its_worst_grid_point": untuned, "over_random_order": random},
         "verdict": f"{'Reproduced against ' + ' and '.join(reached) if reached else 'Not reproduced'}: "
-        f"up to {best} times faster than the best grid point in rank order, {random} times than in random order.",
+        f"up to {best} times faster than the best grid point in rank order, {random} times than in random order "
+        f"(2.7 published, for the scheduler alone), {untuned} times than the worst grid point in rank order.",
         "assumptions": DTFM_ASSUMPTIONS,
     }
 

@@ -2,7 +2,7 @@
 
     python benchmarks/planner.py [--part published irregular scattered size] [--json FILE]
 
-All of it uses the objective of DT-FM (arXiv 2206.01288, equations 1 to 4) and its published job, 8 replicas x 8 stages.
+All but the last part uses the objective of DT-FM (arXiv 2206.01288, equations 1 to 4) and its published job, 8 x 8.
 
     published   the five published fleets, ten seeds each, against the best costs known before this planner existed
                 (compared as they are known, rounded to milliseconds), with the lower bound
@@ -11,6 +11,7 @@ All of it uses the objective of DT-FM (arXiv 2206.01288, equations 1 to 4) and i
                 corrected where the original cannot be reproduced)
     scattered   the same with every machine's city drawn on its own from all ten
     size        one search each for 64 to 1,000 machines in ten cities, 8 stages
+    training    `plan_training` (step time, unequal cards, memory) for as many, Llama-2-7B, 4,096 texts of 2,048 tokens
 
 Costs are re-computed by `evaluate` from the plan's groups, not taken from the search. One process, one thread. `wall_s`
 depends on what else the machine does; `cpu_s` is the processor time of the same search. Costs do not depend on either:
@@ -31,11 +32,24 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from benchmarks.training_fleets import BEST_KNOWN_S, PUBLISHED_JOB, Sizes, irregular, of_cities, published, scattered
+from benchmarks.training_fleets import (
+    BEST_KNOWN_S,
+    PUBLISHED_JOB,
+    Sizes,
+    irregular,
+    mixed_pool,
+    of_cities,
+    published,
+    scattered,
+)
+from muster.cost.named_shapes import named_shape
 from muster.plan.dtfm.genetic import GeneticOptions, genetic
 from muster.plan.dtfm.objective import Placement, evaluate
 from muster.plan.dtfm.problem import TrainJob, TrainProblem
 from muster.plan.dtfm.search import Found, SearchOptions, search
+from muster.plan.train.found import Found as TrainFound
+from muster.plan.train.search import plan_training
+from muster.spec.workload import TrainWorkload
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = 10
@@ -126,6 +140,19 @@ def run_sizes(known: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def run_training(known: dict[str, Any]) -> list[dict[str, Any]]:
+    shape, workload = named_shape("llama-2-7b"), TrainWorkload(sequences=4096, recompute=True)
+    rows = []
+    for count in MACHINES:
+        found: TrainFound
+        found, seconds = timed(lambda count=count: plan_training(shape, mixed_pool(count), workload))
+        counts = [len(found.plan.pipelines), len(found.plan.pipelines[0].stages), len(found.plan.standbys)]
+        row = {"machines": count, "replicas, stages, spare": counts, "step_s": round(found.forecast.step_s, 3)}
+        rows.append({**row, "bound_s": round(found.bound, 3), "evaluations": found.evaluations, **seconds})
+        say(f"{count} machines", rows[-1])
+    return rows
+
+
 def say(what: str, figures: dict[str, Any]) -> None:
     plain = {key: value for key, value in figures.items() if not isinstance(value, list)}
     print(f"{what}: {plain}", flush=True)
@@ -136,6 +163,7 @@ PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "irregular": lambda known: run_draws(irregular, known),
     "scattered": lambda known: run_draws(scattered, known),
     "size": run_sizes,
+    "training": run_training,
 }
 
 

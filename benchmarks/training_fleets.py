@@ -8,6 +8,8 @@ from muster.plan.dtfm.jobs import PUBLISHED_JOB
 from muster.plan.dtfm.problem import TrainJob, TrainProblem
 from muster.spec.fleets import shipped_fleet
 from muster.spec.link_table import link_table
+from muster.spec.pool import Pool
+from muster.spec.pool_file import parse_pool
 
 BEST_KNOWN_S = {1: 3.440, 2: 31.634, 3: 16.087, 4: 34.802, 5: 49.218}
 """DataP + PipelineP of the published fleets in milliseconds' precision, found by annealing from structured layouts
@@ -61,3 +63,16 @@ def _until_uneven(draw: Callable[[], Sizes]) -> Sizes:
         cities, sizes = draw()
         if all(size % PUBLISHED_JOB.stages for size in sizes):
             return cities, sizes
+
+
+def mixed_pool(machines: int) -> Pool:
+    """Four kinds of card in ten cities, about equally many of each."""
+    cards, cities = ("rtx-3090", "rtx-4090", "rtx-3080", "a5000"), link_table("ten-cities").matrix.of
+    pairs = [(city, card) for city in cities for card in cards]
+    counts = [machines // len(pairs) + (index < machines % len(pairs)) for index in range(len(pairs))]
+    tables = [
+        f'[[machine]]\nname = "{city}-{card}"\ndevice = "{card}"\nregion = "{city}"\ncount = {count}\n'
+        for (city, card), count in zip(pairs, counts, strict=True)
+        if count
+    ]
+    return parse_pool('links = "ten-cities"\n' + "".join(tables))

@@ -23,9 +23,9 @@ from muster.plan.dtfm.seeds import structured
 
 @dataclass(frozen=True)
 class SearchOptions:
-    rounds: int = 5
+    rounds: int = 8
     patience: int = 2
-    """So many rounds without anything better end the search."""
+    """So many rounds without anything better end the search; twice as many once a structured layout was beaten."""
     walks: int = 5
     """Short ones, in each round."""
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=10_000))
@@ -64,7 +64,8 @@ def search(
     starts = ranked(costs, structured(problem))
     best = ordered(costs, starts[0])
     done, idle, stopped = 0, 0, False
-    while done < options.rounds and idle < options.patience and not optimal(costs, best, bound_s) and not stopped:
+    patience = options.patience
+    while done < options.rounds and idle < patience and not optimal(costs, best, bound_s) and not stopped:
         first = done * options.walks
         looked = [
             anneal(costs, _start(costs, starts, first + walk, rng), options.schedule, rng, out_of_time)
@@ -72,7 +73,10 @@ def search(
         ]
         looked.append(anneal(costs, _best(costs, looked), options.refining, rng, out_of_time))
         found = ordered(costs, _best(costs, looked))
-        idle = 0 if path_s(costs, found) < path_s(costs, best) * (1 - 1e-9) else idle + 1
+        if path_s(costs, found) < path_s(costs, best) * (1 - 1e-9):
+            idle, patience = 0, 2 * options.patience
+        else:
+            idle += 1
         best, done, stopped = _best(costs, [best, found]), done + 1, out_of_time()
     return Found(evaluate(problem, machines(costs, best)), bound_s, done, not stopped)
 
