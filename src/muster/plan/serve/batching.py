@@ -36,6 +36,10 @@ class Stages:
     """[stage, batch], the mean step."""
     prompt_seconds: Floats
     """[stage, batch], a step with a prompt in it."""
+    quiet_seconds: Floats
+    """[stage, batch], the step with the least in it."""
+    quiet_share: Floats
+    """[batch]: of the steps, those with the least in them."""
     room: Floats
     """[batch]: tokens of cache that the tightest stage has room for."""
     wire_s: Floats
@@ -177,7 +181,11 @@ def _times(stages: Stages, demand: Demand, micro: Floats, batch: Floats, swap: F
     """(period, time in service) of each setting; the same as `sim.rhythm.rhythm`."""
     busy = _at(stages, stages.seconds, batch)
     if swap is not None and swap.any():
-        busy = np.maximum(busy, swap * stages.swap_s_per_page)
+        # Only the quiet steps are as a rule too short for a slice to pass; then they take as long as that.
+        slice_s = swap * stages.swap_s_per_page
+        longer = np.maximum(slice_s - _at(stages, stages.quiet_seconds, batch), 0.0)
+        share = np.interp(batch, stages.batches, stages.quiet_share)
+        busy = np.maximum(busy + share * longer, slice_s)
     wire = _at(stages, stages.wire_s, batch)
     around = busy.sum(axis=0) + wire.sum(axis=0) + stages.hops_s
     slowest = np.maximum(busy.max(axis=0), wire.max(axis=0, initial=0.0))

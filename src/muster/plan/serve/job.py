@@ -33,9 +33,16 @@ class Job:
     """Of the mean step."""
     prompt_tables: StageTables
     """Of a step with a prompt, or a chunk of one, beside the others."""
+    quiet_tables: StageTables
+    """Of the step with the least in it."""
     demand: Demand
     token_bytes: float
     """One token's hidden state on a link."""
+
+    def quiet_share(self, batch: int) -> float:
+        """Of the steps of a batch: those with the least in them."""
+        loads = self.tables.loads(batch)
+        return loads[0][0] / sum(share for share, _ in loads)
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -53,6 +60,9 @@ def make_job(
         prompts = min(batch / workload.output_tokens, rules.prefill_tokens / workload.prompt_tokens)
         return step_loads(workload, prompts, rules.prefill_tokens)
 
+    def quiet(batch: int) -> Loads:
+        return ((1.0, mean_step(batch)[0][1]),)
+
     def with_prompt(batch: int) -> Loads:
         decodes = mean_step(batch)[0][1].decodes
         return ((1.0, prompt_load(workload, decodes, rules.prefill_tokens)),)
@@ -65,6 +75,7 @@ def make_job(
         options=options,
         tables=StageTables(*common, mean_step, options.workspace, most),
         prompt_tables=StageTables(*common, with_prompt, options.workspace, most),
+        quiet_tables=StageTables(*common, quiet, options.workspace, most),
         demand=_demand(workload, options, rules),
         token_bytes=message_bytes(shape, CODEC_GRAIN_TOKENS) / CODEC_GRAIN_TOKENS,
     )

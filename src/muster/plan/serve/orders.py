@@ -12,18 +12,14 @@ _MOST_ORDERS = 200
 
 
 def tours(job: Job, group: Group) -> list[tuple[Item, ...]]:
-    """Machines of a class follow each other; of a few classes the shortest rounds, else from near to near."""
+    """Machines of a class follow each other; a few classes in every order, more from near to near, forth and back."""
     classes = sorted({item.of_class for item in group})
     latency_s = job.fleet.latency_s
     if len(classes) <= _CLASSES_IN_EVERY_ORDER:
         orders = list(permutations(classes))
-        length = {
-            one: sum(latency_s[a, b] for a, b in zip(one, (*one[1:], one[0]), strict=True)) for one in orders if one
-        }
-        shortest = min(length.values(), default=0.0)
-        orders = [one for one in orders if not one or length[one] <= shortest * (1 + 1e-9)][:2]
     else:
-        orders = [_nearest(classes, start, latency_s) for start in (classes[0], classes[-1])]
+        forth = [_nearest(classes, start, latency_s) for start in (classes[0], classes[-1])]
+        orders = [*forth, *(one[::-1] for one in forth)]
     return [tuple(item for of_class in one for item in group if item.of_class == of_class) for one in orders]
 
 

@@ -206,7 +206,7 @@ class Replicas:
 
     def _stages(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Stages:
         """The tables of a pipeline whose cuts are known."""
-        tables, prompts, fleet = self.job.tables, self.job.prompt_tables, self.job.fleet
+        tables, prompts, quiet, fleet = self.job.tables, self.job.prompt_tables, self.job.quiet_tables, self.job.fleet
         kinds = [fleet.kind_of[order[cut.item].of_class] for cut in cuts]
         ranges = [(kind, cut.degree, cut.first, cut.last) for kind, cut in zip(kinds, cuts, strict=True)]
         room = np.min([tables.room(kind, degree)[:, a, b] for kind, degree, a, b in ranges], axis=0)
@@ -214,6 +214,8 @@ class Replicas:
             batches=np.array(self.job.batches, dtype=np.float64),
             seconds=np.array([tables.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
             prompt_seconds=np.array([prompts.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
+            quiet_seconds=np.array([quiet.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
+            quiet_share=np.array([self.job.quiet_share(batch) for batch in self.job.batches]),
             room=room,
             wire_s=self._wires(order, cuts),
             hops_s=sum(self._hop(order, here, there)[0] for here, there in _around(cuts)),

@@ -116,11 +116,16 @@ class _Search:
     def found(self, scored: Sequence[Scored], different: Sequence[Scored], finished: bool) -> Found:
         """The simplest of the best layouts; the others, and those with other numbers of replicas, are rejected."""
         finalists = [self._forecast(one) for one in scored[:_FINALISTS]]
-        rated = [(self.score(plan, forecast), -_stages(plan), plan, forecast) for plan, forecast in finalists]
+        rated = [(self.score(plan, forecast), rank, plan, forecast) for rank, (plan, forecast) in enumerate(finalists)]
         best = max(self._better(score) for score, *_ in rated)
-        rated.sort(
-            key=lambda one: (self._better(one[0]) < best * (1 - _AS_GOOD) - 1e-12, -one[1], -self._better(one[0]))
-        )
+
+        def order(one: tuple[float, int, Plan, ServeForecast]) -> tuple[bool, int, float]:
+            worse = self._better(one[0]) < best - _AS_GOOD * abs(best)
+            # Where all are in time, the one that could answer the most of them.
+            simple = one[1] if self.job.options.objective == "slo" else _stages(one[2])
+            return worse, simple, -self._better(one[0])
+
+        rated.sort(key=order)
         score, _, plan, forecast = rated[0]
         self._check_deadline(plan)
         objective = self.job.options.objective
