@@ -65,7 +65,7 @@ from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
 SMALL_FLEETS = 30
-SIZES = (8, 16, 32, 64, 128, 256, 512, 1000)
+SIZES = (8, 32, 128, 512, 1000)
 MULTIPLES = (2.0, 5.0)
 IN_TIME = 0.99
 BISECTIONS = 6

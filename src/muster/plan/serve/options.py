@@ -41,7 +41,7 @@ class ServeOptions:
     """Most sequences in one microbatch."""
     max_microbatches: int = 64
     """Most microbatches in flight in one pipeline."""
-    evaluations: int = 600
+    evaluations: int = 300
     """Replicas that the search may design; those that it has designed before cost nothing."""
     exhaustive: bool = True
     """Of a fleet of at most six devices, look at every layout and every order."""
