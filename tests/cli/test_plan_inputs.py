@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from muster.cli.plan_inputs import check_outputs, find_pool, find_shape, write_text
-from muster.cost.named_shapes import shape_config
+from muster.cli.question import Question, forecast_of
+from muster.cost.measured import constants_for
+from muster.cost.named_shapes import named_shape, shape_config
 from muster.errors import InvalidRequest, MachineTrouble, MusterError, UnknownModel
 from muster.model.source import EMBEDDED
-from muster.spec.pool import Pool
+from muster.sim.steady import serve_forecast
+from muster.spec.devices import device_facts
+from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.pool import Node, Pool
 
 TINY = EMBEDDED["tiny"]
 
@@ -124,3 +129,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     with pytest.raises(MachineTrouble, match="cannot be written"):
         write_text(file, "three")
+
+
+def test_a_pool_of_processors_is_forecast_with_what_was_measured_on_one() -> None:
+    machine = Node("box", "box", "", device_facts("cpu-server-32").device())
+    question = Question(named_shape("gpt2"), Pool((machine,)), "throughput")
+    plan = Plan("gpt2", (Pipeline((Stage("box", 0, 12),), num_pages=500, page_size=16, num_microbatches=1),))
+    measured = serve_forecast(plan, question.pool, question.shape, question.serve, constants_for("cpu"))
+    assert forecast_of(question, plan) == measured
+    assert measured != serve_forecast(plan, question.pool, question.shape, question.serve)

@@ -8,6 +8,8 @@ from typing import cast
 
 from muster.cli.plan_options import Objective
 from muster.cost.codec_table import CODECS
+from muster.cost.measured import constants_of
+from muster.cost.pace import Constants
 from muster.errors import ContextTooLong, InvalidRequest, Unsupported
 from muster.plan.serve.options import Objective as ServeObjective
 from muster.plan.serve.options import Pin, ServeOptions
@@ -48,6 +50,11 @@ class Question:
     seed: int = 0
     effort: int | None = None
     """Most layouts that a search looks at; None is the planner's own budget."""
+
+    @property
+    def constants(self) -> Constants:
+        """Fitted to the kind of devices that the pool is made of, if they are all of one."""
+        return constants_of(self.pool)
 
     @property
     def workload(self) -> ServeWorkload | TrainWorkload:
@@ -111,15 +118,19 @@ def forecast_again(question: Question, plan: Plan) -> Answer:
 
 def forecast_of(question: Question, plan: Plan) -> ServeForecast | TrainForecast:
     if plan.purpose == "train":
-        return train_forecast(plan, question.pool, question.shape, question.train or TrainWorkload())
-    return serve_forecast(plan, question.pool, question.shape, question.serve)
+        return train_forecast(
+            plan, question.pool, question.shape, question.train or TrainWorkload(), question.constants
+        )
+    return serve_forecast(plan, question.pool, question.shape, question.serve, question.constants)
 
 
 def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
     """A while of the plan at work, for a timeline: one step, or more requests than run at once, of several lengths."""
     if plan.purpose == "train":
         workload = question.train or TrainWorkload()
-        return simulate_training(plan, question.pool, question.shape, workload, timeline=True).spans
+        return simulate_training(
+            plan, question.pool, question.shape, workload, constants=question.constants, timeline=True
+        ).spans
     run = simulate_serving(
         plan,
         question.pool,
@@ -127,6 +138,7 @@ def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
         replace(question.serve, output_tokens=min(question.serve.output_tokens, MOST_DRAWN_TOKENS)),
         num_requests=min(4 * at_once(plan), MOST_DRAWN_REQUESTS),
         spread=0.5,
+        constants=question.constants,
         seed=question.seed,
         timeline=True,
     )
@@ -147,7 +159,13 @@ def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
     if question.effort is not None:
         options = replace(options, evaluations=question.effort)
     found = plan_serving(
-        question.shape, question.pool, question.serve, options, seed=question.seed, out_of_time=out_of_time
+        question.shape,
+        question.pool,
+        question.serve,
+        options,
+        question.constants,
+        seed=question.seed,
+        out_of_time=out_of_time,
     )
     return Answer(
         plan=found.plan,
@@ -166,7 +184,15 @@ def _train(question: Question, out_of_time: Callable[[], bool]) -> Answer:
     if question.effort is not None:
         options = replace(options, evaluations=question.effort)
     workload = question.train or TrainWorkload()
-    found = plan_training(question.shape, question.pool, workload, options, seed=question.seed, out_of_time=out_of_time)
+    found = plan_training(
+        question.shape,
+        question.pool,
+        workload,
+        options,
+        question.constants,
+        seed=question.seed,
+        out_of_time=out_of_time,
+    )
     return Answer(
         plan=found.plan,
         forecast=found.forecast,
@@ -191,7 +217,7 @@ def _dtfm(question: Question, out_of_time: Callable[[], bool]) -> Answer:
     )
     return Answer(
         plan=found.plan,
-        forecast=train_forecast(found.plan, question.pool, question.shape, found.workload),
+        forecast=train_forecast(found.plan, question.pool, question.shape, found.workload, question.constants),
         score=found.cost_s,
         bound=found.bound_s,
         gap=_finite(found.gap),

@@ -79,7 +79,15 @@ def simulated(
 def _train(question: Question, plan: Plan, steps: int, faults: tuple[Fault, ...], timeline: bool) -> TrainRun:
     workload = question.train or TrainWorkload()
     return simulate_training(
-        plan, question.pool, question.shape, workload, faults=faults, seed=question.seed, steps=steps, timeline=timeline
+        plan,
+        question.pool,
+        question.shape,
+        workload,
+        faults=faults,
+        constants=question.constants,
+        seed=question.seed,
+        steps=steps,
+        timeline=timeline,
     )
 
 
@@ -99,6 +107,7 @@ def _serve(
         question.serve,
         arrivals=arrivals,
         faults=faults,
+        constants=question.constants,
         seed=asked.seed,
         num_requests=asked.requests,
         spread=asked.spread,
