@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def fake_hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    """Serve directories under hub ids. Yields the endpoint and the list of files asked for."""
+def fake_hub(models: dict[str, Path], gated: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """Serve directories under hub ids. Yields the endpoint and the list of files, with ranges, asked for."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -25,6 +27,8 @@ def fake_hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
 
         def _answer(self, body: bool) -> None:
             path = self.path.split("?")[0].removeprefix("/")
+            if gated:
+                return self._refuse("GatedRepo", 403)
             for name, directory in models.items():
                 if path.startswith(f"api/models/{name}/"):
                     return self._send(self._describe(name, directory, path), "application/json", body)
@@ -37,10 +41,17 @@ def fake_hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
             asked.append(file)
             if not (directory / file).is_file():
                 return self._refuse("EntryNotFound")
-            return self._send((directory / file).read_bytes(), "binary/octet-stream", body)
+            data = (directory / file).read_bytes()
+            part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if part is None:
+                return self._send(data, "binary/octet-stream", body)
+            start, stop = int(part[1]), min(int(part[2]) + 1, len(data))
+            asked[-1] += f" {start}-{stop}"
+            extra = {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+            return self._send(data[start:stop], "binary/octet-stream", body, 206, extra)
 
-        def _refuse(self, code: str) -> None:
-            self.send_response(404)
+        def _refuse(self, code: str, status: int = 404) -> None:
+            self.send_response(status)
             self.send_header("X-Error-Code", code)
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Content-Length", "0")
@@ -57,8 +68,12 @@ def fake_hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
             siblings = [{"rfilename": str(file.relative_to(directory))} for file in files]
             return json.dumps({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}).encode()
 
-        def _send(self, data: bytes, kind: str, body: bool) -> None:
-            self.send_response(200)
+        def _send(
+            self, data: bytes, kind: str, body: bool, status: int = 200, extra: Mapping[str, str] = MappingProxyType({})
+        ) -> None:
+            self.send_response(status)
+            for header, value in extra.items():
+                self.send_header(header, value)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')

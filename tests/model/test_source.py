@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from muster.errors import UnknownModel
-from muster.model.source import resolve, resolve_local
-from tests.model.fake_hub import fake_hub
+from muster.model.source import resolve, resolve_local, revision_of
+from tests.model.fake_hub import COMMIT, fake_hub
 
 RESOLVE = """
 import json, sys
@@ -66,6 +66,8 @@ def test_the_hub_is_asked_for_safe_files_only_and_offline_uses_what_is_there(tmp
             "tokenizer.json",
         ]
         assert set(asked) == {"config.json", "tokenizer.json", "model.safetensors"}
+        assert revision_of("someone/small", Path(found["path"])) == COMMIT
+        assert revision_of("/someone/small", Path(found["path"])) == revision_of("someone/small", repository) == ""
         unknown = resolve_with("someone/else", HF_ENDPOINT=endpoint, HF_HOME=home)
         assert unknown["error"] == "UnknownModel"
         assert "check the spelling" in unknown["message"]

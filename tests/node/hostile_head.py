@@ -54,8 +54,11 @@ class HostileHead:
         door = HeadDoor(self._endpoint.address, lambda node: b"")
         self.worker = Worker(node, door, options, measure=lambda options: Device("cpu", "fake", MEMORY_BYTES))
         self.blobs: dict[str, bytes] = {}
+        self.given_bytes = 0
+        """Of all blobs but manifests."""
         self.lie: dict[str, Any] = {}
         """Changes to every `Blob`; `data` replaces the payload."""
+        self._manifests: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -88,6 +91,7 @@ class HostileHead:
     async def assign(self, manifest: bytes, **changes: Any) -> None:
         message = assignment(manifest, **changes)
         self.blobs[message.manifest] = manifest
+        self._manifests.add(message.manifest)
         await self.control.send(message)
 
     async def _accept(self) -> None:
@@ -110,6 +114,7 @@ class HostileHead:
             await channel.send(BlobUnknown(digest=message.digest))
             return
         data = blob[message.offset : message.offset + message.length]
+        self.given_bytes += 0 if message.digest in self._manifests else len(data)
         fields = {"digest": message.digest, "offset": message.offset, "total_bytes": len(blob)} | self.lie
         data = fields.pop("data", data)
         await channel.send(Blob(**fields), data)

@@ -54,6 +54,8 @@ MANIFESTS = {
     "a file name for a digest": Manifest(
         "m", json.dumps(LLAMA), (), (TensorEntry("x", "F32", (1,), 4, "../../../etc/passwd"),)
     ).to_bytes(),
+    "a commit that is none": Manifest("o/m", json.dumps(LLAMA), (), (), revision="main?x=/../..").to_bytes(),
+    "a place on the hub that is none": Manifest("https://x/y", json.dumps(LLAMA), (), (), revision="0" * 40).to_bytes(),
     "a shape beyond its size": Manifest(
         "m", json.dumps(LLAMA), (), (TensorEntry("x", "F32", (2**40, 2**40), 4, "0" * 64),)
     ).to_bytes(),

@@ -46,7 +46,7 @@ from muster.link.iroh import IrohEndpoint
 from muster.model.blobs import DirectoryBlobs, Manifest, build_manifest
 from muster.model.conformance import check_conformance
 from muster.model.shape import check_tensors, shape_of
-from muster.model.source import resolve
+from muster.model.source import resolve, revision_of
 from muster.model.weights import open_directory
 from muster.node.measure import pick_device
 from muster.node.worker import Worker, WorkerOptions
@@ -97,7 +97,7 @@ def load_model(options: HeadOptions) -> LoadedModel:
     path = resolve(options.model)
     check_conformance(open_directory(path).config_json)  # first, as whatever reads the configuration trips over it
     tokenizer = load_tokenizer(path)
-    manifest = build_manifest(path, options.model)
+    manifest = build_manifest(path, options.model, revision_of(options.model, path))
     check_tensors(manifest.config_json, {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors})
     shape = shape_of(manifest.config_json, options.model, options.dtype or default_dtype(options.device))
     if options.max_context is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
 from muster.model.disk import cache_directory, write_if_possible
-from muster.model.source import resolve_local
+from muster.model.source import HUB_ID, REVISION, resolve_local
 from muster.model.tensor_file import DTYPES, TensorFile
 from muster.model.weights import DirectoryWeights, Weights, open_directory
 
@@ -63,6 +63,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config_json: str
     tokenizer_files: tuple[FileEntry, ...]
     tensors: tuple[TensorEntry, ...]
+    revision: str = ""
+    """Where `model` is a hub id: the commit there that the files are of. Empty: the hub may not have them."""
 
     def to_bytes(self) -> bytes:
         return msgspec.json.encode(self)
@@ -85,6 +87,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _check_entry(tensor)
         for file in manifest.tokenizer_files:
             _check_entry(file)
+        if manifest.revision and not (REVISION.fullmatch(manifest.revision) and HUB_ID.fullmatch(manifest.model)):
+            raise ProtocolViolation("The manifest names no place on the hub, though it says so; update both machines.")
         return manifest
 
 
@@ -104,10 +108,10 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
 
 
-def build_manifest(path: Path, model: str = "") -> Manifest:
+def build_manifest(path: Path, model: str = "", revision: str = "") -> Manifest:
     """Describe a model directory. Reads every byte once; later calls read only what has changed since.
 
-    `model` is the name under which it is served, the directory's own by default.
+    `model` is the name under which it is served, the directory's own by default; `revision` as in `Manifest`.
     """
     weights = open_directory(path)
     known = _Digests(path)
@@ -115,7 +119,7 @@ def build_manifest(path: Path, model: str = "") -> Manifest:
     known.save()
     files = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
     entries = tuple(FileEntry(file.name, file.stat().st_size, blake3(file.read_bytes()).hexdigest()) for file in files)
-    return Manifest(model or path.name, weights.config_json, entries, tensors)
+    return Manifest(model or path.name, weights.config_json, entries, tensors, revision)
 
 
 def _describe(name: str, file: TensorFile, known: "_Digests") -> TensorEntry:

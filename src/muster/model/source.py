@@ -25,6 +25,7 @@ from muster.errors import MachineTrouble, UnknownModel
 EMBEDDED = {"tiny": Path(__file__).parent / "embedded" / "tiny"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+REVISION = re.compile(r"[0-9a-f]{40}")
 UNWANTED = ("*/*", "consolidated*")
 """Subdirectories hold the same weights in other formats; `consolidated` files hold them a second time."""
 
@@ -57,6 +58,12 @@ def resolve_local(name: str) -> Path | None:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         return None
+
+
+def revision_of(name: str, path: Path) -> str:
+    """The commit on the hub whose files `path` holds, which `resolve` found for `name`; empty if they are not its."""
+    from_hub = HUB_ID.fullmatch(name) and path.parent.name == "snapshots" and REVISION.fullmatch(path.name)
+    return path.name if from_hub else ""
 
 
 def resolve_config(hub_id: str) -> Path:

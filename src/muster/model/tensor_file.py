@@ -9,7 +9,7 @@ import math
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class TensorFile:
         try:
             with path.open("rb") as file:
                 size = path.stat().st_size
-                self.spans = _read_header(file.read(8), file, size, path)
+                self.spans = read_header(file, size, path.name)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # writable, so torch takes it
         except OSError as error:
             raise WeightsInvalid(
@@ -79,19 +79,24 @@ def check_dtype(tensor: str, dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _read_header(prefix: bytes, file: Any, size: int, path: Path) -> dict[str, Span]:
+def read_header(file: BinaryIO, size: int, name: str) -> dict[str, Span]:
+    """Where each tensor lies in a file of `size` bytes called `name`, whose beginning `file` reads.
+
+    Raises `WeightsInvalid` when it is no header, or contradicts itself or the size.
+    """
+    prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-        raise _broken(path, "its header is cut off")
+        raise _broken(name, "its header is cut off")
     try:
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        spans = {name: _span(entry, 8 + length) for name, entry in header.items()}
+        spans = {tensor: _span(entry, 8 + length) for tensor, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _broken(path, "its header is not that of a safetensors file") from error
-    for name, span in spans.items():
+        raise _broken(name, "its header is not that of a safetensors file") from error
+    for tensor, span in spans.items():
         if span.stop > size:
-            raise _broken(path, f"it ends before tensor {name} does (truncated at {size} bytes)")
+            raise _broken(name, f"it ends before tensor {tensor} does (truncated at {size} bytes)")
     return spans
 
 
@@ -106,5 +111,5 @@ def _span(entry: dict[str, Any], base: int) -> Span:
     return Span(entry["dtype"], shape, base + start, base + stop)
 
 
-def _broken(path: Path, reason: str) -> WeightsInvalid:
-    return WeightsInvalid(f"{path.name} is damaged: {reason}; download the model again.")
+def _broken(name: str, reason: str) -> WeightsInvalid:
+    return WeightsInvalid(f"{name} is damaged: {reason}; download the model again.")

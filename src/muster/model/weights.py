@@ -60,7 +60,7 @@ class DirectoryWeights:
     def _locate(self) -> dict[str, str]:
         """Tensor name -> file name."""
         if (self.path / INDEX_NAME).is_file():
-            return _read_index(self.path / INDEX_NAME)
+            return read_index(_read_text(self.path / INDEX_NAME), self.path / INDEX_NAME)
         files = sorted(file.name for file in self.path.glob("*.safetensors"))
         if SINGLE_NAME in files:
             files = [SINGLE_NAME]
@@ -88,9 +88,13 @@ def _read_text(path: Path) -> str:
         raise WeightsInvalid(f"{path} is not text; download the model again.") from error
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(text: str | bytes, path: Path) -> dict[str, str]:
+    """Tensor name -> file name in the same directory, from the text of an index that lies at `path`.
+
+    Raises `WeightsInvalid` when it is no index.
+    """
     try:
-        file_of = json.loads(_read_text(path))["weight_map"]
+        file_of = json.loads(text)["weight_map"]
         if all(isinstance(file, str) and Path(file).name == file for file in file_of.values()):
             return dict(file_of)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

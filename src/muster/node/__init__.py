@@ -1,7 +1,7 @@
 """One machine in the pool: joins by ticket, measures itself, holds a stage, passes steps along.
 
 Reading order: `state` (pure: lease, assignments), `accept` (which of them to believe), `measure` (what this machine
-can do), `fetch` (weights by digest), `shelf` (stages in memory), `loading` (an assignment becomes a stage), `runtime`
-(one stage at work), `stages` (all of them, and who may talk to which), `neighbours` (what this node dials), `incoming`
-(what dials it), `worker` (the asyncio shell).
+can do), `fetch` (weights by digest from the head), `hub` (and from the hub), `shelf` (stages in memory), `loading` (an
+assignment becomes a stage), `runtime` (one stage at work), `stages` (all of them, and who may talk to which),
+`neighbours` (what this node dials), `incoming` (what dials it), `worker` (the asyncio shell).
 """

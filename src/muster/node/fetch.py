@@ -40,13 +40,13 @@ async def fetch_blobs(
 async def _fetch(bulk: Channel, store: BlobStore, blob: Wanted, progress: Callable[[int], None]) -> None:
     have = store.partial_size(blob.digest)
     async for data in _ranges(bulk, blob, have):
-        await _to_the_end(asyncio.to_thread(store.write_range, blob.digest, have, data))
+        await to_the_end(asyncio.to_thread(store.write_range, blob.digest, have, data))
         have += len(data)
         progress(len(data))
     await asyncio.to_thread(store.finish, blob.digest)
 
 
-async def _to_the_end(writing: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(writing: Coroutine[Any, Any, None]) -> None:
     """A thread cannot be stopped: who is cancelled waits for it, or the next load would find it still writing."""
     task = asyncio.ensure_future(writing)
     try:

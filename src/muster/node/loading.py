@@ -1,8 +1,8 @@
 """From an assignment to a stage that can run: manifest, weights, pages, engine. Knows nothing of leases.
 
 Weights come from the nearest place that has them: a stage that is still in memory, a copy of the model on this machine,
-blobs of earlier loads, the head. Whatever the place, every tensor is checked against the manifest's digests, which the
-head vouches for.
+blobs of earlier loads, a head that is near, the hub that the head took them from, the head wherever it is. Whatever the
+place, every tensor is checked against the manifest's digests, which the head vouches for.
 """
 
 import asyncio
@@ -10,22 +10,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import structlog
 import torch
+from huggingface_hub import is_offline_mode
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.errors import DoesNotFit, MusterError, ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel, Connection
-from muster.model.blobs import BlobStore, Manifest, matching_directory
+from muster.model.blobs import BlobStore, Manifest, TensorEntry, matching_directory
 from muster.model.conformance import check_conformance
 from muster.model.load import load_stage
 from muster.model.shape import shape_of, tensor_names, torch_dtype
 from muster.model.stage import Stage
 from muster.model.weights import Weights
 from muster.node.fetch import Wanted, fetch_blobs
+from muster.node.hub import HubUnusable, fetch_from_hub
+from muster.node.probes import greet
 from muster.node.shelf import Shelf, Shelved, StageKey
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
@@ -37,6 +41,10 @@ log = structlog.get_logger()
 REPORT_EVERY_S = 0.5
 CHECKPOINT_SHARE = 4
 """A checkpoint's numbers take at most so many times the memory that they take here: float64 against half precision."""
+NEAR_S = 0.010
+"""A head with a shorter round trip is mostly on the same network, where it gives faster than the hub would."""
+HUB_REST_S = 600.0
+"""A hub that gave no weights is not asked again for so long."""
 Report = Callable[[LoadProgress], None]
 AnyEngine = Engine[Any] | Follower[Any]
 
@@ -50,6 +58,12 @@ class _Use:
     """Weights, pages and workspace."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    bulk: Channel
+    peer: str
+
+
 class StageLoader:
     def __init__(self, cache_dir: Path, device: torch.device, memory_cap_bytes: int) -> None:
         self._store = BlobStore(cache_dir / "blobs")
@@ -58,6 +72,7 @@ class StageLoader:
         self._shelf = Shelf()
         self._uses: dict[int, _Use] = {}
         self._building: asyncio.Future[Stage] | None = None
+        self._hub_rests_until_s = -inf
 
     async def load(self, assign: Assign, head: Connection, report: Report) -> AnyEngine:
         """Until `release` of its epoch. A stage that is still in memory is not read again.
@@ -113,7 +128,7 @@ class StageLoader:
             names = await asyncio.to_thread(tensor_names, weights, key.first, key.last)
             local = await asyncio.to_thread(matching_directory, assign.model, manifest, names)
             if local is None:
-                await self._fetch(assign, manifest, names, bulk, report)
+                await self._fetch(assign, manifest, names, _Head(bulk, head.peer), report)
         finally:
             await bulk.close()
         while self._building is not None:  # two at once might not fit; and it may be the very one that we want
@@ -163,11 +178,11 @@ class StageLoader:
             )
         return needed
 
-    async def _fetch(self, assign: Assign, manifest: Manifest, names: list[str], bulk: Channel, report: Report) -> None:
+    async def _fetch(self, assign: Assign, manifest: Manifest, names: list[str], head: _Head, report: Report) -> None:
         wanted = set(names)
         entries = [entry for entry in manifest.tensors if entry.name in wanted]
-        missing = {entry.digest: entry.nbytes for entry in entries if not self._store.has(entry.digest)}
-        total = sum(missing.values())
+        missing = {entry.digest: entry for entry in entries if not self._store.has(entry.digest)}
+        total = sum(entry.nbytes for entry in missing.values())
         if total > CHECKPOINT_SHARE * self._memory_cap_bytes:
             raise ProtocolViolation(
                 f"The head's manifest holds {total / 1e9:.0f} GB for a stage that fits in memory; it contradicts the "
@@ -182,7 +197,24 @@ class StageLoader:
                 reported_at = time.monotonic()
                 report(LoadProgress(epoch=assign.epoch, done_bytes=done, total_bytes=total))
 
-        await fetch_blobs(bulk, self._store, [Wanted(d, nbytes) for d, nbytes in missing.items()], progress)
+        if missing and await self._hub_is_nearer(manifest, head):
+            await self._fetch_from_hub(manifest, list(missing.values()), progress)
+        rest = [Wanted(entry.digest, entry.nbytes) for entry in missing.values()]
+        await fetch_blobs(head.bulk, self._store, rest, progress)
+
+    async def _hub_is_nearer(self, manifest: Manifest, head: _Head) -> bool:
+        if not manifest.revision or is_offline_mode() or time.monotonic() < self._hub_rests_until_s:
+            return False
+        return await greet(head.bulk, head.peer) > NEAR_S
+
+    async def _fetch_from_hub(
+        self, manifest: Manifest, missing: list[TensorEntry], progress: Callable[[int], None]
+    ) -> None:
+        try:
+            await fetch_from_hub(manifest, missing, self._store, progress)
+        except HubUnusable as error:
+            self._hub_rests_until_s = time.monotonic() + HUB_REST_S
+            log.warning("hub.unused", model=manifest.model, reason=f"{error}; the head gives what is missing")
 
 
 def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
