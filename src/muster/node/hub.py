@@ -25,8 +25,8 @@ from muster.node.fetch import RANGE_BYTES, to_the_end
 
 ANSWER_S = 10.0
 """For an answer, and then for every `RANGE_BYTES` of it: a hub that trickles is worse than the head."""
-HEADER_BYTES = 2**20
-"""Of a file, read at first; most headers are shorter."""
+HEADER_BYTES = 100_000
+"""Of a file, read at first; most headers are shorter, and what comes beyond one is thrown away."""
 MOST_BYTES = 32 * 2**20
 """No index and no header is longer."""
 Progress = Callable[[int], None]
