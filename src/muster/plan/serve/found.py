@@ -21,7 +21,8 @@ class Found:
     forecast: ServeForecast
     objective: Objective
     score: float
-    """The objective's value: tokens/s, tokens/s per dollar an hour, share of requests, or (latency) seconds."""
+    """The objective's value: tokens/s, tokens/s per dollar an hour, share of requests in time (as simulated, where the
+    forecast is a closed form), or (latency) seconds."""
     bound: float
     """No plan has a better score: at most this, for `latency` at least this."""
     alternatives: tuple[Rejected, ...]

@@ -50,6 +50,14 @@ def deadline(deadline_s: float, best_s: float) -> InvalidRequest:
     )
 
 
+def nothing_to_meet() -> InvalidRequest:
+    return InvalidRequest(
+        "The objective slo asks for requests in time, so say how many come a second and by when each must be answered "
+        "(requests_per_s and deadline_s).",
+        "objective",
+    )
+
+
 def budget(budget_per_hour: float, least: float) -> InvalidRequest:
     return InvalidRequest(
         f"Nothing that holds the model can be had for ${budget_per_hour:g} an hour; the cheapest found costs "

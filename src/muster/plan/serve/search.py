@@ -23,9 +23,8 @@ from muster.plan.serve.pins import Ranges, by_class, checked, together
 from muster.plan.serve.realise import realise
 from muster.plan.serve.reasons import explain, why_not
 from muster.plan.serve.replica import Replicas
+from muster.plan.serve.trial import alone_s, rules_of, symmetric, trial
 from muster.plan.serve.worth import Worth
-from muster.sim.rhythm import rhythm
-from muster.sim.ring import BatchRules, Ring
 from muster.sim.steady import check, serve_forecast
 from muster.spec.forecast import ServeForecast
 from muster.spec.model_shape import ModelShape
@@ -34,9 +33,10 @@ from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
 _FINALISTS = 4
+_LEVEL_FINALISTS = 2
 _REJECTED = 3
 _AS_GOOD = 1e-3
-"""Layouts this close to the best count as equal; the simplest of them is taken."""
+"""Layouts this close to the best count as equal; the simplest of them is taken (for `slo`, the quickest)."""
 
 
 def plan_serving(
@@ -54,6 +54,8 @@ def plan_serving(
     can meet), `PoolUnavailable`. `seed` feeds the random part of the search; `out_of_time` may cut it short.
     """
     check(workload)
+    if options.objective == "slo" and (workload.deadline_s is None or workload.requests_per_s is None):
+        raise refusals.nothing_to_meet()
     if not pool.nodes:
         raise refusals.nobody(shape.name)
     search = _Search.of(shape, pool, workload, options, constants)
@@ -114,20 +116,13 @@ class _Search:
         return refusals.does_not_fit(self.job)
 
     def found(self, scored: Sequence[Scored], different: Sequence[Scored], finished: bool) -> Found:
-        """The simplest of the best layouts; the others, and those with other numbers of replicas, are rejected."""
-        finalists = [self._forecast(one) for one in scored[:_FINALISTS]]
-        rated = [(self.score(plan, forecast), rank, plan, forecast) for rank, (plan, forecast) in enumerate(finalists)]
+        """One of the best layouts; the others, and those with other numbers of replicas, are rejected."""
+        finalists = [self._forecast(one) for one in (*scored[:_FINALISTS], *self._level())]
+        self._check_deadline([plan for plan, _ in finalists])
+        rated = [(*self.score(plan, forecast), plan, forecast) for plan, forecast in finalists]
         best = max(self._better(score) for score, *_ in rated)
-
-        def order(one: tuple[float, int, Plan, ServeForecast]) -> tuple[bool, int, float]:
-            worse = self._better(one[0]) < best - _AS_GOOD * abs(best)
-            # Where all are in time, the one that could answer the most of them.
-            simple = one[1] if self.job.options.objective == "slo" else _stages(one[2])
-            return worse, simple, -self._better(one[0])
-
-        rated.sort(key=order)
+        rated.sort(key=lambda one: (self._better(one[0]) < best - _AS_GOOD * abs(best), one[1], -self._better(one[0])))
         score, _, plan, forecast = rated[0]
-        self._check_deadline(plan)
         objective = self.job.options.objective
         others = [self._forecast(one) for one in different if sum(one.used) != len(plan.pipelines)]
         others += [(other, its) for _, _, other, its in rated[1:]]
@@ -142,18 +137,18 @@ class _Search:
     def _forecast(self, scored: Scored) -> tuple[Plan, ServeForecast]:
         job = self.job
         plan = realise(job.fleet, job.shape, job.options, scored.layout, scored.replicas, scored.used)
-        rules = BatchRules(prefill_tokens=job.options.workspace.prefill_tokens)
-        return plan, serve_forecast(plan, self.pool, job.shape, job.workload, self.constants, rules=rules)
+        return plan, serve_forecast(plan, self.pool, job.shape, job.workload, self.constants, rules=rules_of(job))
 
-    def score(self, plan: Plan, forecast: ServeForecast) -> float:
+    def score(self, plan: Plan, forecast: ServeForecast) -> tuple[float, float]:
+        """The objective's value; and of what less is better among plans that are as good."""
         objective = self.job.options.objective
+        if objective == "slo":
+            return trial(plan, self.pool, self.job, self.constants)
         if objective == "latency":
-            return alone_s(plan, self.pool, self.job, self.constants)
-        if objective == "slo" and forecast.attainment is not None:
-            return forecast.attainment
+            return alone_s(plan, self.pool, self.job, self.constants), _stages(plan)
         if objective == "cost":
-            return forecast.capacity_tokens_per_s / max(self.worth.bill(plan), 1e-9)
-        return forecast.capacity_tokens_per_s
+            return forecast.capacity_tokens_per_s / max(self.worth.bill(plan), 1e-9), _stages(plan)
+        return forecast.capacity_tokens_per_s, _stages(plan)
 
     def _better(self, score: float) -> float:
         return -score if self.job.options.objective == "latency" else score
@@ -164,25 +159,24 @@ class _Search:
             return latency_bound(self.job)
         if objective == "cost":
             return cost_bound(self.job)
-        if objective == "slo" and self.job.workload.deadline_s is not None:
+        if objective == "slo":
             return 1.0
         return throughput_bound(self.job)
 
-    def _check_deadline(self, plan: Plan) -> None:
+    def _level(self) -> list[Scored]:
+        """For a deadline, the best symmetric layouts are tried in the simulator beside the others."""
+        if self.job.options.objective != "slo" or self.job.options.symmetric or self.ranges:
+            return []
+        level = replace(self, replicas=Replicas(symmetric(self.job), {}, self.replicas.every_order))
+        return level.evolved(0, lambda: False).population[:_LEVEL_FINALISTS]
+
+    def _check_deadline(self, plans: Sequence[Plan]) -> None:
         deadline_s = self.job.workload.deadline_s
         if self.job.options.objective != "slo" or deadline_s is None:
             return
-        soonest_s = alone_s(plan, self.pool, self.job, self.constants)
+        soonest_s = min(alone_s(plan, self.pool, self.job, self.constants) for plan in plans)
         if soonest_s > deadline_s:
             raise refusals.deadline(deadline_s, soonest_s)
-
-
-def alone_s(plan: Plan, pool: Pool, job: Job, constants: Constants) -> float:
-    """Seconds of one request on the idle pool, on its quickest pipeline."""
-    rules = BatchRules(prefill_tokens=job.options.workspace.prefill_tokens)
-    outputs = job.workload.output_tokens
-    rings = (Ring(plan, i, pool, job.shape, constants, rules) for i in range(len(plan.pipelines)))
-    return min(rhythm(ring, job.workload, 1.0).service_s(outputs) for ring in rings)
 
 
 def _stages(plan: Plan) -> int:
