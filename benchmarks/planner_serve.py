@@ -1,6 +1,6 @@
 """Does the planner place serving well: against exhaustive search, symmetric plans, published rings, and the clock?
 
-    python benchmarks/planner_serve.py [--part small hexgen deserve size] [--json FILE]
+    python benchmarks/planner_serve.py [--part small hexgen large deserve size] [--json FILE]
 
     small     30 fleets of three to six devices, drawn at random in three cities, OPT-30B in six lumps of layers: the
               search over every layout, and the evolving search that larger fleets get, against a brute force that
@@ -11,6 +11,7 @@
               alone on the better plan. Peak rate: the highest Poisson rate at which the plan made for that rate has
               99 % in time; shortest deadline: likewise, at half of the asymmetric peak rate of the multiple 5; both by
               bisection, each time with a simulation of its own
+    large     the same on the 58 GPUs with Llama-3.1-405B, of which one replica takes half of the fleet or more
     deserve   DeServe's ring at its six latencies: the stage time is calibrated once, on the published row without
               latency; steps in flight, pages, swap and layers are the planner's, the batch is the published one
     size      one search each for 8 to 1,000 devices in ten cities, Llama-3-70B
@@ -66,11 +67,11 @@ from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
 SMALL_FLEETS = 30
-SIZES = (8, 32, 128, 512, 1000)
+SIZES = (8, 16, 32, 64, 128, 256, 512, 1000)
 MULTIPLES = (1.5, 2.0, 5.0)
 IN_TIME = 0.99
 BISECTIONS = 6
-EVALUATIONS = 100
+EVALUATIONS = 300
 """Of each search in `hexgen`, symmetric or not."""
 
 
@@ -180,19 +181,25 @@ def run_hexgen() -> dict[str, Any]:
     return {f"{name}, {model}": compare(pool, named_shape(model)) for name, pool, model in cases}
 
 
-def compare(pool: Pool, shape: ModelShape) -> dict[str, Any]:
+def run_large() -> dict[str, Any]:
+    return compare(shipped_fleet("hexgen-58"), named_shape("llama-3.1-405b"), (2.0, 5.0))
+
+
+def compare(pool: Pool, shape: ModelShape, multiples: Sequence[float] = MULTIPLES) -> dict[str, Any]:
     """Asymmetric first, symmetric second, in every pair."""
     offline = [timed(lambda level=level: plan(shape, pool, "throughput", level)) for level in (False, True)]
     alone_s = min(plan(shape, pool, "latency", level).score for level in (False, True))
-    rows = [peak(shape, pool, alone_s * multiple) for multiple in MULTIPLES]
-    rate = rows[MULTIPLES.index(5.0)]["peak_requests_per_s"][0] / 2
+    rows = [peak(shape, pool, alone_s * multiple) for multiple in multiples]
+    rate = rows[multiples.index(5.0)]["peak_requests_per_s"][0] / 2
     deadlines = [shortest(shape, pool, rate, alone_s, level) for level in (False, True)]
     result = {
+        "evaluations": EVALUATIONS,
         "alone_s": round(alone_s, 3),
         "offline_tokens_per_s": [round(one.forecast.capacity_tokens_per_s, 1) for one, _ in offline],
+        "offline_simulated_tokens_per_s": [offline_rate(one, pool, shape) for one, _ in offline],
         "offline_bound": round(offline[0][0].bound, 1),
         "offline_seconds": [seconds for _, seconds in offline],
-        "peak": [{"multiple": multiple, **row} for multiple, row in zip(MULTIPLES, rows, strict=True)],
+        "peak": [{"multiple": multiple, **row} for multiple, row in zip(multiples, rows, strict=True)],
         "best_rate_ratio": max(row["ratio"] or 0.0 for row in rows),
         "rate_for_deadlines": round(rate, 3),
         "shortest_deadline_s": [round(one, 3) for one in deadlines],
@@ -200,6 +207,10 @@ def compare(pool: Pool, shape: ModelShape) -> dict[str, Any]:
     }
     say("hexgen", {key: value for key, value in result.items() if key != "offline_seconds"})
     return result
+
+
+def offline_rate(found: Found, pool: Pool, shape: ModelShape) -> float:
+    return round(simulate_serving(found.plan, pool, shape, CHAT).tokens_per_s, 1)
 
 
 def plan(shape: ModelShape, pool: Pool, objective: Any, level: bool, work: ServeWorkload = CHAT) -> Found:
@@ -337,8 +348,9 @@ def draw_sizes(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     axes.plot([row["devices"] for row in rows], [row["cpu_s"] for row in rows], "o-", color="#2a6f97")
-    axes.set(xscale="log", yscale="log", xlabel="devices in ten cities", ylabel="processor seconds to plan")
+    axes.set(xscale="log", xlabel="devices in ten cities", ylabel="processor seconds to plan")
     axes.set_title("Planning Llama-3-70B, one process", loc="left", fontsize=10)
+    axes.set_ylim(bottom=0)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(exist_ok=True)
@@ -352,6 +364,7 @@ def say(what: str, figures: dict[str, Any]) -> None:
 PARTS: dict[str, Callable[[], Any]] = {
     "small": run_small,
     "hexgen": run_hexgen,
+    "large": run_large,
     "deserve": run_deserve,
     "size": run_size,
 }
