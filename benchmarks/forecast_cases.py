@@ -65,8 +65,16 @@ CALIBRATION = (
         ServeWorkload(24, 32),
         1,
     ),
+    Case(
+        "calibration",
+        "experts",
+        US,
+        _machines(("virginia", 0.4, 2), ("ohio", 0.4, 2), ("virginia", 0.4, 2)),
+        ServeWorkload(24, 32),
+        1,
+    ),
 )
-"""One request at a time on equal machines: nothing waits, so what is not computing or travelling is overhead."""
+"""Equal machines, one pool for each model."""
 
 CASES = (
     Case(

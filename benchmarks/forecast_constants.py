@@ -1,8 +1,11 @@
-"""Constants of this machine: a fit per model to the steps of single stages, and what a message costs to a fit of pools.
+"""Constants of this machine: a fit per model to the steps of single stages, and what a pool of processes changes.
 
-The pools are calibration runs: equal machines, one request at a time, so that nothing ever waits; what is left of the
-measured time between two tokens after computing and travelling is overhead of messages, what is left of the time to the
-first token is overhead of the door (HTTP, session). None of them is one of the runs that are forecast.
+The pools are calibration runs, none of them one of the runs that are forecast: equal machines, first a few requests one
+at a time, then a dozen at once. A step in a worker at work, beside other processes, does not take what the same step
+takes in a process that does nothing else: by how much more or less, the busy seconds of the dozen tell. What is left of
+the time between two tokens of a request alone, after computing and travelling, is overhead of messages, what is left of
+its time to the first token that of the door (HTTP, session). What the dozen wait beyond that, they wait for each other
+at the door.
 """
 
 import asyncio
@@ -10,6 +13,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +21,27 @@ from typing import Any
 import torch
 
 from benchmarks.forecast_cases import CALIBRATION, Case
+from benchmarks.forecast_door import simulated
 from benchmarks.forecast_models import NAMES, folder_of, shape_in
-from benchmarks.forecast_pool import Answered, LivePool, load, start
+from benchmarks.forecast_pool import Answered, Asked, LivePool, PlacedAnew, load, start
 from benchmarks.forecast_steps import Stages, Timed, measurement, medians, steps_of
 from muster.cost.fit import Fit, Measurement, fit, left_out
-from muster.cost.pace import Constants, peak_flops_per_s
+from muster.cost.pace import Constants, host_slowness, peak_flops_per_s
 from muster.cost.work import Work, decode, prefill
 from muster.lab.processes import Lab
 from muster.link.shaped import load_scenario
 from muster.node.measure import measure_device
+from muster.sim.serve_run import ServeRun
 from muster.sim.steady import serve_forecast
 from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Device
+from muster.spec.pool_file import parse_pool
+from muster.spec.workload import ServeWorkload
 
 Say = Callable[[str], None]
-ROUNDS, REQUESTS = 2, 3
+ROUNDS, REQUESTS = 3, 3
+BURST = 12
 SPARSE = 10
 """To leave out each measurement in turn would take a thousand fits: every tenth will do."""
 ALONE_PER_S = 1e-6
@@ -42,9 +52,13 @@ ALONE_PER_S = 1e-6
 class Overheads:
     """What the pool costs beside steps and links."""
 
+    step_s: dict[str, float]
+    """By model: of a step in a worker beyond that of the same step alone, at this machine's full speed."""
     message_s: float
     door_s: float
     """From the client's request to the first stage, and back with the first token, beside the links."""
+    request_s: float
+    """For which each request keeps the head, so that those that come together follow each other."""
 
 
 def calibrate(home: Path, nice: int, say: Say) -> dict[str, Any]:
@@ -68,9 +82,57 @@ def calibrate(home: Path, nice: int, say: Say) -> dict[str, Any]:
         # What comes with Muster for processors of which nothing more is known (spec/constants.toml).
         "all_models": told(fit([step for steps in measured.values() for step in steps], host), ()),
         "pools": pools,
-        "message_s": statistics.median(pool["message_s"] for pool in pools),
-        "door_s": statistics.median(pool["door_s"] for pool in pools),
+        "overheads": asdict(overheads_of(pools, {name: found.constants for name, found in fits.items()})),
     }
+
+
+def overheads_of(pools: Sequence[dict[str, Any]], constants: Mapping[str, Constants]) -> Overheads:
+    """Medians over the pools, each overhead after those before it are accounted for."""
+    models = [pool["case"]["model"] for pool in pools]
+    bursts = [(burst(pool, constants[model], 0.0)[1], pool) for model, pool in zip(models, pools, strict=True)]
+    extra_s = {model: step_extra_s(done, pool) for model, (done, pool) in zip(models, bursts, strict=True)}
+    message_s = max(0.0, statistics.median(message_extra_s(pool) for pool in pools))
+    door_s = statistics.median(
+        pool["first_s"]
+        - pool["forecast_first_s"]
+        - pool["way_s"]
+        - computing_extra_s(pool)
+        - message_s * len(pool["busy_s"])
+        for pool in pools
+    )
+    known = Overheads(extra_s, message_s, max(0.0, door_s), 0.0)
+    waits = []
+    for model, pool in zip(models, pools, strict=True):
+        figures, _ = burst(pool, in_a_pool(constants[model], known, model), known.door_s + pool["way_s"])
+        waits.append(2 * (pool["burst_first_s"] - figures["first_token_s"]) / (BURST - 1))
+    return replace(known, request_s=max(0.0, statistics.median(waits)))
+
+
+def step_extra_s(done: ServeRun, pool: dict[str, Any]) -> float:
+    """How much longer than in the simulated burst a step took in the real one, at this machine's speed."""
+    return statistics.median(
+        (busy_s - stage.share * done.duration_s) / (stage.share * done.duration_s / stage.seconds) / slow
+        for busy_s, stage, slow in zip(pool["burst_busy_s"], done.stages, pool["slowness"], strict=True)
+    )
+
+
+def computing_extra_s(pool: dict[str, Any]) -> float:
+    """Of one way round by a request alone, beyond the forecast."""
+    return float(sum(pool["busy_s"])) / pool["steps"] - float(sum(pool["forecast_step_s"]))
+
+
+def message_extra_s(pool: dict[str, Any]) -> float:
+    return float(pool["token_s"] - pool["forecast_token_s"] - computing_extra_s(pool)) / len(pool["busy_s"])
+
+
+def burst(record: dict[str, Any], constants: Constants, beside_s: float) -> tuple[dict[str, float], ServeRun]:
+    """The dozen on the pool of the record, were the head done with each at once."""
+    stages = tuple(Stage(stage["node"], stage["first"], stage["last"]) for stage in record["plan"]["stages"])
+    sizes = (record["plan"][name] for name in ("num_pages", "page_size", "num_microbatches"))
+    plan, pool = Plan(record["folder"], (Pipeline(stages, *sizes),)), parse_pool(record["pool"])
+    workload = ServeWorkload(record["case"]["workload"]["prompt_tokens"], record["case"]["workload"]["output_tokens"])
+    asked = [Asked(0.0, (0,) * workload.prompt_tokens, workload.output_tokens)] * BURST
+    return simulated(asked, plan, pool, shape_in(record["folder"]), workload, constants, 0.0, beside_s)
 
 
 def told(found: Fit, unseen: Sequence[float]) -> dict[str, Any]:
@@ -83,12 +145,17 @@ def told(found: Fit, unseen: Sequence[float]) -> dict[str, Any]:
 
 def read(path: Path) -> tuple[Mapping[str, Constants], Overheads]:
     record = json.loads(path.read_text())
-    overheads = Overheads(record["message_s"], record["door_s"])
+    overheads = Overheads(**record["overheads"])
     kept = ("constants", "residuals", "labels")
     fits = {
         name: Fit.from_json(json.dumps({key: entry[key] for key in kept})) for name, entry in record["models"].items()
     }
-    return {name: replace(found.constants, message_s=overheads.message_s) for name, found in fits.items()}, overheads
+    return {name: in_a_pool(found.constants, overheads, name) for name, found in fits.items()}, overheads
+
+
+def in_a_pool(constants: Constants, overheads: Overheads, model: str) -> Constants:
+    step_s = max(0.0, constants.step_s + overheads.step_s[model])
+    return replace(constants, step_s=step_s, message_s=overheads.message_s)
 
 
 def measure_model(folder: str, device: Device) -> list[Measurement]:
@@ -120,41 +187,53 @@ async def alone(case: Case, home: Path, constants: Constants, nice: int, say: Sa
     with tempfile.TemporaryDirectory() as temporary:
         async with Lab(Path(temporary), case.scenario) as lab:
             pool = await start(lab, folder, shape, case.machines, case.head_region, nice)
-            answers, before = [], await pool.busy()
-            for seed in range(REQUESTS):
-                answers += await pool.ask(case.asked(seed, shape.vocab_size))
-            after = await pool.busy()
+            while True:
+                with suppress(PlacedAnew):
+                    busy_s, burst_busy_s, answers, together = await ask_alone_and_together(case, pool, shape.vocab_size)
+                    break
+                await pool.settled()
     workload = replace(case.workload, requests_per_s=ALONE_PER_S)
     forecast = serve_forecast(pool.placed.plan, pool.placed.pool, shape, workload, constants)
     stages = pool.placed.plan.pipelines[0].stages
-    hops = len(stages)
-    token_s = statistics.median(per_token(answer) for answer in answers)
-    first_s = statistics.median(answer.first_s - answer.sent_s for answer in answers)
-    message_s = max(0.0, (token_s - forecast.seconds_per_token) / hops)
-    door_s = max(0.0, first_s - forecast.time_to_first_token_s - hops * message_s - way_to_head_s(case, pool))
+    devices = {node.id: node.device for node in pool.placed.pool.nodes}
     record = {
         "case": asdict(case),
+        "folder": folder,
         "pool": pool.placed.pool_file,
         "stages": [asdict(stage) for stage in stages],
-        "token_s": token_s,
+        "steps": case.workload.output_tokens,
+        "slowness": [host_slowness(devices[stage.node], constants.host_flops_per_s) for stage in stages],
+        "token_s": statistics.median(per_token(answer) for answer in answers),
         "forecast_token_s": forecast.seconds_per_token,
-        "busy_s": [(after[stage.node] - before[stage.node]) / REQUESTS for stage in stages],
+        "busy_s": [busy_s[stage.node] / REQUESTS for stage in stages],
         "forecast_step_s": [stage.seconds for stage in forecast.stages],
-        "first_s": first_s,
+        "first_s": statistics.median(answer.first_s - answer.sent_s for answer in answers),
+        "way_s": way_to_head_s(case, pool),
         "forecast_first_s": forecast.time_to_first_token_s,
-        "message_s": message_s,
-        "door_s": door_s,
+        "burst_busy_s": [burst_busy_s[stage.node] for stage in stages],
+        "burst_first_s": statistics.mean(answer.first_s - answer.sent_s for answer in together),
+        "plan": asdict(pool.placed.plan.pipelines[0]),
         "load": load(),
     }
-    say(
-        json.dumps(
-            {
-                key: record[key]
-                for key in ("token_s", "forecast_token_s", "busy_s", "forecast_step_s", "message_s", "door_s")
-            }
-        )
-    )
+    say(json.dumps({name: value for name, value in record.items() if name.endswith("_s")}))
     return record
+
+
+async def ask_alone_and_together(
+    case: Case, pool: LivePool, vocab_size: int
+) -> tuple[dict[str, float], dict[str, float], list[Answered], list[Answered]]:
+    """Busy seconds of the machines while requests were alone, those of a burst, and both's answers.
+
+    Raises `PlacedAnew`.
+    """
+    before, answers = await pool.busy(), []
+    for seed in range(REQUESTS):
+        answers += await pool.ask(case.asked(seed, vocab_size))
+    between = await pool.busy()
+    together = await pool.ask([case.asked(seed, vocab_size)[0] for seed in range(REQUESTS, REQUESTS + BURST)])
+    after = await pool.busy()
+    alone_s, burst_s = ({node: b[node] - a[node] for node in b} for a, b in ((before, between), (between, after)))
+    return alone_s, burst_s, answers, together
 
 
 def per_token(answer: Answered) -> float:

@@ -10,12 +10,11 @@ from typing import Any
 
 from benchmarks.forecast_cases import Case
 from benchmarks.forecast_constants import Overheads, way_to_head_s
+from benchmarks.forecast_door import simulated
 from benchmarks.forecast_models import folder_of, shape_in
 from benchmarks.forecast_pool import Answered, Asked, LivePool, PlacedAnew, load, start
 from muster.cost.pace import Constants
 from muster.lab.processes import Lab
-from muster.sim.arrivals import trace
-from muster.sim.serving import simulate_serving
 from muster.sim.steady import serve_forecast
 from muster.spec.model_shape import ModelShape
 
@@ -60,18 +59,13 @@ def forecast(
 ) -> dict[str, Any]:
     """By the simulator, which is what counts, and by the closed form beside it."""
     placed = pool.placed
-    arrivals = trace((one.at_s, len(one.prompt), one.output_tokens) for one in asked)
-    done = simulate_serving(placed.plan, placed.pool, shape, case.workload, arrivals=arrivals, constants=constants)
     # The client stands beside the head: every answer comes later by the door and the way to the first stage and back.
     beside_s = overheads.door_s + way_to_head_s(case, pool)
-    tokens = sum(one.output_tokens for one in asked)
+    ring = (placed.plan, placed.pool, shape, case.workload, constants)
+    figures, done = simulated(asked, *ring, overheads.request_s, beside_s)
     steady = serve_forecast(placed.plan, placed.pool, shape, case.workload, constants)
     return {
-        "simulated": {
-            "tokens_per_s": tokens / (done.duration_s + beside_s),
-            "first_token_s": done.time_to_first_token_s + beside_s,
-            "request_s": done.request_s + beside_s,
-        },
+        "simulated": figures,
         "closed_form": {
             "tokens_per_s": steady.tokens_per_s,
             "capacity_tokens_per_s": steady.capacity_tokens_per_s,
@@ -89,7 +83,7 @@ async def repeat(pool: LivePool, asked: Sequence[Asked]) -> dict[str, Any]:
     answers = await pool.ask(asked)
     wall_s, cpu_s = time.perf_counter() - began_s, pool.cpu_seconds() - cpu_s
     after = await pool.busy()
-    return figures(answers) | {
+    return measured(answers) | {
         "own_cores": cpu_s / wall_s,
         "busy_s": [after[stage.node] - busy[stage.node] for stage in pool.placed.plan.pipelines[0].stages],
         "errors": [answer.error for answer in answers if answer.error],
@@ -98,7 +92,7 @@ async def repeat(pool: LivePool, asked: Sequence[Asked]) -> dict[str, Any]:
     }
 
 
-def figures(answers: Sequence[Answered]) -> Figures:
+def measured(answers: Sequence[Answered]) -> Figures:
     done = [answer for answer in answers if not answer.error]
     return {
         "tokens_per_s": sum(answer.tokens for answer in done) / max(answer.last_s for answer in done),

@@ -36,10 +36,10 @@ DECODES = ((1, 32), (1, 400), (2, 128), (4, 32), (4, 300), (8, 128), (16, 32), (
 """Sequences in a decode step, and about how many tokens each of them has cached."""
 PROMPTS = (12, 40, 100, 200, 400)
 NEW_TOKENS = 8
-PAUSE_S, PAUSES = 0.01, 3.0
-"""Between two steps, at least, and as a multiple of the step: as on a worker that lends a quarter of the speed. What
-others did meanwhile, the processor's caches and predictors remember, and a step of a small stage takes half as long
-again as one right after another."""
+PAUSE_S, PAUSES, FEWEST = 0.01, 1.0, 3
+"""Between two steps: at least, and as a multiple of the step, as on a worker that lends half of its speed. What others
+did meanwhile, the processor's caches and predictors remember, and a step of a small stage takes half as long again as
+one right after another. A kind of step that was seen fewer times than that tells nothing."""
 Result = TypeVar("Result")
 
 
@@ -139,11 +139,12 @@ def steps_of(stages: Stages, rounds: int) -> list[Timed]:
 
 
 def medians(found: Sequence[Timed]) -> list[Timed]:
-    """One step of each kind, with the median of their seconds."""
+    """One step of each kind that was seen often enough, with the median of their seconds."""
     kinds: dict[Any, list[Timed]] = {}
     for one in found:
         kinds.setdefault(one.kind, []).append(one)
-    middle = [sorted(same, key=lambda t: t.seconds)[len(same) // 2] for same in kinds.values()]
+    often = [same for same in kinds.values() if len(same) >= FEWEST]
+    middle = [sorted(same, key=lambda t: t.seconds)[len(same) // 2] for same in often]
     return [Timed(t.first, t.last, t.rows, statistics.median(s.seconds for s in kinds[t.kind])) for t in middle]
 
 

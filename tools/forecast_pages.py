@@ -9,7 +9,7 @@ FIGURES = {"tokens_per_s": "tokens/s", "first_token_s": "first token, s", "reque
 
 
 def newest() -> tuple[str, dict[str, Any]]:
-    path = sorted(RESULTS.glob("forecast-*.json"))[-1]
+    path = sorted(RESULTS.glob("forecast-????-??-??.json"))[-1]
     return path.name, json.loads(path.read_text(encoding="utf-8"))
 
 
