@@ -362,11 +362,7 @@ def say(what: str, figures: dict[str, Any]) -> None:
 
 
 PARTS: dict[str, Callable[[], Any]] = {
-    "small": run_small,
-    "hexgen": run_hexgen,
-    "large": run_large,
-    "deserve": run_deserve,
-    "size": run_size,
+    part.__name__.removeprefix("run_"): part for part in (run_small, run_hexgen, run_large, run_deserve, run_size)
 }
 
 
