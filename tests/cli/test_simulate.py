@@ -58,7 +58,7 @@ def test_a_loss_costs_time_and_is_laid_beside_the_run_without_it(lock: str, caps
     assert made["run"]["finished"] == 60
     said = told(words, capsys)
     assert "What the faults cost" in said
-    assert "went on elsewhere" in said
+    assert "lost their pipeline" in said
 
 
 def test_a_slow_machine_slows_the_ring(lock: str, capsys: pytest.CaptureFixture[str]) -> None:

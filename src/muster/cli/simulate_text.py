@@ -103,7 +103,7 @@ def _events(run: ServeRun, room: int | None) -> Iterator[tuple[str, str]]:
     if run.swapped_pages:
         yield "swapped", f"{run.swapped_pages:,} pages out to host memory and back"
     if run.resubmissions:
-        yield "moved", f"{several(run.resubmissions, 'request')} went on elsewhere after a loss"
+        yield "moved", f"{several(run.resubmissions, 'request')} lost their pipeline, to go on where there is another"
 
 
 def what_faults_cost(run: ServeRun, undisturbed: ServeRun) -> str:
