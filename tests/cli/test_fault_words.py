@@ -57,6 +57,7 @@ def test_a_trace_is_read_with_or_without_a_heading(tmp_path: Path) -> None:
         ("", "holds no request"),
         ("at,prompt,output\n", "holds no request"),
         ("0,64,1\n1,64\n", "Request 2 of"),
+        ("-1,64,3\n0,64,1\n", "Request 1 of"),
         ("0,64,1\n-1,64,3\n", "Request 2 of"),
         ("0,64,0\n", "lengths at least 1"),
     ],

@@ -145,3 +145,8 @@ def test_no_running_head_means_no_live_pool(
 ) -> None:
     monkeypatch.setenv("MUSTER_DATA_DIR", str(tmp_path))
     refused([*MODEL, "--pool", "live", "--head", "http://127.0.0.1:9"], 5, "No head answers", capsys)
+
+
+def test_more_requests_than_a_run_can_hold_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["simulate", "llama-2-7b", "--pool", "deserve-8xl4", "--requests", "1000000000"]
+    refused(words, 2, "give at most 100000", capsys)

@@ -51,7 +51,7 @@ def _read_fault(word: str, pool: Pool) -> Fault:
 def read_trace(path: Path) -> tuple[Arrival, ...]:
     """Lines of `seconds,prompt tokens,output tokens`; a first line of words is skipped. Raises `InvalidRequest`."""
     rows = [row for row in csv.reader(read_text(path, "trace").splitlines()) if row]
-    if rows and not _numbers(rows[0]):
+    if rows and not re.search(r"\d", "".join(rows[0])):
         rows = rows[1:]
     if not rows:
         raise InvalidRequest(f"{path} holds no request; write lines of seconds,prompt tokens,output tokens.", "trace")

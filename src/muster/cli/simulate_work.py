@@ -24,6 +24,9 @@ from muster.spec.plan_file import PlanFile, parse_plan_file, why_useless
 from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
 
+# All requests of a run are in memory at once.
+MAX_REQUESTS = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -100,6 +103,10 @@ def _serve(
     timeline: bool,
 ) -> ServeRun:
     check_serves(question.shape, question.serve)
+    if (asked.requests or 0) > MAX_REQUESTS:
+        raise InvalidRequest(
+            f"--requests {asked.requests} is more than one run simulates; give at most {MAX_REQUESTS}.", "requests"
+        )
     return simulate_serving(
         plan,
         question.pool,

@@ -90,4 +90,6 @@ def _check(fault: Fault) -> None:
             f"A machine cannot run at {fault.factor} of its speed; give a factor above 0, or let it leave.", "faults"
         )
     if isinstance(fault, CutLink) and fault.until_s <= fault.at_s:
-        raise InvalidRequest("A link cut must end after it starts.", "faults")
+        raise InvalidRequest(
+            f"A cut from second {fault.at_s} to {fault.until_s} ends before it starts; swap the two.", "faults"
+        )
