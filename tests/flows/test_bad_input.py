@@ -198,7 +198,7 @@ def bad_tickets(ticket: Ticket) -> dict[str, tuple[str, str]]:
     line = ticket.encode()
     return {
         "expired": (replace(ticket, expires_s=time.time() - 5).encode(), "This ticket has expired"),
-        "mangled": (line[:60] + "x" + line[61:], "This ticket is mangled"),
+        "mangled": (line[:60] + ("y" if line[60] == "x" else "x") + line[61:], "This ticket is mangled"),
         "cut off": (line[:60], "This ticket is mangled"),
         "something else": ("sk-1234", "This is not a Muster ticket"),
     }
