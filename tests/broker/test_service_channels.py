@@ -1,7 +1,6 @@
 """What members fetch, probe and relay through the broker besides their control channel."""
 
 import asyncio
-from contextlib import suppress
 
 import pytest
 
@@ -14,7 +13,6 @@ from muster.wire.messages import (
     Pong,
     Refused,
     Relay,
-    Welcome,
 )
 from tests.broker.actors import HEAD, node_id
 from tests.broker.live_broker import BLOB
@@ -80,15 +78,3 @@ async def test_the_head_relays_between_members(pool):
         if payload:
             break
     assert (message.source, bytes(payload)) == (first.id, b"a frame")
-
-
-async def test_a_member_with_two_carriers_cannot_end_the_head(pool):
-    (node,) = await pool.join(100)
-    first, second = await node.connection.open("relay"), await node.connection.open("relay")
-    await second.close()
-    with suppress(LinkDown):
-        for _ in range(20):
-            await first.send(Relay(source=node.id, target="f" * 64, channel="data/x/1"), b"a frame")
-            await asyncio.sleep(0.01)
-    assert not pool.service._ended.done()
-    assert isinstance(await pool.fake(2).join(), Welcome)
