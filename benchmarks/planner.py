@@ -21,17 +21,15 @@ the budget of a search is counted in steps.
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.records import record_parts, timed
 from benchmarks.training_fleets import (
     BEST_KNOWN_S,
     PUBLISHED_JOB,
@@ -51,19 +49,9 @@ from muster.plan.train.found import Found as TrainFound
 from muster.plan.train.search import plan_training
 from muster.spec.workload import TrainWorkload
 
-RESULTS = Path(__file__).parent / "results"
 SEEDS = 10
 DRAWS = 20
 MACHINES = (64, 128, 256, 512, 1000)
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    return result, {
-        "wall_s": round(time.perf_counter() - wall, 2),
-        "cpu_s": round(time.process_time() - cpu, 2),
-    }
 
 
 def cost_of(problem: TrainProblem, placement: Placement) -> dict[str, float]:
@@ -167,10 +155,6 @@ PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="The planner for training against what is known.")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=["published", "irregular"])
@@ -178,26 +162,19 @@ def main() -> None:
     parser.add_argument("--genetic", type=Path, help="take the genetic search's rows from this earlier record")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     arguments = parser.parse_args()
-    record = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
     earlier = json.loads(arguments.genetic.read_text()) if arguments.genetic else {}
     known = {
         repr((row["cities"], row["sizes"])): row["genetic"]
         for part in ("irregular", "scattered")
         for row in earlier.get(part, {}).get("result", {}).get("fleets", [])
     }
-    record |= {"benchmark": "planner", "method": " ".join((__doc__ or "").split("\n\n", 2)[2].split())}
-    for part in arguments.part:
-        about = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine(),
-            "load_before": [round(load, 1) for load in os.getloadavg()],
-            "note": arguments.note,
-            "search": repr(SearchOptions()),
-            "genetic": repr(GeneticOptions()),
-        }
-        record[part] = {"about": about, "result": PARTS[part](known)}
-        if arguments.json:
-            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    record_parts(
+        arguments.json,
+        {"benchmark": "planner", "method": " ".join((__doc__ or "").split("\n\n", 2)[2].split())},
+        arguments.part,
+        lambda part: PARTS[part](known),
+        {"note": arguments.note, "search": repr(SearchOptions()), "genetic": repr(GeneticOptions())},
+    )
 
 
 if __name__ == "__main__":

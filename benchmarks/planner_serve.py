@@ -21,20 +21,17 @@ depends on what else the machine does; `cpu_s` is the processor time of the same
 """
 
 import argparse
-import json
 import os
-import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.records import record_parts, timed
 from benchmarks.serving_fleets import (
     CHAT,
     DESERVE_BATCH,
@@ -73,15 +70,6 @@ IN_TIME = 0.99
 BISECTIONS = 6
 EVALUATIONS = 300
 """Of each search in `hexgen`, symmetric or not."""
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    return result, {
-        "wall_s": round(time.perf_counter() - wall, 2),
-        "cpu_s": round(time.process_time() - cpu, 2),
-    }
 
 
 def run_small() -> dict[str, Any]:
@@ -366,10 +354,6 @@ PARTS: dict[str, Callable[[], Any]] = {
 }
 
 
-def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="The planner for serving against what is known.")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
@@ -377,18 +361,13 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="where to draw planning time against the size of the fleet")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     arguments = parser.parse_args()
-    record = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
-    record |= {"benchmark": "planner_serve", "method": " ".join((__doc__ or "").split("\n\n", 2)[2].split())}
-    for part in arguments.part:
-        about = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine(),
-            "load_before": [round(load, 1) for load in os.getloadavg()],
-            "note": arguments.note,
-        }
-        record[part] = {"about": about, "result": PARTS[part]()}
-        if arguments.json:
-            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    record = record_parts(
+        arguments.json,
+        {"benchmark": "planner_serve", "method": " ".join((__doc__ or "").split("\n\n", 2)[2].split())},
+        arguments.part,
+        lambda part: PARTS[part](),
+        {"note": arguments.note},
+    )
     if arguments.picture and "size" in record:
         draw_sizes(record["size"]["result"], arguments.picture)
 
