@@ -18,6 +18,8 @@ class Case:
     machines: tuple[Machine, ...]
     workload: ServeWorkload
     requests: int
+    blind: bool = False
+    """Written down before it was ever run, and run once: nothing could be fitted to it."""
 
     @property
     def head_region(self) -> str:
@@ -208,5 +210,69 @@ CASES = (
         _machines(("seoul", 0.4, 3), ("tokyo", 0.4, 2), ("seoul", 0.35, 2)),
         ServeWorkload(64, 24, requests_per_s=0.7),
         20,
+    ),
+    Case(
+        "five machines in four cities",
+        "tiny",
+        US,
+        _machines(
+            ("california", 0.3, 2),
+            ("ohio", 0.25, 1),
+            ("oregon", 0.2, 1),
+            ("virginia", 0.22, 2),
+            ("ohio", 0.15, 1),
+        ),
+        ServeWorkload(80, 40),
+        14,
+        blind=True,
+    ),
+    Case(
+        "experts on three continents",
+        "experts",
+        WORLD,
+        _machines(
+            ("virginia", 0.25, 2),
+            ("frankfurt", 0.2, 1),
+            ("ireland", 0.2, 1),
+            ("ohio", 0.18, 1),
+            ("tokyo", 0.22, 1),
+            ("london", 0.15, 1),
+        ),
+        ServeWorkload(56, 28),
+        18,
+        blind=True,
+    ),
+    Case(
+        "questions from home, one after the other",
+        "dense",
+        HOMES,
+        _machines(("home-3", 0.35, 4), ("datacenter", 0.45, 4), ("home-1", 0.2, 2)),
+        ServeWorkload(80, 20, requests_per_s=0.9),
+        20,
+        blind=True,
+    ),
+    Case(
+        "long prompts, short answers",
+        "tiny",
+        CAMPUS,
+        _machines(("virginia", 0.35, 2), ("ohio", 0.3, 2), ("virginia", 0.22, 2), ("ohio", 0.18, 1)),
+        ServeWorkload(240, 12),
+        10,
+        blind=True,
+    ),
+    Case(
+        "two islands and a mainland",
+        "dense",
+        THREE,
+        _machines(
+            ("singapore", 0.3, 3),
+            ("tokyo", 0.3, 2),
+            ("seoul", 0.2, 2),
+            ("singapore", 0.16, 1),
+            ("tokyo", 0.25, 2),
+        ),
+        ServeWorkload(24, 44),
+        20,
+        blind=True,
     ),
 )
