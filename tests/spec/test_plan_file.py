@@ -19,6 +19,12 @@ from muster.spec.workload import ServeWorkload, TrainWorkload
 SHAPE, POOL = named_shape("llama-3-70b"), shipped_fleet("deserve-8xl4")
 PLAN = place(SHAPE, POOL)
 FILE = PlanFile("throughput", 3, SHAPE, ServeWorkload(requests_per_s=0.5), POOL, PLAN)
+TRAINING = replace(
+    FILE,
+    objective="train",
+    workload=TrainWorkload(sequences=PLAN.pipelines[0].num_microbatches, schedule="gpipe"),
+    plan=replace(PLAN, purpose="train", codecs=(CodedLink("l4-1", "l4-2", Codec("int4", 4.5, 2.0, 0.01)),)),
+)
 
 
 def record() -> dict[str, Any]:
@@ -47,11 +53,9 @@ def test_what_was_written_is_read() -> None:
 
 
 def test_a_training_plan_keeps_its_codecs_and_its_workload() -> None:
-    coded = CodedLink("l4-1", "l4-2", Codec("int4", 4.5, 2.0, 0.01))
-    plan = replace(PLAN, purpose="train", codecs=(coded,))
-    back = read(json.loads(json.dumps(to_record(replace(FILE, plan=plan, workload=TrainWorkload(schedule="gpipe"))))))
-    assert back.plan == plan
-    assert back.workload == TrainWorkload(schedule="gpipe")
+    back = read(json.loads(json.dumps(to_record(TRAINING))))
+    assert back.plan == TRAINING.plan
+    assert back.workload == TRAINING.workload
 
 
 def test_what_the_command_adds_for_programs_does_not_stop_a_reader() -> None:
@@ -73,17 +77,32 @@ def stages(entries: dict[str, Any]) -> list[dict[str, Any]]:
         (lambda e: stages(e)[2].update(colour="red"), "unknown key 'colour'"),
         (lambda e: e["workload"].update(colour="red"), "colour"),
         (lambda e: e["model"]["layer_bytes"].pop(), "layer_bytes has 79 entries for 80 layers"),
-        (lambda e: e["model"]["layer_bytes"].__setitem__(3, -1), "negative"),
-        (lambda e: e["plan"]["pipelines"][0].update(num_pages="many"), "Expected int"),
+        (lambda e: e["model"]["layer_bytes"].__setitem__(3, -1), "layer_bytes of layer 3 must lie between 0 and 1,000"),
+        (lambda e: e["model"]["layer_bytes"].__setitem__(3, 10**18 + 1), "layer_bytes of layer 3"),
+        (lambda e: e["model"]["layer_bytes"].__setitem__(3, 1e30), "is wanted"),
+        (lambda e: e["model"].update(head_bytes=-1), "head_bytes must lie between 0"),
+        (lambda e: e["model"].update(num_layers=0), "num_layers must lie between 1"),
+        (lambda e: e["model"].update(vocab_size=10**30), "too large a number"),
+        (lambda e: e["plan"]["pipelines"][0].update(num_pages="many"), "(a whole number is wanted, not text, at plan"),
+        (lambda e: e["plan"]["pipelines"][0].update(num_pages=0), "num_pages in the plan must lie between 1"),
+        (lambda e: e["plan"]["pipelines"][0].update(num_pages=10**12), "num_pages"),
+        (lambda e: e["plan"]["pipelines"][0].update(batch=10**12), "batch"),
+        (lambda e: e["plan"]["pipelines"][0].update(swap_pages=10**8), "more than half of its pages"),
+        (lambda e: e["plan"].update(step_seconds=float("inf")), "step_seconds"),
+        (lambda e: e["plan"].update(model="opt-30b"), "another model"),
+        (lambda e: e["plan"].update(standbys=["nobody"]), "'nobody'"),
+        (lambda e: e["plan"].update(standbys=["l4-1"]), "both at work and standing by"),
         (lambda e: e["plan"]["pipelines"].clear(), "no pipeline"),
         (lambda e: stages(e).pop(), "of 80"),
-        (lambda e: stages(e)[1].update(first=0), "correct it"),
+        (lambda e: stages(e)[1].update(first=0), "begins at layer 0"),
         (lambda e: stages(e)[1].update(node="nobody"), "'nobody'"),
         (lambda e: stages(e)[1].update(devices=[1]), "device 1"),
         (lambda e: stages(e)[1].update(node=stages(e)[0]["node"]), "twice"),
-        (lambda e: e["plan"]["pipelines"][0].update(num_pages=-1), "negative"),
+        (lambda e: e["plan"]["pipelines"][0].update(num_pages=-1), "num_pages"),
         (lambda e: e.update(pool="[[machine]]\ndevice = 'moon'"), "Device 'moon'"),
-        (lambda e: e.update(objective=3), "at objective"),
+        (lambda e: e.update(objective=3), "text is wanted, not a whole number, at objective"),
+        (lambda e: e.update(objective="latence"), "did you mean latency?"),
+        (lambda e: e.update(objective="train"), "has the objective train and a plan that serves"),
     ],
 )
 def test_a_spoilt_plan_is_refused_with_one_sentence(spoil: Any, says: str) -> None:
@@ -93,6 +112,24 @@ def test_a_spoilt_plan_is_refused_with_one_sentence(spoil: Any, says: str) -> No
         read(entries)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda e: e["plan"]["pipelines"][0].update(num_microbatches=10**9), "hold 1,000,000,000 texts"),
+        (lambda e: e["workload"].update(sequences=10**6), "the workload has 1,000,000"),
+        (lambda e: e["workload"].update(length=0), "length must lie between 1"),
+        (lambda e: e["workload"].update(schedule="zigzag"), "zigzag"),
+        (lambda e: e["plan"]["codecs"][0].update(target="nobody"), "'nobody'"),
+        (lambda e: e["plan"]["codecs"][0]["codec"].update(bits_per_value=-1), "figure outside 0 to 64"),
+    ],
+)
+def test_a_spoilt_training_plan_is_refused_with_one_sentence(spoil: Any, says: str) -> None:
+    entries = json.loads(json.dumps(to_record(TRAINING)))
+    spoil(entries)
+    with pytest.raises(InvalidRequest, match=says):
+        read(entries)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", '{"plan": {}}', "[" * 100_000])

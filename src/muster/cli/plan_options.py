@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from muster.errors import InvalidRequest
-from muster.spec.workload import ServeWorkload, TrainWorkload
+from muster.spec.workload import TRAINING, Objective, ServeWorkload, TrainWorkload
 
 _SERVING, _TRAINING, _FILES = "To serve", "To train (objectives train and dtfm)", "Files"
 
@@ -20,7 +20,6 @@ Model = Annotated[
 PoolName = Annotated[
     str, Option("--pool", help="A pool file, a published fleet by name, or `live`: what a running head has measured.")
 ]
-Objective = Literal["throughput", "cost", "slo", "latency", "train", "dtfm"]
 Wanted = Annotated[
     Objective | None,
     Option("--objective", help="What to make the most of.", show_default="slo with --deadline, else throughput"),
@@ -112,7 +111,7 @@ def train_workload(**said: Any) -> TrainWorkload | None:
 
 def check_belongs(objective: Objective, **said: object) -> None:
     """Raises `InvalidRequest` on an option that this objective does not look at: silence would look like consent."""
-    trains = objective in ("train", "dtfm")
+    trains = objective in TRAINING
     strange = [*(_SERVES if trains else _TRAINS)]
     strange += [*(() if objective == "dtfm" else _DTFM), *(() if objective == "train" else ("compress",))]
     for option in strange:

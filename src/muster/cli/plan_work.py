@@ -5,17 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.cli.explain_text import show_explanation
+from muster.cli.held_plan import forecast_again, read_plan
 from muster.cli.one_more import one_more
 from muster.cli.patience import patiently
-from muster.cli.plan_inputs import read_text, write_text
+from muster.cli.plan_inputs import write_text
 from muster.cli.plan_record import plan_file, record
 from muster.cli.plan_text import show_answer
-from muster.cli.question import Answer, Question, answer, forecast_again, spans_of
+from muster.cli.question import Answer, Question, answer, spans_of
 from muster.cli.show import err, plain, show_json
 from muster.draw.picture import save_picture
 from muster.errors import InvalidRequest
 from muster.plan.serve.options import Pin
-from muster.spec.plan_file import PlanFile, parse_plan_file, to_record, what_changed, why_useless
+from muster.spec.plan_file import PlanFile, to_record, what_changed, why_useless
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def keep_to(lock: Path | None, question: Question) -> Answer | None:
     """
     if lock is None or not lock.exists():
         return None
-    held = parse_plan_file(read_text(lock, "lock"), str(lock))
+    held = read_plan(lock)
     reason = why_useless(held, question.shape, question.pool) or _asked_otherwise(held, question)
     if reason:
         raise InvalidRequest(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import cast
 
-from muster.cli.plan_options import Objective
 from muster.cost.codec_table import CODECS
 from muster.cost.measured import constants_of
 from muster.cost.pace import Constants
@@ -24,7 +23,7 @@ from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import NodeId, Pool
-from muster.spec.workload import ServeWorkload, TrainWorkload
+from muster.spec.workload import TRAINING, Objective, ServeWorkload, TrainWorkload
 from muster.spec.written import suggest
 
 MOST_DRAWN_TOKENS, MOST_DRAWN_REQUESTS = 64, 20_000
@@ -59,7 +58,7 @@ class Question:
     @property
     def workload(self) -> ServeWorkload | TrainWorkload:
         """The one that the objective is about."""
-        return (self.train or TrainWorkload()) if self.objective in ("train", "dtfm") else self.serve
+        return (self.train or TrainWorkload()) if self.objective in TRAINING else self.serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +108,6 @@ def check_serves(shape: ModelShape, workload: ServeWorkload) -> None:
             f"{shape.max_context} that {shape.name} takes; ask for less.",
             "prompt_tokens",
         )
-
-
-def forecast_again(question: Question, plan: Plan) -> Answer:
-    """What a plan that somebody has kept will do; no search, so nothing is known of better ones."""
-    return Answer(plan, forecast_of(question, plan))
 
 
 def forecast_of(question: Question, plan: Plan) -> ServeForecast | TrainForecast:

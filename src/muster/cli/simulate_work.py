@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.cli.fault_words import read_faults, read_trace
+from muster.cli.held_plan import forecast_again, read_plan
 from muster.cli.patience import patiently
 from muster.cli.plan_inputs import find_pool, find_shape, read_text
-from muster.cli.plan_options import Objective, check_objective, serve_workload
-from muster.cli.question import Question, answer, check_serves, forecast_of
+from muster.cli.plan_options import check_objective, serve_workload
+from muster.cli.question import Question, answer, forecast_of
 from muster.cli.show import show_json
 from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
@@ -20,12 +21,14 @@ from muster.sim.serve_run import ServeRun
 from muster.sim.serving import simulate_serving
 from muster.sim.training import TrainRun, simulate_training
 from muster.spec.plan import Plan
-from muster.spec.plan_file import PlanFile, parse_plan_file, why_useless
+from muster.spec.plan_file import PlanFile, why_useless
 from muster.spec.pool import Pool
-from muster.spec.workload import ServeWorkload, TrainWorkload
+from muster.spec.workload import Objective, ServeWorkload, TrainWorkload
 
 # All requests of a run are in memory at once.
 MAX_REQUESTS = 100_000
+MAX_PASSES = 10_000_000
+"""Of a microbatch through a stage, over all steps of a training run: about two minutes' work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,13 @@ def simulated(
 
 def _train(question: Question, plan: Plan, steps: int, faults: tuple[Fault, ...], timeline: bool) -> TrainRun:
     workload = question.train or TrainWorkload()
+    passes = steps * sum(len(one.stages) * one.num_microbatches for one in plan.pipelines)
+    if passes > MAX_PASSES:
+        raise InvalidRequest(
+            f"{steps:,} steps of this plan send microbatches through stages {passes:,} times, and one run simulates at "
+            f"most {MAX_PASSES:,}; give fewer --steps, or plan with fewer --sequences.",
+            "steps",
+        )
     return simulate_training(
         plan,
         question.pool,
@@ -102,7 +112,6 @@ def _serve(
     faults: tuple[Fault, ...],
     timeline: bool,
 ) -> ServeRun:
-    check_serves(question.shape, question.serve)
     if (asked.requests or 0) > MAX_REQUESTS:
         raise InvalidRequest(
             f"--requests {asked.requests} is more than one run simulates; give at most {MAX_REQUESTS}.", "requests"
@@ -138,16 +147,17 @@ def _from_file(asked: Asked, live: Callable[[], tuple[Pool, str]]) -> tuple[Ques
     Raises `InvalidRequest` if the plan does not hold on the pool.
     """
     path = Path(asked.plan).expanduser()
-    if not path.is_file() or '"muster_plan"' not in (text := read_text(path, "plan")):
+    if not path.is_file() or '"muster_plan"' not in read_text(path, "plan"):
         return None
-    held = parse_plan_file(text, str(path))
+    held = read_plan(path)
     pool = find_pool(asked.pool, live)[0] if asked.pool else held.pool
     reason = why_useless(held, held.shape, pool)
     if reason:
         raise InvalidRequest(
             f"{path} does not match: {reason}; leave out --pool, or plan for the pool as it is.", "pool"
         )
-    return _question(asked, held, pool), held.plan
+    question = _question(asked, held, pool)
+    return question, forecast_again(question, held.plan).plan
 
 
 def _question(asked: Asked, held: PlanFile, pool: Pool) -> Question:

@@ -1,60 +1,125 @@
-"""Whether a plan that somebody wrote down can be one at all: layers, machines, devices. Knows no memory, no speed."""
+"""Whether a plan that somebody wrote down can be one at all: sizes, layers, machines, devices. Knows no cost, no speed.
+
+What is needed of a machine's memory is known where costs are; that is checked beside the forecast.
+"""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from math import inf, isfinite
 
 from muster.errors import InvalidRequest
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan
-from muster.spec.pool import Pool
+from muster.spec.plan import CodedLink, Pipeline, Plan, Stage
+from muster.spec.pool import Node, Pool
+from muster.spec.workload import TrainWorkload
 
+MOST = 10**9
+"""Of anything that is counted: layers, pages, sequences."""
+MOST_SIZE = 10**18
+"""Of bytes or FLOPs of a layer. Both bounds are far from anything that exists; sums stay within what floats hold."""
+_COUNTS = ("num_layers", "hidden_size", "vocab_size", "max_context")
 _PER_LAYER = ("layer_bytes", "layer_flops_per_token", "kv_bytes_per_token")
 _PER_LAYER_OR_EMPTY = ("attention_flops_per_pair", "windows", "expert_bytes", "saved_bytes_per_token")
+_ONCE = ("embedding_bytes", "head_bytes", "head_flops_per_token", "num_experts", "experts_per_token")
 
 
 def check_shape(shape: ModelShape) -> None:
-    """Raise `InvalidRequest` unless there is a size for every layer, and none is negative."""
+    """Raise `InvalidRequest` unless there is a size for every layer, and none is negative or beyond all measure."""
+    for key in _COUNTS:
+        _check_range(f"The model's {key}", getattr(shape, key), 1, MOST)
+    for key in _ONCE:
+        _check_range(f"The model's {key}", getattr(shape, key), 0, MOST_SIZE)
     for key in (*_PER_LAYER, *_PER_LAYER_OR_EMPTY):
         sizes = getattr(shape, key)
         if len(sizes) != shape.num_layers and (sizes or key in _PER_LAYER):
             raise InvalidRequest(
                 f"The model's {key} has {len(sizes)} entries for {shape.num_layers} layers; correct it."
             )
-        if any(size < 0 for size in sizes):
-            raise InvalidRequest(f"The model's {key} has a negative entry; correct it.")
-    if min(shape.num_layers, shape.hidden_size, shape.vocab_size, shape.max_context) < 1:
-        raise InvalidRequest("The model has no layers, width, words or context; correct its sizes.")
+        for layer, size in enumerate(sizes):
+            _check_range(f"The model's {key} of layer {layer}", size, 0, MOST_SIZE)
+
+
+def check_training(plan: Plan, workload: TrainWorkload) -> None:
+    """Raise `InvalidRequest` on counts below one or beyond all measure, and on a plan for another batch."""
+    for key in ("sequences", "length", "microbatch"):
+        _check_range(f"The workload's {key}", getattr(workload, key), 1, MOST)
+    dealt = sum(pipeline.num_microbatches for pipeline in plan.pipelines) * workload.microbatch
+    if not workload.sequences <= dealt < workload.sequences + len(plan.pipelines) * workload.microbatch:
+        raise InvalidRequest(
+            f"The plan's microbatches hold {dealt:,} texts and the workload has {workload.sequences:,}; correct either."
+        )
 
 
 def check_plan(plan: Plan, pool: Pool, shape: ModelShape) -> None:
     """Raise `InvalidRequest` unless every pipeline covers every layer once and no device is used twice."""
     if not plan.pipelines:
         raise InvalidRequest("The plan has no pipeline; make one with `muster plan`.")
-    devices = {node.id: node.device_count for node in pool.nodes}
-    taken: set[tuple[str, int]] = set()
+    if plan.model != shape.name:
+        raise InvalidRequest("The plan is for another model than the one whose sizes stand beside it; correct either.")
+    if not 0 <= plan.step_seconds < inf:
+        raise InvalidRequest("The plan's step_seconds must be 0 or more, and finite; correct it.")
+    nodes = {node.id: node for node in pool.nodes}
     for pipeline in plan.pipelines:
-        _check_pipeline(pipeline, shape)
-        for stage in pipeline.stages:
-            if stage.node not in devices:
-                raise InvalidRequest(f"The plan uses machine {stage.node!r}, which its pool lacks; correct either.")
-            for device in stage.devices:
-                if not 0 <= device < devices[stage.node]:
-                    counted = f"{devices[stage.node]} of them" if devices[stage.node] > 1 else "one"
-                    raise InvalidRequest(
-                        f"The plan uses device {device} of {stage.node}, which has {counted}; correct it."
-                    )
-                if (stage.node, device) in taken:
-                    raise InvalidRequest(f"The plan uses device {device} of {stage.node} twice; correct it.")
-                taken.add((stage.node, device))
+        _check_amounts(pipeline, plan.purpose == "serve")
+        _check_cover(pipeline, shape)
+    _check_devices([stage for pipeline in plan.pipelines for stage in pipeline.stages], nodes)
+    used = {node for pipeline in plan.pipelines for node in pipeline.nodes()}
+    for node in plan.standbys:
+        _check_known(node, nodes)
+        if node in used:
+            raise InvalidRequest(f"The plan has {node} both at work and standing by; correct it.")
+    for link in plan.codecs:
+        _check_codec(link, nodes)
 
 
-def _check_pipeline(pipeline: Pipeline, shape: ModelShape) -> None:
+def _check_amounts(pipeline: Pipeline, serves: bool) -> None:
+    least = {"num_pages": int(serves), "page_size": 1, "num_microbatches": 1}
+    for field in fields(Pipeline):
+        if field.name != "stages":
+            what = f"A pipeline's {field.name} in the plan"
+            _check_range(what, getattr(pipeline, field.name), least.get(field.name, 0), MOST)
+    if 2 * pipeline.swap_pages > pipeline.num_pages:
+        raise InvalidRequest("A pipeline of the plan swaps through more than half of its pages; give it more of them.")
+
+
+def _check_cover(pipeline: Pipeline, shape: ModelShape) -> None:
     following = 0
     for stage in pipeline.stages:
         if stage.first != following or stage.last <= stage.first or not stage.devices:
-            layers = f"[{stage.first}, {stage.last})"
-            raise InvalidRequest(f"The plan's stage on {stage.node} has layers {layers} after {following}; correct it.")
+            says = f"begins at layer {stage.first} and ends before {stage.last}, where {following} is next"
+            raise InvalidRequest(f"The plan's stage on {stage.node} {says}; correct it.")
         following = stage.last
     if following != shape.num_layers:
         raise InvalidRequest(f"The plan's stages end at layer {following} of {shape.num_layers}; correct them.")
-    if min(pipeline.num_pages, pipeline.batch, pipeline.swap_pages) < 0 or pipeline.page_size < 1:
-        raise InvalidRequest("A pipeline of the plan has a negative number of pages; correct it.")
-    if pipeline.num_microbatches < 1:
-        raise InvalidRequest("A pipeline of the plan has no microbatch; give it at least 1.")
+
+
+def _check_devices(stages: Iterable[Stage], nodes: dict[str, Node]) -> None:
+    taken: set[tuple[str, int]] = set()
+    for stage in stages:
+        _check_known(stage.node, nodes)
+        count = nodes[stage.node].device_count
+        for device in stage.devices:
+            if not 0 <= device < count:
+                counted = f"{count} of them" if count > 1 else "one"
+                raise InvalidRequest(f"The plan uses device {device} of {stage.node}, which has {counted}; correct it.")
+            if (stage.node, device) in taken:
+                raise InvalidRequest(f"The plan uses device {device} of {stage.node} twice; correct it.")
+            taken.add((stage.node, device))
+
+
+def _check_known(node: str, nodes: dict[str, Node]) -> None:
+    if node not in nodes:
+        raise InvalidRequest(f"The plan uses machine {node!r}, which its pool lacks; correct either.")
+
+
+def _check_codec(link: CodedLink, nodes: dict[str, Node]) -> None:
+    for node in (link.source, link.target):
+        _check_known(node, nodes)
+    figures = (link.codec.bits_per_value, link.codec.state_bytes_per_value, link.codec.distortion)
+    if not all(isfinite(figure) and 0 <= figure <= 64 for figure in figures):
+        raise InvalidRequest(f"The plan's codec {link.codec.name!r} has a figure outside 0 to 64; correct it.")
+
+
+def _check_range(what: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise InvalidRequest(f"{what} must lie between {least} and {most:,}; correct it, or plan anew.")

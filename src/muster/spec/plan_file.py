@@ -7,6 +7,7 @@ The pool stands in it as the text of a pool file, so that a person can read it a
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,11 +19,12 @@ from muster.errors import InvalidRequest
 from muster.spec.link_matrix import link_matrices
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
-from muster.spec.plan_check import check_plan, check_shape
+from muster.spec.plan_check import check_plan, check_shape, check_training
 from muster.spec.pool import Node, Pool
 from muster.spec.pool_file import parse_pool
 from muster.spec.pool_text import to_toml
-from muster.spec.workload import ServeWorkload, TrainWorkload
+from muster.spec.workload import OBJECTIVES, TRAINING, Objective, ServeWorkload, TrainWorkload
+from muster.spec.written import suggest
 
 FORMAT = 1
 TOLD = (
@@ -31,11 +33,16 @@ TOLD = (
 )
 """What `--json` says beside the plan; a reader of plans does not need it."""
 _AGAIN = "make it anew with `muster plan MODEL --pool POOL --lock FILE`."
+_EXPECTED = re.compile(r"Expected ([a-z |]+), got ([a-z |]+)")
+_KINDS = {"array": "a list", "object": "a table", "int": "a whole number", "float": "a number", "str": "text"}
+_KINDS |= {"bool": "true or false", "null": "nothing"}
+_MOST_DIGITS = 19
+"""Of a whole number: more is no size of anything, and slow to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    objective: str
+    objective: Objective
     seed: int
     shape: ModelShape
     workload: ServeWorkload | TrainWorkload
@@ -75,14 +82,29 @@ def parse_plan_file(text: str, name: str = "The plan file") -> PlanFile:
         written = msgspec.convert(entries, _Written)
         workload = _workload(written)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{name} cannot be used ({_where(error)}); {_AGAIN}", "lock") from None
+        raise InvalidRequest(f"{name} cannot be used ({_in_words(error)}); {_AGAIN}", "lock") from None
     _refuse_unknown(entries["model"], asdict(written.model), f"{name}'s model")
     _refuse_unknown(entries["plan"], asdict(written.plan), f"{name}'s plan")
     _refuse_unknown(entries["workload"], asdict(workload), f"{name}'s workload")
+    objective = _objective(written, name)
     pool = parse_pool(written.pool)
     check_shape(written.model)
     check_plan(written.plan, pool, written.model)
-    return PlanFile(written.objective, written.seed, written.model, workload, pool, written.plan)
+    if isinstance(workload, TrainWorkload):
+        check_training(written.plan, workload)
+    return PlanFile(objective, written.seed, written.model, workload, pool, written.plan)
+
+
+def _objective(written: _Written, name: str) -> Objective:
+    for known in OBJECTIVES:
+        if written.objective == known:
+            break
+    else:
+        raise InvalidRequest(f"{name} has an unknown objective; {suggest(written.objective, OBJECTIVES)}", "lock")
+    if (known in TRAINING) != (written.plan.purpose == "train"):
+        does = "trains" if written.plan.purpose == "train" else "serves"
+        raise InvalidRequest(f"{name} has the objective {known} and a plan that {does}; {_AGAIN}", "lock")
+    return known
 
 
 def _workload(written: _Written) -> ServeWorkload | TrainWorkload:
@@ -149,12 +171,18 @@ def _machine_differs(then: Node, now: Node | None) -> str | None:
 
 def _entries(text: str, name: str) -> dict[str, Any]:
     try:
-        entries = json.loads(text)
+        entries = json.loads(text, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{name} is not valid JSON ({error}); {_AGAIN}", "lock") from None
     if not isinstance(entries, dict) or "muster_plan" not in entries:
         raise InvalidRequest(f"{name} is not a plan; {_AGAIN}", "lock")
     return {key: value for key, value in entries.items() if key not in TOLD}
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"{digits[:8]}… is too large a number")
+    return int(digits)
 
 
 def _refuse_unknown(written: Any, understood: Any, where: str) -> None:
@@ -169,6 +197,11 @@ def _refuse_unknown(written: Any, understood: Any, where: str) -> None:
             _refuse_unknown(one, other, where)
 
 
-def _where(error: Exception) -> str:
-    """msgspec's words, without its quotes and its name for the whole."""
-    return str(error).replace("`", "").replace(" - at $.", " at ").replace(" - at $", "")
+def _in_words(error: Exception) -> str:
+    """msgspec's remark without quotes and its names of kinds: `a whole number is wanted, not text, at model.dtype`."""
+    says = str(error).replace("`", "").replace(" - at $.", ", at ").replace(" - at $", "")
+    match = _EXPECTED.match(says)
+    if match is None:
+        return says
+    wanted, got = (" or ".join(_KINDS.get(kind, kind) for kind in kinds.split(" | ")) for kinds in match.groups())
+    return f"{wanted} is wanted, not {got}{says[match.end() :]}"

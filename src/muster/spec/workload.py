@@ -1,7 +1,12 @@
 """What a pool is asked to do. Knows nothing of machines."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Objective = Literal["throughput", "cost", "slo", "latency", "train", "dtfm"]
+"""What a plan makes the most of."""
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+TRAINING: tuple[Objective, ...] = ("train", "dtfm")
 
 
 @dataclass(frozen=True, slots=True)
