@@ -105,6 +105,8 @@ class Actor:
     """Whether the connection is open."""
     busy_s: float = 0.0
     """Computed so far, as its heartbeats say."""
+    streams: int = 0
+    """That it schedules, as its heartbeats say."""
     silent: bool = False
     """Whether it has stopped to say anything."""
 
@@ -154,7 +156,10 @@ class Stage:
             self.say(Tick())
 
     def heartbeat(self, actor: Actor) -> None:
-        self.tell(actor, Heartbeat(epoch=actor.serving_epoch, free_memory_bytes=0, busy_s=actor.busy_s))
+        beat = Heartbeat(
+            epoch=actor.serving_epoch, free_memory_bytes=0, busy_s=actor.busy_s, active_requests=actor.streams
+        )
+        self.tell(actor, beat)
 
     def tell(self, actor: Actor, message: AnyMessage) -> list[Command]:
         return self.say(Heard(actor.connection, message))

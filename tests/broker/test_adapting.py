@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from muster.broker.pauses import PATIENCE_S
 from muster.broker.slowness import SLOW, TRY_AGAIN_S, WINDOW_S
 from muster.cost.roofline import stage_seconds
 from muster.wire.messages import PeerMeasured
@@ -86,6 +87,18 @@ def test_a_machine_that_comes_and_goes_is_mended_at_once_and_taken_back_ever_mor
         assert set(stage.ranges()) == {1}, "mended within the very event"
         pass_quickly(stage, 10)
     assert 1 <= gone <= 12
+
+
+def test_running_streams_are_not_disturbed_for_something_better_before_it_was_due_for_long():
+    for streams, waited_s in ((0, 40), (12, PATIENCE_S + 40)):
+        stage = pool_of(1000)
+        stage.at(1).streams = streams
+        stage.pass_time(1)
+        stage.join(2, 1000, speed=5.0)
+        stage.pass_time(waited_s - 15)
+        assert set(stage.ranges()) == {1}
+        stage.pass_time(15)
+        assert set(stage.ranges()) == {2}
 
 
 def test_a_lost_machine_is_mended_at_once_however_often_plans_changed_before():

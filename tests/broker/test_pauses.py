@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from muster.broker.pauses import CALM, Pauses
+from muster.broker.pauses import CALM, PATIENCE_S, Pauses
 
 SHORTEST_S, LONGEST_S, DAY_S = 30.0, 3600.0, 86400.0
 
@@ -48,3 +48,11 @@ def test_a_look_that_changed_nothing_is_not_repeated_at_once():
     pauses.looked(5.0)
     assert not pauses.is_over(34.0)
     assert pauses.is_over(35.0)
+
+
+def test_a_look_that_is_due_waits_for_running_streams_but_not_for_ever():
+    pauses = Pauses(SHORTEST_S, LONGEST_S)
+    pauses.looked(5.0)
+    assert not pauses.is_over(36.0, streams=3)
+    assert pauses.is_over(36.0)
+    assert pauses.is_over(35.0 + PATIENCE_S, streams=3)

@@ -81,6 +81,17 @@ def test_closing_up_may_not_move_more_than_planning_anew_however_fast_it_would_b
     assert change.moved_bytes == MODEL.weight_bytes(6, 8), "a has the rest already"
 
 
+def test_a_standby_with_little_room_for_running_streams_shares_its_layers_with_the_others():
+    before = cuts(("a", 0, 2), ("b", 2, 5), ("c", 5, 8))
+    for memory, layers in ((360, (3, 5)), (600, (2, 5))):
+        left = pool(node("a", 430), node("c", 430), node("d", memory))
+        plan = as_plan(MODEL, pool(*left.nodes, node("b", 430)), before, 250, OPTIONS, "made up")
+        change = mend(left, plan)
+        check_plan(change.plan, MODEL, left, OPTIONS)
+        assert Stage("d", *layers) in change.plan.pipelines[0].stages
+        assert change.plan.pipelines[0].num_pages >= 250
+
+
 machine = st.tuples(st.integers(150, 900), st.sampled_from([0.3, 1.0, 4.0]))
 fleets = st.lists(machine, min_size=2, max_size=7)
 latencies = st.lists(st.sampled_from([0.001, 0.02, 0.2]), min_size=49, max_size=49)

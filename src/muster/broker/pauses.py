@@ -3,10 +3,15 @@
 Each change doubles the pause until the next look; a time twenty times as long without one halves it again. So whatever
 oscillates, however cunningly: after a few changes there is at most one in twenty of the shortest pauses, and where
 something better turns up at every look, one in each of the longest.
+
+And every change makes the streams that run compute their prompts again, so a look waits for a moment without any, if
+there is one soon.
 """
 
 CALM = 20
 """So many pauses without a change halve the pause."""
+PATIENCE_S = 60.0
+"""How long a look that is due waits for running streams to end: most are over by then."""
 
 
 class Pauses:
@@ -17,9 +22,9 @@ class Pauses:
         """Since when, or from when on, nothing was changed."""
         self._next_s = 0.0
 
-    def is_over(self, now_s: float) -> bool:
-        """Whether it is time for a look."""
-        return now_s >= self._next_s
+    def is_over(self, now_s: float, streams: int = 0) -> bool:
+        """Whether it is time for a look, with so many streams that it may disturb."""
+        return now_s >= self._next_s + (PATIENCE_S if streams else 0.0)
 
     def looked(self, now_s: float) -> None:
         """And nothing was changed for the better, or something was mended: look again after the shortest pause."""

@@ -44,6 +44,8 @@ class PlacingOptions:
     """But not longer than this."""
     horizon_s: float = 600.0
     """A better plan must have paid for its disturbance by then."""
+    mend_s: float = 60.0
+    """What mends a loss is judged by the tokens until then: streams wait, and better plans may follow."""
     searches: bool = False
     """Whether somebody searches for better plans on request; else the planner's own word is the best there is."""
     planning: PlanOptions = field(default_factory=PlanOptions)
@@ -170,14 +172,14 @@ class Placing:
         leaving = {node for node in self.serving.nodes if self.members.members[node].draining}
         if leaving:
             return self._move_away(now_s)
-        if self.pool_changed and not self._searching and self._pauses.is_over(now_s):
+        if self.pool_changed and not self._searching and self._pauses.is_over(now_s, self._running(self.serving)):
             return self._rebalance(now_s)
         return []
 
     def _place(self, now_s: float) -> list[Command]:
         if now_s < self._next_attempt_s or not self._has_settled(now_s):
             return []
-        change = self._weighed(mended, now_s)
+        change = self._weighed(mended, self.options.mend_s, now_s)
         if change is None:
             self._next_attempt_s = now_s + self.options.retry_s
             return []
@@ -205,7 +207,7 @@ class Placing:
         assert self.serving is not None
         if now_s < self._next_attempt_s:
             return []
-        change = self._weighed(mended, now_s)
+        change = self._weighed(mended, self.options.mend_s, now_s)
         if change is None:
             self._next_attempt_s = now_s + self.options.retry_s
             return []
@@ -229,23 +231,25 @@ class Placing:
         return self._improve(() if plan is None else (plan,), now_s)
 
     def _improve(self, proposals: Sequence[Plan], now_s: float) -> list[Command]:
-        change = self._weighed(partial(improved, proposals=proposals), now_s)
+        change = self._weighed(partial(improved, proposals=proposals), self.options.horizon_s, now_s)
         if change is None or not worth(change, self.options.horizon_s):
             return []
         self._pauses.changed(now_s)
         return self._start(change.plan, now_s)
 
-    def _weighed(self, choose: Chooser, now_s: float) -> Change | None:
+    def _weighed(self, choose: Chooser, horizon_s: float, now_s: float) -> Change | None:
         """The plan that `choose` would go to, and what that costs and brings."""
         pool = self.members.pool(now_s)
         try:
-            return choose(
-                self.planner, self.served.shape, pool, self._situation(now_s), self._planning, self.options.horizon_s
-            )
+            return choose(self.planner, self.served.shape, pool, self._situation(now_s), self._planning, horizon_s)
         except PoolUnavailable as error:
             # Where nobody is left to try, what the last one failed at says more than "nobody is here".
             self.trouble = self.failure if self.failure and not pool.nodes else str(error)
             return None
+
+    def _running(self, serving: Placement) -> int:
+        """Streams, as the machine that schedules them last said."""
+        return self.members.members[serving.nodes[0]].active_requests
 
     def _situation(self, now_s: float) -> Situation:
         """What serves, and what a change would disturb."""
@@ -254,8 +258,7 @@ class Placing:
             return Situation(None, holders=self.keep, fetch_bytes_per_s=self.members.fetch_bytes_per_s)
         shape, pipeline = self.served.shape, serving.pipeline
         here = self.members.pool(now_s, also=serving.nodes)
-        running = self.members.members[serving.nodes[0]].active_requests
-        cached_tokens = min(running * self._planning.context, pipeline.num_pages * pipeline.page_size)
+        cached_tokens = min(self._running(serving) * self._planning.context, pipeline.num_pages * pipeline.page_size)
         speed = tokens_per_s(pipeline, shape, here, self._planning)
         return Situation(pipeline, speed, cached_tokens=cached_tokens, fetch_bytes_per_s=self.members.fetch_bytes_per_s)
 

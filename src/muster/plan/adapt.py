@@ -1,37 +1,59 @@
 """From a pipeline to a better one: the smallest change that is needed, or the change that gains most in the end.
 
-What is lost is mended at once, with as few weights moved as possible. What could merely be better is weighed against
-its disturbance (`change`), small moves (`moves`) beside a plan made anew.
+What is lost is mended at once, so that streams wait as little as possible. What could merely be better is weighed
+against its disturbance (`change`), small moves (`moves`) beside a plan made anew.
 """
 
 from collections.abc import Iterator, Sequence
 
+from muster.errors import PoolUnavailable
 from muster.plan.change import Change, Situation, change_to
 from muster.plan.first import Planner, as_plan
 from muster.plan.moves import recut, small_moves
-from muster.plan.repair import room_for_pages
+from muster.plan.repair import repair, room_for_pages
 from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Pool
 
+CLEARLY = 1.2
+"""So many times more tokens make up for an outage that is longer; less may be the error of a forecast."""
+
 
 def mended(
     planner: Planner, shape: ModelShape, pool: Pool, situation: Situation, options: PlanOptions, horizon_s: float
 ) -> Change:
-    """What to do where machines of the pipeline that was are gone, or must go.
+    """What to do where machines of the pipeline that was are gone, or must go, while streams wait for it.
 
-    The gap goes to others where `planner` finds them. Where there are none the rest closes up, or everything is planned
-    anew, whichever gains more. Raises `PoolUnavailable` where nothing serves the model.
+    The gap goes to others where `planner` finds them and the cache stays as large as it was. Else the rest may share
+    all anew: whatever is back soonest, unless another generates clearly more until the horizon, as one with room for
+    more streams at once does. None moves more weights than planning anew. Raises `PoolUnavailable`.
     """
     keep = situation.holders or situation.pipeline
     change = change_to(planner(shape, pool, keep), situation, shape, pool, options)
-    closed = _closed_up(shape, pool, keep, options) if keep and not _keeps(change.plan, keep, pool) else None
-    if closed is None:
+    if keep is None or (_keeps(change.plan, keep, pool) and change.plan.pipelines[0].num_pages >= keep.num_pages):
         return change
-    other = change_to(closed, situation, shape, pool, options)
-    better = other.net_tokens(horizon_s) > change.net_tokens(horizon_s) and other.moved_bytes <= change.moved_bytes
-    return other if better else change
+    try:
+        plans = [planner(shape, pool, None), *_recut(shape, pool, keep, options)]
+    except PoolUnavailable:  # a planner that is quick may find only what is near to what was
+        return change
+    anew, *others = (change_to(plan, situation, shape, pool, options) for plan in plans)
+    return _soonest([change, *others, anew], anew.moved_bytes, situation, horizon_s)
+
+
+def _soonest(changes: Sequence[Change], most_bytes: int, situation: Situation, horizon_s: float) -> Change:
+    """Of those that generate about as much as any until the horizon, the one after which streams go on first."""
+
+    def outage_s(change: Change) -> float:
+        return change.disturbance_s + (change.load_seconds if situation.pipeline is None else 0.0)
+
+    def tokens(change: Change) -> float:
+        return (change.before + change.gain) * max(0.0, horizon_s - outage_s(change))
+
+    frugal = [change for change in changes if change.moved_bytes <= most_bytes]
+    enough = max(map(tokens, frugal)) / CLEARLY
+    near = [change for change in frugal if tokens(change) >= enough]
+    return min(near, key=lambda change: (outage_s(change), change.moved_bytes))
 
 
 def improved(
@@ -76,12 +98,16 @@ def _moved(
         yield as_plan(shape, pool, stages, pages, options, "The pipeline as it was, but for a small change")
 
 
-def _closed_up(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) -> Plan | None:
-    """Those who remain, in their order, share all layers."""
+def _recut(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) -> Iterator[Plan]:
+    """Those who remain share all layers, in their order: alone, and with the gap filled by others before."""
     nodes = {node.id: node for node in pool.nodes}
-    order = [nodes[node] for node in keep.nodes() if node in nodes]
-    cut = recut(shape, pool, order, keep.num_pages, options)
-    return None if cut is None else as_plan(shape, pool, *cut, options, "The remaining machines close up")
+    filled = repair(shape, pool, keep, options)
+    orders = [[nodes[node] for node in keep.nodes() if node in nodes]]
+    orders += [[nodes[stage.node] for stage in filled[0]]] if filled is not None else []
+    for order in orders:
+        cut = recut(shape, pool, order, keep.num_pages, options)
+        if cut is not None:
+            yield as_plan(shape, pool, *cut, options, "The remaining machines close up")
 
 
 def _keeps(plan: Plan, keep: Pipeline, pool: Pool) -> bool:
