@@ -35,6 +35,8 @@ class FakeNode:
         self.loads = True
         """Whether it answers assignments."""
         self.beats = True
+        self.streams = 1
+        """That it says it schedules."""
         self.changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -85,7 +87,7 @@ class FakeNode:
             while True:
                 if self.beats:
                     epoch = max(self.loaded, default=0)
-                    await self.control.send(Heartbeat(epoch=epoch, free_memory_bytes=1, active_requests=1))
+                    await self.control.send(Heartbeat(epoch=epoch, free_memory_bytes=1, active_requests=self.streams))
                 await asyncio.sleep(BEAT_S)
 
     def _changed(self) -> None:
