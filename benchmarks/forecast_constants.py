@@ -1,11 +1,12 @@
 """Constants of this machine: a fit per model to the steps of single stages, and what a pool of processes changes.
 
 The pools are calibration runs, none of them one of the runs that are forecast: equal machines, first a few requests one
-at a time, then a dozen at once. A step in a worker at work, beside other processes, does not take what the same step
-takes in a process that does nothing else: by how much more or less, the busy seconds of the dozen tell. What is left of
-the time between two tokens of a request alone, after computing and travelling, is overhead of messages, what is left of
-its time to the first token that of the door (HTTP, session). What the dozen wait beyond that, they wait for each other
-at the door.
+at a time, then a dozen at once. A step in a worker, beside other processes, does not take what the same step takes in a
+process that does nothing else: by how much more or less, the busy seconds of the requests alone tell, whose steps come
+after long pauses, and how much of that is due to the pauses, those of the dozen, with hardly any. What is left of the
+time between two tokens of a request alone, after computing and travelling, is overhead of messages, what is left of its
+time to the first token that of the door (HTTP, session). How long the dozen keep each other waiting at the door, their
+first tokens tell, and into how many steps they fell.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ import torch
 from benchmarks.forecast_cases import CALIBRATION, Case
 from benchmarks.forecast_door import simulated
 from benchmarks.forecast_models import NAMES, folder_of, shape_in
-from benchmarks.forecast_pool import Answered, Asked, LivePool, PlacedAnew, load, start
+from benchmarks.forecast_pool import Answered, Asked, LivePool, PlacedAnew, Worked, load, start
 from benchmarks.forecast_steps import Stages, Timed, measurement, medians, steps_of
 from muster.cost.fit import Fit, Measurement, fit, left_out
 from muster.cost.pace import Constants, host_slowness, peak_flops_per_s
@@ -40,10 +41,13 @@ from muster.spec.pool_file import parse_pool
 from muster.spec.workload import ServeWorkload
 
 Say = Callable[[str], None]
-ROUNDS, REQUESTS = 3, 3
+ROUNDS, REQUESTS = 1, 3
 BURST = 12
 SPARSE = 10
 """To leave out each measurement in turn would take a thousand fits: every tenth will do."""
+COLDER_S = tuple(number * 1e-4 for number in range(-10, 21))
+WAITS_S = tuple(number * 2.5e-4 for number in range(41))
+"""What a pause may cost more among other processes, and for how long a request may keep the head: these are tried."""
 ALONE_PER_S = 1e-6
 """A rate at which no request ever meets another."""
 
@@ -52,8 +56,9 @@ ALONE_PER_S = 1e-6
 class Overheads:
     """What the pool costs beside steps and links."""
 
-    step_s: dict[str, float]
-    """By model: of a step in a worker beyond that of the same step alone, at this machine's full speed."""
+    step_s: float
+    cold_s: float
+    """Of a step in a worker beyond that of the same step alone, at this machine's full speed; as in `Constants`."""
     message_s: float
     door_s: float
     """From the client's request to the first stage, and back with the first token, beside the links."""
@@ -88,9 +93,7 @@ def calibrate(home: Path, nice: int, say: Say) -> dict[str, Any]:
 
 def overheads_of(pools: Sequence[dict[str, Any]], constants: Mapping[str, Constants]) -> Overheads:
     """Medians over the pools, each overhead after those before it are accounted for."""
-    models = [pool["case"]["model"] for pool in pools]
-    bursts = [(burst(pool, constants[model], 0.0)[1], pool) for model, pool in zip(models, pools, strict=True)]
-    extra_s = {model: step_extra_s(done, pool) for model, (done, pool) in zip(models, bursts, strict=True)}
+    after_pauses_s = statistics.median(extra for pool in pools for extra in step_extras_s(pool))
     message_s = max(0.0, statistics.median(message_extra_s(pool) for pool in pools))
     door_s = statistics.median(
         pool["first_s"]
@@ -100,20 +103,34 @@ def overheads_of(pools: Sequence[dict[str, Any]], constants: Mapping[str, Consta
         - message_s * len(pool["busy_s"])
         for pool in pools
     )
-    known = Overheads(extra_s, message_s, max(0.0, door_s), 0.0)
-    waits = []
-    for model, pool in zip(models, pools, strict=True):
-        figures, _ = burst(pool, in_a_pool(constants[model], known, model), known.door_s + pool["way_s"])
-        waits.append(2 * (pool["burst_first_s"] - figures["first_token_s"]) / (BURST - 1))
-    return replace(known, request_s=max(0.0, statistics.median(waits)))
+    tried = [Overheads(after_pauses_s - cold_s, cold_s, message_s, max(0.0, door_s), 0.0) for cold_s in COLDER_S]
+    known = min(tried, key=lambda overheads: bursts_missed(pools, constants, overheads)[0])
+    tried = [replace(known, request_s=wait_s) for wait_s in WAITS_S]
+    return min(tried, key=lambda overheads: bursts_missed(pools, constants, overheads)[1])
 
 
-def step_extra_s(done: ServeRun, pool: dict[str, Any]) -> float:
-    """How much longer than in the simulated burst a step took in the real one, at this machine's speed."""
-    return statistics.median(
-        (busy_s - stage.share * done.duration_s) / (stage.share * done.duration_s / stage.seconds) / slow
-        for busy_s, stage, slow in zip(pool["burst_busy_s"], done.stages, pool["slowness"], strict=True)
-    )
+def bursts_missed(
+    pools: Sequence[dict[str, Any]], constants: Mapping[str, Constants], overheads: Overheads
+) -> tuple[float, float]:
+    """By how much steps of the dozen would be longer or shorter; their first tokens and the number of steps differ."""
+    steps, door = 0.0, 0.0
+    for pool in pools:
+        here = in_a_pool(constants[pool["case"]["model"]], overheads)
+        figures, done = burst(pool, here, overheads.request_s, overheads.door_s + pool["way_s"])
+        # The head of the ring also counts turns in which nothing could run.
+        count = min(pool["burst_steps"])
+        pairs = zip(done.stages, pool["burst_busy_s"], strict=True)
+        steps += sum(abs(stage.seconds / busy_s * count - 1) for stage, busy_s in pairs)
+        first = done.stages[0]
+        door += abs(figures["first_token_s"] / pool["burst_first_s"] - 1)
+        door += abs(first.share * done.duration_s / first.seconds / count - 1)
+    return steps, door
+
+
+def step_extras_s(pool: dict[str, Any]) -> list[float]:
+    """How much longer than forecast a step of a request alone took, at this machine's speed, by stage."""
+    rows = zip(pool["busy_s"], pool["forecast_step_s"], pool["slowness"], strict=True)
+    return [(busy_s / pool["steps"] - step_s) / slow for busy_s, step_s, slow in rows]
 
 
 def computing_extra_s(pool: dict[str, Any]) -> float:
@@ -125,14 +142,16 @@ def message_extra_s(pool: dict[str, Any]) -> float:
     return float(pool["token_s"] - pool["forecast_token_s"] - computing_extra_s(pool)) / len(pool["busy_s"])
 
 
-def burst(record: dict[str, Any], constants: Constants, beside_s: float) -> tuple[dict[str, float], ServeRun]:
-    """The dozen on the pool of the record, were the head done with each at once."""
+def burst(
+    record: dict[str, Any], constants: Constants, each_s: float, beside_s: float
+) -> tuple[dict[str, float], ServeRun]:
+    """The dozen on the pool of the record."""
     stages = tuple(Stage(stage["node"], stage["first"], stage["last"]) for stage in record["plan"]["stages"])
     sizes = (record["plan"][name] for name in ("num_pages", "page_size", "num_microbatches"))
     plan, pool = Plan(record["folder"], (Pipeline(stages, *sizes),)), parse_pool(record["pool"])
     workload = ServeWorkload(record["case"]["workload"]["prompt_tokens"], record["case"]["workload"]["output_tokens"])
     asked = [Asked(0.0, (0,) * workload.prompt_tokens, workload.output_tokens)] * BURST
-    return simulated(asked, plan, pool, shape_in(record["folder"]), workload, constants, 0.0, beside_s)
+    return simulated(asked, plan, pool, shape_in(record["folder"]), workload, constants, each_s, beside_s)
 
 
 def told(found: Fit, unseen: Sequence[float]) -> dict[str, Any]:
@@ -150,12 +169,12 @@ def read(path: Path) -> tuple[Mapping[str, Constants], Overheads]:
     fits = {
         name: Fit.from_json(json.dumps({key: entry[key] for key in kept})) for name, entry in record["models"].items()
     }
-    return {name: in_a_pool(found.constants, overheads, name) for name, found in fits.items()}, overheads
+    return {name: in_a_pool(found.constants, overheads) for name, found in fits.items()}, overheads
 
 
-def in_a_pool(constants: Constants, overheads: Overheads, model: str) -> Constants:
-    step_s = max(0.0, constants.step_s + overheads.step_s[model])
-    return replace(constants, step_s=step_s, message_s=overheads.message_s)
+def in_a_pool(constants: Constants, overheads: Overheads) -> Constants:
+    step_s, cold_s = constants.step_s + overheads.step_s, constants.cold_s + overheads.cold_s
+    return replace(constants, step_s=max(0.0, step_s), cold_s=max(0.0, cold_s), message_s=overheads.message_s)
 
 
 def measure_model(folder: str, device: Device) -> list[Measurement]:
@@ -189,7 +208,7 @@ async def alone(case: Case, home: Path, constants: Constants, nice: int, say: Sa
             pool = await start(lab, folder, shape, case.machines, case.head_region, nice)
             while True:
                 with suppress(PlacedAnew):
-                    busy_s, burst_busy_s, answers, together = await ask_alone_and_together(case, pool, shape.vocab_size)
+                    worked, burst_worked, answers, together = await ask_alone_and_together(case, pool, shape.vocab_size)
                     break
                 await pool.settled()
     workload = replace(case.workload, requests_per_s=ALONE_PER_S)
@@ -205,12 +224,13 @@ async def alone(case: Case, home: Path, constants: Constants, nice: int, say: Sa
         "slowness": [host_slowness(devices[stage.node], constants.host_flops_per_s) for stage in stages],
         "token_s": statistics.median(per_token(answer) for answer in answers),
         "forecast_token_s": forecast.seconds_per_token,
-        "busy_s": [busy_s[stage.node] / REQUESTS for stage in stages],
+        "busy_s": [worked[stage.node].busy_s / REQUESTS for stage in stages],
         "forecast_step_s": [stage.seconds for stage in forecast.stages],
         "first_s": statistics.median(answer.first_s - answer.sent_s for answer in answers),
         "way_s": way_to_head_s(case, pool),
         "forecast_first_s": forecast.time_to_first_token_s,
-        "burst_busy_s": [burst_busy_s[stage.node] for stage in stages],
+        "burst_busy_s": [burst_worked[stage.node].busy_s for stage in stages],
+        "burst_steps": [burst_worked[stage.node].steps for stage in stages],
         "burst_first_s": statistics.mean(answer.first_s - answer.sent_s for answer in together),
         "plan": asdict(pool.placed.plan.pipelines[0]),
         "load": load(),
@@ -221,19 +241,19 @@ async def alone(case: Case, home: Path, constants: Constants, nice: int, say: Sa
 
 async def ask_alone_and_together(
     case: Case, pool: LivePool, vocab_size: int
-) -> tuple[dict[str, float], dict[str, float], list[Answered], list[Answered]]:
-    """Busy seconds of the machines while requests were alone, those of a burst, and both's answers.
+) -> tuple[dict[str, Worked], dict[str, Worked], list[Answered], list[Answered]]:
+    """What the machines did while requests were alone, and during a burst, and both's answers.
 
     Raises `PlacedAnew`.
     """
-    before, answers = await pool.busy(), []
+    before, answers = await pool.worked(), []
     for seed in range(REQUESTS):
         answers += await pool.ask(case.asked(seed, vocab_size))
-    between = await pool.busy()
+    between = await pool.worked()
     together = await pool.ask([case.asked(seed, vocab_size)[0] for seed in range(REQUESTS, REQUESTS + BURST)])
-    after = await pool.busy()
-    alone_s, burst_s = ({node: b[node] - a[node] for node in b} for a, b in ((before, between), (between, after)))
-    return alone_s, burst_s, answers, together
+    after = await pool.worked()
+    single, burst = ({node: b[node].since(a[node]) for node in b} for a, b in ((before, between), (between, after)))
+    return single, burst, answers, together
 
 
 def per_token(answer: Answered) -> float:

@@ -77,6 +77,18 @@ class Placed:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What a machine has computed."""
+
+    busy_s: float
+    steps: int
+    """Of the head of the ring also those turns in which nothing could run."""
+
+    def since(self, before: "Worked") -> "Worked":
+        return Worked(self.busy_s - before.busy_s, self.steps - before.steps)
+
+
 class PlacedAnew(Exception):
     """The head found a better plan in the middle of a measurement, which says nothing then."""
 
@@ -110,13 +122,13 @@ class LivePool:
             if status["ready"] and not status["loading"]:
                 return await self.look()
 
-    async def busy(self) -> dict[str, float]:
-        """Seconds that each machine has been computing so far, by node id, once the last heartbeat has said it."""
+    async def worked(self) -> dict[str, Worked]:
+        """What each machine has done so far, by node id, once the last heartbeat has said it."""
         await asyncio.sleep(HEARTBEAT_S)
         status = await _get(self.client, "/admin/status", self.operator)
         if status["epoch"] != self.placed.epoch:
             raise PlacedAnew
-        return {node["id"]: node["busy_s"] for node in status["nodes"]}
+        return {node["id"]: Worked(node["busy_s"], node["steps"]) for node in status["nodes"]}
 
     async def ask(self, requests: Sequence[Asked]) -> list[Answered]:
         """All requests, each at its time; in their order."""

@@ -73,19 +73,23 @@ def forecast(
             "request_s": steady.request_s + beside_s,
         },
         "busy_s": [stage.share * done.duration_s for stage in done.stages],
+        "step_s": [stage.seconds for stage in done.stages],
         "preemptions": done.preemptions,
         "bottleneck": steady.bottleneck,
     }
 
 
 async def repeat(pool: LivePool, asked: Sequence[Asked]) -> dict[str, Any]:
-    busy, began_s, cpu_s = await pool.busy(), time.perf_counter(), pool.cpu_seconds()
+    before, began_s, cpu_s = await pool.worked(), time.perf_counter(), pool.cpu_seconds()
     answers = await pool.ask(asked)
     wall_s, cpu_s = time.perf_counter() - began_s, pool.cpu_seconds() - cpu_s
-    after = await pool.busy()
+    after = await pool.worked()
+    stages = [stage.node for stage in pool.placed.plan.pipelines[0].stages]
+    worked = [after[node].since(before[node]) for node in stages]
     return measured(answers) | {
         "own_cores": cpu_s / wall_s,
-        "busy_s": [after[stage.node] - busy[stage.node] for stage in pool.placed.plan.pipelines[0].stages],
+        "busy_s": [one.busy_s for one in worked],
+        "steps": [one.steps for one in worked],
         "errors": [answer.error for answer in answers if answer.error],
         "answers": [[round(a.sent_s, 4), round(a.first_s, 4), round(a.last_s, 4), a.tokens] for a in answers],
         **load(),

@@ -1,15 +1,18 @@
 """Steps of single stages, timed: what the constants of the forecast are fitted to. No pool, no link, no second process.
 
-A model is cut as a pool would cut it, every stage an engine or a follower as a worker runs it, one request after the
-other through them; each step of each stage is one measurement, in processor time of the one thread that computes. The
-same steps are taken several times and their median counts.
+A model is cut as a pool would cut it, every stage an engine or a follower as a worker runs it, with some steps in
+flight: each stage takes all of them, with a pause before each, before the next stage does. The pause is none, or as
+long as that the processor forgets what it did. The first step of a stage follows one of another and is left out; every
+other is one measurement, in processor time of the one thread that computes. The same steps are taken several times and
+their median counts.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle, pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -35,11 +38,11 @@ PAGE_SIZE = 16
 DECODES = ((1, 32), (1, 400), (2, 128), (4, 32), (4, 300), (8, 128), (16, 32), (16, 256))
 """Sequences in a decode step, and about how many tokens each of them has cached."""
 PROMPTS = (12, 40, 100, 200, 400)
-NEW_TOKENS = 8
-PAUSE_S, PAUSES, FEWEST = 0.01, 1.0, 3
-"""Between two steps: at least, and as a multiple of the step, as on a worker that lends half of its speed. What others
-did meanwhile, the processor's caches and predictors remember, and a step of a small stage takes half as long again as
-one right after another. A kind of step that was seen fewer times than that tells nothing."""
+FLIGHT, NEW_TOKENS, FEWEST = 4, 8, 3
+"""Steps in flight; tokens of each answer. A kind of step that was seen fewer times than the last tells nothing."""
+PAUSES_S = (0.0, 0.003, 0.01, 0.03)
+"""Before a step. What others did meanwhile, the processor's caches and predictors remember: after some tens of
+milliseconds a step of a small stage takes half as long again as one right after another, or twice as long."""
 Result = TypeVar("Result")
 
 
@@ -50,6 +53,8 @@ class Timed:
     first: int
     last: int
     rows: tuple[Row, ...]
+    pause_s: float
+    """Before it."""
     seconds: float
 
     @property
@@ -68,53 +73,59 @@ class Stages:
         self.ranges = list(pairwise(cuts))
         self._stages = [load_stage(weights, a, b, dtype, torch.device("cpu")) for a, b in self.ranges]
 
-    def run(self, requests: Sequence[Request]) -> list[Timed]:
-        """All requests to their end, one step at a time through all stages."""
+    def run(self, requests: Sequence[Request], pauses_s: Sequence[float]) -> list[Timed]:
+        """All requests to their end, one flight of steps after the other, each with the next pause."""
         pages = sum(-(-(len(r.prompt) + r.sampling.max_tokens) // PAGE_SIZE) for r in requests) + len(requests)
         caches = [stage.new_cache(pages, PAGE_SIZE) for stage in self._stages]
-        engine = Engine(self._stages[0], caches[0], options=EngineOptions(self.shape.max_context))
+        options = EngineOptions(self.shape.max_context, num_microbatches=FLIGHT)
+        engine = Engine(self._stages[0], caches[0], options=options)
         followers = [Follower(*pair, epoch=0) for pair in zip(self._stages[1:], caches[1:], strict=True)]
         for request in requests:
             engine.submit(request)
         found: list[Timed] = []
+        pauses = cycle(pauses_s)
         while engine.has_work:
-            found += self._once(engine, followers)
+            found += self._flight(engine, followers, next(pauses))
         return found
 
-    def _once(self, engine: Engine[Any], followers: Sequence[Follower[Any]]) -> Iterator[Timed]:
+    def _flight(self, engine: Engine[Any], followers: Sequence[Follower[Any]], pause_s: float) -> Iterator[Timed]:
         """As `node/runtime` does it: what is sent on is encoded in the compute thread, and decoded there."""
-        done: StepDone | None = None
+        messages, times = [], []
+        while engine.has_work:
+            message, seconds = timed(partial(lead, engine), pause_s)
+            if message is not None:
+                messages.append(message)
+                times.append(seconds)
+        steps = [message[0] for message in messages]
+        yield from self._timed(0, steps, pause_s, times)
+        for stage, follower in enumerate(followers, 1):
+            taken = [timed(partial(follow, follower, message), pause_s) for message in messages]
+            messages = [message for message, _ in taken]
+            yield from self._timed(stage, steps, pause_s, [seconds for _, seconds in taken])
+        for done in messages:
+            engine.receive(done)
 
-        def first() -> tuple[Step, Any, Any] | None:
-            outputs = engine.step()
-            return None if outputs.forward is None else (outputs.forward[0], *encode(outputs.forward[1]))
-
-        message, seconds = timed(first)
-        if message is None:
-            return
-        step = message[0]
-        times = [seconds]
-        for follower in followers:
-
-            def later(follower: Follower[Any] = follower, message: Any = message) -> Any:
-                result = follower.run(message[0], decode(message[1], message[2], MAX_HIDDEN_BYTES))
-                return result if isinstance(result, StepDone) else (result[0], *encode(result[1]))
-
-            message, seconds = timed(later)
-            times.append(seconds)
-        done = message
-        assert isinstance(done, StepDone)
-        engine.receive(done)
-        for (a, b), seconds in zip(self.ranges, times, strict=True):
-            yield Timed(a, b, step.rows, seconds)
+    def _timed(self, stage: int, steps: Sequence[Step], pause_s: float, times: Sequence[float]) -> list[Timed]:
+        pairs = list(zip(steps, times, strict=True))[1:]
+        return [Timed(*self.ranges[stage], step.rows, pause_s, seconds) for step, seconds in pairs]
 
 
-def timed(work: Callable[[], Result]) -> tuple[Result, float]:
+def lead(engine: Engine[Any]) -> Any:
+    outputs = engine.step()
+    return None if outputs.forward is None else (outputs.forward[0], *encode(outputs.forward[1]))
+
+
+def follow(follower: Follower[Any], message: Any) -> Any:
+    result = follower.run(message[0], decode(message[1], message[2], MAX_HIDDEN_BYTES))
+    return result if isinstance(result, StepDone) else (result[0], *encode(result[1]))
+
+
+def timed(work: Callable[[], Result], pause_s: float) -> tuple[Result, float]:
+    if pause_s:
+        time.sleep(pause_s)
     began_s = time.thread_time()
     result = work()
-    seconds = time.thread_time() - began_s
-    time.sleep(max(PAUSE_S, PAUSES * seconds))
-    return result, seconds
+    return result, time.thread_time() - began_s
 
 
 def requests_of(count: int, prompt: int, new_tokens: int, vocab: int, seed: int) -> list[Request]:
@@ -129,27 +140,29 @@ def steps_of(stages: Stages, rounds: int) -> list[Timed]:
     vocab, longest = stages.shape.vocab_size, stages.shape.max_context
     found: list[Timed] = []
     for number in range(rounds + 1):
+        fresh: list[Timed] = []
         for count, context in DECODES:
-            fresh = stages.run(requests_of(count, min(context, longest - NEW_TOKENS), NEW_TOKENS, vocab, number))
-            found += fresh if number else []
+            prompt = min(context, longest - NEW_TOKENS)
+            fresh += stages.run(requests_of(FLIGHT * count, prompt, NEW_TOKENS, vocab, number), PAUSES_S)
         for prompt in PROMPTS:
-            fresh = stages.run(requests_of(1, prompt, 2, vocab, 1000 + number))
-            found += fresh if number else []
+            for pause_s in (PAUSES_S[0], PAUSES_S[-1]):
+                fresh += stages.run(requests_of(FLIGHT, prompt, 1, vocab, 1000 + number), (pause_s,))
+        found += fresh if number else []
     return found
 
 
 def medians(found: Sequence[Timed]) -> list[Timed]:
-    """One step of each kind that was seen often enough, with the median of their seconds."""
+    """One step of each kind and pause that was seen often enough, with the median of their seconds."""
     kinds: dict[Any, list[Timed]] = {}
     for one in found:
-        kinds.setdefault(one.kind, []).append(one)
+        kinds.setdefault((one.kind, one.pause_s), []).append(one)
     often = [same for same in kinds.values() if len(same) >= FEWEST]
-    middle = [sorted(same, key=lambda t: t.seconds)[len(same) // 2] for same in often]
-    return [Timed(t.first, t.last, t.rows, statistics.median(s.seconds for s in kinds[t.kind])) for t in middle]
+    return [replace(same[0], seconds=statistics.median(one.seconds for one in same)) for same in often]
 
 
 def measurement(one: Timed, shape: ModelShape, device: Device, work: Work) -> Measurement:
     context = sum(row.start + row.length for row in one.rows) / len(one.rows)
     new = max(row.length for row in one.rows)
     label = f"{one.first}-{one.last} of {shape.num_layers}, {len(one.rows)} x {new} tokens, context {context:.0f}"
-    return Measurement(work, device, DTYPE, one.seconds, label)
+    label += f", {1e3 * one.pause_s:.0f} ms after the last"
+    return Measurement(work, device, DTYPE, one.seconds, label, one.pause_s)

@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from math import inf
 
 import hypothesis.strategies as st
 import pytest
@@ -93,6 +94,24 @@ def test_overheads_scale_with_the_processor_if_they_are_said_to() -> None:
     found = fit(measure(on_a_host), host_flops_per_s=1e13)
     assert found.constants.step_s == pytest.approx(TRUE.step_s, rel=0.01)
     assert fit(measure(on_a_host)).worst_error > 0.05 > found.worst_error
+
+
+@pytest.mark.parametrize("cools_s", [0.004, 0.016])
+def test_steps_after_pauses_of_different_length_tell_how_fast_the_device_forgets(cools_s: float) -> None:
+    forgetful = replace(TRUE, cold_s=0.003, cools_s=cools_s)
+    device = DEVICES[0]
+    measured = [
+        Measurement(work, device, "bfloat16", seconds(work, device, "bfloat16", forgetful, pause_s), pause_s=pause_s)
+        for work in WORKS
+        for pause_s in (0.0, 0.002, 0.01, 0.05)
+    ]
+    found = fit(measured)
+    for name in Constants.__slots__:
+        assert getattr(found.constants, name) == pytest.approx(getattr(forgetful, name), rel=0.01), name
+    assert found.worst_error < 0.005
+    cold = fit([replace(one, pause_s=inf) for one in measured])
+    assert cold.constants.cold_s == 0.0
+    assert cold.worst_error > 0.05
 
 
 def test_noisy_times_give_constants_that_forecast_within_the_noise() -> None:

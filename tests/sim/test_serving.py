@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muster.cost.pace import Constants
 from muster.errors import DoesNotFit, InvalidRequest
 from muster.sim.arrivals import trace
 from muster.sim.faults import CutLink, Join, Leave, Slow
@@ -30,6 +31,25 @@ FAULTS = st.lists(
     ),
     max_size=5,
 )  # fmt: skip
+
+
+COLD = Constants(step_s=1e-3, cold_s=4e-3, cools_s=0.01)
+
+
+def test_a_stage_without_a_pause_is_faster_than_one_that_waits_for_its_next_step():
+    alone = replace(OFFLINE, requests_per_s=1e-6)
+    one_by_one = simulate_serving(plan(pipeline("ab")), FLEET, shape(), alone, constants=COLD, num_requests=2)
+    crowd = plan(pipeline("ab", microbatches=64))
+    together = simulate_serving(crowd, FLEET, shape(), OFFLINE, constants=COLD, num_requests=64)
+    never = [
+        simulate_serving(plan_, FLEET, shape(), workload, constants=replace(COLD, cold_s=0.0), num_requests=count)
+        for plan_, workload, count in ((plan(pipeline("ab")), alone, 2), (crowd, OFFLINE, 64))
+    ]
+    # 20 ms of latency between two steps of a request alone: 1 - e^-2 of the cold is due, and a little more.
+    for stage in (0, 1):
+        due_s = one_by_one.stages[stage].seconds - never[0].stages[stage].seconds
+        assert 0.86 * 4e-3 < due_s < 0.95 * 4e-3
+        assert together.stages[stage].seconds - never[1].stages[stage].seconds < 0.15 * 4e-3
 
 
 def check_run(run, capacity_pages: list[int]) -> None:

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from math import e, inf
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,7 +8,7 @@ from hypothesis import strategies as st
 from muster.cost.island import island_seconds
 from muster.cost.pace import TYPICAL, Constants
 from muster.cost.work import decode, prefill
-from muster.sim.stage_pace import StagePace, StepLoad
+from muster.sim.stage_pace import StagePace, StepLoad, decode_load
 from muster.sim.steady import stage_step_seconds
 from muster.spec.plan import Stage
 from tests.sim.rings import node, shape
@@ -52,3 +55,24 @@ def test_a_step_of_both_reads_the_weights_once():
     alone = pace.seconds(StepLoad(4, 100, (), 4)), pace.seconds(StepLoad(chunks=((0, 64),), samples=1))
     both = pace.seconds(StepLoad(4, 100, ((0, 64),), 5))
     assert max(alone) < both < sum(alone) - 0.9 * min(alone)
+
+
+def test_a_step_soon_after_the_last_is_spared_what_a_pause_costs():
+    cold = replace(FITTED, cold_s=2e-3, cools_s=0.01)
+    pace = StagePace(shape(), Stage("a", 0, 16), node("a"), replace(cold, host_flops_per_s=0.0))
+    assert pace.spared_s(0.0, 1.0) == 2e-3
+    assert pace.spared_s(0.01, 1.0) == pytest.approx(2e-3 / e)
+    assert pace.spared_s(inf, 1.0) == 0.0
+    never = StagePace(shape(), Stage("a", 0, 16), node("a"), replace(cold, cold_s=0.0, host_flops_per_s=0.0))
+    load = decode_load(4, 100)
+    assert pace.seconds(load) == pytest.approx(never.seconds(load) + 2e-3)
+    assert never.spared_s(0.0, 1.0) == 0.0
+
+
+def test_a_machine_that_lends_half_of_its_time_pauses_for_half_of_every_step():
+    # The machine has no figure for float32, so its bfloat16 stands in: half of the host's.
+    half = StagePace(
+        shape(), Stage("a", 0, 16), node("a"), replace(FITTED, cold_s=2e-3, cools_s=0.01, host_flops_per_s=4e13)
+    )
+    assert half.spared_s(0.0, 0.0) == pytest.approx(2 * 2e-3)
+    assert half.spared_s(0.0, 0.02) == half.spared_s(0.01, 0.0) == pytest.approx(2 * 2e-3 / e)

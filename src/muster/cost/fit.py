@@ -2,29 +2,31 @@
 
 Which side of the roofline bounds a measurement depends on the constants, and given the sides the constants are a linear
 problem. So the two alternate, from several starts, and the best outcome wins: no randomness, no step size. How much of
-one side hides behind the other is tried out.
+one side hides behind the other is tried out, and so is how fast a pause makes a step cold.
 Residuals are relative, so that a millisecond counts as much in a short step as a second in a long one.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from muster.cost.pace import IDEAL, Constants, host_slowness, peak_flops_per_s, seconds
+from muster.cost.pace import IDEAL, Constants, host_slowness, peak_flops_per_s, seconds, warmth
 from muster.cost.roofline import memory_bandwidth
 from muster.cost.work import Work
 from muster.errors import InvalidRequest
 from muster.spec.pool import Device
 
-_FITTED = ("step_s", "layer_s", "row_s", "matmul", "attention", "memory")
+_FITTED = ("step_s", "cold_s", "layer_s", "row_s", "matmul", "attention", "memory")
 """The columns of what is solved."""
-_OVERHEAD, _COMPUTE, _MEMORY = [0, 1, 2], [3, 4], 5
+_OVERHEAD, _COMPUTE, _MEMORY = [0, 1, 2, 3], [4, 5], 6
 _OVERLAPS = (1.0, 0.75, 0.5, 0.25, 0.0)
+_COOLS_S = (0.001, 0.002, 0.004, 0.006, 0.008, 0.011, 0.016, 0.032)
 _PULL = 1e-4
 """Weight of the ideal constants beside one measurement: decides only what no measurement does."""
 _ROUNDS = 50
@@ -41,6 +43,8 @@ class Measurement:
     dtype: str
     seconds: float
     label: str = ""
+    pause_s: float = inf
+    """Since the device did work of the same kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +85,26 @@ def fit(measurements: Sequence[Measurement], host_flops_per_s: float = 0.0) -> F
         if not 0 < measurement.seconds < float("inf"):
             name = measurement.label or "a measurement"
             raise InvalidRequest(f"{name} took {measurement.seconds} s, which cannot be; measure it again.")
-    rows = np.array([_row(measurement, host_flops_per_s) for measurement in measurements])
-    found = [(overlap, _alternate(rows, start, overlap)) for overlap in _OVERLAPS for start in _starts(rows)]
-    overlap, values = min(found, key=lambda pair: _loss(rows, pair[1], pair[0]))
-    fitted = dict(zip(_FITTED, map(float, values), strict=True))
-    constants = replace(IDEAL, **fitted, overlap=overlap, host_flops_per_s=host_flops_per_s)
+    # Without pauses to compare, nobody can say what is due to them.
+    cooling = _COOLS_S if any(measurement.pause_s < inf for measurement in measurements) else (0.0,)
+    _, constants = min(
+        (_fit(measurements, cools_s, host_flops_per_s) for cools_s in cooling), key=lambda found: found[0]
+    )
     residuals = tuple(
         predicted / m.seconds - 1 for m, predicted in zip(measurements, _predict(measurements, constants), strict=True)
     )
     return Fit(constants, residuals, tuple(measurement.label for measurement in measurements))
+
+
+def _fit(measurements: Sequence[Measurement], cools_s: float, host_flops_per_s: float) -> tuple[float, Constants]:
+    """The loss, and the constants."""
+    rows = np.array([_row(measurement, cools_s, host_flops_per_s) for measurement in measurements])
+    found = [(overlap, _alternate(rows, start, overlap)) for overlap in _OVERLAPS for start in _starts(rows)]
+    loss, overlap, values = min(
+        ((_loss(rows, values, overlap), overlap, values) for overlap, values in found), key=lambda found: found[0]
+    )
+    fitted = dict(zip(_FITTED, map(float, values), strict=True))
+    return loss, replace(IDEAL, **fitted, overlap=overlap, cools_s=cools_s, host_flops_per_s=host_flops_per_s)
 
 
 def left_out(measurements: Sequence[Measurement], host_flops_per_s: float = 0.0) -> tuple[float, ...]:
@@ -105,15 +120,16 @@ def left_out(measurements: Sequence[Measurement], host_flops_per_s: float = 0.0)
 
 
 def _predict(measurements: Sequence[Measurement], constants: Constants) -> list[float]:
-    return [seconds(m.work, m.device, m.dtype, constants) for m in measurements]
+    return [seconds(m.work, m.device, m.dtype, constants, m.pause_s) for m in measurements]
 
 
-def _row(measurement: Measurement, host_flops_per_s: float) -> list[float]:
+def _row(measurement: Measurement, cools_s: float, host_flops_per_s: float) -> list[float]:
     """What each constant would be multiplied by, as a share of the time measured."""
     work, device = measurement.work, measurement.device
     slowness, peak = host_slowness(device, host_flops_per_s), peak_flops_per_s(device, measurement.dtype)
     amounts = (
         work.steps * slowness,
+        work.steps * slowness * (1 - warmth(measurement.pause_s, cools_s)) if cools_s else 0.0,
         work.layers * slowness,
         work.rows * slowness,
         work.matmul_flops / peak,

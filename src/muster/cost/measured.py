@@ -22,6 +22,8 @@ class FittedConstants(Table):
     """The fields of `Constants`, how well they fit, and to what."""
 
     step_s: _Seconds
+    cold_s: _Seconds
+    cools_s: _Seconds
     layer_s: _Seconds
     row_s: _Seconds
     matmul: _Factor
@@ -38,6 +40,8 @@ class FittedConstants(Table):
     def constants(self) -> Constants:
         return Constants(
             step_s=self.step_s,
+            cold_s=self.cold_s,
+            cools_s=self.cools_s,
             layer_s=self.layer_s,
             row_s=self.row_s,
             matmul=self.matmul,

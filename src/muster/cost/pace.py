@@ -1,14 +1,16 @@
 """Seconds for a piece of work on a device, by a roofline with fitted constants. Knows nothing of how they were fitted.
 
-    seconds   = steps x step_s + layers x layer_s + rows x row_s + max(computing, moving) + (1 - overlap) x min(…)
+    seconds   = steps x (step_s + cold_s x (1 - warmth)) + layers x layer_s + rows x row_s
+                + max(computing, moving) + (1 - overlap) x min(…)
     computing = matmul x A / F + attention x B / F          moving = memory x M / W
 
 with A and B operations of the two kinds, F the device's peak in the model's dtype, M bytes and W its memory bandwidth.
 Williams, Waterman and Patterson, "Roofline" (2009), with start-up times for what the roofline leaves out, and with a
-processor in mind that does not load while it multiplies.
+processor in mind that does not load while it multiplies, and that has forgotten after a pause what it did before it.
 """
 
 from dataclasses import dataclass
+from math import exp, inf
 
 from muster.cost.roofline import UNMEASURED_FLOPS_PER_S, memory_bandwidth
 from muster.cost.work import Work
@@ -28,6 +30,10 @@ class Constants:
 
     step_s: float = 0.0
     """Per step: scheduling, waking up."""
+    cold_s: float = 0.0
+    """Per step after a long pause, beyond `step_s`: what others did meanwhile is in the caches."""
+    cools_s: float = 0.0
+    """After a pause of this length, 63 % of `cold_s` (1 - 1/e) is due."""
     layer_s: float = 0.0
     """Per layer: starting its kernels."""
     row_s: float = 0.0
@@ -41,7 +47,8 @@ class Constants:
     """Per message from stage to stage, beside latency and bandwidth: framing, copying, waking up at both ends."""
     host_flops_per_s: float = 0.0
     """Peak in float32 of the processor whose overheads these are. One that computes slower also starts a step, a layer
-    or a row slower, in proportion; 0 is a host apart from the device, with the same overheads everywhere."""
+    or a row slower, in proportion: it lends a share of such a processor's time, and pauses for the rest of every step.
+    0 is a host apart from the device, with the same overheads everywhere."""
 
 
 IDEAL = Constants()
@@ -59,11 +66,13 @@ def peak_flops_per_s(device: Device, dtype: str) -> float:
     return next((rate for rate in device.flops_per_s.values() if rate), UNMEASURED_FLOPS_PER_S)
 
 
-def seconds(work: Work, device: Device, dtype: str, constants: Constants = IDEAL) -> float:
+def seconds(work: Work, device: Device, dtype: str, constants: Constants = IDEAL, pause_s: float = inf) -> float:
+    """`pause_s` since the device did work of the same kind; who does not know it expects a long one."""
     peak = peak_flops_per_s(device, dtype)
     computing = (constants.matmul * work.matmul_flops + constants.attention * work.attention_flops) / peak
     moving = constants.memory * work.memory_bytes / memory_bandwidth(device)
-    starting = work.steps * constants.step_s + work.layers * constants.layer_s + work.rows * constants.row_s
+    cold_s = constants.cold_s * (1 - warmth(pause_s, constants.cools_s))
+    starting = work.steps * (constants.step_s + cold_s) + work.layers * constants.layer_s + work.rows * constants.row_s
     hidden = constants.overlap * min(computing, moving)
     return starting * host_slowness(device, constants.host_flops_per_s) + computing + moving - hidden
 
@@ -71,3 +80,8 @@ def seconds(work: Work, device: Device, dtype: str, constants: Constants = IDEAL
 def host_slowness(device: Device, host_flops_per_s: float) -> float:
     """How many times as long as on the processor of `host_flops_per_s` overheads take; 1 where that is 0."""
     return host_flops_per_s / peak_flops_per_s(device, "float32") if host_flops_per_s else 1.0
+
+
+def warmth(pause_s: float, cools_s: float) -> float:
+    """Share of `cold_s` that a step is spared which begins `pause_s` after the device did work of the same kind."""
+    return exp(-pause_s / cools_s) if cools_s > 0 else 0.0

@@ -6,6 +6,7 @@ steps in the order in which they come. A wire carries one message after the othe
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from muster.sim.events import Events
 from muster.sim.faults import Weather
@@ -80,7 +81,9 @@ class Line:
         self._returned: list[Turn] = []
         self._head_works = False
         self._woken = False
-        self._free_s = [0.0] * len(ring.stages)
+        self._free_s = [-inf] * len(ring.stages)
+        self._last_s = [0.0] * len(ring.stages)
+        """What the last step took, by stage."""
         self.busy_s = [0.0] * len(ring.stages)
         self.steps = 0
         self.swapped_pages = 0.0
@@ -176,14 +179,16 @@ class Line:
         """When the stage is done with the step; it starts it as soon as it has done those before."""
         free_s, like = self._free_s[stage], self.ring.alike[stage]
         start_s = ready_s if ready_s > free_s else free_s
-        seconds = turn.stage_s.get(like)
+        pace, seconds = self.ring.paces[stage], turn.stage_s.get(like)
         if seconds is None:
-            seconds = turn.stage_s[like] = self.ring.paces[stage].seconds(turn.load)
+            seconds = turn.stage_s[like] = pace.seconds(turn.load)
+        seconds -= pace.spared_s(start_s - free_s, self._last_s[stage])
         if self.ring.swap_s:
             seconds = max(seconds, self._swap_s(turn, stage))
         if self._faults:
             seconds /= self._world.weather.speed(self.ring.nodes[stage].id, start_s)
         self._free_s[stage] = end_s = start_s + seconds
+        self._last_s[stage] = seconds
         turn.worked_s.append(seconds)
         if self._world.shows:
             kind: SpanKind = "prefill" if turn.load.chunks else "decode"

@@ -39,6 +39,8 @@ class Pace(Protocol):
 
     def seconds(self, load: StepLoad) -> float: ...
 
+    def spared_s(self, idle_s: float, last_s: float) -> float: ...
+
     def parts(self, load: StepLoad) -> tuple[float, float, float]: ...
 
 
@@ -50,6 +52,9 @@ class MeasuredPace:
 
     def seconds(self, load: StepLoad) -> float:
         return self.step_s
+
+    def spared_s(self, idle_s: float, last_s: float) -> float:
+        return 0.0
 
     def parts(self, load: StepLoad) -> tuple[float, float, float]:
         return 0.0, 0.0, self.step_s

@@ -1,7 +1,8 @@
 """Seconds of one step on one stage, for any mix of decodes and prompt chunks. Knows nothing of rings or time.
 
 The same figures as `cost/work.py` through `cost/island.py` give, with all sums over layers taken beforehand, because a
-simulation asks a million times. A step reads the weights once, whatever it carries.
+simulation asks a million times. A step reads the weights once, whatever it carries, and comes after a long pause; what
+it is spared if it does not is told apart.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from functools import lru_cache
 
 from muster.cost.island import SLOWEST_INSIDE
 from muster.cost.memory import dtype_bytes
-from muster.cost.pace import Constants, host_slowness, peak_flops_per_s
+from muster.cost.pace import Constants, host_slowness, peak_flops_per_s, warmth
 from muster.cost.roofline import memory_bandwidth
 from muster.cost.work import activation_traffic, causal_pairs, decode
 from muster.spec.model_shape import ModelShape
@@ -75,7 +76,10 @@ class StagePace:
         peak = peak_flops_per_s(node.device, shape.dtype) * devices
         self._amounts = amounts = _amounts(shape, stage.first, stage.last)
         slowness = host_slowness(node.device, constants.host_flops_per_s)
-        self._fixed_s = (constants.step_s + stage.num_layers * constants.layer_s) * slowness
+        self._fixed_s = (constants.step_s + constants.cold_s + stage.num_layers * constants.layer_s) * slowness
+        self._cold_s, self._cools_s = constants.cold_s * slowness, constants.cools_s
+        # A machine that lends a share of its time computes in this part of each step, and pauses for the rest.
+        self._rest = max(0.0, 1 - 1 / slowness)
         self._row_s = constants.row_s * slowness
         self._overlap = constants.overlap
         self._token_s = constants.matmul * amounts.matmul_flops_per_token / peak
@@ -97,6 +101,10 @@ class StagePace:
     def seconds(self, load: StepLoad) -> float:
         computing, moving, other = self.parts(load)
         return other + computing + moving - self._overlap * (computing if computing < moving else moving)
+
+    def spared_s(self, idle_s: float, last_s: float) -> float:
+        """By how much a step is faster that begins `idle_s` after one that took `last_s`."""
+        return self._cold_s * warmth(idle_s + self._rest * last_s, self._cools_s) if self._cold_s else 0.0
 
     def parts(self, load: StepLoad) -> tuple[float, float, float]:
         """Seconds of arithmetic and of memory traffic, which overlap, and those that are added."""
