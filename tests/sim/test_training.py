@@ -115,11 +115,11 @@ def check_precedence(lanes, ahead, behind, latency_s) -> None:
 def test_the_closed_form_is_near_the_simulation(speeds, microbatches, latency_s, bandwidth, schedule):
     names = "abcde"[: len(speeds)]
     fleet = pool(*(node(name, speed) for name, speed in zip(names, speeds, strict=True)), latency_s=latency_s,
-                 bandwidth=bandwidth * (100 if schedule == "interleaved" else 1))  # fmt: skip
+                 bandwidth=bandwidth)  # fmt: skip
     count = microbatches * len(names) if schedule == "interleaved" else microbatches
     line, workload = train_plan(names, microbatches=count), replace(WORK, schedule=schedule)
     forecast, run = (f(line, fleet, shape(), workload) for f in (train_forecast, simulate_training))
-    within = {"gpipe": 1e-6, "1f1b": 0.2, "interleaved": 0.35}[schedule]
+    within = {"gpipe": 1e-6, "1f1b": 0.2, "interleaved": 0.01}[schedule]
     assert run.step_s == pytest.approx(forecast.step_s, rel=within)
 
 

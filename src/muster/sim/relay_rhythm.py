@@ -1,21 +1,26 @@
-"""How long a training step takes, in closed form: the pipeline, then what of the exchange it does not hide.
+"""How long a pipeline needs for its microbatches, in closed form; interleaved, by walking through the schedule.
 
 With stages s = 0 .. S-1 of f_s forward and b_s backward, t_s = f_s + b_s, m microbatches and w_s wire seconds:
 
     GPipe        sum t + hops + (m - 1) (max f + max b), a wire counting as a stage of its direction
     1F1B         sum t + hops + (m - 1) max t, as long as round trips fit their window: since every stage computes in
                  turns forward and backward, r - s + 1 microbatches take at least as long as from s to r and back
-    interleaved  m max t + (sum t - max t) / v + hops, the bubble of 1F1B divided by v. Where links are slow, rounds of
-                 S microbatches follow each other by v / (v + 1) of one's way through all chunks and back: so much
-                 of them overlaps. That is a rule of thumb, mostly within a fifth of the simulation, worse on thin links
+
+Interleaved, that would be m max t + (sum t - max t) / v + hops, the bubble of 1F1B divided by v, were links and stages
+alike: where they are not, who waits for whom depends on the whole order, and no formula that we know comes close.
 
 Huang et al., GPipe (2019); Narayanan et al., PipeDream-Flush and Megatron-LM (2021), section 2.2. For equal stages and
 free links the first two are the textbook (p - 1 + m)(f + b).
 """
 
 from collections.abc import Sequence
+from copy import copy
 
+from muster.sim.events import Events
+from muster.sim.faults import Weather
+from muster.sim.line import World
 from muster.sim.relay import Relay, TrainHop
+from muster.sim.training_step import Step
 from muster.spec.workload import TrainWorkload
 
 CHUNKS = 2
@@ -27,7 +32,7 @@ def pipeline_seconds(relay: Relay, workload: TrainWorkload, chunks: int = CHUNKS
     if workload.schedule == "gpipe":
         return _gpipe(relay)
     if workload.schedule == "interleaved":
-        return _interleaved(relay, chunks)
+        return _interleaved(relay, workload, chunks)
     return _one_forward_one_backward(relay)
 
 
@@ -64,20 +69,17 @@ def _one_forward_one_backward(relay: Relay) -> float:
     return slowest_s
 
 
-def _interleaved(relay: Relay, chunks: int) -> float:
-    both, wraps, stages = _both(relay), [relay.wrap] if relay.wrap else [], len(relay.stages)
-    wires = [wire for hop in (*relay.hops, *wraps) for wire in (hop.forth_wire_s, hop.back_wire_s)]
-    beat_s = max([*both, *(chunks * wire for wire in wires)])
-    hops_s = chunks * sum(_hops_s(relay)) + (chunks - 1) * sum(map(_there_and_back_s, wraps))
-    full_s = relay.microbatches * beat_s + (sum(both) - max(both)) / chunks + hops_s
-    trip_s = sum(both) + hops_s
-    rounds_s = (relay.microbatches / stages - 1) * trip_s * chunks / (chunks + 1)
-    return max(full_s, trip_s + rounds_s + (stages - 1) * beat_s / chunks)
+def _interleaved(relay: Relay, workload: TrainWorkload, chunks: int) -> float:
+    """They are dealt out in rounds of one per stage; a last round that is not full takes as long as a full one."""
+    stages, whole = len(relay.stages), copy(relay)
+    whole.microbatches = -(-relay.microbatches // stages) * stages
+    step = Step([whole], [0.0] * stages, workload, chunks, World(Events(), Weather(())))
+    return step.run().pipeline_end_s
 
 
-def last_backward_s(relay: Relay, whole_s: float) -> Sequence[float]:
-    """When each stage is done with its last microbatch; the first stage is the last to be."""
+def last_backward_s(relay: Relay, whole_s: float, pieces: int) -> Sequence[float]:
+    """When each stage is done with its last microbatch, or piece of one; the first stage is the last to be."""
     done = [whole_s]
     for backward_s, hop in zip(relay.backward_s, relay.hops, strict=False):
-        done.append(done[-1] - backward_s - hop.back.latency_s - hop.back_wire_s)
+        done.append(done[-1] - backward_s / pieces - hop.back.latency_s - hop.back_wire_s)
     return done

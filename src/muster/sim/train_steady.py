@@ -28,7 +28,8 @@ def forecast(
 ) -> TrainForecast:
     pipelines_s = [pipeline_seconds(relay, workload, chunks) for relay in relays]
     pipeline_s = max(pipelines_s)
-    ends = [last_backward_s(relay, whole_s) for relay, whole_s in zip(relays, pipelines_s, strict=True)]
+    pieces = chunks if workload.schedule == "interleaved" else 1
+    ends = [last_backward_s(relay, whole_s, pieces) for relay, whole_s in zip(relays, pipelines_s, strict=True)]
     exchanges = [
         exchange_seconds(plan, pool, shape, [(relay.stages[j], relay.nodes[j]) for relay in relays], exchange)
         for j in range(len(relays[0].stages))
@@ -45,7 +46,7 @@ def forecast(
         pipeline_s=pipeline_s,
         exchange_s=max(0.0, step_s - pipeline_s),
         stages=tuple(stage for relay in relays for stage in _stages(relay, plan, shape, workload, step_s, chunks)),
-        links=_links(relays, step_s, chunks if workload.schedule == "interleaved" else 1),
+        links=_links(relays, step_s, pieces),
         bottleneck=_bottleneck(relays, pipelines_s, step_s, finish.index(step_s), exchanges),
     )
 
