@@ -52,6 +52,66 @@ def test_a_stage_without_a_pause_is_faster_than_one_that_waits_for_its_next_step
         assert together.stages[stage].seconds - never[1].stages[stage].seconds < 0.15 * 4e-3
 
 
+def test_where_no_standby_holds_the_lost_layers_the_rest_goes_on_as_somebody_plans():
+    lost, asked = plan(pipeline("abc")), []
+
+    def anew(broken, machines):
+        asked.append((broken.nodes(), tuple(node.id for node in machines.nodes)))
+        return pipeline("ca")
+
+    calm, left = (simulate_serving(lost, FLEET, shape(), OFFLINE, faults=faults, num_requests=40, plan_anew=anew)
+                  for faults in ((), [Leave("b", 1.0)]))  # fmt: skip
+    assert asked == [(("a", "b", "c"), ("a", "c"))]
+    assert left.finished == calm.finished == 40
+    assert left.duration_s > calm.duration_s + 10
+    assert {stage.node for stage in left.stages} == set("abc")
+    silent = simulate_serving(lost, FLEET, shape(), OFFLINE, faults=[Leave("b", 1.0)], num_requests=40)
+    assert silent.unfinished == 40
+
+
+def test_who_comes_back_gets_its_place_in_the_plan_again():
+    run = simulate_serving(
+        plan(pipeline("ab")),
+        FLEET,
+        shape(),
+        replace(OFFLINE, requests_per_s=4.0),
+        faults=[Leave("b", 1.0), Join("b", 20.0)],
+        num_requests=200,
+        plan_anew=lambda broken, machines: pipeline("a", pages=200),
+        timeline=True,
+    )
+    assert run.finished == 200
+    gone, back = ({s.lane for s in run.spans if a < s.start_s < b} for a, b in ((12, 19), (31, 40)))
+    assert len(gone) == 1 < len(back)
+
+
+def test_a_plan_without_room_for_the_longest_request_is_none():
+    run = simulate_serving(
+        plan(pipeline("ab")),
+        FLEET,
+        shape(),
+        OFFLINE,
+        faults=[Leave("b", 0.5)],
+        num_requests=10,
+        plan_anew=lambda broken, machines: pipeline("c", pages=5),
+    )
+    assert {stage.node for stage in run.stages} == set("ab")
+
+
+def test_a_machine_that_the_new_plan_leaves_out_is_a_standby():
+    run = simulate_serving(
+        plan(pipeline("abc"), pipeline("de")),
+        FLEET,
+        shape(),
+        replace(OFFLINE, requests_per_s=2.0),
+        faults=[Leave("b", 1.0), Leave("e", 30.0)],
+        num_requests=150,
+        plan_anew=lambda broken, machines: pipeline("c") if "c" in broken.nodes() else None,
+    )
+    assert [stage.node for stage in run.stages if stage.pipeline == 1] == ["d", "e", "a"]
+    assert run.finished == 150
+
+
 def check_run(run, capacity_pages: list[int]) -> None:
     """What holds whatever happens."""
     for request in run.requests:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from muster.cli.fault_words import read_faults, read_trace
@@ -14,13 +15,16 @@ from muster.cli.show import show_json
 from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
 from muster.draw.picture import save_picture
-from muster.errors import InvalidRequest
+from muster.errors import InvalidRequest, PoolUnavailable
+from muster.plan.first import place
+from muster.plan.tables import PlanOptions
 from muster.sim.arrivals import Arrival
 from muster.sim.faults import Fault
 from muster.sim.serve_run import ServeRun
 from muster.sim.serving import simulate_serving
 from muster.sim.training import TrainRun, simulate_training
-from muster.spec.plan import Plan
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Pipeline, Plan
 from muster.spec.plan_file import PlanFile, why_useless
 from muster.spec.pool import Pool
 from muster.spec.workload import Objective, ServeWorkload, TrainWorkload
@@ -128,7 +132,19 @@ def _serve(
         num_requests=asked.requests,
         spread=asked.spread,
         timeline=timeline,
+        plan_anew=partial(_plan_anew, question.shape),
     )
+
+
+def _plan_anew(shape: ModelShape, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
+    """As the head of a pool does, which knows pipelines of single devices without swapping."""
+    if pipeline.swap_pages or any(len(stage.devices) > 1 for stage in pipeline.stages):
+        return None
+    try:
+        (anew,) = place(shape, machines, pipeline, PlanOptions(page_size=pipeline.page_size)).pipelines
+    except PoolUnavailable:
+        return None
+    return replace(anew, batch=pipeline.batch)
 
 
 def _check_belongs(asked: Asked, plan: Plan) -> None:

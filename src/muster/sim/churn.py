@@ -83,7 +83,7 @@ class Churn:
     def _mend(self, now_s: float) -> bool:
         """Fill the empty places; whether any pipeline is whole."""
         for i, pipeline in enumerate(self._all):
-            mended = self._standbys.mend(pipeline, now_s)
+            mended = self._standbys.mend(pipeline, pipeline, now_s)
             self._works[i] = mended is not None
             self._all[i] = mended or pipeline
         whole = [pipeline for pipeline, works in zip(self._all, self._works, strict=True) if works]

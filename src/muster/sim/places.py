@@ -1,9 +1,10 @@
 """Which pipeline is up, on which machines, and who steps in. Knows nothing of requests.
 
-A pipeline that lost a machine looks for standbys that hold the lost layers as they are cut; it does not plan anew.
+A pipeline that lost a machine looks for standbys that hold the lost layers as they are cut. Where there are none, who
+asked for the simulation may plan anew.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from muster.cost.island import device_bytes
@@ -19,6 +20,15 @@ REPAIR_S = 10.0
 """Until a pipeline that lost a machine works again: to notice, to plan, to load layers."""
 
 
+PlanAnew = Callable[[Pipeline, Pool], Pipeline | None]
+"""A broken pipeline, and what is left of its machines with all idle ones -> how it goes on; None if it cannot."""
+
+
+def stays_down(pipeline: Pipeline, machines: Pool) -> Pipeline | None:
+    """Nobody plans anew."""
+    return None
+
+
 @dataclass(slots=True, eq=False)
 class Place:
     """One pipeline of the plan, through all its repairs."""
@@ -27,17 +37,31 @@ class Place:
     ring: Ring
     weight: float
     """Requests a second that it could answer."""
+    planned: Pipeline = field(init=False)
+    """As it was at first."""
     line: Line | None = None
     load: int = 0
     """Requests that it has."""
     lines: list[Line] = field(default_factory=list)
     """All that it ever had."""
 
+    def __post_init__(self) -> None:
+        self.planned = self.ring.pipeline
+
 
 class Standbys:
     """Machines that are idle, and those that are gone."""
 
-    def __init__(self, plan: Plan, pool: Pool, shape: ModelShape, weather: Weather, patience_s: float) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        pool: Pool,
+        shape: ModelShape,
+        weather: Weather,
+        patience_s: float,
+        plan_anew: PlanAnew = stays_down,
+    ) -> None:
+        self._pool, self._plan_anew = pool, plan_anew
         self._nodes = {node.id: node for node in pool.nodes}
         self._shape, self._weather, self._patience_s = shape, weather, patience_s
         self._idle = [node for node in plan.standbys if node in self._nodes]
@@ -54,23 +78,47 @@ class Standbys:
         if node in self._nodes and node not in holders and node not in self._idle:
             self._idle.append(node)
 
-    def mend(self, pipeline: Pipeline, now_s: float) -> Pipeline | None:
-        """The pipeline with idle machines in the places of those that cannot go on; None if some place stays empty."""
+    def mend(self, planned: Pipeline, broken: Pipeline, now_s: float) -> Pipeline | None:
+        """How it goes on: as `planned` or as it was, with idle machines in some places; else planned anew."""
+        mended = (
+            self._filled(planned, broken, now_s)
+            or self._filled(broken, broken, now_s)
+            or self._planned_anew(broken, now_s)
+        )
+        if mended is not None:
+            # Other devices of a machine may be at work in other pipelines.
+            freed = [n for n in broken.nodes() if n not in self._gone and self._nodes[n].device_count == 1]
+            self._idle = [node for node in dict.fromkeys((*self._idle, *freed)) if node not in mended.nodes()]
+        return mended
+
+    def can_restore(self, planned: Pipeline, present: Pipeline, now_s: float) -> bool:
+        """Whether a pipeline that was planned anew can be again as it was planned at first."""
+        return _sizes(planned) != _sizes(present) and self._filled(planned, present, now_s) is not None
+
+    def _filled(self, pipeline: Pipeline, broken: Pipeline, now_s: float) -> Pipeline | None:
+        """`pipeline` with idle machines in the places of those that cannot work; None if some place stays empty."""
         taken: list[NodeId] = []
-        stages = list(pipeline.stages)
+        stages, own = list(pipeline.stages), {*broken.nodes(), *self._idle}
+        others = [node for node in self._idle if node not in pipeline.nodes()]
         for i, stage in enumerate(stages):
             before = stages[i - 1].node
-            if self._works(stage.node, before, now_s):
+            if stage.node in own and self._works(stage.node, before, now_s):
                 continue
-            heirs = (n for n in self._idle if n not in taken and self._works(n, before, now_s))
+            heirs = (n for n in others if n not in taken and self._works(n, before, now_s))
             heir = next((n for n in heirs if self._fits(self._nodes[n], stage, pipeline)), None)
             if heir is None:
                 return None
             taken.append(heir)
             stages[i] = replace(stage, node=heir, devices=tuple(range(len(stage.devices))))
-        for heir in taken:
-            self._idle.remove(heir)
         return replace(pipeline, stages=tuple(stages))
+
+    def _planned_anew(self, pipeline: Pipeline, now_s: float) -> Pipeline | None:
+        """On machines that reach each other, as far as their neighbours in the broken pipeline can tell."""
+        stages = pipeline.stages
+        left = [s.node for i, s in enumerate(stages) if self._works(s.node, stages[i - 1].node, now_s)]
+        able = {*left, *self._idle}
+        nodes = tuple(node for node in self._pool.nodes if node.id in able)
+        return self._plan_anew(pipeline, replace(self._pool, nodes=nodes)) if nodes else None
 
     def _works(self, node: NodeId, before: NodeId, now_s: float) -> bool:
         if node in self._gone:
@@ -81,3 +129,7 @@ class Standbys:
         devices, tokens = len(stage.devices), pipeline.num_pages * pipeline.page_size
         need = sum(device_bytes(self._shape, stage.first, stage.last, tokens, WorkspaceOptions(), devices))
         return devices <= node.device_count and need <= node.device.memory_bytes
+
+
+def _sizes(pipeline: Pipeline) -> list[int]:
+    return [pipeline.num_pages, *(stage.first for stage in pipeline.stages)]

@@ -89,7 +89,7 @@ class Service:
     def _mend(self, place: Place) -> None:
         if place.line is not None:
             return
-        pipeline = self._standbys.mend(place.ring.pipeline, self._events.now_s)
+        pipeline = self._standbys.mend(place.planned, place.ring.pipeline, self._events.now_s)
         if pipeline is not None:
             place.ring = self._ring_of(place.index, pipeline)
             self._up(place)
@@ -105,6 +105,9 @@ class Service:
     def _join(self, node: NodeId) -> None:
         holders = {holder for place in self.places for holder in place.ring.pipeline.nodes()}
         self._standbys.join(node, holders)
+        for place in self.places:
+            if self._standbys.can_restore(place.planned, place.ring.pipeline, self._events.now_s):
+                self._down(place)
         self._mend_later(self._events.now_s)
 
     def _cut(self, cut: CutLink) -> None:

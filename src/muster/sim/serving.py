@@ -21,9 +21,9 @@ from muster.sim.arrivals import Arrival, at_once, poisson
 from muster.sim.events import Events
 from muster.sim.faults import Fault, Weather
 from muster.sim.line import World
-from muster.sim.places import REPAIR_S, Place, Standbys
+from muster.sim.places import REPAIR_S, Place, PlanAnew, Standbys, stays_down
 from muster.sim.rhythm import rhythm
-from muster.sim.ring import BatchRules, Ring
+from muster.sim.ring import BatchRules, Ring, pages_for
 from muster.sim.serve_run import RequestRun, ServeRun, StageRun, mean, steady_rate
 from muster.sim.service import Service
 from muster.sim.steady import check
@@ -53,12 +53,14 @@ def simulate_serving(
     repair_s: float = REPAIR_S,
     rules: BatchRules = BatchRules(),
     stage_seconds: Mapping[NodeId, float] | None = None,
+    plan_anew: PlanAnew = stays_down,
 ) -> ServeRun:
     """Until the last request is answered, or nobody is left to answer.
 
     Without `arrivals`, `num_requests` of the workload's come: Poisson at its rate, or all at once, with lengths within
-    `spread` of their means. `stage_seconds` are measured step times by node. Raises as `serve_forecast` does, and
-    `InvalidRequest` on faults that cannot be.
+    `spread` of their means. `stage_seconds` are measured step times by node. A pipeline that lost machines, and for
+    whose cuts there are no standbys, goes on as `plan_anew` says, or waits until they are back. Raises as
+    `serve_forecast` does, and `InvalidRequest` on faults that cannot be.
     """
     check(workload)
     if not plan.pipelines:
@@ -75,10 +77,17 @@ def simulate_serving(
     for ring in rings:
         for arrival in {(a.prompt_tokens, a.output_tokens) for a in arrivals}:
             ring.check_fits(*arrival)
+    longest = max((arrival.prompt_tokens + arrival.output_tokens - 1 for arrival in arrivals), default=0)
+
+    def with_room(pipeline: Pipeline, machines: Pool) -> Pipeline | None:
+        found = plan_anew(pipeline, machines)
+        return found if found and pages_for(longest, found.page_size) <= found.num_pages else None
+
     weather = Weather(faults)
     places = [Place(ring.index, ring, _capacity(ring, workload)) for ring in rings]
     world = World(Events(), weather, shows=timeline)
-    service = Service(world, places, Standbys(plan, pool, shape, weather, repair_s), repair_s, ring_of)
+    standbys = Standbys(plan, pool, shape, weather, repair_s, with_room)
+    service = Service(world, places, standbys, repair_s, ring_of)
     service.run(arrivals)
     return _result(service, world, pool, workload)
 
