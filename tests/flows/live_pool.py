@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,7 @@ from muster.link.memory import MemoryNetwork
 from muster.model.blobs import DirectoryBlobs
 from muster.node.runtime import HeadRuntime
 from muster.node.worker import HeadDoor, Measure, Worker, WorkerOptions
+from muster.plan.serve.options import Pin
 from muster.serve.engine import Engine
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
@@ -74,7 +75,16 @@ def room_for(shape: ModelShape, layers: int, tokens: int) -> int:
 class LivePool:
     """`with LivePool(folder, model) as pool: pool.client().models.list()`"""
 
-    def __init__(self, folder: Path, model: str, *, iroh: bool = False, keys: bool = False, max_layers: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        *,
+        iroh: bool = False,
+        keys: bool = False,
+        max_layers: int = 0,
+        pins: tuple[Pin, ...] = (),
+    ):
         """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more)."""
         self.folder, self.iroh = folder, iroh
         self.network = MemoryNetwork()
@@ -86,6 +96,7 @@ class LivePool:
         self._loop.set_exception_handler(lambda _, context: self.troubles.append(str(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._clients: list[OpenAI] = []
+        self._placing = replace(PLACING, pins=pins)
         self._made = 0
 
     # --- from outside the loop ----------------------------------------------------------------------------------------
@@ -237,7 +248,7 @@ class LivePool:
             await self._add_machine(self._max_layers)
 
     async def _start_broker(self) -> None:
-        options = BrokerOptions(leases=LEASES, placing=PLACING, hang_s=1.0)
+        options = BrokerOptions(leases=LEASES, placing=self._placing, hang_s=1.0)
         service = BrokerService(served(self.model), self.store, reader(self.model), options=options)
         endpoint = (
             await IrohEndpoint.bind(self._identity, host="127.0.0.1")

@@ -18,6 +18,8 @@ from muster.errors import PoolUnavailable
 from muster.plan.adapt import improved, mended
 from muster.plan.change import Change, Situation, tokens_per_s, worth
 from muster.plan.first import Planner
+from muster.plan.pinned import Pinned, around, honours, pinned
+from muster.plan.serve.options import Pin
 from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
@@ -42,6 +44,10 @@ class PlacingOptions:
     """Between looks for something better while everything runs; longer after each switch."""
     longest_rebalance_s: float = 3600.0
     """But not longer than this."""
+    pins: tuple[Pin, ...] = ()
+    """Machines, by name or id, that get these layers whenever the pool can serve so."""
+    pin_wait_s: float = 60.0
+    """The first placement waits this long for pinned machines."""
     horizon_s: float = 600.0
     """A better plan must have paid for its disturbance by then."""
     mend_s: float = 60.0
@@ -72,6 +78,8 @@ class Placing:
         """Why nothing serves, in one sentence."""
         self.failure = ""
         """What the last node that could not load its layers said."""
+        self.pin_trouble = ""
+        """Why not even the pins whose machines are here can be kept."""
         self.pool_changed = False
         self._useful_since_s: float | None = None
         self._joined_s = 0.0
@@ -193,6 +201,11 @@ class Placing:
         if self._useful_since_s is None:
             return False
         waited_s = now_s - self._useful_since_s
+        absent = [pinned.pin.node for pinned in self.pinned(now_s) if not pinned.is_here]
+        if absent and waited_s < self.options.pin_wait_s:
+            seconds = self.options.pin_wait_s
+            self.trouble = f"Waiting up to {seconds:.0f} s for {', '.join(absent)} because of --pin; start it there."
+            return False
         here = {node.id for node in self.members.pool(now_s).nodes}
         if self.keep is not None:  # the head was restarted, and its machines come back one after the other
             return here.issuperset(self.keep.nodes()) or waited_s >= self.options.longest_settle_s
@@ -221,7 +234,8 @@ class Placing:
         if not self.options.searches:
             return self._improve((), now_s)
         self._searching = True
-        return [Search(self.members.pool(now_s), self._planning)]
+        pool = self.members.pool(now_s)
+        return [Search(pool, self._around_pins(pool))]
 
     def found(self, plan: Plan | None, now_s: float) -> list[Command]:
         """A search that was asked for has ended."""
@@ -232,7 +246,7 @@ class Placing:
 
     def _improve(self, proposals: Sequence[Plan], now_s: float) -> list[Command]:
         change = self._weighed(partial(improved, proposals=proposals), self.options.horizon_s, now_s)
-        if change is None or not worth(change, self.options.horizon_s):
+        if change is None or not (worth(change, self.options.horizon_s) or self._obeys(change.plan, now_s)):
             return []
         self._pauses.changed(now_s)
         return self._start(change.plan, now_s)
@@ -240,12 +254,34 @@ class Placing:
     def _weighed(self, choose: Chooser, horizon_s: float, now_s: float) -> Change | None:
         """The plan that `choose` would go to, and what that costs and brings."""
         pool = self.members.pool(now_s)
+        shape, situation, planning = self.served.shape, self._situation(now_s), self._around_pins(pool)
+        self.pin_trouble = ""
         try:
-            return choose(self.planner, self.served.shape, pool, self._situation(now_s), self._planning, horizon_s)
+            return choose(around(self.planner, planning), shape, pool, situation, planning, horizon_s)
         except PoolUnavailable as error:
+            if planning.fixed:
+                self.pin_trouble = str(error)
             # Where nobody is left to try, what the last one failed at says more than "nobody is here".
             self.trouble = self.failure if self.failure and not pool.nodes else str(error)
+        try:  # no pin is worth that nobody is served
+            return choose(self.planner, shape, pool, situation, self._planning, horizon_s) if planning.fixed else None
+        except PoolUnavailable as error:
+            self.trouble = str(error)
             return None
+
+    def pinned(self, now_s: float) -> tuple[Pinned, ...]:
+        """The operator's pins, as far as they can be kept now."""
+        return pinned(self.options.pins, self.served.shape, self.members.pool(now_s), self._planning)
+
+    def _around_pins(self, pool: Pool) -> PlanOptions:
+        held = pinned(self.options.pins, self.served.shape, pool, self._planning)
+        return replace(self._planning, fixed=tuple(one.stage for one in held if one.stage is not None))
+
+    def _obeys(self, plan: Plan, now_s: float) -> bool:
+        """Whether pins are kept by this plan and not by what serves: reason enough to change."""
+        assert self.serving is not None
+        fixed = self._around_pins(self.members.pool(now_s)).fixed
+        return honours(plan.pipelines[0], fixed) and not honours(self.serving.pipeline, fixed)
 
     def _running(self, serving: Placement) -> int:
         """Streams, as the machine that schedules them last said."""

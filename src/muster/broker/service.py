@@ -43,7 +43,7 @@ from muster.broker.saving import Saving
 from muster.broker.searching import Searching, SearchPlan
 from muster.broker.state import BrokerOptions, BrokerState
 from muster.broker.store import Store
-from muster.broker.view import View, nodes_view, status_view
+from muster.broker.view import View, nodes_view, pins_view, status_view
 from muster.errors import InvalidRequest, LinkDown, MusterError, PoolUnavailable, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayHub
@@ -166,6 +166,7 @@ class BrokerService:
     def status(self) -> View:
         view = status_view(self._state)
         view["nodes"] = self.nodes()
+        view["pins"] = pins_view(self._state, self._now())
         view["store_trouble"] = self._saving.trouble
         return view
 

@@ -8,6 +8,7 @@ from muster.broker.state import BrokerState
 from muster.spec.pool import NodeId
 
 View = dict[str, Any]
+PIN_DUE = "It is here, and gets its layers when the pool next looks for something better."
 
 
 def status_view(state: BrokerState) -> View:
@@ -27,6 +28,20 @@ def status_view(state: BrokerState) -> View:
         "loading": _loading(state) if pending is not None else [],
         "nodes": [],
     }
+
+
+def pins_view(state: BrokerState, now_s: float) -> list[View]:
+    """What became of every pin; `reason` says why it is not kept."""
+    serving = state.placing.serving
+    stages = serving.pipeline.stages if serving is not None else ()
+    views = []
+    for one in state.placing.pinned(now_s):
+        kept = one.stage is not None and one.stage in stages
+        reason = "" if kept else one.trouble or state.placing.pin_trouble or PIN_DUE
+        views.append(
+            {"node": one.pin.node, "first": one.pin.first, "last": one.pin.last, "kept": kept, "reason": reason}
+        )
+    return views
 
 
 def _reason(state: BrokerState) -> str:

@@ -5,6 +5,7 @@ Composes; decides nothing. What happens is told through `announce`, whose events
     listening  url, ticket, model            the door is open
     joined     node, name, region            a machine is here
     placed     epoch, stages                 [{node, name, region, first, last}]
+    unpinned   node, reason                  a pin that is not kept, and why
     left       node, name                    a machine is gone
 """
 
@@ -28,6 +29,7 @@ from muster.broker.placement import Served
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
+from muster.cli.pins import check_apart, pins_of_lock
 from muster.cli.place import (
     HeadRecord,
     admin_token,
@@ -51,6 +53,7 @@ from muster.model.weights import open_directory
 from muster.node.measure import pick_device
 from muster.node.worker import Worker, WorkerOptions
 from muster.plan.serve.one_pipeline import one_pipeline
+from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
 from muster.spec.request import Progress, Request
 from muster.text.tokenizer import Tokenizer, load_tokenizer
@@ -80,6 +83,9 @@ class HeadOptions:
     link_port: int
     relay: str | None
     ticket_s: float
+    pins: tuple[Pin, ...] = ()
+    lock: Path | None = None
+    """A plan whose stages are pins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,13 @@ def load_model(options: HeadOptions) -> LoadedModel:
             )
         shape = replace(shape, max_context=options.max_context)
     return LoadedModel(path, shape, manifest, tokenizer)
+
+
+def pins_of(options: HeadOptions, shape: ModelShape) -> tuple[Pin, ...]:
+    """Raises `InvalidRequest` on pins that no pool could keep, or a plan that is none for this model."""
+    pins = pins_of_lock(options.lock, shape) if options.lock is not None else options.pins
+    check_apart(pins, shape)
+    return pins
 
 
 def default_dtype(device: str) -> str:
@@ -147,10 +160,11 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
         # Before anything is loaded: a second head in this folder should hear so at once.
         identity = stack.enter_context(held_identity(options.data_dir / "identity.key"))
         model = await asyncio.to_thread(load_model, options)
+        pins = pins_of(options, model.shape)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
         endpoint = await bind_where_it_was(identity, options)
-        service, ticket = await stack.enter_async_context(broker(options, model, store, endpoint))
+        service, ticket = await stack.enter_async_context(broker(options, model, pins, store, endpoint))
         # Whatever is entered later ends earlier: clients first, then what serves them.
         tasks = [asyncio.create_task(service.wait())]
         if options.local_worker:
@@ -184,7 +198,7 @@ async def run_head(options: HeadOptions, announce: Announcer) -> None:
 
 @asynccontextmanager
 async def broker(
-    options: HeadOptions, model: LoadedModel, store: Store, endpoint: IrohEndpoint
+    options: HeadOptions, model: LoadedModel, pins: tuple[Pin, ...], store: Store, endpoint: IrohEndpoint
 ) -> AsyncIterator[tuple[BrokerService, Ticket]]:
     """The broker behind its endpoint, and a fresh ticket."""
     blobs = DirectoryBlobs(model.path, model.manifest)
@@ -195,7 +209,7 @@ async def broker(
 
     eos = tuple(sorted(model.tokenizer.end_of_text_ids))
     served = Served(model.shape, model.manifest.digest, eos_token_ids=eos)
-    service = BrokerService(served, store, read_blob, search=one_pipeline, options=broker_options(options))
+    service = BrokerService(served, store, read_blob, search=one_pipeline, options=broker_options(options, pins))
     await service.start(shaped(endpoint, options.scenario, service.region_of))
     try:
         yield service, await service.issue_ticket(options.ticket_s)
@@ -216,9 +230,10 @@ async def bind_where_it_was(identity: Identity, options: HeadOptions) -> IrohEnd
     return endpoint
 
 
-def broker_options(options: HeadOptions) -> BrokerOptions:
+def broker_options(options: HeadOptions, pins: tuple[Pin, ...]) -> BrokerOptions:
     defaults = BrokerOptions()
-    return replace(defaults, region=options.region, placing=replace(defaults.placing, min_nodes=options.min_nodes))
+    placing = replace(defaults.placing, min_nodes=options.min_nodes, pins=pins)
+    return replace(defaults, region=options.region, placing=placing)
 
 
 async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announcer) -> None:
@@ -265,6 +280,7 @@ async def watch(service: BrokerService, announce: Announcer) -> None:
     """Tell of machines that come and go and of every new placement."""
     here: dict[str, Mapping[str, Any]] = {}
     epoch, trouble = 0, ""
+    unkept: dict[str, str] = {}
     while True:
         status = service.status()
         present = {node["id"]: node for node in status["nodes"] if node["state"] not in ("gone", "banned")}
@@ -285,7 +301,11 @@ async def watch(service: BrokerService, announce: Announcer) -> None:
             trouble = status["reason"]
             if trouble:
                 announce("waiting", trouble, reason=trouble)
-        here = present
+        now = {pin["node"]: pin["reason"] for pin in status["pins"] if status["ready"] and pin["reason"]}
+        for node, reason in now.items():
+            if unkept.get(node) != reason:
+                announce("unpinned", f"The pin of {node} is not kept: {reason}", node=node, reason=reason)
+        here, unkept = present, now
         await asyncio.sleep(WATCH_S)
 
 

@@ -1,11 +1,11 @@
 """What `muster plan` is asked, put to the planner that answers it. Knows no terminal and no file."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import cast
 
+from muster.cli.pins import check_layers, over_each_other, read_pin
 from muster.cost.codec_table import CODECS
 from muster.cost.measured import constants_of
 from muster.cost.pace import Constants
@@ -28,7 +28,6 @@ from muster.spec.written import suggest
 
 MOST_DRAWN_TOKENS, MOST_DRAWN_REQUESTS = 64, 20_000
 """A timeline shows a few rounds; no more is simulated for it than fills them with a usual mix."""
-_PIN = re.compile(r"(.+)=(\d+)(?:\s*[-–]\s*(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,26 +233,15 @@ def read_pins(words: Sequence[str], pool: Pool, shape: ModelShape) -> tuple[Pin,
         for other in pins[:index]:
             both = range(max(one.first, other.first), min(one.last, other.last))
             if both and one.node != other.node:
-                raise InvalidRequest(
-                    f"--pin puts layer {both[0]} on {_name(pool, other.node)} and on {_name(pool, one.node)}; "
-                    "give every layer to one machine.",
-                    "pin",
-                )
+                raise over_each_other(both[0], _name(pool, other.node), _name(pool, one.node))
     return tuple(pins)
 
 
 def _read_pin(word: str, pool: Pool, shape: ModelShape) -> Pin:
-    match = _PIN.fullmatch(word.strip())
-    if not match:
-        raise InvalidRequest(f"--pin {word} cannot be read; write it like ada=0-19, layers counted from 0.", "pin")
-    name, first, last = match[1], int(match[2]), int(match[3] or match[2])
-    node = find_node(name, pool, "--pin")
-    if first > last:
-        raise InvalidRequest(f"--pin {word} begins behind its end; write it like {name}={last}-{first}.", "pin")
-    if last >= shape.num_layers:
-        most = shape.num_layers - 1
-        raise InvalidRequest(f"--pin {word} goes beyond the model, whose layers are 0 to {most}; correct it.", "pin")
-    return Pin(node, first, last + 1)
+    pin = read_pin(word)
+    node = find_node(pin.node, pool, "--pin")
+    check_layers(pin, shape)
+    return replace(pin, node=node)
 
 
 def find_node(name: str, pool: Pool, option: str) -> NodeId:

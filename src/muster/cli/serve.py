@@ -4,6 +4,7 @@ Reads options; what a running head is made of stands in `cli/head.py`.
 """
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +12,18 @@ import typer
 from muster.cli.options import DataDir, Json, parse_bytes
 from muster.cli.place import data_dir
 from muster.cli.show import Announcer, progress
+from muster.errors import InvalidRequest
 
 LOOPBACK = "127.0.0.1"
+
+
+ServePins = Annotated[
+    list[str] | None,
+    typer.Option("--pin", help="Keep layers on a machine whenever it is here, as in ada=0-19; may be given again."),
+]
+ServePlan = Annotated[
+    Path | None, typer.Option(help="Pin every machine to its layers in this plan, from `muster plan --lock`.")
+]
 
 
 def serve(
@@ -35,6 +46,8 @@ def serve(
         int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")
     ] = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
+    pin: ServePins = None,
+    plan: ServePlan = None,
     link_port: Annotated[
         int, typer.Option(help="UDP port for the machines; 0 takes that of last time, or a free one.")
     ] = 0,
@@ -44,10 +57,12 @@ def serve(
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
     memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
+    check_alternatives(pin, plan)
     with progress(as_json) as bars:
         bars.add_task("starting", total=None)
         from muster.cli.head import HeadOptions, run_head
         from muster.cli.logs import configure_logs
+        from muster.cli.pins import read_pin
 
     configure_logs()
     options = HeadOptions(
@@ -64,8 +79,15 @@ def serve(
         device=device,
         max_context=max_context,
         min_nodes=min_nodes,
+        pins=tuple(read_pin(word) for word in pin or ()),
+        lock=plan,
         link_port=link_port,
         relay=relay,
         ticket_s=ticket_hours * 3600,
     )
     asyncio.run(run_head(options, Announcer(as_json)))
+
+
+def check_alternatives(pin: list[str] | None, plan: Path | None) -> None:
+    if pin and plan is not None:
+        raise InvalidRequest("--pin and --plan both say who holds what; give one of them.", "plan")

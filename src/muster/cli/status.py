@@ -42,6 +42,9 @@ def draw(record: dict[str, Any]) -> None:
     out.print(plain(f"{record.get('model', '?')}: {state}, {record.get('active_requests', 0)} requests running"))
     if record.get("reason"):
         out.print(plain(record["reason"]), soft_wrap=True)
+    for pin in record.get("pins", []):
+        if pin.get("reason"):
+            out.print(plain(f"The pin of {pin.get('node', '?')} is not kept: {pin['reason']}"), soft_wrap=True)
     for line in placement_lines(record.get("placement", [])):
         out.print(plain(line))
     show_table("", COLUMNS, [node_row(node) for node in record.get("nodes", [])])

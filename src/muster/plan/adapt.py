@@ -4,12 +4,13 @@ What is lost is mended at once, so that streams wait as little as possible. What
 against its disturbance (`change`), small moves (`moves`) beside a plan made anew.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from muster.errors import PoolUnavailable
 from muster.plan.change import Change, Situation, change_to
 from muster.plan.first import Planner, as_plan
 from muster.plan.moves import recut, small_moves
+from muster.plan.pinned import honours
 from muster.plan.repair import repair, room_for_pages
 from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
@@ -34,7 +35,7 @@ def mended(
     if keep is None or (_keeps(change.plan, keep, pool) and change.plan.pipelines[0].num_pages >= keep.num_pages):
         return change
     try:
-        plans = [planner(shape, pool, None), *_recut(shape, pool, keep, options)]
+        plans = [planner(shape, pool, None), *_honouring(_recut(shape, pool, keep, options), options)]
     except PoolUnavailable:  # a planner that is quick may find only what is near to what was
         return change
     anew, *others = (change_to(plan, situation, shape, pool, options) for plan in plans)
@@ -72,8 +73,9 @@ def improved(
     anew = planner(shape, pool, None)
     # How many machines a small change may take is for the planner to say; and what fits on one is not split.
     most = max(len(pipeline.stages) for pipeline in anew.pipelines)
-    plans = [anew, *_moved(shape, pool, situation.pipeline, most, options)]
-    plans += [plan for plan in proposals if most > 1 and can_be(plan, shape, pool, options)]
+    others = [*_moved(shape, pool, situation.pipeline, most, options)]
+    others += [plan for plan in proposals if most > 1 and can_be(plan, shape, pool, options)]
+    plans = [anew, *_honouring(others, options)]
     changes = [change_to(plan, situation, shape, pool, options) for plan in plans]
     return max(changes, key=lambda change: (change.net_tokens(horizon_s), -change.moved_bytes))
 
@@ -87,6 +89,11 @@ def can_be(plan: Plan, shape: ModelShape, pool: Pool, options: PlanOptions) -> b
     if not here.issuperset(pipeline.nodes()) or pipeline.page_size != options.page_size or pipeline.swap_pages:
         return False
     return options.min_pages(shape) <= pipeline.num_pages <= room_for_pages(shape, pool, pipeline.stages, options)
+
+
+def _honouring(plans: Iterable[Plan], options: PlanOptions) -> list[Plan]:
+    """Those that leave every pinned machine its layers."""
+    return [plan for plan in plans if honours(plan.pipelines[0], options.fixed)]
 
 
 def _moved(

@@ -30,7 +30,7 @@ def repair(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) 
     if not stays:
         return None
     stages = list(stays)
-    for first, last in _gaps(stays, shape.num_layers):
+    for first, last in sorted(_gaps(stays, shape.num_layers), key=lambda gap: gap[0] - gap[1]):  # the largest first
         idle = Pool(_idle(pool, stages), pool.links, pool.default_link)
         filling = _fill(shape, idle, first, last, options)
         if filling is None:

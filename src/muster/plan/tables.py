@@ -16,6 +16,7 @@ import numpy.typing as npt
 from muster.cost.memory import WorkspaceOptions, workspace_bytes
 from muster.cost.roofline import flops_per_s, hidden_bytes, memory_bandwidth, wire_seconds
 from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Stage
 from muster.spec.pool import LinkSpeed, Node, Pool
 
 Ints = npt.NDArray[np.int64]
@@ -45,6 +46,8 @@ class PlanOptions:
     order_budget: int = 20_000
     """Most orders looked at while the ring's latency is minimised."""
     workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)
+    fixed: tuple[Stage, ...] = ()
+    """Stages that stay as they are, by their machines' pins (`plan.pinned`)."""
 
     def min_pages(self, shape: ModelShape) -> int:
         return -(-min(self.min_context, shape.max_context) // self.page_size)

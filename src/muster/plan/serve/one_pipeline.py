@@ -6,9 +6,10 @@ Knows no clock; how long it may take is for the caller to say, for it searches m
 from collections.abc import Callable
 from dataclasses import replace
 
+from muster.errors import InvalidRequest, PoolUnavailable
 from muster.plan.candidates import by_use
 from muster.plan.first import as_plan
-from muster.plan.serve.options import ServeOptions
+from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
 from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
@@ -27,7 +28,8 @@ def one_pipeline(
     shape: ModelShape, pool: Pool, options: PlanOptions, out_of_time: Callable[[], bool] = lambda: False
 ) -> Plan:
     """The pipeline with the most tokens/s. Raises `PoolUnavailable` where nothing serves the model."""
-    machines = by_use(shape, pool, options)[:MOST_MACHINES]
+    fixed = {stage.node for stage in options.fixed}
+    machines = sorted(by_use(shape, pool, options), key=lambda node: node.id not in fixed)[:MOST_MACHINES]
     some = replace(pool, nodes=tuple(machines), links=_links(pool, machines))
     wanted = ServeOptions(
         max_replicas=1,
@@ -37,8 +39,12 @@ def one_pipeline(
         max_microbatches=options.max_microbatches,
         evaluations=EVALUATIONS,
         workspace=options.workspace,
+        pins=tuple(Pin(stage.node, stage.first, stage.last) for stage in options.fixed),
     )
-    found = plan_serving(shape, some, _workload(shape, options), wanted, out_of_time=out_of_time)
+    try:
+        found = plan_serving(shape, some, _workload(shape, options), wanted, out_of_time=out_of_time)
+    except InvalidRequest as error:  # the pins: with a small cache they may still do
+        raise PoolUnavailable(str(error)) from error
     (pipeline,) = found.plan.pipelines
     pages = min(pipeline.num_pages, options.max_pages(shape))
     plan = as_plan(shape, pool, pipeline.stages, pages, options, "")

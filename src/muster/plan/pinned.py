@@ -1,0 +1,101 @@
+"""Machines whose layers the operator has fixed: who can have theirs now, and plans around those. Pure.
+
+A pin is kept whenever the pool can serve with it. Otherwise others hold its layers until it can be kept again.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from muster.cost.memory import stage_bytes
+from muster.errors import PoolUnavailable
+from muster.plan import words
+from muster.plan.first import Planner, as_plan
+from muster.plan.repair import repair
+from muster.plan.serve.options import Pin
+from muster.plan.tables import PlanOptions
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.pool import Node, Pool
+
+LEAST_OF_ID = 6
+"""So many characters of an id name a machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A pin, held against a pool."""
+
+    pin: Pin
+    stage: Stage | None
+    """What its machine can hold now; None: nobody can."""
+    trouble: str = ""
+    """Why nobody can, in one sentence."""
+    is_here: bool = True
+
+
+def pinned(pins: Sequence[Pin], shape: ModelShape, pool: Pool, options: PlanOptions) -> tuple[Pinned, ...]:
+    """Every pin, held against the machines that are here now."""
+    found: list[Pinned] = []
+    for pin in pins:
+        one = _pinned(pin, shape, pool, options)
+        if one.stage is not None and any(other.stage and other.stage.node == one.stage.node for other in found):
+            one = Pinned(pin, None, f"{pin.node} is pinned twice, by its name and by its id; leave one out.")
+        found.append(one)
+    return tuple(found)
+
+
+def _pinned(pin: Pin, shape: ModelShape, pool: Pool, options: PlanOptions) -> Pinned:
+    found = [node for node in pool.nodes if node.name == pin.node]
+    if not found and len(pin.node) >= LEAST_OF_ID:
+        found = [node for node in pool.nodes if node.id.startswith(pin.node)]
+    if not found:
+        return Pinned(pin, None, f"{pin.node} is not here; others hold {_layers(pin)} until it is.", is_here=False)
+    if len(found) > 1:
+        return Pinned(pin, None, f"{len(found)} machines are called {pin.node}; pin one of them by its id.")
+    return _held_against(pin, found[0], shape, options)
+
+
+def _held_against(pin: Pin, node: Node, shape: ModelShape, options: PlanOptions) -> Pinned:
+    tokens = options.min_pages(shape) * options.page_size
+    need, room = stage_bytes(shape, pin.first, pin.last, tokens, options.workspace), node.device.memory_bytes
+    if need > room:
+        return Pinned(
+            pin,
+            None,
+            f"{_layers(pin).capitalize()} need {words.bytes_in_words(need)} and {pin.node} lends "
+            f"{words.bytes_in_words(room)}; pin fewer layers to it, or lend more with --memory.",
+        )
+    return Pinned(pin, Stage(node.id, pin.first, pin.last))
+
+
+def _layers(pin: Pin) -> str:
+    return f"layer {pin.first}" if pin.last - pin.first == 1 else f"layers {pin.first} to {pin.last - 1}"
+
+
+def honours(pipeline: Pipeline, fixed: Collection[Stage]) -> bool:
+    """Whether these stages are in it as they are."""
+    return set(fixed) <= set(pipeline.stages)
+
+
+def around(planner: Planner, options: PlanOptions) -> Planner:
+    """`planner`, for plans that hold the stages of `options.fixed`; it raises `PoolUnavailable` where none can."""
+    fixed = options.fixed
+    if not fixed:
+        return planner
+
+    def plan(shape: ModelShape, pool: Pool, keep: Pipeline | None = None) -> Plan:
+        others = [stage for stage in keep.stages if _is_beside(stage, fixed)] if keep is not None else []
+        for stages in ([*fixed, *others], fixed):
+            in_order = tuple(sorted(stages, key=lambda stage: stage.first))
+            found = repair(shape, pool, Pipeline(in_order, 0, options.page_size, 1), options)
+            if found is not None:
+                return as_plan(shape, pool, *found, options, "Pinned machines have their layers, others the rest")
+        raise PoolUnavailable(
+            "The machines that are not pinned cannot hold the other layers; let more join, or pin fewer layers."
+        )
+
+    return plan
+
+
+def _is_beside(stage: Stage, fixed: Collection[Stage]) -> bool:
+    return all(stage.node != other.node and (stage.last <= other.first or other.last <= stage.first) for other in fixed)
