@@ -33,6 +33,7 @@ def test_every_form_is_read() -> None:
         ("leave:l4-1@soon", "write it like leave:ada@12"),
         ("slow:l4-1@3", "slow:bob@5x0.3"),
         ("cut:l4-1@3", "cut:ada,bob@10-20"),
+        ("cut:l4-1,l4-1@3", "cuts a machine from itself; name two machines"),
         ("leave:l4-9@3", "'l4-9', which is no machine of the pool; did you mean"),
         ("leave:l4@3", "could be any of 8 machines"),
     ],
@@ -60,6 +61,10 @@ def test_a_trace_is_read_with_or_without_a_heading(tmp_path: Path) -> None:
         ("-1,64,3\n0,64,1\n", "Request 1 of"),
         ("0,64,1\n-1,64,3\n", "Request 2 of"),
         ("0,64,0\n", "lengths at least 1"),
+        ("0,64,1\n" + "9" * 5000 + ",64,1\n", "in plain digits"),
+        ("0,64,1\n0,\0,1\n", "in plain digits"),
+        ("0,64,1,\n", "in plain digits"),
+        ("0,64,1\n" * 100_001, "one run simulates at most 100,000; take a part of it"),
     ],
 )
 def test_a_trace_that_is_none_is_refused(text: str, says: str, tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
 @pytest.mark.parametrize("words", [["nonsense"], ["serve"], ["join"], ["run", "tiny"], ["run", "tiny", "x", "--top-k"]])
 def test_wrong_usage_exits_with_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(words) == 2
-    assert capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (said.startswith("muster: "), said.count("\n")) == (True, 1)
+    assert "--help`" in said, "the remedy"
+    assert run_command([*words, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "invalid_request"
 
 
 @pytest.mark.parametrize("error", [PoolUnavailable("Nobody is here; wait."), TicketInvalid("Expired; ask again.")])

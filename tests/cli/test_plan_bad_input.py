@@ -41,7 +41,17 @@ def refused(words: list[str], code: int, says: str, capsys: pytest.CaptureFixtur
         ([*MODEL, "--pool", "deserve-8l4"], 2, "did you mean deserve-8xl4"),
         ([*MODEL, "--pool", "nowhere.toml"], 2, "check the path"),
         ([*PLAN, "--dtype", "int3"], 7, "choose one of float32"),
-        ([*PLAN, "--rate", "0"], 2, "give requests per second"),
+        ([*PLAN, "--rate", "0"], 2, "give requests per second, above 0 and at most 1,000,000"),
+        ([*PLAN, "--rate", "1e300"], 2, "at most 1,000,000"),
+        ([*PLAN, "--rate", "1e-300"], 2, "at least 1e-06"),
+        ([*PLAN, "--rate", "nan"], 2, "is no rate"),
+        ([*PLAN, "--deadline", "1e300"], 2, "give seconds, above 0 and at most"),
+        ([*PLAN, "--rate", "fast"], 2, "'--rate': it must be a number; see `muster plan --help`"),
+        ([*PLAN, "--seed", "-1"], 2, "'--seed': it must be 0 or more"),
+        ([*PLAN, "--objective", "fame"], 2, "'fame' is not one of 'throughput', "),
+        ([*PLAN, "--speed", "3"], 2, "No such option: --speed"),
+        (["plan", "llama-3-70b"], 2, "Missing option '--pool'"),
+        ([*PLAN, "--objective", "train", "--sequences", "1" + "0" * 30], 2, "it must be 1000000000 or less"),
         ([*PLAN, "--deadline", "-1"], 2, "give seconds, above 0"),
         ([*PLAN, "--objective", "slo", "--rate", "1"], 2, "give both"),
         ([*PLAN, "--deadline", "9"], 2, "give both"),
@@ -96,12 +106,20 @@ def test_words_that_cannot_be_are_refused(
         (PAIR, "Nothing says how ada (a) reaches bob (b); add a [[link]]"),
         (PAIR + MATRIX + "[[1e9, 1e9]]", "it is not square"),
         (PAIR + MATRIX + "[[1e9, 1e9], [1e9]]", "it is not square"),
-        (PAIR + MATRIX + "[[1e9, -1e9], [1e9, 1e9]]", "the bandwidth from a to b is -1000000000.0; it must be above 0"),
-        (PAIR + MATRIX + "[[1e9, 1e9], [0, 1e9]]", "the bandwidth from b to a is 0.0; it must be above 0"),
+        (
+            PAIR + MATRIX + "[[1e9, -1e9], [1e9, 1e9]]",
+            "the bandwidth from a to b is -1000000000.0; it must lie between 1",
+        ),
+        (PAIR + MATRIX + "[[1e9, 1e9], [0, 1e9]]", "the bandwidth from b to a is 0.0; it must lie between 1"),
         (PAIR + ELSEWHERE.replace("1e9", "0"), "bandwidth_bytes_per_s"),
         (PAIR + ELSEWHERE.replace("0.01", "-1"), "latency_s"),
         ("colour = 3\n" + PAIR + ELSEWHERE, "unknown key 'colour'"),
         ("[[machine]", "not valid TOML"),
+        (
+            PAIR.replace('"h200"', '"h200"\nmemory_bytes = 9') + ELSEWHERE,
+            "lends 0.0 KiB of each device and a step alone",
+        ),
+        (PAIR.replace('"h200"', '"h200"\nmemory_bytes = 160e6') + ELSEWHERE, "with more on each than ada"),
     ],
 )
 def test_a_pool_file_that_cannot_be_is_refused(
@@ -109,7 +127,7 @@ def test_a_pool_file_that_cannot_be_is_refused(
 ) -> None:
     file = tmp_path / "fleet.toml"
     file.write_text(pool)
-    refused([*MODEL, "--pool", str(file)], 2, says, capsys)
+    refused([*MODEL, "--pool", str(file)], 5 if "on each" in says or "of each" in says else 2, says, capsys)
 
 
 @pytest.mark.parametrize(
@@ -149,4 +167,16 @@ def test_no_running_head_means_no_live_pool(
 
 def test_more_requests_than_a_run_can_hold_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["simulate", "llama-2-7b", "--pool", "deserve-8xl4", "--requests", "1000000000"]
-    refused(words, 2, "give at most 100000", capsys)
+    refused(words, 2, "give at most 100,000", capsys)
+
+
+def test_a_file_without_an_end_is_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(
+        ["simulate", "llama-2-7b", "--pool", "deserve-8xl4", "--trace", "/dev/zero"], 2, "more than 128 MiB", capsys
+    )
+
+
+def test_a_recorded_request_beyond_the_context_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("0,64,8\n1,4000,400\n")
+    words = ["simulate", "llama-2-7b", "--pool", "deserve-8xl4", "--trace", str(tmp_path / "trace.csv")]
+    refused(words, 2, "4000 prompt and 400 output tokens are more than the 4096", capsys)

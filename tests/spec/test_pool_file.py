@@ -140,6 +140,12 @@ def test_the_example_of_the_page_is_read() -> None:
     assert parse_pool(example + matrix).link("rack-1", "rack-2") == LinkSpeed(0.005, 250e6)
 
 
+FIGURES = """[[machine]]
+kind = "cuda"
+memory_bytes = 8e9
+flops_per_s = { float16 = 1e12 }
+memory_bandwidth_bytes_per_s = 1e11
+"""
 LINK = '\n[[link]]\nbetween = ["north", "south"]\nlatency_s = 0.1\nbandwidth_bytes_per_s = 1e6\n'
 
 
@@ -150,20 +156,50 @@ LINK = '\n[[link]]\nbetween = ["north", "south"]\nlatency_s = 0.1\nbandwidth_byt
         (PAIR.replace("south", "north"), r"how a \(north\) reaches b \(north\); add \[inside\]"),
         (PAIR.replace('"t4"', '"t5"') + LINK, r"Device 't5' is not in the table.*did you mean t4"),
         (PAIR.replace('"b"', '"a"') + LINK, r"Two machines.* are called 'a'"),
-        (PAIR + LINK.replace("1e6", "0"), r"link.0.bandwidth_bytes_per_s.*greater than 0"),
-        (PAIR + LINK.replace("1e6", "-5"), r"link.0.bandwidth_bytes_per_s.*greater than 0"),
-        (PAIR + LINK.replace("1e6", "inf"), r"link.0.bandwidth_bytes_per_s.*finite|less than"),
-        (PAIR + LINK.replace("0.1", "-0.1"), r"link.0.latency_s.*greater than or equal to 0"),
-        (PAIR + LINK.replace("0.1", '"slow"'), r"link.0.latency_s"),
+        (PAIR + LINK.replace("1e6", "0"), r"'bandwidth_bytes_per_s' in \[\[link\]\] 1 must be 1 or more, not 0"),
+        (PAIR + LINK.replace("1e6", "1e-300"), r"must be 1 or more, not 1e-300"),
+        (PAIR + LINK.replace("1e6", "-5"), r"must be 1 or more, not -5"),
+        (PAIR + LINK.replace("1e6", "inf"), r"must be a finite number"),
+        (PAIR + LINK.replace("0.1", "-0.1"), r"'latency_s' in \[\[link\]\] 1 must be 0 or more"),
+        (PAIR + LINK.replace("0.1", '"slow"'), r"'latency_s' in \[\[link\]\] 1 must be a number, not 'slow'"),
         (PAIR + LINK.replace("south", "soth"), r"'soth', which is neither.*did you mean south"),
         (PAIR + LINK + LINK, r"two \[\[link\]\] tables join the same two"),
         (PAIR + LINK + "\n[elswhere]\n", r"unknown key 'elswhere'"),
-        (PAIR.replace('device = "t4"', 'devise = "t4"') + LINK, r"unknown key 'machine.0.devise'"),
+        (PAIR.replace('device = "t4"', 'devise = "t4"') + LINK, r"unknown key 'devise' in \[\[machine\]\] 1"),
         (PAIR.replace('device = "t4"', "count = 2") + LINK, r"neither a device nor a kind"),
-        (PAIR.replace('device = "t4"', 'device = "t4"\ncount = 0') + LINK, r"machine.0.count"),
+        (
+            PAIR.replace('device = "t4"', 'device = "t4"\ncount = 0') + LINK,
+            r"'count' in \[\[machine\]\] 1 must be 1 or",
+        ),
+        (
+            PAIR.replace('device = "t4"', 'device = "t4"\ncount = 1.5') + LINK,
+            r"'count'.* must be a whole number, not 1.5",
+        ),
+        (PAIR.replace('device = "t4"', 'device = "t4"\ndevices = true') + LINK, r"a whole number, not true"),
+        (PAIR.replace('device = "t4"', 'device = "t4"\nmemory_bytes = "2e9"') + LINK, r"a number, not '2e9'"),
+        (PAIR.replace('device = "t4"', 'device = "t4"\nmemory_bytes = 0') + LINK, r"'memory_bytes'.* 1 or more, not 0"),
+        (PAIR.replace('device = "t4"', 'device = "t4"\nwatts = true') + LINK, r"a number, not true"),
+        (PAIR.replace('"a"', '""') + LINK, r"'name' in \[\[machine\]\] 1 .*printable"),
+        (PAIR.replace('"a"', '"a\\u0000"') + LINK, r"printable"),
+        (PAIR.replace('"north"', '"\\u001b[31m"') + LINK, r"'region' .*printable"),
+        (PAIR.replace('"a"', "3") + LINK, r"'name' in \[\[machine\]\] 1 must be text in quotes, not 3"),
+        (
+            PAIR + LINK.replace('"south"]', '"south", "east"]'),
+            r"'between' in \[\[link\]\] 1 must be a list of at most 2",
+        ),
+        ("[machine]\nname = 'a'", r"'machine' must be a list \(of tables: each under a heading in double"),
+        (
+            FIGURES.replace("1e12", "0") + LINK,
+            r"'flops_per_s.float16' in \[\[machine\]\] 1 must be 1000 or more, not 0",
+        ),
+        (FIGURES.replace("1e11", "0") + LINK, r"'memory_bandwidth_bytes_per_s' .* must be 1000 or more, not 0"),
+        (FIGURES.replace("float16", "flaot16") + LINK, r"no dtype 'flaot16'; did you mean float16"),
         (PAIR.replace('device = "t4"', 'device = "t4"\nmarket = "mining"') + LINK, r"No mining price of t4"),
-        (PAIR.replace('device = "t4"', 'device = "t4"\nmarket = "theft"') + LINK, r"machine.0.market"),
-        (PAIR.replace('device = "t4"', 'device = "t4"\nmemory_bytes = -1') + LINK, r"machine.0.memory_bytes"),
+        (
+            PAIR.replace('device = "t4"', 'device = "t4"\nmarket = "theft"') + LINK,
+            r"'market'.* must be one of 'on_demand', ",
+        ),
+        (PAIR.replace('device = "t4"', 'device = "t4"\nmemory_bytes = -1') + LINK, r"must be 1 or more, not -1"),
         ('name = "empty"', r"has no machine; add"),
         ("machine = []", r"has no machine; add"),
         ('links = "atlantis"\n' + PAIR, r"no table of links 'atlantis'.*ten-cities"),
@@ -181,7 +217,11 @@ def test_what_is_wrong_is_said_in_one_sentence(text: str, said: str) -> None:
     [
         ("[[0, 1]]", "[[0, 1], [1, 0]]", "latency_s has 1 rows for 2 names: it is not square"),
         ("[[0, 1], [1, 0]]", "[[0, 1], [1]]", "row 2 of bandwidth_bytes_per_s has 1 entries for 2 names"),
-        ("[[0, 1], [1, 0]]", "[[0, 1], [0, 0]]", "the bandwidth from b to a is 0.0; it must be above 0"),
+        (
+            "[[0, 1], [1, 0]]",
+            "[[0, 1], [0, 0]]",
+            "the bandwidth from b to a is 0.0; it must lie between 1 and 1e+15 bytes",
+        ),
         ("[[0, 1], [1, 0]]", "[[0, -3], [1, 0]]", "the bandwidth from a to b is -3.0"),
         ("[[0, -1], [1, 0]]", "[[0, 1], [1, 0]]", "the latency from a to b is -1.0 s"),
     ],

@@ -12,18 +12,20 @@ from muster.spec.devices import device_facts, device_names
 from muster.spec.fleets import fleet_names, shipped_fleet
 from muster.spec.link_matrix import link_matrices
 from muster.spec.pool import Device, LinkSpeed, Market, Node, Pool
-from muster.spec.pool_file import parse_pool
+from muster.spec.pool_file import DTYPES, parse_pool
 from muster.spec.pool_text import to_toml
 
-amounts = st.floats(0, 1e14, allow_nan=False)
+amounts = st.just(0.0) | st.floats(1e3, 1e14)
+"""0 is not known, and not written."""
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
 speeds = st.builds(LinkSpeed, st.floats(0, 10), st.floats(1, 1e12))
 measured = st.builds(
     Device,
     kind=st.sampled_from(["cpu", "cuda", "mps"]),
     name=words,
-    memory_bytes=st.integers(0, 2**45),
-    flops_per_s=st.dictionaries(words.filter(bool), amounts, max_size=3),
+    memory_bytes=st.integers(1, 2**45),
+    flops_per_s=st.dictionaries(st.sampled_from(DTYPES), st.floats(1e3, 1e14), max_size=3),
     memory_bandwidth_bytes_per_s=amounts,
     host_bandwidth_bytes_per_s=amounts,
     disk_bandwidth_bytes_per_s=amounts,
@@ -31,9 +33,9 @@ measured = st.builds(
 from_table = st.sampled_from(device_names()).map(lambda name: device_facts(name).device())
 nodes = st.builds(
     Node,
-    id=words.filter(bool),
-    name=words,
-    region=st.sampled_from(["", "north", "south"]) | words,
+    id=names,
+    name=names,
+    region=st.sampled_from(["", "north", "south"]) | names,
     device=measured | from_table | from_table.map(lambda device: replace(device, memory_bytes=5 * 2**30)),
     device_count=st.integers(1, 8),
     inside=st.none() | speeds,

@@ -6,7 +6,6 @@ slow:bob@5x0.3        from second 5 bob computes at 0.3 of its speed
 cut:ada,bob@10-20     nothing passes between the two from second 10 to 20 (without -20: never again)
 """
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,9 @@ _FORMS = {
     "slow": re.compile(rf"(?P<node>.+)@(?P<at>{_SECONDS})x(?P<factor>{_SECONDS})"),
     "cut": re.compile(rf"(?P<node>[^,]+),(?P<other>.+)@(?P<at>{_SECONDS})(?:-(?P<until>{_SECONDS}))?"),
 }
+_REQUEST = re.compile(r"\s*(\d{1,9}(?:\.\d{1,12})?)\s*,\s*(\d{1,9})\s*,\s*(\d{1,9})\s*")
+MAX_REQUESTS = 100_000
+"""Of one run: all of them are in memory at once."""
 _EXAMPLES = "leave:ada@12, join:ada@40, slow:bob@5x0.3 (of its speed) or cut:ada,bob@10-20"
 
 
@@ -44,26 +46,30 @@ def _read_fault(word: str, pool: Pool) -> Fault:
         return Slow(node, at_s, float(said["factor"]))
     if kind == "cut":
         other = find_node(said["other"], pool, "--fault")
+        if other == node:
+            raise InvalidRequest(f"--fault {word} cuts a machine from itself; name two machines.", "fault")
         return CutLink(node, other, at_s, float(said["until"])) if said["until"] else CutLink(node, other, at_s)
     return Leave(node, at_s) if kind == "leave" else Join(node, at_s)
 
 
 def read_trace(path: Path) -> tuple[Arrival, ...]:
     """Lines of `seconds,prompt tokens,output tokens`; a first line of words is skipped. Raises `InvalidRequest`."""
-    rows = [row for row in csv.reader(read_text(path, "trace").splitlines()) if row]
-    if rows and not re.search(r"\d", "".join(rows[0])):
-        rows = rows[1:]
-    if not rows:
+    lines = [line for line in read_text(path, "trace").splitlines() if line.strip()]
+    if lines and not re.search(r"\d", lines[0]):
+        lines = lines[1:]
+    if not lines:
         raise InvalidRequest(f"{path} holds no request; write lines of seconds,prompt tokens,output tokens.", "trace")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != 3 or not _numbers(row):
-            line = ",".join(row)[:60]
-            raise InvalidRequest(
-                f"Request {number} of {path} is {line!r}; write seconds,prompt tokens,output tokens.", "trace"
-            )
-    return trace((float(at_s), int(prompt), int(output)) for at_s, prompt, output in rows)
+    if len(lines) > MAX_REQUESTS:
+        raise InvalidRequest(
+            f"{path} holds {len(lines):,} requests, and one run simulates at most {MAX_REQUESTS:,}; take a part of it.",
+            "trace",
+        )
+    return trace(_request(path, number, line) for number, line in enumerate(lines, start=1))
 
 
-def _numbers(row: Sequence[str]) -> bool:
-    kinds = (r"\s*\d+(\.\d+)?\s*", r"\s*\d+\s*", r"\s*\d+\s*")
-    return all(re.fullmatch(kind, cell) for kind, cell in zip(kinds, row, strict=False))
+def _request(path: Path, number: int, line: str) -> tuple[float, int, int]:
+    match = _REQUEST.fullmatch(line)
+    if match is None:
+        reason = f"Request {number} of {path} is {line[:60]!r}"
+        raise InvalidRequest(f"{reason}; write seconds,prompt tokens,output tokens in plain digits.", "trace")
+    return float(match[1]), int(match[2]), int(match[3])

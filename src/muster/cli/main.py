@@ -12,6 +12,7 @@ import typer
 from muster import __version__
 from muster.cli import chat, demo, doctor, join, keys, nodes, plan, run, serve, simulate, status
 from muster.cli.show import show_error
+from muster.cli.usage import UsageError, in_words
 from muster.errors import MusterError
 
 app = typer.Typer(
@@ -60,18 +61,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_command(words: Sequence[str]) -> int:
-    """Exit code of the command line `words`. Wrong usage and Ctrl-C are typer's to report."""
+    """Exit code of the command line `words`."""
     # Others' remarks about a model are no sentences of ours; whatever matters in them ends in an error.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
-        app(args=list(words))
+        ended = app(args=list(words), prog_name="muster", standalone_mode=False)
+    except UsageError as error:
+        return _fail(in_words(error), words)
     except MusterError as error:
+        return _fail(error, words)
+    except typer.Abort:
+        return 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return ended if isinstance(ended, int) else 0
+
+
+def _fail(error: MusterError, words: Sequence[str]) -> int:
+    if str(error):
         show_error(error, as_json="--json" in words)
-        return error.exit_code
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return 0
+    return error.exit_code
 
 
 if __name__ == "__main__":

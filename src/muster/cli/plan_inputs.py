@@ -14,6 +14,8 @@ from muster.spec.pool_file import parse_pool
 from muster.spec.written import suggest
 
 LIVE = "live"
+MOST_BYTES = 2**27
+"""Of a file that is read; a thousand machines with the links of every pair take a third of it."""
 PICTURES = (".svg", ".png", ".html")
 
 
@@ -92,9 +94,13 @@ def _fleets() -> str:
 
 
 def read_text(path: Path, parameter: str) -> str:
-    """Raises `InvalidRequest` if the file cannot be read as text."""
+    """Raises `InvalidRequest` if the file cannot be read as text, or has no end."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InvalidRequest(f"{path} has more than {MOST_BYTES // 2**20} MiB; name another file.", parameter)
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidRequest(f"{path} is not text; name another file.", parameter) from None
     except OSError as error:

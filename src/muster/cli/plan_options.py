@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from muster.errors import InvalidRequest
+from muster.spec.plan_check import MOST
 from muster.spec.workload import TRAINING, Objective, ServeWorkload, TrainWorkload
 
 _SERVING, _TRAINING, _FILES = "To serve", "To train (objectives train and dtfm)", "Files"
@@ -25,7 +26,7 @@ Wanted = Annotated[
     Option("--objective", help="What to make the most of.", show_default="slo with --deadline, else throughput"),
 ]
 Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16.", show_default="as published")]
-Seed = Annotated[int, Option(min=0, help="The same seed gives the same result.")]
+Seed = Annotated[int, Option(min=0, max=2**53, help="The same seed gives the same result.")]
 Explain = Annotated[
     bool, Option("--explain", help="Also: why, what was rejected, what one machine more would add, break-even.")
 ]
@@ -47,11 +48,14 @@ Pins = Annotated[
 ]
 
 Sequences = Annotated[
-    int | None, Option(min=1, help="Texts in an optimizer step.", show_default="1024", rich_help_panel=_TRAINING)
+    int | None,
+    Option(min=1, max=MOST, help="Texts in an optimizer step.", show_default="1024", rich_help_panel=_TRAINING),
 ]
-Length = Annotated[int | None, Option(min=1, help="Tokens of a text.", show_default="2048", rich_help_panel=_TRAINING)]
+Length = Annotated[
+    int | None, Option(min=1, max=MOST, help="Tokens of a text.", show_default="2048", rich_help_panel=_TRAINING)
+]
 Microbatch = Annotated[
-    int | None, Option(min=1, help="Texts in a microbatch.", show_default="1", rich_help_panel=_TRAINING)
+    int | None, Option(min=1, max=MOST, help="Texts in a microbatch.", show_default="1", rich_help_panel=_TRAINING)
 ]
 Optimizer = Annotated[
     str | None,
@@ -89,6 +93,9 @@ Lock = Annotated[
 SavePool = Annotated[Path | None, Option(help="Write the pool down as a pool file.", rich_help_panel=_FILES)]
 
 
+LEAST_RATE, MOST_RATE = 1e-6, 1e6
+"""Requests a second: one in eleven days, and more than any service has."""
+MOST_SECONDS = 1e9
 _SERVES = ("rate", "deadline", "budget", "pin")
 _TRAINS = ("sequences", "length", "microbatch", "optimizer", "schedule", "recompute")
 _DTFM = ("replicas", "stages")
@@ -96,10 +103,12 @@ _DTFM = ("replicas", "stages")
 
 def serve_workload(prompt_tokens: int, output_tokens: int, rate: float | None, deadline: float | None) -> ServeWorkload:
     """Raises `InvalidRequest` on a rate or deadline that cannot be."""
-    if rate is not None and not 0 < rate < float("inf"):
-        raise InvalidRequest(f"--rate {rate:g} is no rate; give requests per second, above 0.", "rate")
-    if deadline is not None and not 0 < deadline < float("inf"):
-        raise InvalidRequest(f"--deadline {deadline:g} is no deadline; give seconds, above 0.", "deadline")
+    if rate is not None and not LEAST_RATE <= rate <= MOST_RATE:
+        limits = f"above 0 and at most {MOST_RATE:,.0f}" if rate <= 0 or rate > 1 else f"at least {LEAST_RATE:g}"
+        raise InvalidRequest(f"--rate {rate:g} is no rate; give requests per second, {limits}.", "rate")
+    if deadline is not None and not 0 < deadline <= MOST_SECONDS:
+        limits = f"above 0 and at most {MOST_SECONDS:,.0f}"
+        raise InvalidRequest(f"--deadline {deadline:g} is no deadline; give seconds, {limits}.", "deadline")
     return ServeWorkload(prompt_tokens, output_tokens, rate, deadline)
 
 

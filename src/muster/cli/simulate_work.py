@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from muster.cli.fault_words import read_faults, read_trace
+from muster.cli.fault_words import MAX_REQUESTS, read_faults, read_trace
 from muster.cli.held_plan import forecast_again, read_plan
 from muster.cli.patience import patiently
 from muster.cli.plan_inputs import find_pool, find_shape, read_text
 from muster.cli.plan_options import check_objective, serve_workload
-from muster.cli.question import Question, answer, forecast_of
+from muster.cli.question import Question, answer, check_serves, forecast_of
 from muster.cli.show import show_json
 from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
@@ -29,8 +29,6 @@ from muster.spec.plan_file import PlanFile, why_useless
 from muster.spec.pool import Pool
 from muster.spec.workload import Objective, ServeWorkload, TrainWorkload
 
-# All requests of a run are in memory at once.
-MAX_REQUESTS = 100_000
 MAX_PASSES = 10_000_000
 """Of a microbatch through a stage, over all steps of a training run: about two minutes' work."""
 
@@ -118,8 +116,11 @@ def _serve(
 ) -> ServeRun:
     if (asked.requests or 0) > MAX_REQUESTS:
         raise InvalidRequest(
-            f"--requests {asked.requests} is more than one run simulates; give at most {MAX_REQUESTS}.", "requests"
+            f"--requests {asked.requests} is more than one run simulates; give at most {MAX_REQUESTS:,}.", "requests"
         )
+    if arrivals:
+        longest = max(arrivals, key=lambda one: one.prompt_tokens + one.output_tokens)
+        check_serves(question.shape, ServeWorkload(longest.prompt_tokens, longest.output_tokens))
     return simulate_serving(
         plan,
         question.pool,

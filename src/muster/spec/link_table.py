@@ -21,18 +21,20 @@ from pydantic import Field, model_validator
 
 from muster.errors import InvalidRequest
 from muster.spec.pool import LinkSpeed
+from muster.spec.ranges import LEAST_BANDWIDTH, MOST_BANDWIDTH, Bandwidth, Name, Seconds
 from muster.spec.written import Table, parse, suggest
 
-Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
-Bandwidth = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1)]
 Speeds = dict[tuple[str, str], LinkSpeed]
-_Row = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+_Row = tuple[float, ...]
 
 
 class WrittenSpeed(Table):
+    """From one machine, or one device, to another."""
+
     latency_s: Seconds
+    """One way."""
     bandwidth_bytes_per_s: Bandwidth
+    """In one direction."""
 
     def speed(self) -> LinkSpeed:
         return LinkSpeed(self.latency_s, self.bandwidth_bytes_per_s)
@@ -42,8 +44,11 @@ class WrittenLink(WrittenSpeed):
     """A `[[link]]` table."""
 
     between: tuple[Name, Name]
+    """Two regions, machines, or names of tables with `count`; a name twice: between two machines of that name."""
     back_latency_s: Seconds | None = None
+    """From the second to the first; as there."""
     back_bandwidth_bytes_per_s: Bandwidth | None = None
+    """From the second to the first; as there."""
 
     def speeds(self) -> Speeds:
         latency_s = self.latency_s if self.back_latency_s is None else self.back_latency_s
@@ -56,8 +61,11 @@ class WrittenMatrix(Table):
     """A `[matrix]` table."""
 
     of: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Regions, or machines: names of rows (from) and of columns (to)."""
     latency_s: tuple[_Row, ...]
+    """One way."""
     bandwidth_bytes_per_s: tuple[_Row, ...]
+    """On the diagonal 0 says nothing."""
 
     @model_validator(mode="after")
     def _check(self) -> "WrittenMatrix":
@@ -81,8 +89,9 @@ class WrittenMatrix(Table):
     def _check_entry(self, source: str, target: str, latency_s: float, bandwidth: float) -> None:
         if not 0 <= latency_s <= 3600:
             raise ValueError(f"the latency from {source} to {target} is {latency_s} s; it must lie between 0 and 3600")
-        if not 0 < bandwidth <= 1e15 and not (source == target and bandwidth == 0):
-            raise ValueError(f"the bandwidth from {source} to {target} is {bandwidth}; it must be above 0")
+        if not LEAST_BANDWIDTH <= bandwidth <= MOST_BANDWIDTH and not (source == target and bandwidth == 0):
+            limits = f"between {LEAST_BANDWIDTH:g} and {MOST_BANDWIDTH:g} bytes a second"
+            raise ValueError(f"the bandwidth from {source} to {target} is {bandwidth}; it must lie {limits}")
 
     def speeds(self) -> Speeds:
         return {

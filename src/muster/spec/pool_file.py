@@ -38,20 +38,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from muster.errors import InvalidRequest
 from muster.spec.devices import DeviceFacts, device_facts
-from muster.spec.link_table import Name, Speeds, WrittenLink, WrittenMatrix, WrittenSpeed, link_table
+from muster.spec.link_table import Speeds, WrittenLink, WrittenMatrix, WrittenSpeed, link_table
 from muster.spec.named_links import NamedLinks, Names
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Market, Node, Pool
+from muster.spec.ranges import Bytes, Dollars, Name, Rate, Watts, Word
 from muster.spec.written import Table, parse, suggest
 
 MAX_MACHINES = 100_000
 _PEER_LATENCY_S = 5e-6
 """Between two devices of a machine, where nothing is said: about what a small transfer over PCIe or NVLink takes."""
 
-_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+DTYPES = ("float64", "float32", "tfloat32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int8")
+"""Of which a device may have a speed."""
 _FIGURES = (
     "flops_per_s",
     "memory_bandwidth_bytes_per_s",
@@ -60,26 +62,52 @@ _FIGURES = (
 )
 
 
+def _dtype(name: str) -> str:
+    if name not in DTYPES:
+        raise ValueError(f"there is no dtype {name!r}; {suggest(name, DTYPES).rstrip('.?')}")
+    return name
+
+
+Dtype = Annotated[str, AfterValidator(_dtype)]
+
+
 class WrittenMachine(Table):
     """A `[[machine]]` table."""
 
-    name: str | None = None
-    id: Name | None = None
+    name: Name | None = None
+    """What to call it, in links, pins and tables; else the device's name."""
     device: str | None = None
+    """A name of the table of devices. Without it, give `kind` and the figures."""
     count: Annotated[int, Field(ge=1, le=MAX_MACHINES)] = 1
+    """So many machines alike: `rack` with 2 is `rack-1` and `rack-2`."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    """In each machine, all alike; those of one machine can share the layers of a stage."""
+    region: Word = ""
+    """Where it stands, in your own words."""
     inside: WrittenSpeed | None = None
-    region: str = ""
-    kind: Literal["cpu", "cuda", "mps"] | None = None
-    title: str | None = None
-    memory_bytes: Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)] | None = None
-    flops_per_s: dict[str, _Amount] | None = None
-    memory_bandwidth_bytes_per_s: _Amount | None = None
-    host_bandwidth_bytes_per_s: _Amount | None = None
-    disk_bandwidth_bytes_per_s: _Amount | None = None
+    """Between two devices of one machine; else what the table of devices says."""
+    memory_bytes: Bytes | None = None
+    """Lent of each device; else all that the device has."""
+    flops_per_s: dict[Dtype, Rate] | None = None
+    """Of each device, by dtype; else the device's, and for one not in the table those of a slow laptop."""
+    memory_bandwidth_bytes_per_s: Rate | None = None
+    """Of each device; else as above."""
+    host_bandwidth_bytes_per_s: Rate | None = None
+    """From host memory to each device; else the device's. Without it, no cache is swapped."""
+    disk_bandwidth_bytes_per_s: Rate | None = None
+    """Reading; else the device's."""
     market: Literal["on_demand", "spot", "community", "mining", "none"] | None = None
-    price_per_hour: _Amount | None = None
-    watts: _Amount | None = None
+    """Whose price the device has; else on_demand, where there is one."""
+    price_per_hour: Dollars | None = None
+    """Of the machine, instead of a market's."""
+    watts: Watts | None = None
+    """Of the machine at work; else the devices' own."""
+    kind: Literal["cpu", "cuda", "mps"] | None = None
+    """Of a device that is not in the table."""
+    title: str | None = None
+    """What such a device is called."""
+    id: Name | None = None
+    """The key of a machine that has joined a pool; `--save-pool` writes it."""
 
     @model_validator(mode="after")
     def _check(self) -> "WrittenMachine":
@@ -96,24 +124,38 @@ class WrittenMachine(Table):
         return self
 
 
-class _Market(Table):
-    token_price_per_million: _Amount | None = None
-    electricity_price_per_kwh: _Amount | None = None
+class WrittenMarket(Table):
+    """The `[market]` table."""
+
+    token_price_per_million: Dollars | None = None
+    """What a million generated tokens sell for."""
+    electricity_price_per_kwh: Dollars | None = None
+    """What a kilowatt-hour costs."""
 
 
 class PoolFile(Table):
     """A whole TOML file."""
 
     name: str = ""
+    """What to call the pool."""
     description: str = ""
+    """For people."""
     source: str = ""
+    """Where the figures come from, for people."""
     links: str | None = None
+    """A table of links that comes with Muster."""
     machine: tuple[WrittenMachine, ...] = ()
+    """At least one."""
     inside: WrittenSpeed | None = None
+    """Two machines of one region that nothing more particular describes."""
     elsewhere: WrittenSpeed | None = None
+    """Every other pair; without it, a pair that nothing describes is an error."""
     link: tuple[WrittenLink, ...] = ()
+    """Pairs."""
     matrix: WrittenMatrix | None = None
-    market: _Market = _Market()
+    """All pairs at once."""
+    market: WrittenMarket = WrittenMarket()
+    """What tokens sell for, and what electricity costs."""
 
     @model_validator(mode="after")
     def _check(self) -> "PoolFile":

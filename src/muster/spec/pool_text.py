@@ -10,6 +10,8 @@ from dataclasses import replace
 from muster.errors import InvalidRequest
 from muster.spec.devices import DeviceFacts, find_device
 from muster.spec.pool import LinkSpeed, Node, Pool
+from muster.spec.pool_file import DTYPES
+from muster.spec.ranges import LEAST_BANDWIDTH, LEAST_RATE
 
 _FIGURES = ("memory_bandwidth_bytes_per_s", "host_bandwidth_bytes_per_s", "disk_bandwidth_bytes_per_s")
 _Lines = list[str]
@@ -64,10 +66,13 @@ def _from_table(node: Node, facts: DeviceFacts) -> _Lines:
 
 def _by_figures(node: Node) -> _Lines:
     device = node.device
-    rates = ", ".join(f"{_text(dtype)} = {rate!r}" for dtype, rate in device.flops_per_s.items())
+    # A figure that nobody knows is 0, which a pool file does not say.
+    known = {dtype: rate for dtype, rate in device.flops_per_s.items() if dtype in DTYPES and rate >= LEAST_RATE}
+    rates = ", ".join(f"{_text(dtype)} = {rate!r}" for dtype, rate in known.items())
     lines = [f"kind = {_text(device.kind)}", f"title = {_text(device.name)}", f"memory_bytes = {device.memory_bytes}"]
     lines += [f"flops_per_s = {{ {rates} }}"] if rates else []
-    lines += [f"{figure} = {getattr(device, figure)!r}" for figure in _FIGURES]
+    figures = {figure: getattr(device, figure) for figure in _FIGURES}
+    lines += [f"{figure} = {value!r}" for figure, value in figures.items() if value >= LEAST_RATE]
     return lines + ([f"price_per_hour = {node.price_per_hour!r}"] if node.price_per_hour is not None else [])
 
 
@@ -126,7 +131,7 @@ def _speed(link: LinkSpeed) -> _Lines:
 
 
 def _check(link: LinkSpeed, source: str, target: str) -> None:
-    if not link.bandwidth_bytes_per_s > 0:
+    if not link.bandwidth_bytes_per_s >= LEAST_BANDWIDTH:
         raise InvalidRequest(f"The link from {source} to {target} is down; write the pool down once it works again.")
 
 

@@ -1,9 +1,9 @@
 """TOML that a person wrote, against a strict model: an error names the line or the key. Knows no particular file."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,9 +12,14 @@ from muster.errors import InvalidRequest
 
 
 class Table(BaseModel):
-    """A table in which every unknown key is an error."""
+    """A table in which every unknown key is an error, and no text or truth value stands for a number.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    The docstring of a key says what it means; pages are made of them.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 _Model = TypeVar("_Model", bound=Table)
@@ -23,7 +28,7 @@ _Model = TypeVar("_Model", bound=Table)
 def parse(text: str, model: type[_Model], what: str) -> _Model:
     """`what` begins the sentence ("The scenario"). Raises `InvalidRequest` that names the line or the key."""
     try:
-        return model.model_validate(tomllib.loads(text))
+        return model.model_validate(_frozen(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(f"{what} is not valid TOML: {error}; correct that line.") from None
     except ValidationError as error:
@@ -41,11 +46,66 @@ def suggest(wrong: str, names: Iterable[str]) -> str:
     return f"choose one of {', '.join(known)}."
 
 
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, which is what tables hold."""
+    if isinstance(value, dict):
+        return {key: _frozen(entry) for key, entry in value.items()}
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value
+
+
+_WANTED = {
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "int_type": "a whole number",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "literal_error": "one of {expected}",
+    "model_type": "a table",
+    "string_type": "text in quotes",
+    "too_long": "a list of at most {max_length}",
+    "too_short": "a list of at least {min_length}",
+    "tuple_type": "a list (of tables: each under a heading in double brackets)",
+}
+"""pydantic's kinds of error, in the words of somebody who writes TOML."""
+
+
 def _explain(first: ErrorDetails, what: str) -> str:
-    key = ".".join(str(part) for part in first["loc"])
+    where = _where(first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{what} has an unknown key {key!r}; remove it or check its spelling."
+        return f"{what} has an unknown key {where}; remove it or check its spelling."
     if first["type"] == "missing":
-        return f"{what} lacks the key {key!r}; add it."
-    reason = first["msg"].removeprefix("Value error, ")
-    return f"{what}'s {key or 'tables'} cannot be used ({reason}); correct it."
+        return f"{what} lacks {where}; add it."
+    wanted = _WANTED.get(first["type"])
+    if wanted is None:
+        reason = first["msg"].removeprefix("Value error, ")
+        return f"{what}'s {where or 'tables'} cannot be used ({reason}); correct it."
+    return f"{what}'s {where} must be {wanted.format(**first.get('ctx', {}))}{_instead(first['input'])}; correct it."
+
+
+def _where(place: tuple[int | str, ...]) -> str:
+    """`'count' in [[machine]] 2`, counted from 1; `'elsewhere.latency_s'`; `row 2 of 'matrix.latency_s'`."""
+    table, *rest = place or ("",)
+    if rest and isinstance(rest[0], int):
+        number, *rest = rest
+        inside = f"[[{table}]] {int(number) + 1}"
+        return f"{_key(rest)} in {inside}" if rest else inside
+    return _key(place)
+
+
+def _key(place: Sequence[int | str]) -> str:
+    # pydantic marks what is wrong with a key itself, and not with its value, by "[key]".
+    names = ".".join(part for part in place if isinstance(part, str) and part != "[key]")
+    counts = [part + 1 for part in place if isinstance(part, int)]
+    entries = "".join(f"{word} {count} of " for word, count in zip(("entry", "row"), reversed(counts), strict=False))
+    return f"{entries}{names!r}" if names else ""
+
+
+def _instead(found: Any) -> str:
+    """What stands there, where it is short."""
+    if isinstance(found, bool):
+        return f", not {str(found).lower()}"
+    return f", not {found!r}" if isinstance(found, int | float | str) and len(repr(found)) <= 40 else ""

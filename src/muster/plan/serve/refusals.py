@@ -8,6 +8,9 @@ from muster.plan.serve.job import Job
 from muster.plan.words import bytes_in_words
 from muster.spec.pool import Node
 
+_MOST_MORE = 1000
+"""Nobody adds more devices than this; larger ones are the remedy then."""
+
 
 def nobody(name: str) -> DoesNotFit:
     return DoesNotFit(f"The pool has no machine to hold {name}; add one to the pool file, or let one join.")
@@ -23,12 +26,10 @@ def does_not_fit(job: Job) -> MusterError:
     largest = max(nodes, key=lambda node: node.device.memory_bytes)
     if usable < need:
         missing = need - usable
-        each = max(1, largest.device.memory_bytes - scratch)
-        more = ceil(missing / each)
         return DoesNotFit(
             f"{shape.name} with the cache of one request needs {bytes_in_words(need)} and the pool's machines have "
-            f"{bytes_in_words(usable)} beside their workspace, {bytes_in_words(missing)} too little; add {more} more "
-            f"{'device' if more == 1 else 'devices'} like those of {largest.name}, or take a smaller model or dtype."
+            f"{bytes_in_words(usable)} beside their workspace, {bytes_in_words(missing)} too little; "
+            f"{_remedy(missing, largest, scratch)}, or take a smaller model or dtype."
         )
     layer = max(shape.layer_bytes) + scratch
     return DoesNotFit(
@@ -36,6 +37,18 @@ def does_not_fit(job: Job) -> MusterError:
         f"pieces too small to share its layers of up to {bytes_in_words(layer)} with workspace, or with links that are "
         f"down; add a device with at least {bytes_in_words(need - usable / 2)}, or lend more memory of each."
     )
+
+
+def _remedy(missing: int, largest: Node, scratch: int) -> str:
+    """More of the same, where that is any remedy."""
+    each = largest.device.memory_bytes - scratch
+    if each <= 0:
+        lends = f"{largest.name} lends {bytes_in_words(largest.device.memory_bytes)} of each device"
+        return f"{lends} and a step alone takes {bytes_in_words(scratch)}, so lend more or add larger machines"
+    more = ceil(missing / each)
+    if more > _MOST_MORE:
+        return f"add machines that lend {bytes_in_words(missing)} together, with more on each than {largest.name}"
+    return f"add {more} more {'device' if more == 1 else 'devices'} like those of {largest.name}"
 
 
 def _scratch(job: Job) -> int:
