@@ -48,7 +48,8 @@ from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Market, Node, Pool
 from muster.spec.ranges import Bytes, Dollars, Name, Rate, Watts, Word
 from muster.spec.written import Table, parse, suggest
 
-MAX_MACHINES = 100_000
+MAX_MACHINES, MAX_DEVICES = 2_000, 16_000
+"""A plan for as many takes about half a minute of processor time, and time grows with them."""
 _PEER_LATENCY_S = 5e-6
 """Between two devices of a machine, where nothing is said: about what a small transfer over PCIe or NVLink takes."""
 
@@ -89,7 +90,7 @@ class WrittenMachine(Table):
     memory_bytes: Bytes | None = None
     """Lent of each device; else all that the device has."""
     flops_per_s: dict[Dtype, Rate] | None = None
-    """Of each device, by dtype; else the device's, and for one not in the table those of a slow laptop."""
+    """Of each device by dtype (`float32`, `bfloat16`, …); else the device's, else a slow laptop's."""
     memory_bandwidth_bytes_per_s: Rate | None = None
     """Of each device; else as above."""
     host_bandwidth_bytes_per_s: Rate | None = None
@@ -97,9 +98,9 @@ class WrittenMachine(Table):
     disk_bandwidth_bytes_per_s: Rate | None = None
     """Reading; else the device's."""
     market: Literal["on_demand", "spot", "community", "mining", "none"] | None = None
-    """Whose price the device has; else on_demand, where there is one."""
+    """Whose price per device counts; else `on_demand`, where there is one."""
     price_per_hour: Dollars | None = None
-    """Of the machine, instead of a market's."""
+    """US dollars for the whole machine, instead of a market's price."""
     watts: Watts | None = None
     """Of the machine at work; else the devices' own."""
     kind: Literal["cpu", "cuda", "mps"] | None = None
@@ -128,9 +129,9 @@ class WrittenMarket(Table):
     """The `[market]` table."""
 
     token_price_per_million: Dollars | None = None
-    """What a million generated tokens sell for."""
+    """US dollars that a million generated tokens sell for."""
     electricity_price_per_kwh: Dollars | None = None
-    """What a kilowatt-hour costs."""
+    """US dollars."""
 
 
 class PoolFile(Table):
@@ -143,7 +144,7 @@ class PoolFile(Table):
     source: str = ""
     """Where the figures come from, for people."""
     links: str | None = None
-    """A table of links that comes with Muster."""
+    """A table of links that comes with Muster: `ten-cities`."""
     machine: tuple[WrittenMachine, ...] = ()
     """At least one."""
     inside: WrittenSpeed | None = None
@@ -162,8 +163,11 @@ class PoolFile(Table):
         pairs = [frozenset(link.between) for link in self.link]
         if len(set(pairs)) < len(pairs):
             raise ValueError("two [[link]] tables join the same two")
-        if sum(machine.count for machine in self.machine) > MAX_MACHINES:
-            raise ValueError(f"more than {MAX_MACHINES} machines")
+        machines = sum(machine.count for machine in self.machine)
+        devices = sum(machine.count * machine.devices for machine in self.machine)
+        for count, most, what in ((machines, MAX_MACHINES, "machines"), (devices, MAX_DEVICES, "devices")):
+            if count > most:
+                raise ValueError(f"{count:,} {what} are more than the {most:,} that one plan is made for; take a part")
         return self
 
 
