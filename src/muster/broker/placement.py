@@ -108,6 +108,6 @@ class Placement:
             num_pages=self.pipeline.num_pages,
             page_size=self.pipeline.page_size,
             num_microbatches=self.pipeline.num_microbatches,
-            prefill_tokens=served.workspace.prefill_tokens,
+            prefill_tokens=self.pipeline.prefill_tokens or served.workspace.prefill_tokens,
             eos_token_ids=served.eos_token_ids,
         )

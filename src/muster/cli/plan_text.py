@@ -101,7 +101,9 @@ def _in_flight(pipelines: Sequence[Pipeline]) -> Iterator[tuple[str, str]]:
     microbatches = sum(pipeline.num_microbatches for pipeline in pipelines)
     batch = _span([pipeline.batch for pipeline in pipelines if pipeline.batch], "sequence")
     of = f" of {batch}" if batch else ""
-    yield "in flight", f"{several(microbatches, 'microbatch', 'microbatches')}{of}"
+    chunk = _span([pipeline.prefill_tokens for pipeline in pipelines if pipeline.prefill_tokens], "prompt token")
+    most = f", at most {chunk} in a step" if chunk else ""
+    yield "in flight", f"{several(microbatches, 'microbatch', 'microbatches')}{of}{most}"
     tokens = sum(pipeline.num_pages * pipeline.page_size for pipeline in pipelines)
     swapped = sum(pipeline.swap_pages * pipeline.page_size for pipeline in pipelines)
     swap = f", {swapped:,} of them to swap host memory through" if swapped else ""

@@ -107,7 +107,9 @@ class Ring:
         self.hops_s = sum(hop.link.latency_s for hop in self.hops)
         # With one stage nothing is ever in flight; the engine then runs one step at a time.
         self.in_flight = self.pipeline.num_microbatches if self.hops else 1
-        self.rules = rules
+        # A prompt makes a step long, and every step behind it waits: the plan may say how much of one a step takes.
+        asked = self.pipeline.prefill_tokens
+        self.rules = replace(rules, prefill_tokens=asked) if asked else rules
         self.max_sequences = self.pipeline.batch * self.in_flight or rules.max_sequences
         self.swap_s = self._swap_seconds()
 

@@ -43,6 +43,8 @@ class Pipeline:
     """Sequences per microbatch; 0 leaves it to the engine."""
     swap_pages: int = 0
     """Of `num_pages`, one of two equal slices through which cache in host memory is swapped (DeServe, section 4.2)."""
+    prefill_tokens: int = 0
+    """Most prompt tokens in one step; 0 leaves it to the engine."""
 
     def nodes(self) -> tuple[NodeId, ...]:
         return tuple(stage.node for stage in self.stages)

@@ -11,8 +11,10 @@ from muster.cost.named_shapes import named_shape
 from muster.errors import DoesNotFit, InvalidRequest
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
+from muster.sim.serving import simulate_serving
 from muster.spec.fleets import shipped_fleet
 from muster.spec.pool import LinkSpeed
+from muster.spec.pool_file import parse_pool
 from muster.spec.workload import ServeWorkload
 from tests.plan.fleets import pool, shape
 from tests.plan.serve.checks import check_plan
@@ -194,3 +196,51 @@ def test_a_broken_link_is_not_used():
 def test_the_objective_slo_asks_for_a_rate_and_a_deadline():
     with pytest.raises(InvalidRequest, match="how many come a second and by when"):
         plan_serving(shape(), pool(machine("a", 4000)), WORK, replace(QUICK, objective="slo"))
+
+
+def plan_in_time(fleet, model, rate, deadline_s, **options):
+    work = ServeWorkload(128, 64, requests_per_s=rate, deadline_s=deadline_s)
+    return plan_serving(model, fleet, work, ServeOptions(objective="slo", evaluations=60, **options))
+
+
+def hexgens_example():
+    machines = "".join(
+        f'[[machine]]\nname = "{name}"\ndevice = "{name}"\ndevices = {count}\n'
+        for name, count in (("a6000", 4), ("a5000", 2), ("a4000", 2))
+    )
+    return parse_pool(machines + "[elsewhere]\nlatency_s = 0.001\nbandwidth_bytes_per_s = 1250000000\n")
+
+
+def test_unequal_stages_keep_a_deadline_at_a_rate_at_which_equal_ones_do_not():
+    fleet, model = hexgens_example(), named_shape("llama-2-70b")
+    found = plan_in_time(fleet, model, 12.0, 23.2)
+    assert found.score > 0.99
+    assert plan_in_time(fleet, model, 12.0, 23.2, symmetric=True).score < 0.9
+    # In a simulation of its own, with other requests.
+    work = ServeWorkload(128, 64, requests_per_s=12.0, deadline_s=23.2)
+    assert simulate_serving(found.plan, fleet, model, work, num_requests=2000, seed=7).attainment > 0.99
+    # A deep ring keeps it only if no step has too much of a prompt in it.
+    lumps = replace(found.plan, pipelines=tuple(replace(one, prefill_tokens=512) for one in found.plan.pipelines))
+    assert simulate_serving(lumps, fleet, model, work, num_requests=2000, seed=7).attainment < 0.5
+
+
+def test_a_longer_deadline_and_a_lower_rate_are_never_harder_to_keep():
+    fleet = pool(machine("big", 900, speed=2.0), machine("small", 500), machine("other", 500))
+    options = replace(QUICK, objective="slo")
+
+    def share(rate, deadline_s):
+        work = replace(WORK, requests_per_s=rate, deadline_s=deadline_s)
+        return plan_serving(shape(), fleet, work, options).score
+
+    sooner, later, fewer = share(6.0, 4.8), share(6.0, 12.0), share(1.0, 4.8)
+    assert sooner < 0.5
+    assert later > 0.99
+    assert fewer > 0.99
+
+
+def test_machines_that_a_deadline_does_not_need_stand_by():
+    fleet = pool(*(machine(name, 4000) for name in "abcd"))
+    quiet, busy = (replace(WORK, requests_per_s=rate, deadline_s=60.0) for rate in (0.05, 40.0))
+    options = replace(QUICK, objective="slo")
+    assert len(plan_serving(shape(), fleet, quiet, options).plan.standbys) == 3
+    assert plan_serving(shape(), fleet, busy, options).plan.standbys == ()

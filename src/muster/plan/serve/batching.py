@@ -67,8 +67,8 @@ class Demand:
     max_batch: int
     max_microbatches: int
     swap: bool
-    deadline_s: float | None = None
-    """Count only what is answered within it."""
+    deadlines_s: tuple[float | None, ...] = (None,)
+    """Count only what is answered within it; a setting is chosen for each."""
 
 
 @dataclass(frozen=True)
@@ -92,36 +92,41 @@ class Setting:
         return ceil(self.batch - 1e-9)
 
 
-def best_setting(stages: Stages, demand: Demand) -> Setting | None:
-    """None if not even one request fits, or a link of the ring is down."""
+def best_settings(stages: Stages, demand: Demand) -> tuple[Setting, ...]:
+    """One for each of the deadlines; none if not even one request fits, or a link of the ring is down."""
     if not np.isfinite(stages.wire_s).all():
-        return None
+        return ()
     micro, batch, swap = _choices(stages, demand)
     if not len(batch):
-        return None
+        return ()
     period_s, service_s = _times(stages, demand, micro, batch, swap)
     rate = np.minimum(batch / demand.output_tokens, demand.most_prompts) / period_s
-    in_time = rate if demand.deadline_s is None else _in_time(stages, demand, micro, batch, demand.deadline_s)
-    # Where nothing is in time, what is soonest is the least bad.
-    wanted = in_time if in_time.max() > 0 else 1.0 / service_s
-    good = wanted >= ENOUGH * wanted.max()
-    chosen = int(np.lexsort((swap, np.where(good, service_s, np.inf)))[0])
-    pages = _pages(stages, demand, np.ceil(batch[chosen : chosen + 1]))
-    return Setting(
-        microbatches=int(micro[chosen]),
-        batch=float(batch[chosen]),
-        num_pages=int(min(pages[0], micro[chosen] * np.ceil(batch[chosen]) * demand.whole_pages)),
-        swap_pages=int(swap[chosen]),
-        period_s=float(period_s[chosen]),
-        requests_per_s=float(rate[chosen]),
-        in_time_per_s=float(in_time[chosen]),
-        service_s=float(service_s[chosen]),
-        idle_s=_idle(stages, demand),
-    )
+    soon = [rate] if demand.deadlines_s == (None,) else _in_time(stages, demand, micro, batch)
+    idle_s, found = _idle(stages, demand), []
+    for in_time in soon:
+        # Where nothing is in time, what is soonest is the least bad.
+        wanted = in_time if in_time.max() > 0 else 1.0 / service_s
+        good = wanted >= ENOUGH * wanted.max()
+        chosen = int(np.lexsort((swap, np.where(good, service_s, np.inf)))[0])
+        pages = _pages(stages, demand, np.ceil(batch[chosen : chosen + 1]))
+        found.append(
+            Setting(
+                microbatches=int(micro[chosen]),
+                batch=float(batch[chosen]),
+                num_pages=int(min(pages[0], micro[chosen] * np.ceil(batch[chosen]) * demand.whole_pages)),
+                swap_pages=int(swap[chosen]),
+                period_s=float(period_s[chosen]),
+                requests_per_s=float(rate[chosen]),
+                in_time_per_s=float(in_time[chosen]),
+                service_s=float(service_s[chosen]),
+                idle_s=idle_s,
+            )
+        )
+    return tuple(found)
 
 
-def _in_time(stages: Stages, demand: Demand, micro: Floats, most: Floats, deadline_s: float) -> Floats:
-    """The most that may come if 99 % are to be answered in time, where `most` sequences may share a step.
+def _in_time(stages: Stages, demand: Demand, micro: Floats, most: Floats) -> list[Floats]:
+    """For each deadline the most that may come if 99 % are to be answered in time, where `most` may share a step.
 
     With q requests in service on the mean, each takes S(q); q varies by two thirds of itself over that time, and as it
     comes near to N x `most`, requests wait (both as in `sim/rhythm.py`).
@@ -137,8 +142,11 @@ def _in_time(stages: Stages, demand: Demand, micro: Floats, most: Floats, deadli
     chance = load ** (np.sqrt(2 * (places + 1)) - 1)
     wait_s = service_s / (2 * places * (1 - load)) * np.log(np.maximum(chance / _LATE, 1.0))
     rate = np.minimum(mean / demand.output_tokens, demand.most_prompts) / period_s
-    good = service_s + _SPREAD * deviation_s + wait_s <= deadline_s
-    return np.asarray(np.max(np.where(good, rate, 0.0), axis=0))
+    late_s = service_s + _SPREAD * deviation_s + wait_s
+    return [
+        np.asarray(np.max(np.where(late_s <= (np.inf if limit_s is None else limit_s), rate, 0.0), axis=0))
+        for limit_s in demand.deadlines_s
+    ]
 
 
 def _choices(stages: Stages, demand: Demand) -> tuple[Floats, Floats, Floats]:

@@ -39,6 +39,8 @@ class Evolution:
     out_of_time: Callable[[], bool]
     budget: int
     """Replicas that may be designed."""
+    aim: int = 0
+    """For which of the deadlines."""
     cut_short: bool = False
     population: list[Scored] = field(default_factory=list)
     by_count: dict[int, Scored] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class Evolution:
     _seen: set[tuple[tuple[tuple[int, int], ...], ...]] = field(default_factory=set)
 
     def score(self, layout: Layout) -> Scored:
-        found = tuple(self.replicas.best(group_of(self.fleet, members)) for members in layout)
+        found = tuple(self.replicas.best(group_of(self.fleet, members), self.aim) for members in layout)
         used = self.worth.chosen(layout, found)
         return Scored(layout, found, used, self.worth.score(layout, found, used))
 

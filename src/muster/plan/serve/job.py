@@ -19,6 +19,9 @@ from muster.spec.workload import ServeWorkload
 _FINE = 16
 """Tabulated batches grow by a factor of two up to here, then by about 1.4."""
 
+_AROUND_THE_DEADLINE = (1.0, 0.5, 0.7, 1.4)
+"""For a deadline, plans are made for these multiples of it; the simulator says which of them is best."""
+
 _BENDS = 5
 """Prompts in one step up to which batches that bring another one are tabulated."""
 
@@ -93,8 +96,14 @@ def _demand(workload: ServeWorkload, options: ServeOptions, rules: BatchRules) -
         max_batch=options.max_batch,
         max_microbatches=options.max_microbatches,
         swap=options.swap and options.objective in ("throughput", "cost"),
-        deadline_s=workload.deadline_s if options.objective == "slo" else None,
+        deadlines_s=_deadlines(workload) if options.objective == "slo" else (None,),
     )
+
+
+def _deadlines(workload: ServeWorkload) -> tuple[float | None, ...]:
+    """Others beside the one asked for: a closed form errs on what is still in time, on either side."""
+    assert workload.deadline_s is not None
+    return tuple(times * workload.deadline_s for times in _AROUND_THE_DEADLINE)
 
 
 def _bends(workload: ServeWorkload, rules: BatchRules) -> set[int]:

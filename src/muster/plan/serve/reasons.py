@@ -51,6 +51,8 @@ def why_not(
     if objective == "latency":
         return f"{what}: a request takes {its.request_s:.3g} s instead of {forecast.request_s:.3g} s."
     if objective == "slo" and its.attainment is not None and forecast.attainment is not None:
+        if abs(its.attainment - forecast.attainment) < 5e-4:
+            return f"{what}: as many in time, on {_machines(other)} machines instead of {_machines(plan)}."
         return f"{what}: {its.attainment:.1%} of requests in time instead of {forecast.attainment:.1%}."
     ratio = its.capacity_tokens_per_s / forecast.capacity_tokens_per_s - 1
     if objective == "cost":
@@ -65,13 +67,17 @@ def why_not(
 
 
 def layout_in_words(plan: Plan) -> str:
-    count, machines = len(plan.pipelines), len({s.node for p in plan.pipelines for s in p.stages})
+    count, machines = len(plan.pipelines), _machines(plan)
     stages = sorted({len(pipeline.stages) for pipeline in plan.pipelines})
     span = f"{stages[0]}" if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
     return (
         f"{count} {'pipeline' if count == 1 else 'pipelines'} of {span} "
         f"{'stage' if span == '1' else 'stages'} on {machines} {'machine' if machines == 1 else 'machines'}"
     )
+
+
+def _machines(plan: Plan) -> int:
+    return len({stage.node for pipeline in plan.pipelines for stage in pipeline.stages})
 
 
 def _stages(plan: Plan) -> int:

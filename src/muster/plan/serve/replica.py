@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from muster.plan.serve.batching import Setting, Stages, best_setting
+from muster.plan.serve.batching import Setting, Stages, best_settings
 from muster.plan.serve.chain import Chain, Cut, Group, Item, Rows
 from muster.plan.serve.job import Job
 from muster.plan.serve.level import level_cuts
@@ -42,21 +42,21 @@ class Replicas:
     """By class."""
     every_order: bool = False
     designed: int = 0
-    _known: dict[Hashable, Replica | None] = field(default_factory=dict)
-    _found: dict[Group, Replica | None] = field(default_factory=dict)
+    _known: dict[Hashable, tuple[Replica | None, ...]] = field(default_factory=dict)
+    _found: dict[Group, tuple[Replica | None, ...]] = field(default_factory=dict)
     _chains: dict[tuple[tuple[int, float], ...], Chain] = field(default_factory=dict)
 
-    def best(self, group: Group) -> Replica | None:
-        """None if the group cannot hold the model with one request."""
+    def best(self, group: Group, aim: int = 0) -> Replica | None:
+        """For the deadline of this number; None if the group cannot hold the model with one request."""
         if group not in self._found:
             key, classes = self._likeness(group)
             if key not in self._known:
                 self.designed += 1
-                found = self._design(group)
-                self._known[key] = found and _moved(found, {one: index for index, one in enumerate(classes)})
-            found = self._known[key]
-            self._found[group] = found and _moved(found, dict(enumerate(classes)))
-        return self._found[group]
+                there = {one: index for index, one in enumerate(classes)}
+                self._known[key] = tuple(one and _moved(one, there) for one in self._design(group))
+            back = dict(enumerate(classes))
+            self._found[group] = tuple(one and _moved(one, back) for one in self._known[key])
+        return self._found[group][aim]
 
     def _likeness(self, group: Group) -> tuple[Hashable, tuple[int, ...]]:
         """What makes two groups the same, and the classes in the order in which they correspond."""
@@ -69,32 +69,28 @@ class Replicas:
         square = np.ix_(classes, classes)
         return (what, fleet.latency_s[square].tobytes(), fleet.bandwidth[square].tobytes()), tuple(classes)
 
-    def _design(self, group: Group) -> Replica | None:
+    def _design(self, group: Group) -> list[Replica | None]:
+        """The best for each deadline."""
+        best: list[Replica | None] = [None] * len(self.job.demand.deadlines_s)
         settings = self._settings(group)
         if not settings or len(group) > self.job.tables.layers:
-            return None
-        found = [self._along(order, settings) for order in self._orders(group)]
-        return max((one for one in found if one is not None), key=lambda one: one.value, default=None)
-
-    def _along(self, order: tuple[Item, ...], settings: Sequence[tuple[int, float, float]]) -> Replica | None:
-        best: Replica | None = None
-        for cuts in self._promising(order, settings):
-            setting = self.setting(order, cuts)
-            if setting is None:
-                continue
-            value = self._value(setting)
-            if best is None or value > best.value:
-                best = Replica(order, cuts, setting, value)
+            return best
+        for order in self._orders(group):
+            for cuts in self._promising(order, settings):
+                for aim, setting in enumerate(best_settings(self._stages(order, cuts), self.job.demand)):
+                    value, known = self._value(setting, aim), best[aim]
+                    if known is None or value > known.value:
+                        best[aim] = Replica(order, cuts, setting, value)
         return best
 
     def setting(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Setting | None:
         """The best batch and cache for cuts that are known; None if not one request fits."""
-        return best_setting(self._stages(order, cuts), self.job.demand)
+        return next(iter(best_settings(self._stages(order, cuts), self.job.demand)), None)
 
-    def _value(self, setting: Setting) -> float:
+    def _value(self, setting: Setting, aim: int) -> float:
         if self.job.options.objective == "latency":
             return self.job.workload.output_tokens / setting.idle_s
-        deadline_s = self.job.demand.deadline_s
+        deadline_s = self.job.demand.deadlines_s[aim]
         if deadline_s is not None and not setting.in_time_per_s:
             return 1e-6 * deadline_s / setting.service_s  # nothing in time, but some are nearer to it
         return setting.in_time_per_s * self.job.workload.output_tokens
@@ -127,7 +123,7 @@ class Replicas:
         if objective == "latency":
             return [0]
         fitting = [index for index, batch in enumerate(batches) if batch <= most] or [0]
-        return fitting[-1::-3] if objective == "slo" else fitting[-1:-4:-2]
+        return fitting[-1::-4] if objective == "slo" else fitting[-1:-4:-2]
 
     def _orders(self, group: Group) -> Iterable[tuple[Item, ...]]:
         if self.every_order and len(group) <= _EVERY_ORDER:
@@ -159,24 +155,26 @@ class Replicas:
         for loose in self._slack():
             cap_s = np.where(np.isfinite(slowest_s), slowest_s * loose, np.inf)
             around_s = chain.around(order, cap_s)
-            rate = self._estimate(batches, in_flight, slowest_s, around_s)
-            promising = np.argsort(-np.where(np.isfinite(slowest_s), rate, -1.0), kind="stable")[:_TRACED]
+            rates = self._estimates(batches, in_flight, slowest_s, around_s)
+            first = [
+                np.argsort(-np.where(np.isfinite(slowest_s), rate, -1.0), kind="stable")[:_TRACED] for rate in rates
+            ]
+            promising = np.array(list(dict.fromkeys(int(row) for rows in first for row in rows)))
             for row in promising[np.isfinite(slowest_s[promising])]:
                 found.setdefault(chain.only(int(row)).cuts(order, float(cap_s[row])))
-            paced = self.job.demand.deadline_s is None
+            paced = self.job.demand.deadlines_s == (None,)
             if loose == 1.0 and paced and np.all(around_s[promising] <= in_flight[promising] * slowest_s[promising]):
                 break  # the slowest stage sets the pace, so a shorter way around gains nothing
         return list(found)
 
-    def _estimate(self, batch: Floats, in_flight: Floats, slowest_s: Floats, around_s: Floats) -> Floats:
-        """How good each row looks: sequences a second; what is too late counts for next to nothing."""
+    def _estimates(self, batch: Floats, in_flight: Floats, slowest_s: Floats, around_s: Floats) -> list[Floats]:
+        """How good each row looks for each deadline: sequences a second; what is late counts for next to nothing."""
         period_s = np.maximum(slowest_s, around_s / in_flight)
-        rate = batch / period_s
-        deadline_s = self.job.demand.deadline_s
-        if deadline_s is None:
-            return rate
-        service_s = self.job.workload.output_tokens * in_flight * period_s
-        return np.where(service_s <= deadline_s, rate, 1e-6 / service_s)
+        rate, service_s = batch / period_s, self.job.workload.output_tokens * in_flight * period_s
+        return [
+            rate if limit_s is None else np.where(service_s <= limit_s, rate, 1e-6 / service_s)
+            for limit_s in self.job.demand.deadlines_s
+        ]
 
     def _slack(self) -> tuple[float, ...]:
         """How much slower than the least slowest stage others may be, to make the way around shorter."""

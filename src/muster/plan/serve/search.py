@@ -4,8 +4,9 @@ sort machines into classes -> layouts (structured, then evolved; all of them for
     -> each team's best pipeline -> forecasts of the best layouts -> the plan, its bound, and what was rejected
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -23,20 +24,22 @@ from muster.plan.serve.pins import Ranges, by_class, checked, together
 from muster.plan.serve.realise import realise
 from muster.plan.serve.reasons import explain, why_not
 from muster.plan.serve.replica import Replicas
-from muster.plan.serve.trial import alone_s, rules_of, symmetric, trial
+from muster.plan.serve.trial import Trials, alone_s, rules_of, symmetric
 from muster.plan.serve.worth import Worth
 from muster.sim.steady import check, serve_forecast
 from muster.spec.forecast import ServeForecast
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Plan
+from muster.spec.plan import Plan, Stage
 from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
 _FINALISTS = 4
 _LEVEL_FINALISTS = 2
+_SHARES_OF_AIMS = 0.3, 0.6
+"""Of the replicas to design: for the deadline itself, and in all, as each is designed for several deadlines."""
 _REJECTED = 3
 _AS_GOOD = 1e-3
-"""Layouts this close to the best count as equal; the simplest of them is taken (for `slo`, the quickest)."""
+"""Layouts this close to the best count as equal; the simplest of them is taken."""
 
 
 def plan_serving(
@@ -59,10 +62,12 @@ def plan_serving(
     if not pool.nodes:
         raise refusals.nobody(shape.name)
     search = _Search.of(shape, pool, workload, options, constants)
-    evolution = search.evolved(seed, out_of_time)
-    if not evolution.population:
+    evolutions = search.evolved(seed, out_of_time)
+    if not evolutions[0].population:
         raise search.refusal(seed)
-    return search.found(evolution.population, evolution.different(), not evolution.cut_short)
+    if options.objective == "slo":
+        return search.in_time(evolutions)
+    return search.found(evolutions[0])
 
 
 @dataclass
@@ -86,12 +91,18 @@ class _Search:
         small = options.exhaustive and is_small(fleet)
         return _Search(job, pool, constants, worth, Replicas(job, by_class(fleet, ranges), small), ranges)
 
-    def evolved(self, seed: int, out_of_time: Callable[[], bool]) -> Evolution:
-        """The search after its end."""
+    def evolved(self, seed: int, out_of_time: Callable[[], bool]) -> list[Evolution]:
+        """Searches after their end: one, or for a deadline one for each of those around it as well."""
+        aims = len(self.job.demand.deadlines_s)
+        # Designs are shared, and the first of the aims is what is asked for.
+        shares = [1.0] if aims == 1 else list(np.linspace(*_SHARES_OF_AIMS, aims))
+        budgets = [round(share * self.job.options.evaluations) for share in shares]
+        return [self._evolved(aim, budget, seed, out_of_time) for aim, budget in enumerate(budgets)]
+
+    def _evolved(self, aim: int, budget: int, seed: int, out_of_time: Callable[[], bool]) -> Evolution:
         fleet = self.job.fleet
-        budget = self.job.options.evaluations
         rng = np.random.default_rng(seed)
-        evolution = Evolution(fleet, self.replicas, self.worth, rng, out_of_time, budget)
+        evolution = Evolution(fleet, self.replicas, self.worth, rng, out_of_time, budget, aim)
         starts = structured(fleet, self.job.shape.weight_bytes(0, self.job.shape.num_layers))
         if self.replicas.every_order:
             evolution.best_of(every_layout(fleet))
@@ -115,40 +126,66 @@ class _Search:
             return refusals.budget(options.budget_per_hour, sum(nodes[node].price_per_hour or 0.0 for node in used))
         return refusals.does_not_fit(self.job)
 
-    def found(self, scored: Sequence[Scored], different: Sequence[Scored], finished: bool) -> Found:
+    def found(self, evolution: Evolution) -> Found:
         """One of the best layouts; the others, and those with other numbers of replicas, are rejected."""
-        finalists = [self._forecast(one) for one in (*scored[:_FINALISTS], *self._level())]
-        self._check_deadline([plan for plan, _ in finalists])
-        rated = [(*self.score(plan, forecast), plan, forecast) for plan, forecast in finalists]
-        best = max(self._better(score) for score, *_ in rated)
-        rated.sort(key=lambda one: (self._better(one[0]) < best - _AS_GOOD * abs(best), one[1], -self._better(one[0])))
-        score, _, plan, forecast = rated[0]
-        objective = self.job.options.objective
-        others = [self._forecast(one) for one in different if sum(one.used) != len(plan.pipelines)]
-        others += [(other, its) for _, _, other, its in rated[1:]]
-        rejected = tuple(
-            Rejected(other, its, why_not(self.pool, plan, forecast, other, its, objective))
-            for other, its in others[:_REJECTED]
-        )
-        bound = self.bound()
+        plans = [self._plan(one) for one in evolution.population[:_FINALISTS]]
+        scores = {plan: self.score(plan, self._forecast(plan)) for plan in plans}
+        best = max(self._better(score) for score in scores.values())
+        enough = best - _AS_GOOD * abs(best)
+        plans.sort(key=lambda one: (self._better(scores[one]) < enough, _stages(one), -self._better(scores[one])))
+        plan = plans[0]
+        others = [self._plan(one) for one in evolution.different() if sum(one.used) != len(plan.pipelines)]
+        return self._chosen(plan, scores[plan], [*others, *plans[1:]], not evolution.cut_short)
+
+    def in_time(self, evolutions: Sequence[Evolution]) -> Found:
+        """The best layouts for this deadline and for those around it, the best symmetric ones too, as simulated."""
+        scored = [one for evolution in evolutions for one in evolution.population[:_FINALISTS]]
+        plans = list(dict.fromkeys(self._plan(one) for one in (*scored, *self._level())))
+        self._check_deadline(plans)
+        trials = Trials(self.pool, self.job, self.constants)
+        plan, *rest = trials.ranked(plans)
+        # Of those that differ in their steps only, the best.
+        cuts = {_cuts(one): one for one in reversed(rest) if _cuts(one) != _cuts(plan)}
+        others = [one for one in rest if cuts.get(_cuts(one)) is one]
+        finished = not any(evolution.cut_short for evolution in evolutions)
+        shares = {one: trials.result(one).attainment for one in (plan, *others[:_REJECTED])}
+        return self._chosen(plan, shares[plan], others, finished, shares)
+
+    def _chosen(
+        self,
+        plan: Plan,
+        score: float,
+        others: Sequence[Plan],
+        finished: bool,
+        in_time: Mapping[Plan, float] = MappingProxyType({}),
+    ) -> Found:
+        """`in_time` are simulated shares of requests, which closed forms had better not contradict."""
+        objective, bound, others = self.job.options.objective, self.bound(), others[:_REJECTED]
+        forecast, *theirs = (self._forecast(one) for one in (plan, *others))
+        told = replace(forecast, attainment=in_time.get(plan, forecast.attainment))
+        rejected = []
+        for other, its in zip(others, theirs, strict=True):
+            as_told = replace(its, attainment=in_time.get(other, its.attainment))
+            rejected.append(Rejected(other, its, why_not(self.pool, plan, told, other, as_told, objective)))
         plan = replace(plan, explanation=explain(self.pool, plan, forecast, objective, score, bound))
-        return Found(plan, forecast, objective, score, bound, rejected, self.replicas.designed, finished)
+        return Found(plan, forecast, objective, score, bound, tuple(rejected), self.replicas.designed, finished)
 
-    def _forecast(self, scored: Scored) -> tuple[Plan, ServeForecast]:
+    def _plan(self, scored: Scored) -> Plan:
         job = self.job
-        plan = realise(job.fleet, job.shape, job.options, scored.layout, scored.replicas, scored.used)
-        return plan, serve_forecast(plan, self.pool, job.shape, job.workload, self.constants, rules=rules_of(job))
+        return realise(job.fleet, job.shape, job.options, scored.layout, scored.replicas, scored.used)
 
-    def score(self, plan: Plan, forecast: ServeForecast) -> tuple[float, float]:
-        """The objective's value; and of what less is better among plans that are as good."""
+    def _forecast(self, plan: Plan) -> ServeForecast:
+        job = self.job
+        return serve_forecast(plan, self.pool, job.shape, job.workload, self.constants, rules=rules_of(job))
+
+    def score(self, plan: Plan, forecast: ServeForecast) -> float:
+        """The objective's value, but for `slo`."""
         objective = self.job.options.objective
-        if objective == "slo":
-            return trial(plan, self.pool, self.job, self.constants)
         if objective == "latency":
-            return alone_s(plan, self.pool, self.job, self.constants), _stages(plan)
+            return alone_s(plan, self.pool, self.job, self.constants)
         if objective == "cost":
-            return forecast.capacity_tokens_per_s / max(self.worth.bill(plan), 1e-9), _stages(plan)
-        return forecast.capacity_tokens_per_s, _stages(plan)
+            return forecast.capacity_tokens_per_s / max(self.worth.bill(plan), 1e-9)
+        return forecast.capacity_tokens_per_s
 
     def _better(self, score: float) -> float:
         return -score if self.job.options.objective == "latency" else score
@@ -165,18 +202,22 @@ class _Search:
 
     def _level(self) -> list[Scored]:
         """For a deadline, the best symmetric layouts are tried in the simulator beside the others."""
-        if self.job.options.objective != "slo" or self.job.options.symmetric or self.ranges:
+        if self.job.options.symmetric or self.ranges:
             return []
         level = replace(self, replicas=Replicas(symmetric(self.job), {}, self.replicas.every_order))
-        return level.evolved(0, lambda: False).population[:_LEVEL_FINALISTS]
+        evolutions = level.evolved(0, lambda: False)
+        return [one for evolution in evolutions for one in evolution.population[:_LEVEL_FINALISTS]]
 
     def _check_deadline(self, plans: Sequence[Plan]) -> None:
         deadline_s = self.job.workload.deadline_s
-        if self.job.options.objective != "slo" or deadline_s is None:
-            return
+        assert deadline_s is not None
         soonest_s = min(alone_s(plan, self.pool, self.job, self.constants) for plan in plans)
         if soonest_s > deadline_s:
             raise refusals.deadline(deadline_s, soonest_s)
+
+
+def _cuts(plan: Plan) -> tuple[tuple[Stage, ...], ...]:
+    return tuple(pipeline.stages for pipeline in plan.pipelines)
 
 
 def _stages(plan: Plan) -> int:

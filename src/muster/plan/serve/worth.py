@@ -98,8 +98,11 @@ class Worth:
         return (most is None or replicas <= most) and (budget is None or paid <= budget * (1 + 1e-9))
 
     def _adds(self, values: dict[int, float], used: set[int], index: int, paid: float, bill: float) -> bool:
-        if not used or self.options.objective not in ("cost", "latency"):
+        if not used or self.options.objective == "throughput":
             return True
+        if self.options.objective == "slo":
+            # Who is always late only takes requests from those that are not.
+            return values[index] >= 1e-3 * max(values[one] for one in used)
         if self.options.objective == "latency":
             return values[index] >= 0.5 * max(values[one] for one in used)
         before = sum(values[one] for one in used)
