@@ -44,6 +44,18 @@ def switches(stage: Stage) -> int:
 # --- plans do not flap ------------------------------------------------------------------------------------------------
 
 
+def test_a_machine_that_joins_and_leaves_every_second_does_not_make_plans_flap():
+    stage = pool_of(1000)
+    before, seconds = switches(stage), 1200
+    for _ in range(seconds // 2):
+        fast = stage.join(2, 1000, speed=50.0)
+        stage.pass_time(1)
+        stage.cut(fast)
+        stage.pass_time(1)
+    assert set(stage.ranges()) == {1}
+    assert switches(stage) - before <= 12
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_speeds_that_oscillate_around_the_threshold_cause_few_switches(seed):
     random = Random(seed)
@@ -157,6 +169,19 @@ def test_a_machine_that_got_slow_is_replaced_and_tried_again_much_later():
     assert stage.state.members.members[stage.at(1).id].slowness == pytest.approx(14.0, rel=0.3)
     work(stage, TRY_AGAIN_S)
     assert stage.state.members.members[stage.at(1).id].slowness == 1.0
+
+
+def test_a_machine_that_claims_a_million_times_its_speed_does_not_keep_most_of_the_layers():
+    stage = pool_of(700, 500, 500, speeds=(1e4, 1, 1))
+    for number in (1, 2, 3):
+        link(stage, stage.at(number), HEAD, 0.001)
+    claimed = stage.ranges()[1]
+    assert claimed[1] - claimed[0] > 4
+    work(stage, 60, {1: 1e4})
+    assert stage.state.members.members[stage.at(1).id].slowness == pytest.approx(1e4, rel=0.3)
+    work(stage, 200, {1: 1e4})
+    first, last = stage.ranges().get(1, (0, 0))
+    assert last - first < claimed[1] - claimed[0]
 
 
 def test_a_machine_that_got_somewhat_slow_gets_fewer_layers():

@@ -1,13 +1,19 @@
 """The pool as a file: what was measured comes back from it, and it says what was not."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from muster.broker.measured_pool import DOWN_BYTES_PER_S, measured_pool, pool_file
 from muster.errors import PoolUnavailable
-from muster.spec.pool import DEFAULT_LINK, Pool
+from muster.spec.pool import DEFAULT_LINK, Device, Pool
 from muster.spec.pool_file import parse_pool
 from muster.wire.messages import Measured, PeerMeasured
 from tests.broker.actors import HEAD, MIB, Actor, Stage, measured
+
+words = st.sampled_from(["a", "live", "rtx-4090", "f" * 64, "0" * 63 + "2", "", " "]) | st.text(max_size=8)
+words |= st.sampled_from(['quo"te', "'" * 3, '"' * 3, "back\\slash", "= 1 #", "[market]", "\x85", "\u202e", "\x7f"])
+figures = st.sampled_from([0.0, 1.0, 1e9, 1e14, -1.0, 1e300, float("nan"), float("inf"), 5e-324]) | st.floats()
 
 
 def link(stage: Stage, actor: Actor, peer: str, latency_s: float, bandwidth: float) -> None:
@@ -60,6 +66,21 @@ def test_the_file_says_which_links_were_measured_and_which_are_guesses():
     assert pool.link(actors[0].id, actors[1].id).bandwidth_bytes_per_s == 50e6, "the end that sends knows best"
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(words, words, words, words, figures, figures), min_size=1, max_size=4))
+def test_whatever_machines_say_of_themselves_the_file_says_the_same(claims):
+    stage = Stage()
+    stage.auto = False
+    for number, (name, region, title, dtype, speed, bandwidth) in enumerate(claims, start=1):
+        actor = stage.dial(number, name=name, region=region)
+        device = Device("cpu", title, MIB, {dtype: speed}, bandwidth, bandwidth, bandwidth)
+        stage.tell(actor, Measured(device=device, free_memory_bytes=MIB))
+        if actor.alive:
+            link(stage, actor, HEAD, min(speed, 30.0), bandwidth)
+    pool, text = live(stage)
+    assert not pool.nodes or same(parse_pool(text), pool)
+
+
 def test_nobody_has_measured_anything_yet():
     stage = Stage()
     stage.join(1)
@@ -98,7 +119,13 @@ def test_memory_is_what_a_machine_is_believed_to_have():
 
 
 def test_a_device_that_no_pool_file_could_name_is_refused():
-    for changes in ({"kind": "abacus"}, {"flops_per_s": {"x" * 200: 1e9}}):
+    for changes in (
+        {"kind": "abacus"},
+        {"flops_per_s": {"x" * 200: 1e9}},
+        {"flops_per_s": {"float32\n[market]": 1e9}},
+        {"name": "\x1b[2J"},
+        {"name": "x" * 10**6},
+    ):
         stage = Stage()
         actor = stage.dial(1)
         claim = measured(500)

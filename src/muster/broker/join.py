@@ -76,8 +76,9 @@ def check_measured(measured: Measured) -> None:
 
 def _check_speeds(device: Device) -> None:
     names = [device.name, *device.flops_per_s]
-    if len(device.flops_per_s) > MOST_DTYPES or any(len(name) > 2 * LONGEST_NAME for name in names):
-        raise _absurd("device", device.name[:LONGEST_NAME], "short")
+    readable = all(len(name) <= 2 * LONGEST_NAME and name.isprintable() for name in names)
+    if len(device.flops_per_s) > MOST_DTYPES or not readable:
+        raise _absurd("device", repr(device.name[:LONGEST_NAME]), "short and printable")
     for dtype, speed in device.flops_per_s.items():
         _check_speed(f"speed in {dtype[:16]}", speed, MOST_FLOPS_PER_S)
     _check_speed("memory bandwidth", device.memory_bandwidth_bytes_per_s, MOST_BYTES_PER_S)

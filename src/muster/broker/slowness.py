@@ -3,7 +3,8 @@
 All machines of a ring compute the same steps, so what each was busy in the same while, held against its forecast,
 should be alike, whatever the requests are. One that needs twice what the others need, thrice in a row, counts as so
 much slower from then on, until it is as fast as they are again, or was left alone for long enough to be tried again. A
-machine that serves alone has nobody to be compared with.
+machine that serves alone has nobody to be compared with, and one that also makes up how long it was busy is not seen
+through here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,8 @@ LEAST_BUSY_S = 1.0
 SLOW, CHANGED = 2.0, 1.5
 """So many times slower than the others counts; so many times slower or faster than believed is news."""
 MOST = 16.0
-"""Slower than that makes no difference; and a figure that a neighbour made up should not take a machine's good name."""
+"""Slower than that, next to what others claim, makes no difference; and a neighbour's made-up figure should not take a
+machine's good name."""
 TRY_AGAIN_S = 600.0
 """After so long without work."""
 
@@ -75,10 +77,20 @@ class Slowness:
         assert device is not None, "whoever serves was measured"
         return stage_seconds(self._shape, stage.first, stage.last, device, FORECAST_TOKENS)
 
+    def _most(self, node: NodeId) -> float:
+        """How slow it may count: whoever claims a million times what others do may prove as many times slower."""
+        whole = {
+            member.id: self._forecast(Stage(member.id, 0, self._shape.num_layers))
+            for member in self._members
+            if member.device is not None
+        }
+        best = min(seconds for other, seconds in whole.items() if other != node)
+        return MOST * max(1.0, best / max(whole[node], 1e-30))
+
     def _believe(self, node: NodeId, found: Sequence[float], now_s: float) -> bool:
         """All windows must agree. Whether that is news."""
         member = self._members.members[node]
-        low, high = min(*found, MOST), max(found)
+        low, high = min(*found, self._most(node)), max(found)
         believed = low if low >= SLOW else 1.0 if high < SLOW / CHANGED else member.slowness
         member.slow_s = now_s
         if max(believed, member.slowness) < CHANGED * min(believed, member.slowness):

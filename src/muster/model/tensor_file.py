@@ -17,6 +17,8 @@ from torch import Tensor
 from muster.errors import WeightsInvalid
 
 MAX_HEADER_BYTES = 100_000_000
+MOST_DIMENSIONS, MOST_BYTES = 16, 2**60
+"""To multiply a million digits would take for ever."""
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -92,7 +94,7 @@ def read_header(file: BinaryIO, size: int, name: str) -> dict[str, Span]:
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         spans = {tensor: _span(entry, 8 + length) for tensor, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _broken(name, "its header is not that of a safetensors file") from error
     for tensor, span in spans.items():
         if span.stop > size:
@@ -104,7 +106,9 @@ def _span(entry: dict[str, Any], base: int) -> Span:
     shape = tuple(int(size) for size in entry["shape"])
     start, stop = (int(offset) for offset in entry["data_offsets"])
     dtype = DTYPES.get(entry["dtype"])
-    if min(shape, default=0) < 0 or not 0 <= start <= stop:
+    if len(shape) > MOST_DIMENSIONS or not all(0 <= size <= MOST_BYTES for size in (*shape, start, stop)):
+        raise ValueError("negative or endless size")
+    if start > stop:
         raise ValueError("negative size")
     if dtype is not None and stop - start != math.prod(shape) * dtype.itemsize:
         raise ValueError("size does not match shape")

@@ -97,6 +97,6 @@ def read_index(text: str | bytes, path: Path) -> dict[str, str]:
         file_of = json.loads(text)["weight_map"]
         if all(isinstance(file, str) and Path(file).name == file for file in file_of.values()):
             return dict(file_of)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsInvalid(f"{path} is not a safetensors index; download the model again.") from error
     raise WeightsInvalid(f"{path} names files outside its own directory; do not use this model.")

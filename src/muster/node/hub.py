@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
@@ -56,12 +57,41 @@ async def fetch_from_hub(
     try:
         validate_repo_id(manifest.model)
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        async with httpx.AsyncClient(headers=headers, follow_redirects=True, timeout=None) as client:
+        door = _Door(httpx.URL(hf_hub_url(manifest.model, INDEX_NAME)))
+        async with httpx.AsyncClient(
+            headers=headers, follow_redirects=True, timeout=None, event_hooks={"request": [door.check]}
+        ) as client:
             await _Hub(client, manifest, store, progress).fetch(wanted)
     except TimeoutError as error:
         raise HubUnusable(f"it gave less than {RANGE_BYTES} bytes in {ANSWER_S:.0f} s") from error
     except (httpx.HTTPError, httpx.InvalidURL, HFValidationError, WeightsInvalid) as error:
         raise HubUnusable(str(error) or type(error).__name__) from error
+
+
+class _Door:
+    """Where a hub may send us: to any storage on the internet, but not into this machine's own network."""
+
+    def __init__(self, hub: httpx.URL) -> None:
+        self._hub = hub
+
+    async def check(self, request: httpx.Request) -> None:
+        """Called before every request, those of redirects too. Raises `HubUnusable`."""
+        to = request.url
+        if self._hub.scheme == "https" and to.scheme != "https":
+            raise HubUnusable(f"it sends us to {to.host[:80]} without encryption")
+        if _is_near(to.host) and to.host != self._hub.host:
+            raise HubUnusable(f"it sends us to {to.host[:80]}, which is no place on the internet")
+
+
+def _is_near(host: str) -> bool:
+    """Whether a host is one of this network, as far as its name tells."""
+    try:
+        address = ip_address(host)
+        return not (getattr(address, "ipv4_mapped", None) or address).is_global
+    except ValueError:
+        name, _, last = host.rstrip(".").rpartition(".")
+        # The end of a real name is a word; numbers are how `127.1` hides.
+        return not name or last in ("local", "internal", "localhost") or last[:1].isdigit()
 
 
 class _Hub:
@@ -172,7 +202,7 @@ def _runs(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
 
 async def _chunks(answer: httpx.Response, most: int) -> AsyncIterator[bytes]:
     """The answer's body in chunks, each in time, `most` bytes at most."""
-    body, came = answer.aiter_bytes(RANGE_BYTES), 0
+    body, came = answer.aiter_raw(RANGE_BYTES), 0  # raw: nothing that is packed grows here
     while True:
         async with asyncio.timeout(ANSWER_S):
             data = await anext(body, b"")
