@@ -48,11 +48,15 @@ def check_not_banned(node: NodeId, banned: Iterable[NodeId]) -> None:
 def _check_names(node: NodeId, hello: Hello) -> None:
     if hello.address.node != node:
         raise ProtocolViolation("This node gave the address of another node; give its own.")
-    if not hello.name.strip() or len(hello.name) > LONGEST_NAME or not hello.name.isprintable():
+    if len(hello.name) > LONGEST_NAME or not _readable(hello.name):
         raise MalformedFrame(f"A node's name has 1 to {LONGEST_NAME} printable characters; choose another with --name.")
-    if len(hello.region) > LONGEST_NAME or not (hello.region == "" or hello.region.isprintable()):
+    if len(hello.region) > LONGEST_NAME or not (hello.region == "" or _readable(hello.region)):
         raise MalformedFrame(f"A region has at most {LONGEST_NAME} printable characters; choose another with --region.")
     _check_address(hello.address)
+
+
+def _readable(name: str) -> bool:
+    return bool(name.strip()) and name.isprintable()
 
 
 def _check_address(address: Address) -> None:
