@@ -3,6 +3,7 @@
 import pytest
 
 from muster.cli import figures
+from muster.plan.words import layers_in_words
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_shares(value: float, says: str) -> None:
 def test_changes_layers_and_counts() -> None:
     assert [figures.gain(100, then) for then in (107, 97, 100.2)] == ["+7%", "-3%", "the same"]
     assert figures.gain(0, 5) == "from nothing"
-    assert [figures.layers(0, 20), figures.layers(4, 5)] == ["0–19", "4"]
+    assert [layers_in_words(0, 20), layers_in_words(4, 5)] == ["0–19", "4"]
     assert [figures.several(1, "machine"), figures.several(2, "microbatch", "microbatches")] == [
         "1 machine",
         "2 microbatches",

@@ -187,7 +187,7 @@ def test_an_empty_pool_says_how_much_memory_is_wanted():
 
 def test_a_plan_explains_itself_by_the_names_of_machines():
     text = place(shape(), pool(node("anna", 600), node("berta", 600)), options=OPTIONS).explanation
-    assert "anna [" in text
+    assert "anna 4–7" in text
     assert "ms per step" in text
 
 

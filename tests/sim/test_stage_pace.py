@@ -9,7 +9,6 @@ from muster.cost.island import island_seconds
 from muster.cost.pace import TYPICAL, Constants
 from muster.cost.work import decode, prefill
 from muster.sim.stage_pace import StagePace, StepLoad, decode_load
-from muster.sim.steady import stage_step_seconds
 from muster.spec.plan import Stage
 from tests.sim.rings import node, shape
 
@@ -35,7 +34,8 @@ def test_a_decode_step_takes_what_the_cost_model_says(layers, batch, context, de
     machine = node("a", devices=4)
     stage = Stage("a", *layers, devices=tuple(range(devices)))
     expected = island_seconds(decode(model, *layers, batch, context), model, batch, machine, devices, constants)
-    assert stage_step_seconds(model, stage, machine, batch, context, constants) == pytest.approx(expected, rel=1e-6)
+    pace = StagePace(model, stage, machine, constants)
+    assert pace.seconds(decode_load(batch, context)) == pytest.approx(expected, rel=1e-6)
 
 
 @given(RANGES, st.integers(1, 600), st.integers(0, 3000), st.sampled_from([1, 2]), st.sampled_from([0, 256]), CONSTANTS)

@@ -50,10 +50,5 @@ def gain(now: float, then: float) -> str:
     return "the same" if abs(change) < 0.005 else f"{change:+.0%}"
 
 
-def layers(first: int, last: int) -> str:
-    """Layers [first, last), counted from 0, as the pictures and `--pin` have them."""
-    return str(first) if last - first == 1 else f"{first}–{last - 1}"
-
-
 def several(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from muster.cli.figures import layers, share
-from muster.plan.words import bytes_in_words
+from muster.cli.figures import share
+from muster.plan.words import bytes_in_words, layers_in_words
 from muster.spec.devices import find_device
 from muster.spec.forecast import StageForecast
 from muster.spec.plan import Pipeline, Plan
@@ -31,7 +31,7 @@ def stage_rows(pool: Pool, plan: Plan, forecasts: Sequence[StageForecast]) -> Ro
     for index, pipeline in enumerate(plan.pipelines):
         for stage in pipeline.stages:
             node = nodes[stage.node]
-            row = [node.name, device(node, len(stage.devices)), layers(stage.first, stage.last)]
+            row = [node.name, device(node, len(stage.devices)), layers_in_words(stage.first, stage.last)]
             rows.append(row + _foreseen(of[index, stage.first]))
     if len(plan.pipelines) == 1:
         return columns, rows

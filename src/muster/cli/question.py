@@ -10,10 +10,12 @@ from muster.cost.codec_table import CODECS
 from muster.cost.measured import constants_of
 from muster.cost.pace import Constants
 from muster.errors import ContextTooLong, InvalidRequest, Unsupported
+from muster.plan.serve.found import Found as ServeFound
 from muster.plan.serve.options import Objective as ServeObjective
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
 from muster.plan.train.dtfm_plan import DtfmFound, dtfm_plan
+from muster.plan.train.found import Found as TrainFound
 from muster.plan.train.search import TrainOptions, plan_training
 from muster.sim.serving import simulate_serving
 from muster.sim.steady import serve_forecast, train_forecast
@@ -160,16 +162,7 @@ def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
         seed=question.seed,
         out_of_time=out_of_time,
     )
-    return Answer(
-        plan=found.plan,
-        forecast=found.forecast,
-        score=found.score,
-        bound=_finite(found.bound),
-        gap=_finite(found.gap),
-        rejected=tuple(Rejected(*one) for one in found.alternatives),
-        evaluations=found.evaluations,
-        finished=found.finished,
-    )
+    return _answer(found, found.score)
 
 
 def _train(question: Question, out_of_time: Callable[[], bool]) -> Answer:
@@ -186,11 +179,16 @@ def _train(question: Question, out_of_time: Callable[[], bool]) -> Answer:
         seed=question.seed,
         out_of_time=out_of_time,
     )
+    return _answer(found, found.forecast.step_s)
+
+
+def _answer(found: ServeFound | TrainFound, score: float) -> Answer:
+    """Of either search."""
     return Answer(
         plan=found.plan,
         forecast=found.forecast,
-        score=found.forecast.step_s,
-        bound=found.bound,
+        score=score,
+        bound=_finite(found.bound),
         gap=_finite(found.gap),
         rejected=tuple(Rejected(*one) for one in found.alternatives),
         evaluations=found.evaluations,

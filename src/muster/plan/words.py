@@ -17,10 +17,18 @@ def bytes_in_words(count: float) -> str:
     return f"{count / 1024:.1f} KiB"
 
 
+def layers_in_words(first: int, last: int) -> str:
+    """Layers [first, last), counted from 0, as tables, pictures and `--pin` have them: `0–19`, or `4`."""
+    return str(first) if last - first == 1 else f"{first}–{last - 1}"
+
+
 def explain(pool: Pool, pipeline: Pipeline, step_seconds: float, ring_latency_s: float, why: str) -> str:
     """A few sentences for `--explain` and the status page."""
     names = {node.id: node.name for node in pool.nodes}
-    parts = [f"{names.get(stage.node, stage.node[:8])} [{stage.first}, {stage.last})" for stage in pipeline.stages]
+    parts = [
+        f"{names.get(stage.node, stage.node[:8])} {layers_in_words(stage.first, stage.last)}"
+        for stage in pipeline.stages
+    ]
     pages = pipeline.num_pages * pipeline.page_size
     sentences = [
         f"{why}: {' → '.join(parts)}.",

@@ -16,19 +16,11 @@ from muster.sim.relay import Exchange, relays
 from muster.sim.relay_rhythm import CHUNKS
 from muster.sim.rhythm import Rhythm, Waiting, deviation_s, rhythm, under_rate, waiting
 from muster.sim.ring import BatchRules, Ring
-from muster.sim.stage_pace import StagePace, decode_load
 from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Plan, Stage
-from muster.spec.pool import Node, NodeId, Pool
+from muster.spec.plan import Plan
+from muster.spec.pool import NodeId, Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
-
-
-def stage_step_seconds(
-    shape: ModelShape, stage: Stage, node: Node, batch: float, context: float, constants: Constants = TYPICAL
-) -> float:
-    """One decode step of `batch` sequences that see `context` tokens each, tensor parallel over the stage's devices."""
-    return StagePace(shape, stage, node, constants).seconds(decode_load(batch, context))
 
 
 def serve_forecast(

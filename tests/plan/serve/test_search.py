@@ -244,3 +244,16 @@ def test_machines_that_a_deadline_does_not_need_stand_by():
     options = replace(QUICK, objective="slo")
     assert len(plan_serving(shape(), fleet, quiet, options).plan.standbys) == 3
     assert plan_serving(shape(), fleet, busy, options).plan.standbys == ()
+
+
+def test_the_same_cuts_on_machines_that_are_alike_are_no_alternative():
+    fleet = pool(machine("a", 600), machine("b", 600), machine("c", 900, speed=0.5))
+    found = plan_serving(shape(), fleet, WORK, QUICK)
+    kind = {node.id: node.device.memory_bytes for node in fleet.nodes}
+    plans = [found.plan, *(other.plan for other in found.alternatives)]
+    cuts = [
+        sorted([(kind[s.node], len(s.devices), s.first, s.last) for s in one.stages] for one in plan.pipelines)
+        for plan in plans
+    ]
+    assert len(plans) > 1, "there is something to tell"
+    assert all(cut not in cuts[:index] for index, cut in enumerate(cuts))

@@ -1,6 +1,7 @@
 """A serving plan in words: what it is, and why another one was not taken."""
 
 from muster.plan.serve.options import Objective
+from muster.plan.words import layers_in_words
 from muster.spec.forecast import ServeForecast
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Pool
@@ -37,7 +38,8 @@ def _figure(objective: Objective, value: float) -> str:
 
 def _chain(names: dict[str, str], pipeline: Pipeline) -> str:
     parts = [
-        f"{names[one.node]}{f' x{len(one.devices)}' if len(one.devices) > 1 else ''} [{one.first}, {one.last})"
+        f"{names[one.node]}{f' x{len(one.devices)}' if len(one.devices) > 1 else ''} "
+        f"{layers_in_words(one.first, one.last)}"
         for one in pipeline.stages
     ]
     return " → ".join(parts)
@@ -47,7 +49,7 @@ def why_not(
     pool: Pool, plan: Plan, forecast: ServeForecast, other: Plan, its: ServeForecast, objective: Objective
 ) -> str:
     """One sentence on `other`, beside the plan that was chosen."""
-    what = layout_in_words(other)
+    what = _named(pool, other)
     if objective == "latency":
         return f"{what}: a request takes {its.request_s:.3g} s instead of {forecast.request_s:.3g} s."
     if objective == "slo" and its.attainment is not None and forecast.attainment is not None:
@@ -62,8 +64,16 @@ def why_not(
             f"{forecast.capacity_tokens_per_s:.4g} for ${mine:.2f}."
         )
     if abs(ratio) < 5e-4:
-        return f"{what}: as fast, with {_stages(other)} stages instead of {_stages(plan)}."
+        fewer = f", with {_stages(other)} stages instead of {_stages(plan)}" if _stages(other) != _stages(plan) else ""
+        return f"{what}: as fast{fewer}."
     return f"{what}: {its.capacity_tokens_per_s:.4g} tokens/s, {abs(ratio):.1%} {'less' if ratio < 0 else 'more'}."
+
+
+def _named(pool: Pool, plan: Plan) -> str:
+    """One short pipeline by its machines, anything larger by its counts."""
+    if len(plan.pipelines) > 1 or len(plan.pipelines[0].stages) > _MOST_LISTED:
+        return layout_in_words(plan)
+    return _chain({node.id: node.name for node in pool.nodes}, plan.pipelines[0])
 
 
 def layout_in_words(plan: Plan) -> str:

@@ -4,7 +4,7 @@ sort machines into classes -> layouts (structured, then evolved; all of them for
     -> each team's best pipeline -> forecasts of the best layouts -> the plan, its bound, and what was rejected
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -29,7 +29,7 @@ from muster.plan.serve.worth import Worth
 from muster.sim.steady import check, serve_forecast
 from muster.spec.forecast import ServeForecast
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Plan, Stage
+from muster.spec.plan import Plan
 from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
@@ -135,7 +135,8 @@ class _Search:
         plans.sort(key=lambda one: (self._better(scores[one]) < enough, _stages(one), -self._better(scores[one])))
         plan = plans[0]
         others = [self._plan(one) for one in evolution.different() if sum(one.used) != len(plan.pipelines)]
-        return self._chosen(plan, scores[plan], [*others, *plans[1:]], not evolution.cut_short)
+        others = self._unlike(plan, [*others, *plans[1:]])
+        return self._chosen(plan, scores[plan], others, not evolution.cut_short)
 
     def in_time(self, evolutions: Sequence[Evolution]) -> Found:
         """The best layouts for this deadline and for those around it, the best symmetric ones too, as simulated."""
@@ -144,9 +145,7 @@ class _Search:
         self._check_deadline(plans)
         trials = Trials(self.pool, self.job, self.constants)
         plan, *rest = trials.ranked(plans)
-        # Of those that differ in their steps only, the best.
-        cuts = {_cuts(one): one for one in reversed(rest) if _cuts(one) != _cuts(plan)}
-        others = [one for one in rest if cuts.get(_cuts(one)) is one]
+        others = self._unlike(plan, rest)
         finished = not any(evolution.cut_short for evolution in evolutions)
         shares = {one: trials.result(one).attainment for one in (plan, *others[:_REJECTED])}
         return self._chosen(plan, shares[plan], others, finished, shares)
@@ -169,6 +168,22 @@ class _Search:
             rejected.append(Rejected(other, its, why_not(self.pool, plan, told, other, as_told, objective)))
         plan = replace(plan, explanation=explain(self.pool, plan, forecast, objective, score, bound))
         return Found(plan, forecast, objective, score, bound, tuple(rejected), self.replicas.designed, finished)
+
+    def _unlike(self, plan: Plan, others: Sequence[Plan]) -> list[Plan]:
+        """Of the others the first of each way to cut: the same on machines that are alike is no alternative."""
+        first = {self._cuts(other): other for other in reversed(others)}
+        return [one for one in others if first[self._cuts(one)] is one and self._cuts(one) != self._cuts(plan)]
+
+    def _cuts(self, plan: Plan) -> Hashable:
+        """Kind of machine, devices and layers of every stage, whatever the machines are called."""
+        fleet = self.job.fleet
+        kinds = {node.id: of_class for node, of_class in zip(fleet.nodes, fleet.class_of, strict=True)}
+        return tuple(
+            sorted(
+                tuple((kinds[stage.node], len(stage.devices), stage.first, stage.last) for stage in pipeline.stages)
+                for pipeline in plan.pipelines
+            )
+        )
 
     def _plan(self, scored: Scored) -> Plan:
         job = self.job
@@ -214,10 +229,6 @@ class _Search:
         soonest_s = min(alone_s(plan, self.pool, self.job, self.constants) for plan in plans)
         if soonest_s > deadline_s:
             raise refusals.deadline(deadline_s, soonest_s)
-
-
-def _cuts(plan: Plan) -> tuple[tuple[Stage, ...], ...]:
-    return tuple(pipeline.stages for pipeline in plan.pipelines)
 
 
 def _stages(plan: Plan) -> int:
