@@ -219,6 +219,15 @@ def test_a_ring_under_a_rate_does_what_littles_law_says(load):
     assert run.attainment == pytest.approx(forecast.attainment, abs=0.1)
 
 
+def test_a_plan_may_say_how_much_of_a_prompt_a_step_takes():
+    ring = pipeline("abcd", microbatches=4, batch=8, pages=40_000)
+    workload = replace(OFFLINE, requests_per_s=2.0)
+    said = simulate_serving(plan(replace(ring, prefill_tokens=16)), FLEET, shape(), workload)
+    told = simulate_serving(plan(ring), FLEET, shape(), workload, rules=BatchRules(prefill_tokens=16))
+    assert said == told
+    assert said != simulate_serving(plan(ring), FLEET, shape(), workload)
+
+
 def test_deserve_in_events_is_as_flat_in_latency_as_in_closed_form():
     names = [f"l4-{i}" for i in range(8)]
     for latency_s, expected in ((0.0, 446), (0.064, 446), (0.256, 442)):
