@@ -1,16 +1,20 @@
 """The published search, as a yardstick: DT-FM's genetic algorithm with cyclic local search, 5,000 evaluations.
 
-Written anew from the paper (arXiv 2206.01288, section 3.3) and its scheduler (github.com/DS3Lab/DT-FM, `GCMA`). Kept:
-100 random partitions, two random parents, the labels of five random machines copied from one parent into the other,
-sizes repaired by index, one pass of cyclic moves by the gain on the fastest link inside a group, the exact objective
-for every child. Corrected, because the original cannot be reproduced or does not do what it says:
+Written anew from the paper (arXiv 2206.01288, section 3.3) and its scheduler (github.com/DS3Lab/DT-FM at cda948f,
+`GCMA`): 100 random partitions, two random parents, the labels of five random machines copied from one parent into the
+other, sizes repaired by index, one pass of cyclic moves by the gain on the fastest link inside a group, the exact
+objective for every child, the best partition ever met as the result.
 
-    random numbers   `np.random.seed = i` overwrote the function instead of calling it; here one seeded generator
-    acceptance       `max(score_1, child > score_2)` compared with a boolean, so that in effect only the first parent
-                     was looked at; here the child replaces the worse parent if it is no worse than that
-    population       every loser was appended to lists that nothing read again; here it is dropped
-    limits           64 machines and 8 x 8 tasks were fixed; here any counts
-    best prefix      how many cycles to keep is chosen among all of them; the original never considered the last
+Twice: as published, or corrected, where the code does not do what the paper says:
+
+    acceptance       `max(score_1, child > score_2)` compares with a boolean. As published, the child replaces the worse
+                     parent if it is no worse than the first one; corrected, if it is no worse than the worse parent
+    best prefix      how many cycles to keep: as published the last one is never considered
+    end of a pass    a cycle that runs into a group without a free machine counts as a visit of its start
+
+Both times one seeded generator draws (`np.random.seed = i` overwrote the function instead of calling it, so the
+original cannot be repeated), what loses is dropped instead of kept in lists that no draw reads, and any counts will do
+instead of 64 machines and 8 x 8 tasks.
 
 The gain of moving v from its group to group P is: mean of w(v, P) - min of w(v, own group) (seconds of pipeline).
 """
@@ -31,6 +35,8 @@ class GeneticOptions:
     population: int = 100
     evaluations: int = 5000
     """Children and first population together."""
+    as_published: bool = False
+    """With the slips of the published code."""
 
 
 def genetic(problem: TrainProblem, seed: int, options: GeneticOptions = GeneticOptions()) -> Placement:
@@ -42,10 +48,10 @@ def genetic(problem: TrainProblem, seed: int, options: GeneticOptions = GeneticO
     for _ in range(options.evaluations - len(population)):
         one, two = (int(index) for index in rng.integers(len(population), size=2))
         child = crossover(population[one], population[two], problem, rng)
-        child = CyclicMoves(problem, child).run()
+        child = CyclicMoves(problem, child, options.as_published).run()
         score = costs.total_s(groups_of(child, problem.stages))
         worse = one if scores[one] > scores[two] else two
-        if score <= scores[worse]:
+        if score <= scores[one if options.as_published else worse]:
             population[worse], scores[worse] = child, score
     return evaluate(problem, groups_of(population[int(np.argmin(scores))], problem.stages))
 
@@ -72,7 +78,8 @@ def crossover(one: Ints, two: Ints, problem: TrainProblem, rng: np.random.Genera
 class CyclicMoves:
     """One pass of cycles of moves; a machine that has moved stays where it is."""
 
-    def __init__(self, problem: TrainProblem, labels: Ints) -> None:
+    def __init__(self, problem: TrainProblem, labels: Ints, as_published: bool = False) -> None:
+        self.as_published = as_published
         self.stages, self.count = problem.stages, problem.count
         self.groups = np.arange(problem.stages)
         self.labels = labels.copy()
@@ -83,14 +90,13 @@ class CyclicMoves:
 
     def run(self) -> Ints:
         """The labels after the best number of cycles."""
-        best, best_gain, gain = self.labels.copy(), 0.0, 0.0
+        kept, gains = [self.labels.copy()], [0.0]
         for _ in range(self.stages):
-            gain += self.cycle()
-            if gain > best_gain:
-                best, best_gain = self.labels.copy(), gain
+            gains.append(gains[-1] + self.cycle())
+            kept.append(self.labels.copy())
             if len(self.visited) == self.stages or not self.free.any():
                 break
-        return best
+        return kept[int(np.argmax(gains[:-1] if self.as_published else gains))]
 
     def cycle(self) -> float:
         """Chain moves until the start group has its size back; keep the best prefix, closed. Returns its gain."""
@@ -102,6 +108,8 @@ class CyclicMoves:
         for _ in range(self.count):
             mover = movers[here]
             if mover < 0:
+                if self.as_published:
+                    self.visited.add(start)
                 break
             if moves and made + gains[here, start] > best_gain:
                 best_gain, keep = made + gains[here, start], len(moves)

@@ -134,20 +134,20 @@ def countable(sizes: list[int], widths: tuple[int, ...], replicas: int) -> bool:
     wanted = tuple(replicas * widths.count(length) for length in lengths)
     used = {tuple(0 for _ in lengths)}
     for size in sorted(sizes, reverse=True):
-        ways = list(_ways(size, lengths, wanted))
-        totals = {tuple(map(sum, zip(before, way, strict=True))) for before in used for way in ways}
+        found = list(ways(size, lengths, wanted))
+        totals = {tuple(map(sum, zip(before, way, strict=True))) for before in used for way in found}
         used = {total for total in totals if all(n <= most for n, most in zip(total, wanted, strict=True))}
-        if len(used) * len(ways) > MOST_MIXES:
+        if len(used) * len(found) > MOST_MIXES:
             return True
     return wanted in used
 
 
-def _ways(size: int, lengths: list[int], most: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def ways(size: int, lengths: list[int], most: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """All ways to cut `size` machines into pieces of these lengths."""
     if not lengths:
         if size == 0:
             yield ()
         return
     for count in range(min(size // lengths[0], most[0]) + 1):
-        for rest in _ways(size - count * lengths[0], lengths[1:], most[1:]):
+        for rest in ways(size - count * lengths[0], lengths[1:], most[1:]):
             yield (count, *rest)

@@ -3,34 +3,40 @@
 The same problem, seed and options give the same plan: the budget is counted in steps, not seconds. A caller with a
 clock passes `out_of_time`; the result then says whether it was cut short, and only then may two runs differ.
 
-Every start that a structured layout offers is priced. Then come rounds: some short walks, which begin at random
-partitions and at the best of those starts in turn, and a longer, less hot one from the best that they met. A plan that
-meets the lower bound is optimal and ends the search, and so do rounds that find nothing better.
+Every start that a structured layout offers is priced. Then come rounds of walks, most of which begin at random runs of
+stages, each with other lengths than the one before, and some at the best of those layouts; at the end of a round a
+longer one from the best that they met. A plan that meets the lower bound is optimal and ends the search, and
+so do rounds that find nothing better.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import numpy as np
 
-from muster.plan.dtfm.anneal import Path, Schedule, anneal, path_s
+from muster.plan.dtfm.anneal import Runs, Schedule, anneal, path_of, runs_of, runs_s
 from muster.plan.dtfm.bound import lower_bound
 from muster.plan.dtfm.costs import Column, Costs
+from muster.plan.dtfm.fill import possible_widths, random_runs
 from muster.plan.dtfm.objective import Placement, evaluate, shortest_path
 from muster.plan.dtfm.problem import Partition, TrainProblem
 from muster.plan.dtfm.seeds import structured
 
+FROM_STRUCTURED = 4
+"""Every so many walks begin at a structured layout."""
+
 
 @dataclass(frozen=True)
 class SearchOptions:
-    rounds: int = 8
+    rounds: int = 4
     patience: int = 2
-    """So many rounds without anything better end the search; twice as many once a structured layout was beaten."""
-    walks: int = 5
+    """So many rounds without anything better end the search."""
+    walks: int = 20
     """Short ones, in each round."""
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=10_000))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=4_000))
     """Of each of these."""
-    refining: Schedule = field(default_factory=lambda: Schedule(steps=25_000, hot=0.03))
+    refining: Schedule = field(default_factory=lambda: Schedule(steps=16_000))
     """Of the longer one."""
 
 
@@ -64,58 +70,47 @@ def search(
     starts = ranked(costs, structured(problem))
     best = ordered(costs, starts[0])
     done, idle, stopped = 0, 0, False
-    patience = options.patience
-    while done < options.rounds and idle < patience and not optimal(costs, best, bound_s) and not stopped:
-        first = done * options.walks
-        looked = [
-            anneal(costs, _start(costs, starts, first + walk, rng), options.schedule, rng, out_of_time)
-            for walk in range(options.walks)
-        ]
+    walks = _walks(costs, starts, rng)
+    while done < options.rounds and idle < options.patience and not optimal(costs, best, bound_s) and not stopped:
+        looked = [anneal(costs, next(walks), options.schedule, rng, out_of_time) for _ in range(options.walks)]
         looked.append(anneal(costs, _best(costs, looked), options.refining, rng, out_of_time))
         found = ordered(costs, _best(costs, looked))
-        if path_s(costs, found) < path_s(costs, best) * (1 - 1e-9):
-            idle, patience = 0, 2 * options.patience
+        if runs_s(costs, found) < runs_s(costs, best) * (1 - 1e-9):
+            best, idle = found, 0
         else:
             idle += 1
-        best, done, stopped = _best(costs, [best, found]), done + 1, out_of_time()
-    return Found(evaluate(problem, machines(costs, best)), bound_s, done, not stopped)
+        done, stopped = done + 1, out_of_time()
+    return Found(evaluate(problem, machines(costs, path_of(best))), bound_s, done, not stopped)
 
 
-def _best(costs: Costs, paths: Iterable[Path]) -> Path:
-    return min(paths, key=lambda path: path_s(costs, path))
+def _best(costs: Costs, found: Iterable[Runs]) -> Runs:
+    return min(found, key=lambda runs: runs_s(costs, runs))
 
 
-def _start(costs: Costs, starts: Sequence[Path], walk: int, rng: np.random.Generator) -> Path:
-    return starts[walk // 2 % len(starts)] if walk % 2 else random_path(costs, rng)
+def _walks(costs: Costs, starts: Sequence[Runs], rng: np.random.Generator) -> Iterator[Runs]:
+    """Where one walk after the other begins."""
+    layouts, lengths = cycle(starts), cycle(possible_widths(costs, rng))
+    while True:
+        for _ in range(FROM_STRUCTURED - 1):
+            yield random_runs(costs, next(lengths), rng)
+        yield next(layouts)
 
 
-def optimal(costs: Costs, path: Path, bound_s: float) -> bool:
-    return path_s(costs, path) <= bound_s * (1 + 1e-9)
+def optimal(costs: Costs, runs: Runs, bound_s: float) -> bool:
+    return runs_s(costs, runs) <= bound_s * (1 + 1e-9)
 
 
-def ranked(costs: Costs, partitions: Iterable[Partition]) -> list[Path]:
-    """Distinct paths, the cheapest first."""
-    paths: dict[tuple[int, ...], Path] = {}
-    for partition in partitions:
-        path = tuple(costs.of_group(group) for group in partition)
-        paths.setdefault(tuple(column.index for column in path), path)
-    return sorted(paths.values(), key=lambda path: path_s(costs, path))
+def ranked(costs: Costs, partitions: Iterable[Partition]) -> list[Runs]:
+    """Distinct plans, the cheapest first."""
+    plans = dict.fromkeys(runs_of(costs.of_group(group) for group in partition) for partition in partitions)
+    return sorted(plans, key=lambda runs: runs_s(costs, runs))
 
 
-def random_path(costs: Costs, rng: np.random.Generator) -> Path:
-    problem = costs.problem
-    rows = rng.permutation(problem.count).reshape(problem.stages, problem.replicas)
-    return tuple(costs.of_group(tuple(map(int, row))) for row in rows)
-
-
-def ordered(costs: Costs, path: Path) -> Path:
+def ordered(costs: Costs, runs: Runs) -> Runs:
     """The same stages in the cheapest order (eq. 4)."""
-    weights = np.array([[0.0 if one is two else costs.edge(one, two).slowest_s for two in path] for one in path])
-    for i, one in enumerate(path):
-        for j, two in enumerate(path):
-            if one is two and i != j:
-                weights[i, j] = costs.edge(one, two).slowest_s
-    return tuple(path[index] for index in shortest_path(weights)[1])
+    path = path_of(runs)
+    weights = np.array([[costs.edge(one, two).slowest_s for two in path] for one in path])
+    return runs_of(path[index] for index in shortest_path(weights)[1])
 
 
 def machines(costs: Costs, path: Sequence[Column]) -> Partition:
