@@ -3,6 +3,6 @@
 Reading order: `problem` (links and a job cut into equal tasks), `jobs` (the two sizes of a job,
 the published one among them), `objective` (equations 1 to 4), `search` (the planner),
 which uses `costs` (the equations over kinds of machines, remembered; `matching` does the work), `seeds` (structured
-layouts), `anneal` (from there, and from random runs of stages that `fill` draws, downhill by `trades`) and `bound` (how far it can be at most to the optimum). `exact` solves tiny
-fleets; `genetic` is the published search, as a yardstick.
+layouts), `fill` (random ones), `anneal` (downhill from either, by `trades`) and `bound` (how far it can be at most to
+the optimum). `exact` solves tiny fleets; `genetic` is the published search, as a yardstick.
 """

@@ -51,9 +51,14 @@ def genetic(problem: TrainProblem, seed: int, options: GeneticOptions = GeneticO
         child = CyclicMoves(problem, child, options.as_published).run()
         score = costs.total_s(groups_of(child, problem.stages))
         worse = one if scores[one] > scores[two] else two
-        if score <= scores[one if options.as_published else worse]:
+        if accepted(score, scores[one], scores[two], options.as_published):
             population[worse], scores[worse] = child, score
     return evaluate(problem, groups_of(population[int(np.argmin(scores))], problem.stages))
+
+
+def accepted(child_s: float, first_s: float, second_s: float, as_published: bool) -> bool:
+    """Whether a child takes the place of its worse parent."""
+    return child_s <= (first_s if as_published else max(first_s, second_s))
 
 
 def groups_of(labels: Ints, stages: int) -> Partition:
