@@ -162,3 +162,10 @@ def test_a_small_screen_breaks_no_figure(capsys: pytest.CaptureFixture[str], mon
     said = told([*PLAN, "--explain"], capsys)
     assert max(map(len, said.splitlines())) <= 80
     assert "…" not in said
+
+
+def test_what_an_hour_costs_says_what_of_it_is_electricity(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    machine = '[[machine]]\ndevice = "rtx-3090"\nprice_per_hour = 1.0\nwatts = 500\n'
+    (tmp_path / "pool.toml").write_text(machine + "[market]\nelectricity_price_per_kwh = 0.5\n")
+    assert run_command(["plan", "llama-2-7b", "--pool", str(tmp_path / "pool.toml")]) == 0
+    assert "$1.25 an hour, $0.25 of it electricity, $" in capsys.readouterr().out

@@ -156,3 +156,10 @@ def test_what_is_left_of_a_pool_goes_on_with_a_new_plan(tmp_path: Path, capsys: 
     made = record(words, capsys)
     assert made["run"]["finished"] == 60
     assert made["run"]["resubmissions"] > 0
+
+
+def test_where_nobody_answers_any_more_that_is_said_first(lock: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(["simulate", lock, "--requests", "40", "--fault", "leave:l4-3@1"], capsys)
+    assert "40 of 40 requests never got an answer: nobody was left" in " ".join(said.split())
+    assert "for ever" not in said
+    assert "try --requests" not in said

@@ -40,7 +40,8 @@ Deadline = Annotated[
 PromptTokens = Annotated[int, Option(min=1, help="Of a request, on average.", rich_help_panel=_SERVING)]
 OutputTokens = Annotated[int, Option(min=1, help="Of its answer, on average.", rich_help_panel=_SERVING)]
 Budget = Annotated[
-    float | None, Option(help="Most US dollars an hour for the machines in use.", rich_help_panel=_SERVING)
+    float | None,
+    Option(help="Most US dollars an hour for the machines in use, without electricity.", rich_help_panel=_SERVING),
 ]
 Pins = Annotated[
     list[str] | None,

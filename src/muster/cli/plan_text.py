@@ -9,6 +9,7 @@ from muster.cli.plan_record import cost_record, used_machines
 from muster.cli.plan_stages import MOST_ROWS, RIGHT, stage_rows
 from muster.cli.question import Answer, Question
 from muster.cli.show import out, plain, show_facts, show_table
+from muster.cost.profit import electricity_per_hour
 from muster.plan.words import bytes_in_words
 from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.plan import Pipeline, Plan
@@ -139,7 +140,9 @@ def _money(used: Pool, forecast: ServeForecast | TrainForecast) -> Iterator[tupl
         yield "money", "unknown: not every machine has a price_per_hour"
     else:
         each = f", {dollars(per_million)} per million tokens" if per_million is not None else ""
-        yield "money", f"{dollars(per_hour)} an hour{each}"
+        power = electricity_per_hour(used)
+        with_power = f", {dollars(power)} of it electricity" if power else ""
+        yield "money", f"{dollars(per_hour)} an hour{with_power}{each}"
     if cost["watts"]:
         joule = f", {number(cost['tokens_per_joule'])} tokens per joule" if cost["tokens_per_joule"] else ""
         yield "power", f"{number(cost['watts'])} W{joule}"

@@ -1,6 +1,7 @@
 """A simulated run as text for a person: figures beside the forecast's, and what the faults cost. Knows no JSON."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
 
 from muster.cli.figures import gain, number, seconds, several, share
 from muster.cli.plan_stages import MOST_ROWS, device
@@ -73,11 +74,16 @@ def figures(
         ("request, p99", lambda run: run.request_quantile(0.99), None),
     )
     for label, of, foreseen in times:
-        rows.append([label, *(seconds(of(run)) for run in runs), "" if foreseen is None else seconds(foreseen)])
+        rows.append([label, *(_seconds(of(run)) for run in runs), "" if foreseen is None else seconds(foreseen)])
     if run.attainment is not None:
         within = [share(one.attainment or 0.0) for one in runs]
         rows.append(["within the deadline", *within, share(forecast.attainment or 0.0)])
     return ["", *heads, "forecast"], rows
+
+
+def _seconds(value: float) -> str:
+    """Of what never came there is no time."""
+    return seconds(value) if isfinite(value) else "never"
 
 
 def show_stages(nodes: dict[str, Node], run: ServeRun) -> None:
@@ -96,7 +102,7 @@ def show_stages(nodes: dict[str, Node], run: ServeRun) -> None:
 def _events(run: ServeRun, room: int | None) -> Iterator[tuple[str, str]]:
     lost = f", {run.unfinished:,} never answered" if run.unfinished else ""
     yield "requests", f"{run.finished:,} answered in {seconds(run.duration_s)}{lost}"
-    if room is not None and len(run.requests) < 2 * room:
+    if room is not None and not run.unfinished and len(run.requests) < 2 * room:
         yield "", f"too few to fill the pool for long, which takes {room:,} at once; try --requests {5 * room}"
     if run.preemptions:
         yield "cache full", f"{several(run.preemptions, 'time')} a request gave up its pages and was computed again"
@@ -110,10 +116,13 @@ def what_faults_cost(run: ServeRun, undisturbed: ServeRun) -> str:
     if run.requests == undisturbed.requests:
         return f"What the faults cost: {NOTHING}."
     slower = gain(undisturbed.tokens_per_s, run.tokens_per_s)
+    if run.unfinished:
+        lost = f"{run.unfinished:,} of {several(len(run.requests), 'request')} never got an answer"
+        why = "nobody was left who could take the place of a machine that went; the simulation plans nothing anew"
+        return f"What the faults cost: tokens per second {slower}, and {lost}: {why}."
     late = run.request_quantile(0.99) - undisturbed.request_quantile(0.99)
-    never = f", and left {several(run.unfinished, 'request')} without an answer" if run.unfinished else ""
     later = f"the slowest hundredth of requests took {seconds(abs(late))} {'longer' if late >= 0 else 'less'}"
-    return f"What the faults cost: tokens per second {slower}, and {later}{never}."
+    return f"What the faults cost: tokens per second {slower}, and {later}."
 
 
 def show_training(nodes: dict[str, Node], made: Simulated) -> None:
