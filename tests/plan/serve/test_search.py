@@ -257,3 +257,13 @@ def test_the_same_cuts_on_machines_that_are_alike_are_no_alternative():
     ]
     assert len(plans) > 1, "there is something to tell"
     assert all(cut not in cuts[:index] for index, cut in enumerate(cuts))
+
+
+def test_a_run_too_short_to_fall_behind_in_does_not_deceive():
+    fleet = pool(*(machine(name, 4000) for name in "abcd"))
+    options = replace(QUICK, objective="slo", evaluations=10)
+    rate = 0.7 * plan_serving(shape(), fleet, WORK, QUICK).forecast.capacity_tokens_per_s / WORK.output_tokens
+    work = replace(WORK, requests_per_s=rate, deadline_s=5000.0)
+    found = plan_serving(shape(), fleet, work, options)
+    assert found.forecast.capacity_tokens_per_s > rate * WORK.output_tokens
+    assert len(found.plan.pipelines) > 1

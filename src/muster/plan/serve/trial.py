@@ -15,6 +15,7 @@ from muster.plan.serve.job import Job
 from muster.sim.rhythm import rhythm
 from muster.sim.ring import BatchRules, Ring
 from muster.sim.serving import simulate_serving
+from muster.sim.steady import serve_forecast
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Pool
 
@@ -32,7 +33,7 @@ _MARGIN, _MOST_CHECKED = 1.1, 8
 
 class Result(NamedTuple):
     attainment: float
-    """Share of requests in time."""
+    """Share of requests in time; no more than can be answered at all."""
     request_s: float
     """The mean."""
 
@@ -78,7 +79,16 @@ class Trials:
             num_requests=int(min(_MOST, max(_FEWEST, _DEADLINES * deadline_s * rate))),
             rules=rules_of(self.job),
         )
-        return Result(run.attainment or 0.0, run.request_s)
+        # A run is too short to see a large pool fall behind.
+        lasting = min(1.0, self._capacity(plan) / rate)
+        return Result(min(run.attainment or 0.0, lasting), run.request_s)
+
+    def _capacity(self, plan: Plan) -> float:
+        """Requests a second without end."""
+        job, rules = self.job, rules_of(self.job)
+        offline = replace(job.workload, requests_per_s=None, deadline_s=None)
+        forecast = serve_forecast(plan, self.pool, job.shape, offline, self.constants, rules=rules)
+        return forecast.capacity_tokens_per_s / job.workload.output_tokens
 
     def _safest_of_the_smallest(self) -> Plan:
         """The first in order that bears more than is asked; if none does, the one that bears it best."""
