@@ -145,6 +145,10 @@ def test_money_buys_the_best_ratio_and_a_budget_is_kept():
     assert plan_serving(shape(), fleet, WORK, replace(QUICK, budget_per_hour=9.0)).plan.standbys == ()
     with pytest.raises(InvalidRequest, match=r"\$0.5 an hour; the cheapest found costs \$1.00"):
         plan_serving(shape(), fleet, WORK, replace(QUICK, budget_per_hour=0.5))
+    fast = pool(machine("dear", 4000, speed=20.0, price=2.0), machine("cheap", 4000, price=1.0))
+    assert plan_serving(shape(), fast, WORK, replace(QUICK, objective="cost")).plan.standbys == ("cheap",)
+    with pytest.raises(InvalidRequest, match=r"cheapest found costs \$1.00"):
+        plan_serving(shape(), fast, WORK, replace(QUICK, budget_per_hour=0.5))
     free = pool(machine("gift", 4000, price=None))
     with pytest.raises(InvalidRequest, match="gift has no price"):
         plan_serving(shape(), free, WORK, replace(QUICK, objective="cost"))

@@ -38,6 +38,8 @@ _LEVEL_FINALISTS = 2
 _SHARES_OF_AIMS = 0.3, 0.6
 """Of the replicas to design: for the deadline itself, and in all, as each is designed for several deadlines."""
 _REJECTED = 3
+_CHEAPER, _CHEAPER_EVALUATIONS, _A_LITTLE_LESS = 4, 40, 0.999
+"""How often, and how hard, something cheaper is looked for, to tell what a budget lacks."""
 _AS_GOOD = 1e-3
 """Layouts this close to the best count as equal; the simplest of them is taken."""
 
@@ -121,10 +123,21 @@ class _Search:
         if options.budget_per_hour is not None:
             cheap = replace(options, budget_per_hour=None, objective="cost", max_replicas=1)
             found = plan_serving(self.job.shape, self.pool, self.job.workload, cheap, self.constants, seed)
-            nodes = {node.id: node for node in self.pool.nodes}
-            used = {stage.node for pipeline in found.plan.pipelines for stage in pipeline.stages}
-            return refusals.budget(options.budget_per_hour, sum(nodes[node].price_per_hour or 0.0 for node in used))
+            return refusals.budget(options.budget_per_hour, self._least_bill(found.plan, cheap, seed))
         return refusals.does_not_fit(self.job)
+
+    def _least_bill(self, plan: Plan, options: ServeOptions, seed: int) -> float:
+        """Dollars an hour below which nothing is found: the best ratio, which `plan` has, is not the smallest sum."""
+        least = self.worth.bill(plan)
+        for _ in range(_CHEAPER):
+            evaluations = min(options.evaluations, _CHEAPER_EVALUATIONS)
+            below = replace(options, budget_per_hour=_A_LITTLE_LESS * least, evaluations=evaluations)
+            search = _Search.of(self.job.shape, self.pool, self.job.workload, below, self.constants)
+            scored = [one for evolution in search.evolved(seed, lambda: False) for one in evolution.population]
+            if not scored:
+                break
+            least = min(self.worth.bill(search._plan(one)) for one in scored)
+        return least
 
     def found(self, evolution: Evolution) -> Found:
         """One of the best layouts; the others, and those with other numbers of replicas, are rejected."""
