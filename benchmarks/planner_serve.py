@@ -1,23 +1,30 @@
 """Does the planner place serving well: against exhaustive search, symmetric plans, published rings, and the clock?
 
-    python benchmarks/planner_serve.py [--part small hexgen large deserve size] [--json FILE]
+    python benchmarks/planner_serve.py [--part small example hexgen large deserve size] [--json FILE]
 
     small     30 fleets of three to six devices, drawn at random in three cities, OPT-30B in six lumps of layers: the
               search over every layout, and the evolving search that larger fleets get, against a brute force that
               tries every way to share the devices, every order, every cut and every tensor-parallel degree one by one
               (each with its best batch), without the planner's recursion, classes or bounds
-    hexgen    asymmetric against symmetric plans (one degree and level layers within a replica), same search effort, on
-              HexGen's 58 GPUs and on its example of 4 + 2 + 2 GPUs. Deadlines are multiples of the time of one request
-              alone on the better plan. Peak rate: the highest Poisson rate at which the plan made for that rate has
-              99 % in time; shortest deadline: likewise, at half of the asymmetric peak rate of the multiple 5; both by
-              bisection, each time with a simulation of its own
+    example   three kinds of plans (benchmarks/asymmetric.py) on HexGen's example of 4 + 2 + 2 GPUs, Llama-2-70B:
+              uniform (one degree and one number of stages for all replicas, as most engines have it), symmetric (one
+              degree and level layers within a replica; uniform ones too: the stricter yardstick) and any (all that is
+              known, unequal stages among it). The planner makes plans of each kind, with the same search effort, for
+              one request alone, offline, and for three deadlines, each at 0.8 of the kind's offline rate and at 1.2 of
+              what the plans known by then bear. All of a kind are judged at every point, in simulations with other
+              arrivals than the planner's own trials: 1,000 Poisson requests. Peak rate: the highest at which some plan
+              has 99 % in time, by bisection for each plan; deadlines are multiples of one request alone on the
+              quickest plan. Shortest deadline: the least 99th percentile of any plan that can keep up with the rate
+              for ever (by the closed form), at shares of the peak rate of `any` at the longest deadline;
+              null where no plan keeps up
+    hexgen    the same on HexGen's 58 GPUs
     large     the same on the 58 GPUs with Llama-3.1-405B, of which one replica takes half of the fleet or more
     deserve   DeServe's ring at its six latencies: the stage time is calibrated once, on the published row without
               latency; steps in flight, pages, swap and layers are the planner's, the batch is the published one
     size      one search each for 8 to 1,000 devices in ten cities, Llama-3-70B
 
-Throughputs are forecasts in closed form except in `hexgen`, where they are simulated. One process, one thread. `wall_s`
-depends on what else the machine does; `cpu_s` is the processor time of the same search.
+Throughputs are forecasts in closed form except in `example`, `hexgen` and `large`, where they are simulated. One
+process, one thread. `wall_s` depends on what else the machine does; `cpu_s` is the processor time of the same search.
 """
 
 import argparse
@@ -31,6 +38,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.asymmetric import compare
 from benchmarks.records import record_parts, timed
 from benchmarks.serving_fleets import (
     CHAT,
@@ -49,14 +57,12 @@ from muster.cost.pace import TYPICAL, Constants
 from muster.errors import MusterError
 from muster.plan.serve.chain import Cut, Item
 from muster.plan.serve.fleet import sort_into_classes
-from muster.plan.serve.found import Found
 from muster.plan.serve.job import make_job
 from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.replica import Replicas
 from muster.plan.serve.search import plan_serving
 from muster.sim.rhythm import rhythm
 from muster.sim.ring import Ring
-from muster.sim.serving import simulate_serving
 from muster.spec.fleets import shipped_fleet
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
@@ -65,11 +71,6 @@ from muster.spec.workload import ServeWorkload
 
 SMALL_FLEETS = 30
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1000)
-MULTIPLES = (1.5, 2.0, 5.0)
-IN_TIME = 0.99
-BISECTIONS = 6
-EVALUATIONS = 300
-"""Of each search in `hexgen`, symmetric or not."""
 
 
 def run_small() -> dict[str, Any]:
@@ -161,94 +162,16 @@ def share(left: tuple[int, ...], known: dict[tuple[int, ...], float]) -> float:
     return best(left)
 
 
+def run_example() -> dict[str, Any]:
+    return compare(case_study(), named_shape("llama-2-70b"), say)
+
+
 def run_hexgen() -> dict[str, Any]:
-    cases = [
-        ("example 4 + 2 + 2", case_study(), "llama-2-70b"),
-        ("hexgen-58", shipped_fleet("hexgen-58"), "llama-2-70b"),
-    ]
-    return {f"{name}, {model}": compare(pool, named_shape(model)) for name, pool, model in cases}
+    return compare(shipped_fleet("hexgen-58"), named_shape("llama-2-70b"), say)
 
 
 def run_large() -> dict[str, Any]:
-    return compare(shipped_fleet("hexgen-58"), named_shape("llama-3.1-405b"), (2.0, 5.0))
-
-
-def compare(pool: Pool, shape: ModelShape, multiples: Sequence[float] = MULTIPLES) -> dict[str, Any]:
-    """Asymmetric first, symmetric second, in every pair."""
-    offline = [timed(lambda level=level: plan(shape, pool, "throughput", level)) for level in (False, True)]
-    alone_s = min(plan(shape, pool, "latency", level).score for level in (False, True))
-    rows = [peak(shape, pool, alone_s * multiple) for multiple in multiples]
-    rate = rows[multiples.index(5.0)]["peak_requests_per_s"][0] / 2
-    deadlines = [shortest(shape, pool, rate, alone_s, level) for level in (False, True)]
-    result = {
-        "evaluations": EVALUATIONS,
-        "alone_s": round(alone_s, 3),
-        "offline_tokens_per_s": [round(one.forecast.capacity_tokens_per_s, 1) for one, _ in offline],
-        "offline_simulated_tokens_per_s": [offline_rate(one, pool, shape) for one, _ in offline],
-        "offline_bound": round(offline[0][0].bound, 1),
-        "offline_seconds": [seconds for _, seconds in offline],
-        "peak": [{"multiple": multiple, **row} for multiple, row in zip(multiples, rows, strict=True)],
-        "best_rate_ratio": max(row["ratio"] or 0.0 for row in rows),
-        "rate_for_deadlines": round(rate, 3),
-        "shortest_deadline_s": [round(one, 3) for one in deadlines],
-        "deadline_ratio": round(deadlines[1] / deadlines[0], 3),
-    }
-    say("hexgen", {key: value for key, value in result.items() if key != "offline_seconds"})
-    return result
-
-
-def offline_rate(found: Found, pool: Pool, shape: ModelShape) -> float:
-    return round(simulate_serving(found.plan, pool, shape, CHAT).tokens_per_s, 1)
-
-
-def plan(shape: ModelShape, pool: Pool, objective: Any, level: bool, work: ServeWorkload = CHAT) -> Found:
-    return plan_serving(shape, pool, work, ServeOptions(objective=objective, symmetric=level, evaluations=EVALUATIONS))
-
-
-def peak(shape: ModelShape, pool: Pool, deadline_s: float) -> dict[str, Any]:
-    rates = [peak_rate(shape, pool, deadline_s, level) for level in (False, True)]
-    return {
-        "deadline_s": round(deadline_s, 3),
-        "peak_requests_per_s": [round(rate, 3) for rate in rates],
-        "ratio": round(rates[0] / rates[1], 3) if rates[1] else None,
-    }
-
-
-def peak_rate(shape: ModelShape, pool: Pool, deadline_s: float, level: bool) -> float:
-    """The highest rate that a plan made for it keeps up with for 99 %, all else in time."""
-    low, high = 0.0, plan(shape, pool, "throughput", level).bound / CHAT.output_tokens
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if keeps(shape, pool, middle, deadline_s, level) else (low, middle)
-    return low
-
-
-def keeps(shape: ModelShape, pool: Pool, rate: float, deadline_s: float, level: bool) -> bool:
-    """Whether the plan made for this rate and deadline keeps the deadline in a simulation of its own."""
-    work = replace(CHAT, requests_per_s=rate, deadline_s=deadline_s)
-    try:
-        return in_time(plan(shape, pool, "slo", level, work), pool, shape, rate, deadline_s)
-    except MusterError:
-        return False
-
-
-def in_time(found: Found, pool: Pool, shape: ModelShape, rate: float, deadline_s: float) -> bool:
-    """Over at least five deadlines' worth of arrivals, so that a queue has time to grow."""
-    work = replace(CHAT, requests_per_s=rate, deadline_s=deadline_s)
-    count = int(min(4000, max(300, 5 * deadline_s * rate)))
-    # Another seed than the planner's own trials use.
-    run = simulate_serving(found.plan, pool, shape, work, num_requests=count, seed=1)
-    return run.attainment is not None and run.attainment >= IN_TIME
-
-
-def shortest(shape: ModelShape, pool: Pool, rate: float, alone_s: float, level: bool) -> float:
-    """The shortest deadline that a plan made for it keeps for 99 %."""
-    low, high = 0.9 * alone_s, 20 * alone_s
-    for _ in range(BISECTIONS):
-        middle = (low * high) ** 0.5
-        good = keeps(shape, pool, rate, middle, level)
-        low, high = (low, middle) if good else (middle, high)
-    return high
+    return compare(shipped_fleet("hexgen-58"), named_shape("llama-3.1-405b"), say)
 
 
 def run_deserve() -> dict[str, Any]:
@@ -350,7 +273,8 @@ def say(what: str, figures: dict[str, Any]) -> None:
 
 
 PARTS: dict[str, Callable[[], Any]] = {
-    part.__name__.removeprefix("run_"): part for part in (run_small, run_hexgen, run_large, run_deserve, run_size)
+    part.__name__.removeprefix("run_"): part
+    for part in (run_small, run_example, run_hexgen, run_large, run_deserve, run_size)
 }
 
 
