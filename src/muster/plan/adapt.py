@@ -5,14 +5,17 @@ against its disturbance (`change`), small moves (`moves`) beside a plan made ane
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 
 from muster.errors import PoolUnavailable
+from muster.plan.candidates import by_use
 from muster.plan.change import Change, Situation, change_to
 from muster.plan.first import Planner, as_plan
 from muster.plan.moves import recut, small_moves
 from muster.plan.pinned import honours
 from muster.plan.repair import repair, room_for_pages
-from muster.plan.tables import PlanOptions
+from muster.plan.search import Search
+from muster.plan.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Pool
@@ -28,7 +31,8 @@ def mended(
 
     The gap goes to others where `planner` finds them and the cache stays as large as it was. Else the rest may share
     all anew: whatever is back soonest, unless another generates clearly more until the horizon, as one with room for
-    more streams at once does. None moves more weights than planning anew. Raises `PoolUnavailable`.
+    more streams at once does. Only one that is made for that may move more weights than planning anew. Raises
+    `PoolUnavailable`.
     """
     keep = situation.holders or situation.pipeline
     change = change_to(planner(shape, pool, keep), situation, shape, pool, options)
@@ -39,11 +43,19 @@ def mended(
     except PoolUnavailable:  # a planner that is quick may find only what is near to what was
         return change
     anew, *others = (change_to(plan, situation, shape, pool, options) for plan in plans)
-    return _soonest([change, *others, anew], anew.moved_bytes, situation, horizon_s)
+    changes = [one for one in (change, *others, anew) if one.moved_bytes <= anew.moved_bytes]
+    tight = all(one.plan.pipelines[0].num_pages < keep.num_pages for one in changes)
+    if tight and len(anew.plan.pipelines[0].stages) > 1:  # what fits on one machine is not split for its cache
+        roomy = _honouring(_roomy(shape, pool, keep, options), options)
+        changes += [change_to(plan, situation, shape, pool, options) for plan in roomy]
+    return _soonest(changes, anew.moved_bytes, situation, horizon_s)
 
 
-def _soonest(changes: Sequence[Change], most_bytes: int, situation: Situation, horizon_s: float) -> Change:
-    """Of those that generate about as much as any until the horizon, the one after which streams go on first."""
+def _soonest(changes: Sequence[Change], usual_bytes: int, situation: Situation, horizon_s: float) -> Change:
+    """Of those that generate about as much as any until the horizon, the one after which streams go on first.
+
+    One that moves more than `usual_bytes` is taken only if none of the others generates about as much.
+    """
 
     def outage_s(change: Change) -> float:
         return change.disturbance_s + (change.load_seconds if situation.pipeline is None else 0.0)
@@ -51,10 +63,9 @@ def _soonest(changes: Sequence[Change], most_bytes: int, situation: Situation, h
     def tokens(change: Change) -> float:
         return (change.before + change.gain) * max(0.0, horizon_s - outage_s(change))
 
-    frugal = [change for change in changes if change.moved_bytes <= most_bytes]
-    enough = max(map(tokens, frugal)) / CLEARLY
-    near = [change for change in frugal if tokens(change) >= enough]
-    return min(near, key=lambda change: (outage_s(change), change.moved_bytes))
+    enough = max(map(tokens, changes)) / CLEARLY
+    near = [change for change in changes if tokens(change) >= enough]
+    return min(near, key=lambda change: (change.moved_bytes > usual_bytes, outage_s(change), change.moved_bytes))
 
 
 def improved(
@@ -115,6 +126,26 @@ def _recut(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) 
         cut = recut(shape, pool, order, keep.num_pages, options)
         if cut is not None:
             yield as_plan(shape, pool, *cut, options, "The remaining machines close up")
+
+
+def _roomy(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) -> Iterator[Plan]:
+    """Anew, with as much of the cache that there was as any order of the machines has room for."""
+    nodes = by_use(shape, pool, options)[: options.exact_nodes]
+    tables = Tables(shape, nodes, pool, options)
+    low, high = options.min_pages(shape), keep.num_pages
+    best = None
+    while low <= high:
+        pages = (low + high) // 2
+        search = Search(tables, 0, shape.num_layers, pages)
+        fewest = search.fewest(inf)
+        order = search.some_order(search.tightest(fewest)) if fewest is not None else None
+        if order is None:
+            high = pages - 1
+        else:
+            best, low = [nodes[index] for index in order], pages + 1
+    cut = recut(shape, pool, best, keep.num_pages, options) if best is not None else None
+    if cut is not None:
+        yield as_plan(shape, pool, *cut, options, "Planned anew for as much cache as there is room for")
 
 
 def _keeps(plan: Plan, keep: Pipeline, pool: Pool) -> bool:
