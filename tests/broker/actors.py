@@ -20,8 +20,8 @@ from muster.broker.events import (
 from muster.broker.placement import Served
 from muster.broker.state import BrokerOptions, BrokerState, Remembered
 from muster.cost.memory import WorkspaceOptions, stage_bytes
-from muster.plan.first import place
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.planner import place
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
 from muster.wire.messages import (

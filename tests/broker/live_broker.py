@@ -12,7 +12,7 @@ from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
 from muster.link.memory import MemoryNetwork
-from muster.plan.first import Planner
+from muster.plan.quick.planner import Planner
 from muster.wire.messages import (
     Welcome,
 )

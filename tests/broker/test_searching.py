@@ -11,7 +11,7 @@ from muster.broker.placing import PlacingOptions
 from muster.broker.searching import Searching
 from muster.broker.state import BrokerOptions
 from muster.errors import DoesNotFit
-from muster.plan.first import as_plan
+from muster.plan.quick.planner import as_plan
 from muster.plan.serve.one_pipeline import one_pipeline
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.plan import Stage as Layers

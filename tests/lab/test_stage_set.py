@@ -9,7 +9,7 @@ from muster.errors import DoesNotFit, Unsupported
 from muster.lab.processes import WorkerSpec
 from muster.lab.stage_set import DTYPE, demo_prompts, workers_for
 from muster.model.shape import shape_of
-from muster.plan.first import place
+from muster.plan.quick.planner import place
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device, Node, Pool
 

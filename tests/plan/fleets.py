@@ -6,7 +6,7 @@ from math import inf
 
 from muster.cost.memory import stage_bytes
 from muster.cost.roofline import hidden_bytes, stage_seconds, transfer_seconds, wire_seconds
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan, Stage
 from muster.spec.pool import Device, LinkSpeed, Node, Pool

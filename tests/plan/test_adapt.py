@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from muster.errors import PoolUnavailable
 from muster.plan.adapt import improved, mended
 from muster.plan.change import Situation, change_to, moved_bytes, tokens_per_s, worth
-from muster.plan.first import as_plan, place
 from muster.plan.moves import small_moves
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.planner import as_plan, place
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.plan import Stage
 from muster.spec.pool import LinkSpeed, Pool
 from tests.plan.fleets import MIB, check_plan, node, pool, shape

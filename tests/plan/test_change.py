@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.plan.change import SWITCH_S, Change, Situation, change_to, moved_bytes, tokens_per_s, worth
-from muster.plan.first import as_plan
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.planner import as_plan
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.plan import Plan, Stage
 from muster.spec.pool import LinkSpeed
 from tests.plan.fleets import MIB, node, pool, shape

@@ -8,7 +8,7 @@ import pytest
 
 from muster.cost.named_shapes import named_shape
 from muster.errors import InvalidRequest
-from muster.plan.first import place
+from muster.plan.quick.planner import place
 from muster.spec.codec import Codec
 from muster.spec.fleets import shipped_fleet
 from muster.spec.plan import CodedLink

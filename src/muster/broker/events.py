@@ -6,7 +6,7 @@ that the shell gives out, never twice.
 
 from dataclasses import dataclass
 
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
 from muster.wire.messages import Address, AnyMessage, Hello

@@ -9,7 +9,7 @@ everybody else has the weights, and the serving placement makes way.
 from dataclasses import dataclass, field
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import NodeId

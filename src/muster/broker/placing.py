@@ -17,10 +17,10 @@ from muster.broker.placement import Load, Placement, Served
 from muster.errors import PoolUnavailable
 from muster.plan.adapt import improved, mended
 from muster.plan.change import Change, Situation, tokens_per_s, worth
-from muster.plan.first import Planner
 from muster.plan.pinned import Pinned, around, honours, pinned
+from muster.plan.quick.planner import Planner
+from muster.plan.quick.tables import PlanOptions
 from muster.plan.serve.options import Pin
-from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool

@@ -9,7 +9,7 @@ import structlog
 
 from muster.broker.events import PlanFound, Search
 from muster.errors import PoolUnavailable
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import Pool

@@ -47,7 +47,7 @@ from muster.broker.view import View, nodes_view, pins_view, status_view
 from muster.errors import InvalidRequest, LinkDown, MusterError, PoolUnavailable, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayHub
-from muster.plan.first import Planner, place
+from muster.plan.quick.planner import Planner, place
 from muster.spec.pool import NodeId
 from muster.wire.messages import Address, Hello, Refused
 from muster.wire.ticket import SECRET_BYTES, Ticket

@@ -44,7 +44,7 @@ from muster.broker.placement import Placement, Served
 from muster.broker.placing import Placing, PlacingOptions
 from muster.broker.slowness import Slowness
 from muster.errors import LimitReached, LinkDown, MusterError, NotAllowed, ProtocolViolation, from_code
-from muster.plan.first import Planner, place
+from muster.plan.quick.planner import Planner, place
 from muster.spec.plan import Pipeline
 from muster.spec.pool import NodeId
 from muster.wire.messages import (

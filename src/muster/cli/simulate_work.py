@@ -16,8 +16,8 @@ from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
 from muster.draw.picture import save_picture
 from muster.errors import InvalidRequest, PoolUnavailable
-from muster.plan.first import place
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.planner import place
+from muster.plan.quick.tables import PlanOptions
 from muster.sim.arrivals import Arrival
 from muster.sim.faults import Fault
 from muster.sim.serve_run import ServeRun

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 
 from muster.errors import PoolUnavailable
-from muster.plan.candidates import by_use
 from muster.plan.change import Change, Situation, change_to
-from muster.plan.first import Planner, as_plan
 from muster.plan.moves import recut, small_moves
 from muster.plan.pinned import honours
-from muster.plan.repair import repair, room_for_pages
-from muster.plan.search import Search
-from muster.plan.tables import PlanOptions, Tables
+from muster.plan.quick.candidates import by_use
+from muster.plan.quick.planner import Planner, as_plan
+from muster.plan.quick.repair import repair, room_for_pages
+from muster.plan.quick.search import Search
+from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Pool

@@ -15,7 +15,7 @@ from math import inf
 from muster.cost.memory import stage_bytes
 from muster.cost.roofline import flops_per_s
 from muster.errors import InvalidRequest, PoolUnavailable
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.tables import PlanOptions
 from muster.sim.ring import BatchRules
 from muster.sim.steady import serve_forecast
 from muster.spec.model_shape import ModelShape

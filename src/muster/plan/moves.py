@@ -9,9 +9,9 @@ from itertools import pairwise
 from math import inf, isfinite
 
 from muster.cost.roofline import hidden_bytes, stage_seconds, wire_seconds
-from muster.plan.repair import room_for_pages
-from muster.plan.split import cover, least_slowest, most_pages
-from muster.plan.tables import PlanOptions, Tables
+from muster.plan.quick.repair import room_for_pages
+from muster.plan.quick.split import cover, least_slowest, most_pages
+from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Stage
 from muster.spec.pool import Node, NodeId, Pool

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from muster.cost.memory import stage_bytes
 from muster.errors import PoolUnavailable
-from muster.plan import words
-from muster.plan.first import Planner, as_plan
-from muster.plan.repair import repair
+from muster.plan.quick.planner import Planner, as_plan
+from muster.plan.quick.repair import repair
+from muster.plan.quick.tables import PlanOptions
 from muster.plan.serve.options import Pin
-from muster.plan.tables import PlanOptions
+from muster.plan.words import bytes_in_words
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Node, Pool
@@ -62,8 +62,8 @@ def _held_against(pin: Pin, node: Node, shape: ModelShape, options: PlanOptions)
         return Pinned(
             pin,
             None,
-            f"{_layers(pin).capitalize()} need {words.bytes_in_words(need)} and {pin.node} lends "
-            f"{words.bytes_in_words(room)}; pin fewer layers to it, or lend more with --memory.",
+            f"{_layers(pin).capitalize()} need {bytes_in_words(need)} and {pin.node} lends "
+            f"{bytes_in_words(room)}; pin fewer layers to it, or lend more with --memory.",
         )
     return Pinned(pin, Stage(node.id, pin.first, pin.last))
 

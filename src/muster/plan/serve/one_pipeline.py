@@ -1,17 +1,17 @@
 """The serve planner for a runtime that runs one pipeline of single devices, as the broker's does today.
 
-Knows no clock; how long it may take is for the caller to say, for it searches much longer than `plan.first`.
+Knows no clock; how long it may take is for the caller to say, for it searches much longer than the quick planner.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
 from muster.errors import InvalidRequest, PoolUnavailable
-from muster.plan.candidates import by_use
-from muster.plan.first import as_plan
+from muster.plan.quick.candidates import by_use
+from muster.plan.quick.planner import as_plan
+from muster.plan.quick.tables import PlanOptions
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
-from muster.plan.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import LinkSpeed, Node, NodeId, Pool

@@ -1,4 +1,4 @@
-"""The first planner against brute force, and what it promises in words."""
+"""The quick planner against brute force, and what it promises in words."""
 
 import re
 from dataclasses import replace
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.errors import DoesNotFit, PoolUnavailable
-from muster.plan.first import microbatches, place
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.planner import microbatches, place
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.pool import LinkSpeed
 from tests.plan.fleets import (
     best_by_brute_force,

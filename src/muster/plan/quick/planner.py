@@ -1,4 +1,4 @@
-"""The first planner: one pipeline, exact for small pools. Pure: the same pool gives the same plan.
+"""One pipeline, exact for small pools. Pure: the same pool gives the same plan.
 
 What it wants, in this order: hold the model at all; do not split what fits on one machine (the fastest that holds it);
 make the slowest stage as fast as the pool allows, with no more machines than pay for themselves; order them so that a
@@ -15,12 +15,12 @@ from typing import Protocol
 
 from muster.cost.memory import stage_bytes
 from muster.cost.roofline import hidden_bytes, stage_seconds, transfer_seconds, wire_seconds
-from muster.plan import words
-from muster.plan.candidates import by_use, nearest_neighbours
-from muster.plan.repair import repair
-from muster.plan.search import Order, Search
-from muster.plan.split import furthest, least_slowest, most_pages
-from muster.plan.tables import PlanOptions, Tables
+from muster.plan.quick import sentences
+from muster.plan.quick.candidates import by_use, nearest_neighbours
+from muster.plan.quick.repair import repair
+from muster.plan.quick.search import Order, Search
+from muster.plan.quick.split import furthest, least_slowest, most_pages
+from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Node, Pool
@@ -38,9 +38,9 @@ class Planner(Protocol):
 
 
 def place(shape: ModelShape, pool: Pool, keep: Pipeline | None = None, options: PlanOptions = PlanOptions()) -> Plan:
-    """The first `Planner`."""
+    """The quick `Planner`."""
     if not pool.nodes:
-        raise words.nobody_here(shape, options)
+        raise sentences.nobody_here(shape, options)
     if keep is not None:
         kept = repair(shape, pool, keep, options)
         if kept is not None:
@@ -81,7 +81,7 @@ def _ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: PlanOpt
     search = Search(tables, 0, shape.num_layers, options.min_pages(shape))
     fewest = search.fewest(inf)
     if fewest is None and len(nodes) == len(pool.nodes):
-        raise words.does_not_fit(shape, nodes, search.furthest(), options)
+        raise sentences.does_not_fit(shape, nodes, search.furthest(), options)
     if fewest is None:
         return None
     for stages in _counts(search, tables, fewest, options):
@@ -89,7 +89,7 @@ def _ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: PlanOpt
         order = search.quickest_order(stages, bound_s)
         if order is not None:
             return _finish(tables, order, bound_s, "The least slowest stage that is worth its machines")
-    raise words.links_are_down()
+    raise sentences.links_are_down()
 
 
 def _counts(search: Search, tables: Tables, fewest: int, options: PlanOptions) -> list[int]:
@@ -131,7 +131,7 @@ def _long_ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: Pl
         covered = max(covered, reached)
         if reached == shape.num_layers:
             return _finish(tables, used, inf, "The most useful machines that hold the model together")
-    raise words.does_not_fit(shape, pool.nodes, covered, options)
+    raise sentences.does_not_fit(shape, pool.nodes, covered, options)
 
 
 def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, options: PlanOptions, why: str) -> Plan:
@@ -141,7 +141,7 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
     links = [pool.link(source.node, target.node) for source, target in hops]
     nbytes = hidden_bytes(shape, options.batch)
     if any(wire_seconds(link, nbytes) == inf for link in links):
-        raise words.links_are_down()
+        raise sentences.links_are_down()
     work = [
         stage_seconds(shape, stage.first, stage.last, devices[stage.node], options.batch, options.context)
         for stage in stages
@@ -156,7 +156,7 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
         pipelines=(pipeline,),
         standbys=tuple(node.id for node in pool.nodes if node.id not in used),
         step_seconds=step_s,
-        explanation=words.explain(pool, pipeline, step_s, ring_s, why),
+        explanation=sentences.explain(pool, pipeline, step_s, ring_s, why),
     )
 
 

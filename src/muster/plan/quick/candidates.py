@@ -10,7 +10,7 @@ import numpy as np
 
 from muster.cost.memory import workspace_bytes
 from muster.cost.roofline import flops_per_s, memory_bandwidth
-from muster.plan.tables import Floats, PlanOptions
+from muster.plan.quick.tables import Floats, PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Node, Pool
 

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """The few dials of the first planner."""
+    """The few dials of the quick planner."""
 
     page_size: int = 16
     """Tokens per KV page."""

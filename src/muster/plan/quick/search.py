@@ -14,8 +14,8 @@ from math import inf
 
 import numpy as np
 
-from muster.plan.split import Bools, cover
-from muster.plan.tables import Floats, Ints, Tables
+from muster.plan.quick.split import Bools, cover
+from muster.plan.quick.tables import Floats, Ints, Tables
 
 Order = tuple[int, ...]
 """Indices into `Tables.nodes`, first stage first."""

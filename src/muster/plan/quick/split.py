@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from muster.plan.tables import Ints, Tables
+from muster.plan.quick.tables import Ints, Tables
 from muster.spec.plan import Stage
 
 Bools = npt.NDArray[np.bool_]

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from math import inf
 
 from muster.cost.memory import stage_bytes
-from muster.plan.candidates import by_use
-from muster.plan.search import Search
-from muster.plan.split import least_slowest
-from muster.plan.tables import PlanOptions, Tables
+from muster.plan.quick.candidates import by_use
+from muster.plan.quick.search import Search
+from muster.plan.quick.split import least_slowest
+from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Stage
 from muster.spec.pool import Node, Pool

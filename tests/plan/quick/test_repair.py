@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.errors import PoolUnavailable
-from muster.plan.first import place
-from muster.plan.tables import PlanOptions
+from muster.plan.quick.planner import place
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.pool import LinkSpeed
 from tests.plan.fleets import check_plan, node, pool, shape
 
