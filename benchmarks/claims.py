@@ -16,7 +16,6 @@ simulated event by event (`simulate_training`). Nothing here was run on such mac
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ import numpy as np
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.records import machine
 from muster.cost.codec_table import CODECS
 from muster.cost.from_config import shape_from_config
 from muster.cost.named_shapes import named_shape, shape_config
@@ -280,7 +280,7 @@ def main() -> None:
     record = {
         "benchmark": "claims",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "load_before": load,
         "note": arguments.note,
         "cpu_s": round(time.process_time() - begin, 1),

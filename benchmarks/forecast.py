@@ -14,6 +14,7 @@ over HTTP and timed at the client. Every repetition has fresh prompts, and media
 
     python benchmarks/forecast.py calibrate run plot
 
+Some runs are blind: their cases were written down before they were ever run, and so were the method and the constants.
 No run is left out: one that broke is in the record with what it said, and counts as missed. Other work on the machine
 makes all of it slower; each run has the load before and after it, and the processor time that its own processes took.
 With --nice, the measured processes' scheduling group is preferred to others (Linux, root); the steps of the calibration
@@ -24,12 +25,12 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from benchmarks.forecast_constants import calibrate, read
 from benchmarks.forecast_plot import plot
 from benchmarks.forecast_pool import load, prefer
 from benchmarks.forecast_run import run
+from benchmarks.records import machine
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "forecast.png"
@@ -56,7 +58,7 @@ def run_all(cases: Sequence[Case], home: Path, arguments: argparse.Namespace) ->
         "question": __doc__.splitlines()[0] if __doc__ else "",
         "method": __doc__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "note": arguments.note,
         "nice": arguments.nice,
         "constants": arguments.constants.name,
@@ -67,12 +69,14 @@ def run_all(cases: Sequence[Case], home: Path, arguments: argparse.Namespace) ->
         try:
             one = asyncio.run(run(case, home, constants[case.model], overheads, arguments.nice))
         except Exception as error:  # whatever broke, the other runs go on, and this one is not forgotten
-            one = {"case": {"name": case.name, "model": case.model}, "failed": repr(error)}
+            one = {"case": asdict(case), "failed": repr(error)}
         record["runs"].append(one)
         record["summary"] = summary(record["runs"])
+        record["blind"] = summary([one for one in record["runs"] if one["case"]["blind"]])
         output.write_text(json.dumps(record, indent=1) + "\n")
         say(told(one))
-    say(json.dumps(record["summary"], indent=1))
+    for part in ("summary", "blind"):
+        say(f"{part}: {json.dumps(record[part], indent=1)}")
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

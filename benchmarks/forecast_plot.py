@@ -1,4 +1,4 @@
-"""Forecast against measured: one panel a figure, one point a run. Draws a record, measures nothing."""
+"""Forecast against measured: one panel a figure, one point a run, hollow if blind. Draws a record, measures nothing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def plot(runs: Sequence[dict[str, Any]], path: Path) -> None:
     The suffix of `path` says which kind of file it is.
     """
     done = [(number, one) for number, one in enumerate(runs, 1) if "error" in one]
-    figure, panels = plt.subplots(1, 3, figsize=(15, 7.2))
+    figure, panels = plt.subplots(1, 3, figsize=(15, 7.6))
     for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
         _panel(axes, name, title, done)
     panels[0].legend(loc="upper left", frameon=False, fontsize=9)
@@ -35,9 +35,10 @@ def plot(runs: Sequence[dict[str, Any]], path: Path) -> None:
     third = -(-len(names) // 3)
     for column in range(3):
         text = "\n".join(names[column * third : (column + 1) * third])
-        figure.text(0.03 + 0.325 * column, 0.17, text, fontsize=8.5, va="top", linespacing=1.5)
-    figure.suptitle("Forecast before the first request, and measured on the real pool of processes", fontsize=13)
-    figure.subplots_adjust(left=0.05, right=0.985, top=0.89, bottom=0.25, wspace=0.2)
+        figure.text(0.03 + 0.325 * column, 0.19, text, fontsize=8.5, va="top", linespacing=1.5)
+    title = "Forecast before the first request, and measured on the real pool of processes (hollow: blind)"
+    figure.suptitle(title, fontsize=13)
+    figure.subplots_adjust(left=0.05, right=0.985, top=0.89, bottom=0.27, wspace=0.2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -45,7 +46,8 @@ def plot(runs: Sequence[dict[str, Any]], path: Path) -> None:
 def _line(number: int, one: dict[str, Any]) -> str:
     case = one["case"]
     worst = max(one["error"].values(), key=abs)
-    return f"{number}  {case['name']} ({case['model']}, {len(case['machines'])} processes): {worst:+.0%}"
+    blind = ", blind" if case["blind"] else ""
+    return f"{number}  {case['name']} ({case['model']}, {len(case['machines'])} processes{blind}): {worst:+.0%}"
 
 
 def _panel(axes: Axes, name: str, title: str, done: Sequence[tuple[int, dict[str, Any]]]) -> None:
@@ -59,8 +61,10 @@ def _panel(axes: Axes, name: str, title: str, done: Sequence[tuple[int, dict[str
     axes.plot([low, high], [low, high], color="#888888", lw=0.8)
     for model, colour in COLOURS.items():
         here = [pair for pair, (_, one) in zip(pairs, done, strict=True) if one["case"]["model"] == model]
+        blind = [one["case"]["blind"] for _, one in done if one["case"]["model"] == model]
         xs, ys = [x for x, _ in here], [y for _, y in here]
-        axes.scatter(xs, ys, color=colour, marker=MARKS[model], s=36, label=model, zorder=3)
+        faces = ["white" if is_blind else colour for is_blind in blind]
+        axes.scatter(xs, ys, edgecolors=colour, c=faces, marker=MARKS[model], s=36, label=model, zorder=3)
     for (measured, forecast), (number, _) in zip(pairs, done, strict=True):
         axes.annotate(str(number), (measured, forecast), (5, -9), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="measured", title=title)
