@@ -39,8 +39,9 @@ def furthest() -> str:
     stage = max(range(len(said)), key=said.__getitem__)
     done_s = median(repetition["busy_s"][stage] for repetition in one["repetitions"])
     return (
-        f"The furthest off is run {number}, {one['case']['name']}: {FIGURES[figure]} by {one['error'][figure]:+.0%}. "
-        f"Its busiest stage\ncomputed for {done_s:.1f} s, where the simulator said {said[stage]:.1f} s."
+        f"The furthest off is run {number}, {one['case']['name']}: {FIGURES[figure].removesuffix(', s')} "
+        f"{one['error'][figure]:+.0%}. Its busiest stage computed\nfor {done_s:.1f} s, where the simulator said "
+        f"{said[stage]:.1f} s."
     )
 
 
