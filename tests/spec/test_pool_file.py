@@ -231,3 +231,9 @@ def test_a_matrix_must_be_square_and_positive(latencies: str, bandwidths: str, s
     with pytest.raises(InvalidRequest) as caught:
         parse_pool(text)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["machine = " + 5000 * "[", "a" + 3000 * ".a" + " = 1"])
+def test_a_file_that_is_nested_beyond_reason_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"nested too deeply|not valid TOML"):
+        parse_pool(text)

@@ -31,6 +31,8 @@ def parse(text: str, model: type[_Model], what: str) -> _Model:
         return model.model_validate(_frozen(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(f"{what} is not valid TOML: {error}; correct that line.") from None
+    except RecursionError:
+        raise InvalidRequest(f"{what} is nested too deeply; tables of tables of tables are enough.") from None
     except ValidationError as error:
         raise InvalidRequest(_explain(error.errors()[0], what)) from None
 

@@ -12,6 +12,7 @@ from muster.errors import DoesNotFit, InvalidRequest
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
 from muster.sim.serving import simulate_serving
+from muster.sim.steady import serve_forecast
 from muster.spec.fleets import shipped_fleet
 from muster.spec.pool import LinkSpeed
 from muster.spec.pool_file import parse_pool
@@ -271,3 +272,19 @@ def test_a_run_too_short_to_fall_behind_in_does_not_deceive():
     found = plan_serving(shape(), fleet, work, options)
     assert found.forecast.capacity_tokens_per_s > rate * WORK.output_tokens
     assert len(found.plan.pipelines) > 1
+
+
+def test_slow_machines_with_much_memory_do_not_get_the_layers_for_the_sake_of_a_large_batch() -> None:
+    text = "".join(
+        f'[[machine]]\nname = "{name}"\ndevice = "{device}"\ndevices = {count}\nregion = "here"\n'
+        for name, device, count in (("studio", "m2-ultra", 1), ("lab", "a6000", 2), ("tower", "rtx-4090", 2))
+    )
+    fleet = parse_pool(text + "[inside]\nlatency_s = 0.0005\nbandwidth_bytes_per_s = 125000000\n")
+    model = named_shape("llama-3-70b")
+    best = plan_serving(model, fleet, ServeWorkload())
+    soon = plan_serving(model, fleet, ServeWorkload(), ServeOptions(objective="latency"))
+    again = serve_forecast(soon.plan, fleet, model, ServeWorkload())
+    assert best.forecast.capacity_tokens_per_s >= again.capacity_tokens_per_s
+    (pipeline,) = best.plan.pipelines
+    layers = {stage.node: stage.last - stage.first for stage in pipeline.stages}
+    assert layers[fleet.nodes[0].id] < 20, "the studio is ten times slower than the others"

@@ -123,7 +123,8 @@ class Replicas:
         if objective == "latency":
             return [0]
         fitting = [index for index, batch in enumerate(batches) if batch <= most] or [0]
-        return fitting[-1::-4] if objective == "slo" else fitting[-1:-4:-2]
+        # Smaller ones too: where most of the memory is on slow machines, a large batch would give these the layers.
+        return fitting[-1::-4] if objective == "slo" else [*fitting[-1:-4:-2], *fitting[-6::-4]]
 
     def _orders(self, group: Group) -> Iterable[tuple[Item, ...]]:
         if self.every_order and len(group) <= _EVERY_ORDER:
