@@ -72,7 +72,7 @@ def refused(words: list[str], code: int, says: str, capsys: pytest.CaptureFixtur
             "fits on the pool, but not with these pins",
         ),
         ([*PLAN, "--pin", "l4-1=0-3", "--pin", "l4-1=10-12"], 2, "l4-1 is pinned twice"),
-        ([*PLAN, "--budget", "3"], 2, "the cheapest found costs $12.14"),
+        ([*PLAN, "--budget", "3"], 2, "the cheapest found costs $10.41"),
         ([*PLAN, "--rate", "0.1", "--deadline", "2"], 2, "the best possible is"),
         ([*PLAN, "--prompt-tokens", "9000"], 2, "more than the 8192 that llama-3-70b takes"),
         ([*PLAN, "--sequences", "8"], 2, "--sequences says nothing to the objective throughput"),
