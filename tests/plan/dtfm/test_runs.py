@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from benchmarks.dtfm_genetic import CyclicMoves, GeneticOptions, accepted, genetic
 from benchmarks.training_fleets import irregular, of_cities, published
 from muster.plan.dtfm.anneal import Schedule, Walk, anneal, path_of, runs_of, runs_s, uniforms
 from muster.plan.dtfm.costs import Costs
 from muster.plan.dtfm.fill import possible_widths, random_runs
-from muster.plan.dtfm.genetic import CyclicMoves, GeneticOptions, accepted, genetic
 from muster.plan.dtfm.trades import trades
 from tests.plan.dtfm.problems import random_problem
 

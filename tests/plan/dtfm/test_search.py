@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.dtfm_genetic import GeneticOptions, genetic
 from benchmarks.training_fleets import BEST_KNOWN_S, irregular, of_cities, published
 from muster.errors import InvalidRequest
 from muster.plan.dtfm.anneal import Schedule
 from muster.plan.dtfm.bound import lower_bound
 from muster.plan.dtfm.exact import exact
-from muster.plan.dtfm.genetic import GeneticOptions, genetic
 from muster.plan.dtfm.search import SearchOptions, search
 from tests.plan.dtfm import plain
 from tests.plan.dtfm.problems import random_problem, small_problems

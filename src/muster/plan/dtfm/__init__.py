@@ -4,5 +4,5 @@ Reading order: `problem` (links and a job cut into equal tasks), `jobs` (the two
 the published one among them), `objective` (equations 1 to 4), `search` (the planner),
 which uses `costs` (the equations over kinds of machines, remembered; `matching` does the work), `seeds` (structured
 layouts), `fill` (random ones), `anneal` (downhill from either, by `trades`) and `bound` (how far it can be at most to
-the optimum). `exact` solves tiny fleets; `genetic` is the published search, as a yardstick.
+the optimum). `exact` solves tiny fleets. The published search, a yardstick, is in `benchmarks/dtfm_genetic.py`.
 """
