@@ -1,6 +1,7 @@
 """Weights that are wrong are refused with one sentence; weights that are right are read tensor by tensor."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import parse_config
+from muster.model.blobs import build_manifest
 from muster.model.load import load_stage
 from muster.model.rehearsal import largest_difference, sequences
 from muster.model.stage import build_stage
 from muster.model.tensor_file import TensorFile
-from muster.model.weights import open_directory
+from muster.model.weights import INDEX_NAME, open_directory
 from tests.model.families import CPU, LAYERS, VOCAB, dense_model, save
 
 
@@ -205,3 +207,89 @@ def test_a_tied_head_needs_no_tensor_of_its_own_on_the_last_stage(tmp_path: Path
     last = build_stage(open_directory(tmp_path), 2, LAYERS, torch.float32, CPU)
     assert torch.equal(last._model.lm_head.weight, model.lm_head.weight)
     assert last._model.model.embed_tokens.weight.is_meta
+
+
+def sharded(path: Path) -> Path:
+    """In several files, with an index."""
+    save(dense_model("llama"), path, shard_bytes=20_000)
+    assert len(list(path.glob("*.safetensors"))) > 2
+    return path
+
+
+def index_of(path: Path) -> dict[str, str]:
+    weight_map: dict[str, str] = json.loads((path / INDEX_NAME).read_text())["weight_map"]
+    return weight_map
+
+
+def write_index(path: Path, weight_map: dict[str, str], **more: object) -> None:
+    (path / INDEX_NAME).write_text(json.dumps({**more, "weight_map": weight_map}))
+
+
+def leftover(path: Path) -> None:
+    """An index of another download, whose files are not here."""
+    write_index(path, dict.fromkeys(open_directory(path).names(), "model-00001-of-00002.safetensors"))
+
+
+def damaged_leftover(path: Path) -> None:
+    (path / INDEX_NAME).write_text('{"weight_map": {')
+
+
+def empty_index(path: Path) -> None:
+    write_index(path, {})
+
+
+def extra_shard(path: Path) -> None:
+    save_file({"other.weight": torch.zeros(3)}, path / "model-00009-of-00009.safetensors")
+
+
+def leftover_shards(path: Path) -> None:
+    """Both kinds are here, and the single file is what `transformers` loads."""
+    save_file({"model.norm.weight": torch.full((32,), 7.0)}, path / "model-00001-of-00001.safetensors")
+    write_index(path, {"model.norm.weight": "model-00001-of-00001.safetensors"})
+
+
+@pytest.mark.parametrize(
+    "stale", [leftover, damaged_leftover, empty_index, extra_shard, leftover_shards], ids=lambda case: case.__name__
+)
+def test_a_whole_file_counts_whatever_else_lies_beside_it(saved: Path, stale: Callable[[Path], None]) -> None:
+    before = load_file(saved / "model.safetensors")
+    stale(saved)
+    weights = open_directory(saved)
+    assert weights.names() == before.keys()
+    assert all(torch.equal(weights.read(name), tensor) for name, tensor in before.items())
+    assert {entry.name for entry in build_manifest(saved).tensors} == before.keys()
+
+
+def wrong_sizes(path: Path) -> None:
+    write_index(path, index_of(path), metadata={"total_size": -1, "total_parameters": "many"})
+
+
+def wrong_file_for_a_tensor(path: Path) -> None:
+    shards = sorted(set(index_of(path).values()))
+    write_index(path, dict(zip(index_of(path), shards * 99, strict=False)) | dict.fromkeys(["x"], shards[0]))
+
+
+def forgotten_tensor(path: Path) -> None:
+    names = index_of(path)
+    names.pop("model.layers.1.mlp.up_proj.weight")
+    assert len(set(names.values())) == len(set(index_of(path).values()))
+    write_index(path, names)
+
+
+@pytest.mark.parametrize(
+    "wrong", [wrong_sizes, wrong_file_for_a_tensor, forgotten_tensor, extra_shard], ids=lambda case: case.__name__
+)
+def test_of_an_index_only_the_list_of_files_counts(tmp_path: Path, wrong: Callable[[Path], None]) -> None:
+    whole = open_directory(sharded(tmp_path))
+    before = {name: whole.read(name) for name in index_of(tmp_path)}
+    wrong(tmp_path)
+    weights = open_directory(tmp_path)
+    assert weights.names() == before.keys()
+    assert all(torch.equal(weights.read(name), tensor) for name, tensor in before.items())
+
+
+def test_a_file_that_an_index_lists_and_that_is_not_here_is_named(tmp_path: Path) -> None:
+    shard = index_of(sharded(tmp_path))["lm_head.weight"]
+    (tmp_path / shard).unlink()
+    with pytest.raises(WeightsInvalid, match=rf"{shard} is missing, which .*index\.json lists; download"):
+        build_manifest(tmp_path)

@@ -199,7 +199,7 @@ async def test_a_body_without_an_end_is_left_where_it_exceeds_what_was_asked(
             await writer.drain()
             written += 2**20
 
-    monkeypatch.setattr(hub, "MOST_BYTES", 2**22)
+    monkeypatch.setattr(hub, "MAX_INDEX_BYTES", 2**22)
     async with hub_that(answer, monkeypatch):
         with pytest.raises(HubUnusable, match="more than was asked"):
             await fetch(model, tmp_path)

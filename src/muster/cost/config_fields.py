@@ -7,6 +7,34 @@ from typing import Any
 from muster.errors import WeightsInvalid
 
 _LARGEST = 2**31
+MAX_CONFIG_BYTES = 4 * 2**20
+"""Of a config.json. The largest published ones have a tenth of it, and Python needs thirty times as much for it."""
+_FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
+
+
+def read_config(config_json: str) -> dict[str, Any]:
+    """The entries of a config.json. Raises `WeightsInvalid` on anything but a JSON object, and on an endless one."""
+    if len(config_json) > MAX_CONFIG_BYTES:
+        raise WeightsInvalid(
+            f"config.json has over {MAX_CONFIG_BYTES // 2**20} MiB, more than any model needs; download it again."
+        )
+    try:
+        entries = json.loads(config_json, object_hook=_tagged_float)
+    except (ValueError, RecursionError) as error:
+        raise _no_config() from error
+    if not isinstance(entries, dict):
+        raise _no_config()
+    return entries
+
+
+def _tagged_float(entries: dict[str, Any]) -> Any:
+    """`transformers` writes a number that JSON does not have as {"__float__": "Infinity"}; older ones as Infinity."""
+    tag = entries.get("__float__") if len(entries) == 1 else None
+    return _FLOATS.get(tag, entries) if isinstance(tag, str) else entries
+
+
+def _no_config() -> WeightsInvalid:
+    return WeightsInvalid("config.json is not a JSON object with a model_type; download the model again.")
 
 
 class Fields:
@@ -21,17 +49,13 @@ class Fields:
 
         Of a model that also sees or hears, the decoder of text is what counts.
         """
-        try:
-            entries = json.loads(config_json)
-            text = entries.get("text_config")
-            if isinstance(text, dict) and "model_type" in text:
-                tied = {key: entries[key] for key in ("tie_word_embeddings",) if key in entries}
-                entries = {**text, **tied}
-            if not isinstance(entries["model_type"], str):
-                raise TypeError("model_type")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = "config.json is not a JSON object with a model_type; download the model again."
-            raise WeightsInvalid(reason) from error
+        entries = read_config(config_json)
+        text = entries.get("text_config")
+        if isinstance(text, dict) and "model_type" in text:
+            tied = {key: entries[key] for key in ("tie_word_embeddings",) if key in entries}
+            entries = {**text, **tied}
+        if not isinstance(entries.get("model_type"), str):
+            raise _no_config()
         return Fields(entries)
 
     def filled(self, defaults: Mapping[str, Any]) -> "Fields":

@@ -5,8 +5,8 @@ call, and the reference backend) over `layout` (its index tensors), `architectur
 without weights), `probe` (what one token tells about it), `cut` (what is left of it in a stage), `checkpoint` (which
 tensors make which parameters), `stage` (layers [first, last)), `shape` (what they cost).
 
-Weights: `tensor_file` and `weights` (tensors by name from a directory), `blobs` (by digest from another machine),
-`source` (a name becomes a directory), `disk` (where caches live).
+Weights: `folder` (opens nothing but a folder's own files), `tensor_file` and `weights` (tensors by name from a
+directory), `blobs` (by digest from another machine), `source` (a name becomes a directory), `disk` (where caches live).
 
 Trust: `conformance` (does this architecture come out right? a tiny model of it, made by `shrink`, goes through a
 `rehearsal`), `load` (both together), `settings` (who may build or

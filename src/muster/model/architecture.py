@@ -3,7 +3,6 @@
 The model is built on the meta device: every module and parameter is there, with its shape, and takes no memory.
 """
 
-import json
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from muster.cost.config_fields import read_config
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.attention import ATTENTION_NAME
 from muster.model.settings import building
@@ -23,11 +23,10 @@ MAX_LAYERS = 1024
 
 def parse_config(config_json: str) -> PreTrainedConfig:
     """Raise `WeightsInvalid` on unreadable text, `UnsupportedModel` on an architecture that is not a known decoder."""
-    try:
-        fields = json.loads(config_json)
-        model_type = fields["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsInvalid("config.json is not a JSON object with a model_type; download the model again.") from error
+    fields = read_config(config_json)
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str):
+        raise WeightsInvalid("config.json names no model_type; download the model again.")
     if fields.get("quantization_config"):
         raise UnsupportedModel(
             "This checkpoint is quantised, which Muster does not load yet; choose the unquantised checkpoint."
@@ -35,7 +34,7 @@ def parse_config(config_json: str) -> PreTrainedConfig:
     fields, model_type = _text_part(fields, model_type)
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedModel(
-            f"transformers does not know the architecture {str(model_type)[:60]!r}; upgrade transformers, or choose "
+            f"transformers does not know the architecture {model_type[:60]!r}; upgrade transformers, or choose "
             "another model (Muster never runs code that comes with a model)."
         )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -71,8 +70,11 @@ def _without_code(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
 
 
 def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    """What an error says: its first line, and the next where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
 
 
 def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype, attention: str = ATTENTION_NAME) -> PreTrainedModel:

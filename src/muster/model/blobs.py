@@ -17,6 +17,7 @@ from torch import Tensor
 
 from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
 from muster.model.disk import cache_directory, write_if_possible
+from muster.model.folder import open_inside, read_inside
 from muster.model.source import HUB_ID, REVISION, resolve_local
 from muster.model.tensor_file import DTYPES, TensorFile
 from muster.model.weights import DirectoryWeights, Weights, open_directory
@@ -117,8 +118,8 @@ def build_manifest(path: Path, model: str = "", revision: str = "") -> Manifest:
     known = _Digests(path)
     tensors = tuple(_describe(name, weights.file(name), known) for name in sorted(weights.names()))
     known.save()
-    files = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
-    entries = tuple(FileEntry(file.name, file.stat().st_size, blake3(file.read_bytes()).hexdigest()) for file in files)
+    files = {name: read_inside(path, name) for name in TOKENIZER_FILES if (path / name).exists()}
+    entries = tuple(FileEntry(name, len(data), blake3(data).hexdigest()) for name, data in files.items())
     return Manifest(model or path.name, weights.config_json, entries, tensors, revision)
 
 
@@ -176,7 +177,7 @@ class DirectoryBlobs:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._weights: DirectoryWeights = open_directory(path)
         self._tensors = {entry.digest: entry for entry in manifest.tensors}
-        self._files = {entry.digest: path / entry.name for entry in manifest.tokenizer_files}
+        self._files = {entry.digest: entry.name for entry in manifest.tokenizer_files}
         self._sizes = {entry.digest: entry.nbytes for entry in manifest.tensors}
         self._sizes |= {entry.digest: entry.nbytes for entry in manifest.tokenizer_files}
         self._memory = {manifest.digest: manifest.to_bytes()}
@@ -193,11 +194,13 @@ class DirectoryBlobs:
         if digest in self._memory:
             return self._memory[digest][start:stop]
         if digest in self._files:
-            return self._files[digest].read_bytes()[start:stop]
+            with open_inside(self._weights.path, self._files[digest]) as file:
+                file.seek(start)
+                return file.read(stop - start)
         name = self._tensors[digest].name
-        file = self._weights.file(name)
-        base = file.spans[name].start
-        return file.read_range(base + start, base + stop)
+        tensors = self._weights.file(name)
+        base = tensors.spans[name].start
+        return tensors.read_range(base + start, base + stop)
 
 
 class BlobStore:

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from muster.errors import MachineTrouble, UnknownModel
+from muster.model.folder import check_folder
 
 EMBEDDED = {"tiny": Path(__file__).parent / "embedded" / "tiny"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -33,12 +34,14 @@ UNWANTED = ("*/*", "consolidated*")
 def resolve(name: str) -> Path:
     """The directory of the model called `name`, fetched first if need be.
 
-    Raises `UnknownModel` when there is none, `MachineTrouble` when the disk is full.
+    Raises `UnknownModel` when there is none, `MachineTrouble` when the disk is full, `WeightsInvalid` when a file in it
+    leads elsewhere.
     """
     if name in EMBEDDED:
         return EMBEDDED[name]
     path = Path(name).expanduser()
     if name and path.is_dir():
+        check_folder(path)
         return path
     if not HUB_ID.fullmatch(name):
         raise UnknownModel(

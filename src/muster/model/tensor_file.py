@@ -4,20 +4,26 @@ Format: 8 bytes (little endian) length of the header, the header (JSON: name -> 
 We read it ourselves, and not through the library, because other machines ask for byte ranges.
 """
 
-import json
 import math
 import mmap
+import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, BinaryIO
 
+import msgspec
 import torch
 from torch import Tensor
 
 from muster.errors import WeightsInvalid
+from muster.model.folder import open_inside
 
-MAX_HEADER_BYTES = 100_000_000
-MOST_DIMENSIONS, MOST_BYTES = 16, 2**60
+MAX_HEADER_BYTES = 32 * 2**20
+MAX_TENSORS = 2**18
+"""In one file, or in an index; the largest published models have about 140,000 in all. A header takes some twenty times
+its own size while it is read, so both are looked at before."""
+MAX_DIMENSIONS, MAX_BYTES = 16, 2**60
 """To multiply a million digits would take for ever."""
 DTYPES = {
     "F64": torch.float64,
@@ -44,15 +50,25 @@ class Span:
     stop: int
 
 
+_Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
+
+
+class _Entry(msgspec.Struct):
+    """A tensor as the header describes it."""
+
+    dtype: str
+    shape: Annotated[tuple[_Size, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
+    data_offsets: tuple[_Size, _Size]
+
+
 class TensorFile:
     """Tensors of one file by name. Opening checks the header; reading copies one tensor's bytes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                size = path.stat().st_size
-                self.spans = read_header(file, size, path.name)
+            with open_inside(path.parent, path.name) as file:
+                self.spans = read_header(file, os.fstat(file.fileno()).st_size, path.name)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # writable, so torch takes it
         except OSError as error:
             raise WeightsInvalid(
@@ -88,13 +104,13 @@ def read_header(file: BinaryIO, size: int, name: str) -> dict[str, Span]:
     """
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+    if len(prefix) < 8 or length > size - 8:
         raise _broken(name, "its header is cut off")
+    if length > MAX_HEADER_BYTES:
+        raise _broken(name, f"its header has {length} bytes, more than the {MAX_HEADER_BYTES} that are read")
     try:
-        header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        spans = {tensor: _span(entry, 8 + length) for tensor, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        spans = _spans(file.read(length), 8 + length)
+    except (ValueError, RecursionError) as error:
         raise _broken(name, "its header is not that of a safetensors file") from error
     for tensor, span in spans.items():
         if span.stop > size:
@@ -102,17 +118,28 @@ def read_header(file: BinaryIO, size: int, name: str) -> dict[str, Span]:
     return spans
 
 
-def _span(entry: dict[str, Any], base: int) -> Span:
-    shape = tuple(int(size) for size in entry["shape"])
-    start, stop = (int(offset) for offset in entry["data_offsets"])
-    dtype = DTYPES.get(entry["dtype"])
-    if len(shape) > MOST_DIMENSIONS or not all(0 <= size <= MOST_BYTES for size in (*shape, start, stop)):
-        raise ValueError("negative or endless size")
+def _spans(header: bytes, base: int) -> dict[str, Span]:
+    """Raises `ValueError` (of which a `msgspec` error is one) on what is no header or contradicts itself."""
+    if header.count(b"{") > MAX_TENSORS + 2:
+        raise ValueError("too many tensors")
+    entries = msgspec.json.decode(header, type=dict[str, msgspec.Raw])  # only what is used of it becomes objects
+    entries.pop("__metadata__", None)
+    decoder = msgspec.json.Decoder(_Entry)
+    spans = {tensor: _span(decoder.decode(entry), base) for tensor, entry in entries.items()}
+    ordered = sorted((span.start, span.stop) for span in spans.values() if span.start < span.stop)
+    if any(start < stop for (_, stop), (start, _) in pairwise(ordered)):
+        raise ValueError("tensors overlap")  # a small file could hold any number of large ones
+    return spans
+
+
+def _span(entry: _Entry, base: int) -> Span:
+    start, stop = entry.data_offsets
+    dtype = DTYPES.get(entry.dtype)
     if start > stop:
         raise ValueError("negative size")
-    if dtype is not None and stop - start != math.prod(shape) * dtype.itemsize:
+    if dtype is not None and stop - start != math.prod(entry.shape) * dtype.itemsize:
         raise ValueError("size does not match shape")
-    return Span(entry["dtype"], shape, base + start, base + stop)
+    return Span(entry.dtype, entry.shape, base + start, base + stop)
 
 
 def _broken(name: str, reason: str) -> WeightsInvalid:

@@ -1,16 +1,20 @@
 """Tensors of a model by their checkpoint names. Safetensors only; nothing is unpickled. Knows nothing of layers."""
 
-import json
+import os
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 from torch import Tensor
 
+from muster.cost.config_fields import MAX_CONFIG_BYTES
 from muster.errors import WeightsInvalid
-from muster.model.tensor_file import TensorFile
+from muster.model.folder import read_inside
+from muster.model.tensor_file import MAX_TENSORS, TensorFile
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+MAX_INDEX_BYTES = 32 * 2**20
 
 
 class Weights(Protocol):
@@ -31,7 +35,7 @@ class DirectoryWeights:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_json = _read_text(path / "config.json")
+        self.config_json = _read_config(path)
         self._files: dict[str, TensorFile] = {}
         self._file_of = self._locate()
 
@@ -54,21 +58,52 @@ class DirectoryWeights:
 
     def _open(self, file_name: str) -> TensorFile:
         if file_name not in self._files:
+            if not os.path.exists(self.path / file_name):
+                raise WeightsInvalid(
+                    f"{self.path / file_name} is missing, which {INDEX_NAME} lists; download the model again."
+                )
             self._files[file_name] = TensorFile(self.path / file_name)
         return self._files[file_name]
 
     def _locate(self) -> dict[str, str]:
-        """Tensor name -> file name."""
-        if (self.path / INDEX_NAME).is_file():
-            return read_index(_read_text(self.path / INDEX_NAME), self.path / INDEX_NAME)
+        """Tensor name -> file name. What counts is what counts for `transformers`.
+
+        A single whole file goes before an index, which may be left over from another download. Of an index whose files
+        are all here the list of files counts, and what they hold, more than what it says of single tensors.
+        """
+        single = (self.path / SINGLE_NAME).is_file()
+        index = self._index(needed=not single)
+        if single:
+            return self._held_by([SINGLE_NAME])
+        if index:
+            shards = sorted(set(index.values()))
+            if not all(os.path.exists(self.path / shard) for shard in shards):
+                return index  # a part of a model may be all that this machine needs
+            named = {name: file for name, file in index.items() if name in self._open(file).spans}
+            return self._held_by(shards) | named
         files = sorted(file.name for file in self.path.glob("*.safetensors"))
-        if SINGLE_NAME in files:
-            files = [SINGLE_NAME]
         if not files:
             raise WeightsInvalid(
                 f"{self.path} holds no safetensors file; convert the checkpoint to safetensors "
                 "(Muster does not unpickle weights)."
             )
+        return self._held_by(files)
+
+    def _index(self, needed: bool) -> dict[str, str]:
+        """What the index says; empty without one, and for a damaged one that is not needed."""
+        path = self.path / INDEX_NAME
+        if not path.is_file():
+            return {}
+        try:
+            index = _parse_index(read_inside(self.path, INDEX_NAME, MAX_INDEX_BYTES), path)
+        except WeightsInvalid:
+            if needed:
+                raise
+            return {}
+        _check_names(index, path)
+        return index
+
+    def _held_by(self, files: list[str]) -> dict[str, str]:
         return {name: file for file in files for name in self._open(file).spans}
 
 
@@ -77,26 +112,36 @@ def open_directory(path: Path) -> DirectoryWeights:
     return DirectoryWeights(path)
 
 
-def _read_text(path: Path) -> str:
+def _read_config(folder: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise WeightsInvalid(
-            f"{path} cannot be read ({error.strerror}); a model directory holds config.json and *.safetensors."
-        ) from error
+        return read_inside(folder, "config.json", MAX_CONFIG_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise WeightsInvalid(f"{path} is not text; download the model again.") from error
+        raise WeightsInvalid(f"{folder / 'config.json'} is not text; download the model again.") from error
 
 
-def read_index(text: str | bytes, path: Path) -> dict[str, str]:
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def read_index(data: bytes, path: Path) -> dict[str, str]:
     """Tensor name -> file name in the same directory, from the text of an index that lies at `path`.
 
-    Raises `WeightsInvalid` when it is no index.
+    Raises `WeightsInvalid` when it is no index, or has more entries than a model has tensors.
     """
+    index = _parse_index(data, path)
+    _check_names(index, path)
+    return index
+
+
+def _parse_index(data: bytes, path: Path) -> dict[str, str]:
+    if data.count(b":") > MAX_TENSORS:
+        raise WeightsInvalid(f"{path} lists more tensors than any model has; download the model again.")
     try:
-        file_of = json.loads(text)["weight_map"]
-        if all(isinstance(file, str) and Path(file).name == file for file in file_of.values()):
-            return dict(file_of)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return msgspec.json.decode(data, type=_Index).weight_map
+    except (ValueError, RecursionError) as error:
         raise WeightsInvalid(f"{path} is not a safetensors index; download the model again.") from error
-    raise WeightsInvalid(f"{path} names files outside its own directory; do not use this model.")
+
+
+def _check_names(index: dict[str, str], path: Path) -> None:
+    if not all(Path(file).name == file and file not in ("", "..") for file in set(index.values())):
+        raise WeightsInvalid(f"{path} names files outside its own directory; do not use this model.")

@@ -20,16 +20,14 @@ from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
 from muster.errors import WeightsInvalid
 from muster.model.blobs import BlobStore, Manifest, TensorEntry
-from muster.model.tensor_file import Span, read_header
-from muster.model.weights import INDEX_NAME, SINGLE_NAME, read_index
+from muster.model.tensor_file import MAX_HEADER_BYTES, Span, read_header
+from muster.model.weights import INDEX_NAME, MAX_INDEX_BYTES, SINGLE_NAME, read_index
 from muster.node.fetch import RANGE_BYTES, to_the_end
 
 ANSWER_S = 10.0
 """For an answer, and then for every `RANGE_BYTES` of it: a hub that trickles is worse than the head."""
 HEADER_BYTES = 100_000
 """Of a file, read at first; most headers are shorter, and what comes beyond one is thrown away."""
-MOST_BYTES = 32 * 2**20
-"""No index and no header is longer."""
 Progress = Callable[[int], None]
 
 
@@ -110,12 +108,15 @@ class _Hub:
                 await self._take(file, run)
 
     async def _files(self) -> Mapping[str, str]:
-        """Tensor name -> file name; empty where one file holds all."""
+        """Tensor name -> file name; empty where one file holds all, which then counts, as in `DirectoryWeights`."""
+        async with self._answer(SINGLE_NAME, {"Range": "bytes=0-7"}) as answer:
+            if answer.status_code == 206:
+                return {}
         async with self._answer(INDEX_NAME, {}) as answer:
             if answer.status_code == 404:
                 return {}
             _check_status(answer, 200)
-            text = b"".join([data async for data in _chunks(answer, MOST_BYTES)])
+            text = b"".join([data async for data in _chunks(answer, MAX_INDEX_BYTES)])
         files = read_index(text, Path(INDEX_NAME))
         if not all(file.endswith(".safetensors") for file in files.values()):
             raise HubUnusable("its index names files that are not safetensors")
@@ -124,7 +125,7 @@ class _Hub:
     async def _spans(self, file: str) -> Mapping[str, Span]:
         start, size = await self._read(file, 0, HEADER_BYTES)
         length = 8 + int.from_bytes(start[:8], "little")
-        if len(start) < length <= min(size, MOST_BYTES):
+        if len(start) < length <= min(size, MAX_HEADER_BYTES):
             start += (await self._read(file, len(start), length))[0]
         return await asyncio.to_thread(read_header, BytesIO(start), size, file)
 
