@@ -10,12 +10,14 @@ READY = $(VENV)/.ready
 JOBS ?= 2
 SEEDS ?= 8
 FIRST ?= 0
+ID ?=
+FULL ?=
 PAGES = README.md docs/*.md src/muster/model/embedded/tiny/README.md
 
 # One thread per test process: two of them share two cores.
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test chaos check lint types contracts pages format clean
+.PHONY: help setup demo test chaos claims check lint types contracts pages format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,6 +39,10 @@ test: lint types $(READY)  ## What CI runs: lint, types, import contracts, gener
 
 chaos: $(READY)  ## Faults by the dozen on a live pool, from printed seeds: make chaos SEEDS=20 FIRST=0
 	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/chaos -m 'chaos or not chaos' --durations=5
+
+claims: $(READY)  ## What is claimed and whether it holds; ID=plan.1 tries one again, FULL=1 the whole of it
+	@$(BIN)/python tools/claims.py $(ID) $(if $(FULL),--full); code=$$?; \
+	$(BIN)/cog -r -P -I tools docs/claims.md >/dev/null || exit; exit $$code
 
 check: lint types contracts pages  ## Everything that `make test` checks except the tests themselves
 

@@ -34,6 +34,8 @@ import transformers
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.records import machine as cores
+from benchmarks.register import claims
 from benchmarks.workload import MAX_CONTEXT, llama, mixed_requests, save
 from muster.model.load import load_stage
 from muster.model.stage import Stage
@@ -202,6 +204,13 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, float]:
     return result
 
 
+def claimed(median: dict[str, float]) -> dict[str, float]:
+    return {
+        "first.2.processor": round(median["ratio_tokens_per_cpu_s"], 3),
+        "first.2.clock": round(median["ratio_tokens_per_s"], 3),
+    }
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
@@ -237,6 +246,8 @@ def main() -> None:
     output: Path = arguments.output
     arguments.output = output.name
     result = measure(arguments)
+    accelerator = result["machine"]["device"] if arguments.device != "cpu" else ""
+    result["claims"] = claims(claimed(result["median"]), cores(accelerator))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["median"], indent=1))

@@ -39,7 +39,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.asymmetric import compare
-from benchmarks.records import record_parts, timed
+from benchmarks.records import Claimed, percent, record_parts, timed
 from benchmarks.serving_fleets import (
     CHAT,
     DESERVE_BATCH,
@@ -278,6 +278,29 @@ PARTS: dict[str, Callable[[], Any]] = {
 }
 
 
+def claimed_of(fleet: str) -> Claimed:
+    return lambda found: {
+        f"plan.5.deadline-{fleet}": found["best_deadline_over_symmetric"],
+        f"plan.5.rate-{fleet}": found["best_rate_over_symmetric"],
+    }
+
+
+CLAIMED: dict[str, Claimed] = {
+    "small": lambda found: {
+        "plan.3.exact": found["within_a_percent_exact"],
+        "plan.3.evolved": found["within_a_percent_evolved"],
+    },
+    "deserve": lambda found: {
+        "plan.4.throughput": percent(found["worst_difference"]),
+        "plan.4.round": sum(row["round_s"] < row["published_round_s"] for row in found["rows"]),
+    },
+    "example": claimed_of("example"),
+    "hexgen": claimed_of("58"),
+    "large": claimed_of("405b"),
+    "size": lambda found: {"plan.6.serve": max(row["cpu_s"] for row in found)},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The planner for serving against what is known.")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
@@ -291,6 +314,7 @@ def main() -> None:
         arguments.part,
         lambda part: PARTS[part](),
         {"note": arguments.note},
+        CLAIMED,
     )
     if arguments.picture and "size" in record:
         draw_sizes(record["size"]["result"], arguments.picture)

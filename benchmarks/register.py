@@ -14,8 +14,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,13 +83,37 @@ def planned(folder: Path = PLANNED) -> dict[str, Planned]:
     """All claims by id, in the order of their files and lines."""
     found = {}
     for path in sorted(folder.glob("*.toml")):
-        for number, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            claim_id = f"{path.stem}.{number}"
+        for claim_id, table in _tables(path):
+            where = f"{path.name}: {claim_id}"
             if not re.fullmatch(ID, claim_id):
-                raise Malformed(f"{path.name}: {claim_id} is no id; write topic.n or topic.n.part.")
-            found[claim_id] = _read(table, Planned, f"{path.name}: {claim_id}")
-            _kept(0.0, found[claim_id].bar, f"{path.name}: {claim_id}")
+                raise Malformed(f"{where} is no id; write topic.n or topic.n.part.")
+            found[claim_id] = _read(table, Planned, where)
+            _kept(0.0, found[claim_id].bar, where)
     return found
+
+
+def titles(folder: Path = PLANNED) -> dict[str, str]:
+    """Of the topics, in the order of their files."""
+    return {path.stem: str(_toml(path).get("title", path.stem)) for path in sorted(folder.glob("*.toml"))}
+
+
+def _tables(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is said of each claim. A claim with parts is each of its parts, with what is said of all of them."""
+    for number, table in _toml(path).items():
+        if number != "title":
+            parts = {name: part for name, part in table.items() if isinstance(part, dict)}
+            shared = {name: value for name, value in table.items() if name not in parts}
+            if not parts:
+                yield f"{path.stem}.{number}", shared
+            for name, part in parts.items():
+                yield f"{path.stem}.{number}.{name}", shared | part
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise Malformed(f"{path.name}: {error}.") from error
 
 
 def holds(value: float, bar: str) -> bool:
@@ -187,16 +210,14 @@ def newest(found: Iterable[Found]) -> dict[str, Found]:
     return {one.claim.id: one for one in ordered}
 
 
-def lapsed(found: Iterable[Found]) -> list[Found]:
+def lapsed(found: Sequence[Found]) -> list[Found]:
     """Newest records that do not hold although an earlier one of the same claim did."""
-    by_id: dict[str, list[Found]] = defaultdict(list)
-    for one in found:
-        by_id[one.claim.id].append(one)
-    return [
-        last
-        for claim_id, last in newest(one for each in by_id.values() for one in each).items()
-        if not last.claim.holds and any(one.claim.holds for one in by_id[claim_id])
-    ]
+    return [last for last in newest(found).values() if fell(last, found)]
+
+
+def fell(one: Found, earlier: Iterable[Found]) -> bool:
+    """Whether it does not hold although an earlier one of the same claim did."""
+    return not one.claim.holds and any(each.claim.holds for each in earlier if each.claim.id == one.claim.id)
 
 
 def _instant(date: str) -> datetime:

@@ -12,7 +12,7 @@ of the run, and of the seconds of a step. Nothing is random.
 import argparse
 import json
 import os
-import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.records import machine, percent
+from benchmarks.register import claims
 from muster.cost.named_shapes import named_shape
 from muster.sim.serving import simulate_serving
 from muster.sim.steady import serve_forecast, train_forecast
@@ -92,6 +95,15 @@ def training(machines: int) -> dict[str, Any]:
     }
 
 
+def claimed(found: dict[str, Any]) -> dict[str, float]:
+    return {
+        "simulate.1.serve": found["serving"][-1]["cpu_s"],
+        "simulate.1.train": found["training"][-1]["cpu_s"],
+        "simulate.2.serve": percent(max(abs(row["gap"]) for row in found["serving"])),
+        "simulate.2.train": percent(max(abs(row["gap"]) for row in found["training"])),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=RESULTS / f"simulator-{datetime.now(UTC):%Y-%m-%d}.json")
@@ -99,7 +111,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "method": (__doc__ or "").strip(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "load_before": [round(load, 1) for load in os.getloadavg()],
     }
     for name, measure in (("serving", serving), ("training", training)):
@@ -107,6 +119,7 @@ def main() -> None:
         for machines in MACHINES:
             result[name].append(measure(machines))
             print(name, result[name][-1], flush=True)
+    result["claims"] = claims(claimed(result), machine())
     options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
