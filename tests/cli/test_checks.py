@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from muster.cli import checks
 from muster.cli.checks import FAILED, OK, UNSURE, Finding
-from muster.cli.place import HeadRecord
+from muster.head.data_directory import HeadRecord
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.wire.ticket import Ticket

@@ -7,7 +7,7 @@ import pytest
 
 from muster.broker.store import Store
 from muster.cli.main import run_command
-from muster.cli.place import database_url
+from muster.head.data_directory import database_url
 
 
 @pytest.fixture

@@ -3,21 +3,21 @@
 import httpx
 import pytest
 
+from muster.cli.head_client import HeadClient
 from muster.cli.live_pool import live_pool
-from muster.cli.remote import Head
 from muster.errors import MusterError, NotAllowed, PoolUnavailable
 from muster.spec.fleets import shipped_fleet
 from muster.spec.pool_text import to_toml
 
 
-def head(answer: httpx.Response) -> tuple[Head, list[httpx.Request]]:
+def head(answer: httpx.Response) -> tuple[HeadClient, list[httpx.Request]]:
     asked: list[httpx.Request] = []
 
     def transport(request: httpx.Request) -> httpx.Response:
         asked.append(request)
         return answer
 
-    return Head("http://pool:8000", token="operator", transport=httpx.MockTransport(transport)), asked
+    return HeadClient("http://pool:8000", token="operator", transport=httpx.MockTransport(transport)), asked
 
 
 def test_the_pool_and_its_file_come_from_the_heads_admin_door() -> None:

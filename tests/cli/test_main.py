@@ -48,7 +48,7 @@ def test_an_error_is_one_sentence_and_its_exit_code(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(status, "find", fail)
+    monkeypatch.setattr(status, "find_head", fail)
     assert run_command(["status"]) == error.exit_code
     assert capsys.readouterr().err.strip() == f"muster: {error}"
     assert run_command(["status", "--json"]) == error.exit_code

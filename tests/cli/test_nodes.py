@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from muster.cli import nodes, status
+from muster.cli.head_client import HeadClient
 from muster.cli.main import run_command
 from muster.cli.nodes import pick
-from muster.cli.remote import Head
 from muster.errors import InvalidRequest
 
 ADA = {
@@ -37,12 +37,12 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 @pytest.fixture(autouse=True)
 def _head(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find(*_: object, **__: object) -> Head:
-        return Head("http://head", transport=httpx.MockTransport(answer))
+    def find_head(*_: object, **__: object) -> HeadClient:
+        return HeadClient("http://head", transport=httpx.MockTransport(answer))
 
     ASKED.clear()
-    monkeypatch.setattr(nodes, "find", find)
-    monkeypatch.setattr(status, "find", find)
+    monkeypatch.setattr(nodes, "find_head", find_head)
+    monkeypatch.setattr(status, "find_head", find_head)
 
 
 def test_the_list_shows_every_node_and_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:

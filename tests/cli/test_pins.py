@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from muster.cli.main import run_command
-from muster.cli.pins import pins_of_lock, read_pin
+from muster.cli.pins import read_pin, read_saved_plan
 from muster.errors import Unsupported
+from muster.head.pins import pins_of_plan
 from muster.model.shape import shape_of
 from muster.model.source import resolve
 from muster.model.weights import open_directory
@@ -58,7 +59,7 @@ def test_a_pin_counts_layers_from_0_and_means_both_ends() -> None:
 
 
 def test_a_lock_pins_every_machine_of_its_pipeline_by_name(lock: Path, shape: ModelShape) -> None:
-    pins = sorted(pins_of_lock(lock, shape), key=lambda pin: pin.first)
+    pins = sorted(pins_of_plan(read_saved_plan(lock), shape), key=lambda pin: pin.first)
     assert {pin.node for pin in pins} == {"ada", "bob"}
     assert [pin.first for pin in pins] == [0, pins[0].last]
     assert pins[-1].last == shape.num_layers
@@ -123,7 +124,7 @@ def test_a_lock_of_several_pipelines_and_tensor_parallelism(lock: Path, shape: M
     written = to_record(replace(held, pool=replace(held.pool, nodes=nodes, links={}), plan=plan))
     (tmp_path / "big.lock").write_text(json.dumps(written))
     with pytest.raises(Unsupported, match="2 pipelines and tensor parallelism, and a pool serves one pipeline"):
-        pins_of_lock(tmp_path / "big.lock", shape)
+        pins_of_plan(read_saved_plan(tmp_path / "big.lock"), shape)
 
 
 def test_both_at_once_or_no_plan(lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from muster.cli.plan_inputs import check_outputs, find_pool, find_shape, write_text
-from muster.cli.question import Question, forecast_of
+from muster.cli.planning import Question, forecast_of
 from muster.cost.measured import constants_for
 from muster.cost.named_shapes import named_shape, shape_config
 from muster.errors import InvalidRequest, MachineTrouble, MusterError, UnknownModel

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from muster.cli import chat, run
+from muster.cli.head_client import HeadClient
 from muster.cli.main import run_command
-from muster.cli.remote import Head
 
 SAID: list[dict[str, object]] = []
 
@@ -34,12 +34,12 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 @pytest.fixture(autouse=True)
 def _head(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find(*_: object, **__: object) -> Head:
-        return Head("http://head", transport=httpx.MockTransport(answer))
+    def find_head(*_: object, **__: object) -> HeadClient:
+        return HeadClient("http://head", transport=httpx.MockTransport(answer))
 
     SAID.clear()
-    monkeypatch.setattr(run, "find", find)
-    monkeypatch.setattr(chat, "find", find)
+    monkeypatch.setattr(run, "find_head", find_head)
+    monkeypatch.setattr(chat, "find_head", find_head)
 
 
 def test_run_prints_the_text_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,10 +67,10 @@ def test_a_head_asked_for_by_name_must_have_the_model(capsys: pytest.CaptureFixt
 
 
 def test_without_a_head_on_this_machine_nothing_is_asked(tmp_path: Path) -> None:
-    remote = Head("http://head", transport=httpx.MockTransport(lambda request: pytest.fail("asked")))
+    remote = HeadClient("http://head", transport=httpx.MockTransport(lambda request: pytest.fail("asked")))
     assert not run.serves(remote, "tiny", asked=False, known=False)
-    assert run.serves(run.find(None), "tiny", asked=False, known=True)
-    assert not run.serves(run.find(None), "other", asked=False, known=True)
+    assert run.serves(run.find_head(None), "tiny", asked=False, known=True)
+    assert not run.serves(run.find_head(None), "other", asked=False, known=True)
 
 
 def test_chat_keeps_the_conversation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

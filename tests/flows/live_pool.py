@@ -16,32 +16,31 @@ from typing import Any, Self, TypeVar
 
 from openai import OpenAI
 
-from muster.api.app import create_app
 from muster.api.server import ApiServer
 from muster.broker.events import Route
 from muster.broker.membership import LeaseOptions
-from muster.broker.placement import Served
 from muster.broker.placing import PlacingOptions
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
-from muster.cli.head import HeadOptions, LoadedModel, PoolBackend, load_model
 from muster.client.session import Sessions
 from muster.client.state import Patience
 from muster.cost.memory import WorkspaceOptions, stage_bytes
+from muster.head.compose import Head
+from muster.head.model import load_model
 from muster.link.base import Endpoint
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.memory import MemoryNetwork
-from muster.model.blobs import DirectoryBlobs
+from muster.node.process import door_of
 from muster.node.runtime import HeadRuntime
-from muster.node.worker import HeadDoor, Measure, Worker, WorkerOptions
+from muster.node.worker import Measure, Worker, WorkerOptions
 from muster.plan.serve.options import Pin
 from muster.serve.engine import Engine
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
 from muster.spec.request import Progress, Request
-from muster.wire.ticket import Ticket, proof
+from muster.wire.ticket import Ticket
 
 Result = TypeVar("Result")
 SLOW = 1e9
@@ -223,41 +222,37 @@ class LivePool:
         return [*request.emitted, *(sampled.token for step in steps for sampled in step.tokens)]
 
     async def _start(self) -> None:
-        self.model = await asyncio.to_thread(load_model, head_options(self._model_name, self.folder))
+        self.model = await asyncio.to_thread(load_model, self._model_name, "float32", "cpu", None)
         self.store = Store.at(self.folder / "pool.db")
         self.key = self.store.add_key("tests")[0] if self._keys else "unused"
         self._identity = identity_of("head")
+        options = BrokerOptions(leases=LEASES, placing=self._placing, hang_s=1.0)
+        self.head = Head(self.model, self.store, options, search=None, patience=PATIENCE)
         await self._start_broker()
         self.ticket = await self.service.issue_ticket(3600)
-        self.sessions = Sessions(
-            lambda node: self.service.open(node, "data"),
-            lambda epoch, unreachable: self.service.suspect(epoch, unreachable),
-            PATIENCE,
-            accuse=lambda node, reason: self.service.accuse(node, reason),
-            vocab_size=self.model.shape.vocab_size,
-        )
         check_after(self.sessions, "_carry_out", self.sessions.state.check, self.troubles)
         self._following = asyncio.create_task(self.sessions.run(self._routes()))
-        app = create_app(
-            PoolBackend(self.model, self.sessions, self.service),
-            self.model.tokenizer,
-            keys=self.store if self._keys else None,
-        )
-        self.server = await ApiServer(app, port=0).__aenter__()
+        self.server = await ApiServer(self.head.app(), port=0).__aenter__()
         for _ in range(4):
             await self._add_machine(self._max_layers)
 
     async def _start_broker(self) -> None:
-        options = BrokerOptions(leases=LEASES, placing=self._placing, hang_s=1.0)
-        service = BrokerService(served(self.model), self.store, reader(self.model), options=options)
         endpoint = (
             await IrohEndpoint.bind(self._identity, host="127.0.0.1")
             if self.iroh
             else self.network.endpoint(self._identity.node_id)
         )
-        await service.start(endpoint)
-        self.service, state = service, service._state
-        check_after(service, "_handle", lambda: state.check(asyncio.get_running_loop().time()), self.troubles)
+        await self.head.start_broker(endpoint)
+        state = self.service._state
+        check_after(self.service, "_handle", lambda: state.check(asyncio.get_running_loop().time()), self.troubles)
+
+    @property
+    def service(self) -> BrokerService:
+        return self.head.service
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.head.sessions
 
     async def _restart_broker(self) -> None:
         await self.service.close()
@@ -347,42 +342,3 @@ def identity_of(name: str) -> Identity:
 def made_up(options: WorkerOptions) -> Device:
     assert options.memory_cap_bytes is not None
     return Device("cpu", "made up", options.memory_cap_bytes, {"float32": SLOW}, SLOW, SLOW, SLOW)
-
-
-def door_of(ticket: Ticket) -> HeadDoor:
-    return HeadDoor(ticket.address, lambda node_id: proof(ticket.secret, node_id, ticket.head))
-
-
-def served(model: LoadedModel) -> Served:
-    return Served(model.shape, model.manifest.digest, eos_token_ids=tuple(sorted(model.tokenizer.end_of_text_ids)))
-
-
-def reader(model: LoadedModel) -> Callable[[str, int, int], tuple[bytes, int] | None]:
-    blobs = DirectoryBlobs(model.path, model.manifest)
-
-    def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:
-        total = blobs.size(digest)
-        return None if total is None else (blobs.read_range(digest, offset, length), total)
-
-    return read_blob
-
-
-def head_options(model: str, folder: Path) -> HeadOptions:
-    return HeadOptions(
-        model=model,
-        host="127.0.0.1",
-        port=0,
-        data_dir=folder,
-        local_worker=False,
-        memory_bytes=None,
-        name=None,
-        region="",
-        scenario=None,
-        dtype="float32",
-        device="cpu",
-        max_context=None,
-        min_nodes=4,
-        link_port=0,
-        relay=None,
-        ticket_s=3600,
-    )

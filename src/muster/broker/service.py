@@ -43,7 +43,7 @@ from muster.broker.saving import Saving
 from muster.broker.searching import Searching, SearchPlan
 from muster.broker.state import BrokerOptions, BrokerState
 from muster.broker.store import Store
-from muster.broker.view import View, nodes_view, pins_view, status_view
+from muster.broker.view import View, max_context, nodes_view, pins_view, status_view
 from muster.errors import InvalidRequest, LinkDown, MusterError, PoolUnavailable, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayHub
@@ -169,6 +169,10 @@ class BrokerService:
         view["pins"] = pins_view(self._state, self._now())
         view["store_trouble"] = self._saving.trouble
         return view
+
+    def max_context(self) -> int:
+        """Of one request, prompt and answer together; 0 while nothing serves."""
+        return max_context(self._state)
 
     def nodes(self) -> list[View]:
         """Everybody who is or was in the pool."""

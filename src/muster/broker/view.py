@@ -24,7 +24,7 @@ def status_view(state: BrokerState) -> View:
         "placement": _stages(state),
         "pipeline": _pipeline(state),
         "explanation": serving.explanation if serving is not None else "",
-        "max_context": _max_context(state),
+        "max_context": max_context(state),
         "loading": _loading(state) if pending is not None else [],
         "nodes": [],
     }
@@ -50,7 +50,7 @@ def _reason(state: BrokerState) -> str:
     return state.placing.trouble or "The pool is being arranged."
 
 
-def _max_context(state: BrokerState) -> int:
+def max_context(state: BrokerState) -> int:
     """Longest sequence that the serving pipeline has cache for; 0 while nothing serves."""
     serving = state.placing.serving
     if serving is None:

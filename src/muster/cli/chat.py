@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
+from muster.cli.find_head import find_head
 from muster.cli.options import ApiKey, DataDir, HeadUrl, Json
-from muster.cli.remote import find
+from muster.cli.output import err, show_json
 from muster.cli.run import collect
-from muster.cli.show import err, show_json
 
 
 def chat(
@@ -22,7 +22,7 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk with the model of a running head; an empty line or Ctrl-D ends."""
-    remote = find(head, key=key, folder=data_dir)
+    remote = find_head(head, key=key, folder=data_dir)
     messages = [{"role": "system", "content": system}] if system else []
     options: dict[str, Any] = {"model": model or remote.models()[0]}
     options |= {"max_tokens": max_tokens, "temperature": temperature}

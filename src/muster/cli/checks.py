@@ -16,8 +16,8 @@ import psutil
 from packaging.requirements import Requirement
 
 from muster.cli.options import format_bytes
-from muster.cli.place import HeadRecord, read_head
 from muster.errors import MusterError
+from muster.head.data_directory import HeadRecord, read_head
 from muster.link.base import Endpoint
 from muster.wire.ticket import Ticket, parse
 

@@ -16,8 +16,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from muster.cli.options import Json, format_bytes
-from muster.cli.picture import placement_lines
-from muster.cli.show import out, plain, show_json
+from muster.cli.output import out, plain, show_json
+from muster.cli.placement_text import placement_lines
 from muster.errors import PoolUnavailable
 
 

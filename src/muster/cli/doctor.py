@@ -10,8 +10,8 @@ import typer
 
 from muster.cli.checks import FAILED, OK, Finding, look
 from muster.cli.options import DataDir, HeadUrl, Json
-from muster.cli.place import data_dir
-from muster.cli.show import out, plain, progress, show_json
+from muster.cli.output import out, plain, progress, show_json
+from muster.head.data_directory import data_dir
 
 TROUBLE = 8
 """The exit code of `MachineTrouble`."""

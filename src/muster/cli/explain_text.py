@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from muster.cli.figures import dollars, gain, number, seconds, share
+from muster.cli.output import out, plain, show_facts, show_table
 from muster.cli.plan_record import OneMore, used_machines
-from muster.cli.question import Answer, Question
-from muster.cli.show import out, plain, show_facts, show_table
+from muster.cli.planning import Answer, Question
 from muster.cost.profit import Basis, Sale, bases, break_even_tokens_per_s, sales
 from muster.spec.forecast import ServeForecast
 from muster.spec.pool import Pool

@@ -1,4 +1,4 @@
-"""`muster join TICKET`: lend this machine to a pool. Reads options; the worker itself is `node/worker`."""
+"""`muster join TICKET`: lend this machine to a pool. Reads options; the worker itself is in `node`."""
 
 import asyncio
 import time
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from muster.cli.options import DataDir, Json, parse_bytes
-from muster.cli.place import data_dir
-from muster.cli.show import Announcer, progress
+from muster.cli.output import Announcer, progress
+from muster.head.data_directory import data_dir
 from muster.wire.ticket import parse
 
 
@@ -43,11 +43,11 @@ def join(
     with progress(as_json) as bars:
         bars.add_task("starting", total=None)
         from muster.cli.logs import configure_logs
-        from muster.cli.worker import WorkerOptions, run_worker
+        from muster.node.process import JoinOptions, run_worker
 
     configure_logs()
     place = data_dir(data_dir_)
-    options = WorkerOptions(
+    options = JoinOptions(
         ticket=ticket,
         memory_bytes=memory_bytes,
         name=name,

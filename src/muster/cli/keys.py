@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muster.cli.options import DataDir, Json
-from muster.cli.place import data_dir, database_url
-from muster.cli.show import err, out, plain, show_json, show_table
+from muster.cli.output import err, out, plain, show_json, show_table
+from muster.head.data_directory import data_dir, database_url
 
 if TYPE_CHECKING:
     from muster.broker.store import Store

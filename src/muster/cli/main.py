@@ -11,7 +11,7 @@ import typer
 
 from muster import __version__
 from muster.cli import chat, demo, doctor, join, keys, nodes, plan, run, serve, simulate, status
-from muster.cli.show import show_error
+from muster.cli.output import show_error
 from muster.cli.usage import UsageError, in_words
 from muster.errors import MusterError
 

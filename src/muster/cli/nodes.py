@@ -1,14 +1,17 @@
 """`muster nodes list|drain|ban|unban`: who is in the pool, and who should leave. The head decides what follows."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from muster.cli.find_head import find_head
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
-from muster.cli.remote import Head, find
-from muster.cli.show import out, plain, show_json, show_table
+from muster.cli.output import out, plain, show_json, show_table
 from muster.cli.status import COLUMNS, node_row
 from muster.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from muster.cli.head_client import HeadClient
 
 app = typer.Typer(help="List the machines of the pool; let one leave, or keep one out.", no_args_is_help=True)
 DONE = {"drain": "is draining", "ban": "is banned", "unban": "may join again"}
@@ -18,7 +21,7 @@ Named = Annotated[str, typer.Argument(help="Name, or the first digits of the id.
 @app.command("list")
 def list_nodes(head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Every machine that the pool knows, present or not."""
-    nodes = find(head, token, folder=data_dir).nodes()
+    nodes = find_head(head, token, folder=data_dir).nodes()
     if as_json:
         show_json({"nodes": nodes})
     else:
@@ -30,7 +33,7 @@ def drain(
     node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
 ) -> None:
     """Let a machine finish what it runs, give it nothing new, and let it go."""
-    act(find(head, token, folder=data_dir), node, "drain", as_json)
+    act(find_head(head, token, folder=data_dir), node, "drain", as_json)
 
 
 @app.command()
@@ -38,7 +41,7 @@ def ban(
     node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
 ) -> None:
     """Send a machine away at once and refuse it from now on."""
-    act(find(head, token, folder=data_dir), node, "ban", as_json)
+    act(find_head(head, token, folder=data_dir), node, "ban", as_json)
 
 
 @app.command()
@@ -46,10 +49,10 @@ def unban(
     node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
 ) -> None:
     """Let a banned machine join again."""
-    act(find(head, token, folder=data_dir), node, "unban", as_json)
+    act(find_head(head, token, folder=data_dir), node, "unban", as_json)
 
 
-def act(remote: Head, name: str, action: str, as_json: bool) -> None:
+def act(remote: "HeadClient", name: str, action: str, as_json: bool) -> None:
     node = pick(remote.nodes(), name)
     remote.act(node["id"], action)
     if as_json:

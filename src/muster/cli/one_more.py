@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from muster.cli.patience import Patience
+from muster.cli.interruptible import Interrupt
 from muster.cli.plan_record import OneMore
 from muster.cli.plan_stages import device
-from muster.cli.question import Answer, Question, answer
+from muster.cli.planning import Answer, Question, answer
 from muster.plan.one_more import kinds, with_one_more
 from muster.spec.pool import Node
 
@@ -17,23 +17,23 @@ EFFORT = 200
 """Layouts that each of these searches looks at."""
 
 
-def one_more(question: Question, now: Answer, patience: Patience) -> list[OneMore]:
+def one_more(question: Question, now: Answer, interrupt: Interrupt) -> list[OneMore]:
     """The most helpful first. Pins and budget hold for the larger pool too; a search cut short ends the list.
 
     Nothing for a plan that was kept, whose score nobody knows, nor for DT-FM's objective: it uses every machine once,
     and one more seldom makes whole rows.
     """
-    if question.objective == "dtfm" or now.score is None or patience():
+    if question.objective == "dtfm" or now.score is None or interrupt():
         return []
     brief = replace(question, effort=EFFORT)
     # Where the search had more time than these have, the plan that they are laid beside gets as little.
-    before = answer(brief, patience).score if now.evaluations > EFFORT else now.score
+    before = answer(brief, interrupt).score if now.evaluations > EFFORT else now.score
     found: list[OneMore] = []
     for like in kinds(question.pool)[:MOST_KINDS]:
-        if patience():
+        if interrupt():
             break
-        patience.say(f"planning with one more like {like.name}")
-        found.append(_with(brief, like, before or 0.0, now.score, patience))
+        interrupt.say(f"planning with one more like {like.name}")
+        found.append(_with(brief, like, before or 0.0, now.score, interrupt))
     return sorted(found, key=lambda one: one.score if _less_is_better(question) else -one.score)
 
 
@@ -41,9 +41,9 @@ def _less_is_better(question: Question) -> bool:
     return question.objective in ("latency", "train")
 
 
-def _with(question: Question, like: Node, before: float, now: float, patience: Patience) -> OneMore:
+def _with(question: Question, like: Node, before: float, now: float, interrupt: Interrupt) -> OneMore:
     pool = with_one_more(question.pool, like)
-    made = answer(replace(question, pool=pool), patience)
+    made = answer(replace(question, pool=pool), interrupt)
     used = {node for pipeline in made.plan.pipelines for node in pipeline.nodes()}
     # The larger pool can always do what the smaller does, so a search that found less has found nothing.
     best = min if _less_is_better(question) else max

@@ -1,16 +1,13 @@
-"""`--pin ada=0-19`: read, and checked against a model. Knows no machines.
-
-Layers are counted from 0, and both ends are meant.
-"""
+"""`--pin ada=0-19` and `--plan FILE`: read. What they mean for a model is checked in `head/pins`. Knows no machines."""
 
 import re
-from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 
-from muster.errors import InvalidRequest, Unsupported
+from muster.cli.plan_inputs import read_text
+from muster.errors import InvalidRequest
+from muster.head.pins import SavedPlan
 from muster.plan.serve.options import Pin
-from muster.spec.model_shape import ModelShape
+from muster.spec.plan_file import parse_plan_file
 
 _PIN = re.compile(r"(.+)=(\d{1,9})(?:\s*[-–]\s*(\d{1,9}))?")
 
@@ -26,60 +23,6 @@ def read_pin(word: str) -> Pin:
     return Pin(name, first, last + 1)
 
 
-def check_layers(pin: Pin, shape: ModelShape) -> None:
-    """Raises `InvalidRequest` on layers that the model does not have."""
-    if pin.last > shape.num_layers:
-        most = shape.num_layers - 1
-        raise InvalidRequest(
-            f"--pin {pin.node}={pin.first}-{pin.last - 1} goes beyond the model, whose layers are 0 to {most}; "
-            "correct it.",
-            "pin",
-        )
-
-
-def check_apart(pins: Sequence[Pin], shape: ModelShape) -> None:
-    """For a runtime of one pipeline. Raises `InvalidRequest` unless each machine and each layer is pinned once."""
-    for pin in pins:
-        check_layers(pin, shape)
-    for one, other in combinations(pins, 2):
-        if one.node == other.node:
-            raise InvalidRequest(f"--pin names {one.node} twice; a machine takes one range, so join the two.", "pin")
-        both = range(max(one.first, other.first), min(one.last, other.last))
-        if both:
-            raise over_each_other(both[0], one.node, other.node)
-
-
-def over_each_other(layer: int, one: str, other: str) -> InvalidRequest:
-    return InvalidRequest(f"--pin puts layer {layer} on {one} and on {other}; give every layer to one machine.", "pin")
-
-
-def pins_of_lock(path: Path, shape: ModelShape) -> tuple[Pin, ...]:
-    """Every stage of a plan that `muster plan --lock` wrote, by the machine's name.
-
-    Raises `InvalidRequest` on a file that is no plan or one for another model; `Unsupported` on what no pool runs yet.
-    """
-    from muster.cli.plan_inputs import read_text
-    from muster.spec.plan_file import parse_plan_file
-
-    held = parse_plan_file(read_text(path, "plan"), str(path))
-    if held.plan.purpose != "serve":
-        raise InvalidRequest(f"{path} is a plan for training; make one for serving with `muster plan --lock`.", "plan")
-    if held.shape.num_layers != shape.num_layers or held.shape.layer_bytes != shape.layer_bytes:
-        raise InvalidRequest(
-            f"{path} was made for {held.shape.name} in {held.shape.dtype}, not for {shape.name} in {shape.dtype}; "
-            "plan anew for this model, or serve that one.",
-            "plan",
-        )
-    pipelines = held.plan.pipelines
-    stages = [stage for pipeline in pipelines for stage in pipeline.stages]
-    several = f"{len(pipelines)} pipelines" if len(pipelines) > 1 else ""
-    parallel = "tensor parallelism" if any(stage.devices != (0,) for stage in stages) else ""
-    swapped = "swapped cache" if any(pipeline.swap_pages for pipeline in pipelines) else ""
-    if beyond := [what for what in (several, parallel, swapped) if what]:
-        raise Unsupported(
-            f"{path} plans {' and '.join(beyond)}, and a pool serves one pipeline of single devices yet; "
-            "keep to one of its pipelines with --pin NODE=LAYERS instead.",
-            "plan",
-        )
-    names = {node.id: node.name for node in held.pool.nodes}
-    return tuple(Pin(names[stage.node], stage.first, stage.last) for stage in stages)
+def read_saved_plan(path: Path) -> SavedPlan:
+    """Raises `InvalidRequest` on a file that is no plan."""
+    return SavedPlan(str(path), parse_plan_file(read_text(path, "plan"), str(path)))

@@ -3,8 +3,10 @@
 Nothing slow begins before everything that was written has been checked.
 """
 
+from muster.cli.find_head import find_head
 from muster.cli.live_pool import live_pool
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
+from muster.cli.output import progress
 from muster.cli.plan_inputs import check_outputs, find_pool, find_shape
 from muster.cli.plan_options import (
     Budget,
@@ -36,8 +38,6 @@ from muster.cli.plan_options import (
     serve_workload,
     train_workload,
 )
-from muster.cli.remote import find
-from muster.cli.show import progress
 
 
 def plan(
@@ -80,12 +80,12 @@ def plan(
     train = train_workload(**said)
     check_outputs(picture, lock, save_pool)
     from muster.cli.plan_work import Files, carry_out
-    from muster.cli.question import Question, read_pins
+    from muster.cli.planning import Question, read_pins
 
     with progress(as_json) as bars:
         bars.add_task(f"reading {model} and {pool}", total=None)
         shape = find_shape(model, dtype)
-        found, text = find_pool(pool, lambda: live_pool(find(head, token, folder=data_dir)))
+        found, text = find_pool(pool, lambda: live_pool(find_head(head, token, folder=data_dir)))
     pins = read_pins(pin or (), found, shape)
     question = Question(shape, found, wanted, serve, train, pins, budget, compress, replicas, stages, seed)
     carry_out(question, Files(picture, lock, save_pool, text), explain, as_json)

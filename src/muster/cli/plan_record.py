@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
-from muster.cli.question import Answer, Question, Rejected
+from muster.cli.planning import Answer, Question, Rejected
 from muster.cost.profit import bases, break_even_tokens_per_s, dollars_per_hour, dollars_per_million, sales, watts
 from muster.spec.forecast import ServeForecast, StageForecast, TrainForecast
 from muster.spec.plan import Plan

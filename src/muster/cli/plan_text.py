@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 
 from muster.cli.figures import dollars, number, seconds, several, share
+from muster.cli.output import out, plain, show_facts, show_table
 from muster.cli.plan_record import cost_record, used_machines
 from muster.cli.plan_stages import MOST_ROWS, RIGHT, stage_rows
-from muster.cli.question import Answer, Question
-from muster.cli.show import out, plain, show_facts, show_table
+from muster.cli.planning import Answer, Question
 from muster.cost.profit import electricity_per_hour
 from muster.plan.words import bytes_in_words
 from muster.spec.forecast import ServeForecast, TrainForecast

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.cli.explain_text import show_explanation
-from muster.cli.held_plan import forecast_again, read_plan
+from muster.cli.interruptible import interruptible
 from muster.cli.one_more import one_more
-from muster.cli.patience import patiently
+from muster.cli.output import err, plain, show_json
 from muster.cli.plan_inputs import write_text
 from muster.cli.plan_record import plan_file, record
 from muster.cli.plan_text import show_answer
-from muster.cli.question import Answer, Question, answer, spans_of
-from muster.cli.show import err, plain, show_json
+from muster.cli.planning import Answer, Question, answer, spans_of
+from muster.cli.saved_plan import forecast_again, read_plan
 from muster.draw.picture import save_picture
 from muster.errors import InvalidRequest
 from muster.plan.serve.options import Pin
@@ -33,15 +33,15 @@ class Files:
 def carry_out(question: Question, files: Files, explain: bool, as_json: bool) -> None:
     if files.save_pool is not None:
         write_text(files.save_pool, files.pool_text)
-    with patiently("planning", as_json) as patience:
-        made = keep_to(files.lock, question) or answer(question, patience)
+    with interruptible("planning", as_json) as interrupt:
+        made = keep_to(files.lock, question) or answer(question, interrupt)
         if made.dtfm is not None:
             question = replace(question, train=made.dtfm.workload)
-        more = one_more(question, made, patience) if explain else None
+        more = one_more(question, made, interrupt) if explain else None
     if files.lock is not None and not files.lock.exists():
         write_text(files.lock, dumps(plan_file(question, made.plan)))
     if files.picture is not None:
-        with patiently("drawing", as_json):
+        with interruptible("drawing", as_json):
             spans = spans_of(question, made.plan)
             save_picture(files.picture, made.plan, question.pool, question.shape, made.forecast, spans)
     if as_json:

@@ -2,16 +2,19 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from muster.cli.find_head import find_head
 from muster.cli.options import ApiKey, DataDir, HeadUrl, Json
-from muster.cli.place import data_dir as place
-from muster.cli.place import read_head
-from muster.cli.remote import Head, find
-from muster.cli.show import show_json
+from muster.cli.output import show_json
 from muster.errors import UnknownModel
+from muster.head.data_directory import data_dir as place
+from muster.head.data_directory import read_head
+
+if TYPE_CHECKING:
+    from muster.cli.head_client import HeadClient
 
 
 def run(
@@ -31,13 +34,13 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt
     body: dict[str, Any] = {"prompt": text, "max_tokens": max_tokens, "temperature": temperature}
     body |= {"top_p": top_p, "seed": seed, "stop": stop or None}
-    remote = find(head, key=key, folder=data_dir)
+    remote = find_head(head, key=key, folder=data_dir)
     try:
         if serves(remote, model, asked=head is not None, known=read_head(place(data_dir)) is not None):
             record = collect(remote.stream("/v1/completions", body | {"model": model}), echo=not as_json)
             record["where"] = remote.url
         else:
-            from muster.cli.local import complete
+            from muster.cli.local_completion import complete
 
             record = collect(complete(model, body), echo=not as_json)
             record["where"] = "this process"
@@ -47,7 +50,7 @@ def run(
         show_json({"model": model, **record})
 
 
-def serves(remote: Head, model: str, asked: bool, known: bool) -> bool:
+def serves(remote: "HeadClient", model: str, asked: bool, known: bool) -> bool:
     """Whether the head has the model. One that was asked for by name must; one that runs here is merely convenient."""
     if not asked and not (known and remote.reachable()):
         return False

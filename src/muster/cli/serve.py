@@ -1,6 +1,6 @@
 """`muster serve MODEL`: a head that gathers machines, places the model on them and answers the OpenAI API.
 
-Reads options; what a running head is made of stands in `cli/head.py`.
+Reads options; what a running head is made of stands in `head`.
 """
 
 import asyncio
@@ -10,13 +10,12 @@ from typing import Annotated
 import typer
 
 from muster.cli.options import DataDir, Json, parse_bytes
-from muster.cli.place import data_dir
-from muster.cli.show import Announcer, progress
+from muster.cli.output import Announcer, progress
 from muster.errors import InvalidRequest
+from muster.head.data_directory import data_dir
 
 LOOPBACK = "127.0.0.1"
-
-
+LinkPort = Annotated[int, typer.Option(help="UDP port for the machines; 0 takes that of last time, or a free one.")]
 ServePins = Annotated[
     list[str] | None,
     typer.Option("--pin", help="Keep layers on a machine whenever it is here, as in ada=0-19; may be given again."),
@@ -46,11 +45,10 @@ def serve(
         int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")
     ] = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
-    pin: ServePins = None,
+    pin: LinkPort = Annotated[int, typer.Option(help="UDP port for the machines; 0 takes that of last time, or a free one.")]
+ServePins = None,
     plan: ServePlan = None,
-    link_port: Annotated[
-        int, typer.Option(help="UDP port for the machines; 0 takes that of last time, or a free one.")
-    ] = 0,
+    link_port: LinkPort = 0,
     relay: Annotated[str | None, typer.Option(help="Relay for machines that cannot be dialled directly.")] = None,
     ticket_hours: Annotated[float, typer.Option(help="How long the printed ticket lets machines join.")] = 24.0,
     as_json: Json = False,
@@ -60,9 +58,10 @@ def serve(
     check_alternatives(pin, plan)
     with progress(as_json) as bars:
         bars.add_task("starting", total=None)
-        from muster.cli.head import HeadOptions, run_head
         from muster.cli.logs import configure_logs
-        from muster.cli.pins import read_pin
+        from muster.cli.pins import read_pin, read_saved_plan
+        from muster.head.options import HeadOptions
+        from muster.head.run import run_head
 
     configure_logs()
     options = HeadOptions(
@@ -80,7 +79,7 @@ def serve(
         max_context=max_context,
         min_nodes=min_nodes,
         pins=tuple(read_pin(word) for word in pin or ()),
-        lock=plan,
+        plan=read_saved_plan(plan) if plan is not None else None,
         link_port=link_port,
         relay=relay,
         ticket_s=ticket_hours * 3600,

@@ -53,10 +53,10 @@ def simulate(
 ) -> None:
     """Run a plan in simulation: requests that arrive, machines that leave or slow down, and what that costs."""
     check_outputs(picture)
+    from muster.cli.find_head import find_head
     from muster.cli.live_pool import live_pool
-    from muster.cli.remote import find
     from muster.cli.simulate_work import Asked, carry_out
 
     asked = Asked(plan, pool, objective, dtype, rate, deadline, prompt_tokens, output_tokens, requests, spread, trace)
     asked = replace(asked, faults=tuple(fault or ()), seed=seed, picture=picture, steps=steps)
-    carry_out(asked, lambda: live_pool(find(head, token, folder=data_dir)), as_json)
+    carry_out(asked, lambda: live_pool(find_head(head, token, folder=data_dir)), as_json)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from muster.cli.plan_record import finite, forecast_record
-from muster.cli.question import Question
+from muster.cli.planning import Question
 from muster.sim.serve_run import ServeRun
 from muster.sim.training import TrainRun
 from muster.spec.forecast import ServeForecast, TrainForecast

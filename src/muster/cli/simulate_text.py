@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 
 from muster.cli.figures import gain, number, seconds, several, share
+from muster.cli.output import out, plain, show_facts, show_table
 from muster.cli.plan_stages import MOST_ROWS, device
 from muster.cli.plan_text import asked, headline
-from muster.cli.question import Question, at_once
-from muster.cli.show import out, plain, show_facts, show_table
+from muster.cli.planning import Question, at_once
 from muster.cli.simulate_record import Simulated
 from muster.sim.serve_run import ServeRun
 from muster.sim.training import TrainRun

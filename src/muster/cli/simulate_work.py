@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from muster.cli.fault_words import MAX_REQUESTS, read_faults, read_trace
-from muster.cli.held_plan import forecast_again, read_plan
-from muster.cli.patience import patiently
+from muster.cli.fault_options import MAX_REQUESTS, read_faults, read_trace
+from muster.cli.interruptible import interruptible
+from muster.cli.output import show_json
 from muster.cli.plan_inputs import find_pool, find_shape, read_text
 from muster.cli.plan_options import check_objective, serve_workload
-from muster.cli.question import Question, answer, check_serves, forecast_of
-from muster.cli.show import show_json
+from muster.cli.planning import Question, answer, check_serves, forecast_of
+from muster.cli.saved_plan import forecast_again, read_plan
 from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
 from muster.draw.picture import save_picture
@@ -56,11 +56,11 @@ class Asked:
 
 def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool) -> None:
     arrivals = read_trace(asked.trace) if asked.trace else None
-    with patiently("planning", as_json) as patience:
-        question, plan = _from_file(asked, live) or _from_model(asked, live, patience)
+    with interruptible("planning", as_json) as interrupt:
+        question, plan = _from_file(asked, live) or _from_model(asked, live, interrupt)
     _check_belongs(asked, plan)
     faults = read_faults(asked.faults, question.pool)
-    with patiently("simulating", as_json):
+    with interruptible("simulating", as_json):
         made = simulated(question, plan, asked, arrivals, faults)
     if asked.picture is not None:
         save_picture(asked.picture, plan, question.pool, question.shape, made.forecast, made.run.spans)

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from muster.cli.find_head import find_head
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json, format_bytes
-from muster.cli.picture import placement_lines
-from muster.cli.remote import find
-from muster.cli.show import out, plain, show_json, show_table
+from muster.cli.output import out, plain, show_json, show_table
+from muster.cli.placement_text import placement_lines
 
 
 def status(
@@ -20,7 +20,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the machines of the pool and which layers each one holds."""
-    remote = find(head, token, folder=data_dir)
+    remote = find_head(head, token, folder=data_dir)
     try:
         while True:
             record = remote.status()

@@ -39,6 +39,11 @@ def shape(endpoint: Endpoint, scenario: Scenario, region_of: RegionOf, *, seed: 
     return ShapedEndpoint(endpoint, scenario, region_of, seed)
 
 
+def shaped_as(scenario: str | None, endpoint: Endpoint, region_of: RegionOf) -> Endpoint:
+    """`endpoint` in the scenario of this name (as `load_scenario`), or as it is."""
+    return endpoint if scenario is None else shape(endpoint, load_scenario(scenario), region_of)
+
+
 class ShapedEndpoint:
     """Implements `Endpoint`."""
 

@@ -22,20 +22,6 @@ _DISK_BYTES = 32 * 2**20
 _RUNS = 10
 
 
-def pick_device(wanted: str = "auto") -> torch.device:
-    """`auto` takes CUDA (or ROCm), then MPS, then the CPU; a device that is not there is an error that says so."""
-    available = [name for name, there in _devices() if there]
-    if wanted == "auto":
-        return torch.device(available[0])
-    if wanted.split(":")[0] not in available:
-        raise MachineTrouble(f"This machine has no device {wanted!r}; choose one of {', '.join(available)}.")
-    return torch.device(wanted)
-
-
-def _devices() -> list[tuple[str, bool]]:
-    return [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
-
-
 def free_memory_bytes(device: torch.device) -> int:
     """Memory that a new allocation on this device could get now."""
     if device.type == "cuda":

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import torch
@@ -18,6 +18,7 @@ from muster import __version__
 from muster.errors import LinkDown, MachineTrouble, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayCarrier
+from muster.node.announce import Announce
 from muster.node.incoming import Incoming
 from muster.node.loading import StageLoader
 from muster.node.measure import free_memory_bytes, measure_device
@@ -73,12 +74,6 @@ class HeadDoor:
     address: Address
     prove: Callable[[str], bytes]
     """Our node id -> the proof of the join secret."""
-
-
-class Announce(Protocol):
-    """Told what happens: a name for programs, a sentence for people, facts for both."""
-
-    def __call__(self, event: str, sentence: str, **facts: Any) -> None: ...
 
 
 class Worker:

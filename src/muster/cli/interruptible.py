@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from muster.cli.show import err, progress
+from muster.cli.output import err, progress
 
 
-class Patience:
+class Interrupt:
     """True when called, from the first Ctrl-C on: what planners take as `out_of_time`."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -34,13 +34,13 @@ class Patience:
 
 
 @contextmanager
-def patiently(task: str, as_json: bool) -> Iterator[Patience]:
-    """A bar that begins with `task`; Ctrl-C goes to the `Patience` that is handed out."""
+def interruptible(task: str, as_json: bool) -> Iterator[Interrupt]:
+    """A bar that begins with `task`; Ctrl-C goes to the `Interrupt` that is handed out."""
     with progress(as_json) as bars:
         bar = bars.add_task(task, total=None)
-        patience = Patience(lambda words: bars.update(bar, description=words))
-        with _on_interrupt(patience.press):
-            yield patience
+        interrupt = Interrupt(lambda words: bars.update(bar, description=words))
+        with _on_interrupt(interrupt.press):
+            yield interrupt
 
 
 @contextmanager

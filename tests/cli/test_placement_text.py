@@ -1,6 +1,6 @@
 """The placement as text."""
 
-from muster.cli.picture import placement_lines
+from muster.cli.placement_text import placement_lines
 
 RING = [
     {"name": "ada", "region": "oslo", "first": 0, "last": 3, "latency_s": 0.02},

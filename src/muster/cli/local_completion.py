@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muster.cli.show import err, plain, progress
+from muster.cli.output import err, plain, progress
 from muster.errors import ContextTooLong, InvalidRequest
 from muster.model.conformance import check_conformance
 from muster.model.load import load_stage
 from muster.model.shape import shape_of, torch_dtype
 from muster.model.source import resolve
 from muster.model.weights import open_directory
-from muster.node.measure import pick_device
+from muster.node.devices import default_dtype, pick_device
 from muster.serve.engine import Engine
 from muster.serve.options import EngineOptions
 from muster.spec.request import Request
@@ -54,8 +54,7 @@ def load(path: Path, prompt: str, max_tokens: int) -> tuple[LocalModel, list[int
     weights = open_directory(path)
     check_conformance(weights.config_json)
     device = pick_device()
-    # A CPU computes float32 faster than half precision, and exactly.
-    shape = shape_of(weights.config_json, path.name, "float32" if device.type == "cpu" else "bfloat16")
+    shape = shape_of(weights.config_json, path.name, default_dtype())
     tokenizer = load_tokenizer(path)
     tokens = tokenizer.encode(prompt)
     num_tokens = len(tokens) + max_tokens

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import anyio
 
-from muster.cli.head import HeadOptions, bind_where_it_was
-from muster.cli.place import last_link_port, remember_link_port
+from muster.head.data_directory import last_link_port, remember_link_port
+from muster.head.options import HeadOptions
+from muster.head.run import bind_where_it_was
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import cast
 
-from muster.cli.pins import check_layers, over_each_other, read_pin
+from muster.cli.pins import read_pin
 from muster.cost.codec_table import CODECS
 from muster.cost.measured import constants_of
 from muster.cost.pace import Constants
 from muster.errors import ContextTooLong, InvalidRequest, Unsupported
+from muster.head.pins import check_layers, over_each_other
 from muster.plan.serve.found import Found as ServeFound
 from muster.plan.serve.options import Objective as ServeObjective
 from muster.plan.serve.options import Pin, ServeOptions

@@ -1,4 +1,4 @@
-"""A running worker: endpoint, link shaping and `node/worker` in one event loop. Composes; decides nothing.
+"""A worker as a process of its own: endpoint, link shaping and `worker` in one event loop. Composes; decides nothing.
 
 Events told through `announce`: measured (device), joined (node), loading, load_failed and serving (epoch, first, last),
 draining, head_lost, left.
@@ -8,22 +8,20 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from muster.cli.show import Announcer
-from muster.link.base import Endpoint
 from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
-from muster.link.shaped import load_scenario, shape
+from muster.link.shaped import shaped_as
 from muster.node import worker as node
-from muster.node.measure import pick_device
+from muster.node.announce import Announce
+from muster.node.devices import pick_device
 from muster.wire.ticket import Ticket, parse, proof
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerOptions:
+class JoinOptions:
     """`muster join`'s options, checked."""
 
     ticket: str
@@ -38,7 +36,7 @@ class WorkerOptions:
     drain_timeout_s: float = 60.0
 
 
-async def run_worker(options: WorkerOptions, announce: Announcer) -> None:
+async def run_worker(options: JoinOptions, announce: Announce) -> None:
     """Runs until it is interrupted (drains first; a second interrupt leaves at once) or the head refuses it."""
     key = options.data_dir / "worker.key"
     # A machine that was in the pool may come back after its ticket has expired; whether it was, the head knows.
@@ -47,9 +45,9 @@ async def run_worker(options: WorkerOptions, announce: Announcer) -> None:
         await _lend(options, ticket, identity, announce)
 
 
-async def _lend(options: WorkerOptions, ticket: Ticket, identity: Identity, announce: Announcer) -> None:
+async def _lend(options: JoinOptions, ticket: Ticket, identity: Identity, announce: Announce) -> None:
     regions = {identity.node_id: options.region}
-    endpoint = shaped(await IrohEndpoint.bind(identity, relay=ticket.relay), options.scenario, regions.get)
+    endpoint = shaped_as(options.scenario, await IrohEndpoint.bind(identity, relay=ticket.relay), regions.get)
     worker = node.Worker(endpoint, door_of(ticket), node_options(options), announce, regions)
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(worker.run())
@@ -71,7 +69,7 @@ async def _lend(options: WorkerOptions, ticket: Ticket, identity: Identity, anno
     announce("left", "Left the pool.")
 
 
-def node_options(options: WorkerOptions) -> node.WorkerOptions:
+def node_options(options: JoinOptions) -> node.WorkerOptions:
     return node.WorkerOptions(
         name=options.name or socket.gethostname(),
         cache_dir=options.cache_dir,
@@ -85,8 +83,3 @@ def node_options(options: WorkerOptions) -> node.WorkerOptions:
 
 def door_of(ticket: Ticket) -> node.HeadDoor:
     return node.HeadDoor(ticket.address, lambda node_id: proof(ticket.secret, node_id, ticket.head))
-
-
-def shaped(endpoint: Endpoint, scenario: str | None, region_of: Callable[[str], str | None]) -> Endpoint:
-    """The endpoint as it is, or slowed down as the scenario says."""
-    return endpoint if scenario is None else shape(endpoint, load_scenario(scenario), region_of)

@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from muster.cli.place import DEFAULT_URL, data_dir, read_head, read_token
 from muster.errors import LinkDown, MusterError, NotAllowed, from_code
 
 
-class Head:
+class HeadClient:
     """A head's HTTP door. `token` opens `/admin`, `key` opens `/v1`."""
 
     def __init__(
@@ -93,17 +91,6 @@ class Head:
         return LinkDown(
             f"No head answers at {self.url} ({reason}); start one with `muster serve MODEL` or name it with --head."
         )
-
-
-def find(url: str | None, token: str | None = None, key: str | None = None, folder: Path | None = None) -> Head:
-    """The head named by the caller, else the one that runs from this machine's data directory."""
-    place = data_dir(folder)
-    record = read_head(place)
-    ours = record.url if record else DEFAULT_URL
-    # This machine's token opens this machine's head; it is never shown to another.
-    if token is None and url in (None, ours) and (place / "admin.token").exists():
-        token = read_token(place / "admin.token")
-    return Head(url or ours, token, key)
 
 
 def _bearer(secret: str | None) -> dict[str, str]:

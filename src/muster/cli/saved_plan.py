@@ -6,7 +6,7 @@ What is written may have been edited, or the pool may be another one: what each 
 from pathlib import Path
 
 from muster.cli.plan_inputs import read_text
-from muster.cli.question import Answer, Question, check_serves, forecast_of
+from muster.cli.planning import Answer, Question, check_serves, forecast_of
 from muster.cost.codec_table import codec_named
 from muster.errors import DoesNotFit, InvalidRequest
 from muster.plan.words import bytes_in_words

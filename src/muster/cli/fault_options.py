@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muster.cli.plan_inputs import read_text
-from muster.cli.question import find_node
+from muster.cli.planning import find_node
 from muster.errors import InvalidRequest
 from muster.sim.arrivals import Arrival, trace
 from muster.sim.faults import CutLink, Fault, Join, Leave, Slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.cli.fault_words import read_faults, read_trace
+from muster.cli.fault_options import read_faults, read_trace
 from muster.errors import InvalidRequest
 from muster.sim.arrivals import Arrival
 from muster.sim.faults import CutLink, Join, Leave, Slow

@@ -7,15 +7,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from muster.cli.place import HeadRecord, admin_token, write_head
-from muster.cli.remote import Head, find
+from muster.cli.find_head import find_head
+from muster.cli.head_client import HeadClient
 from muster.errors import LimitReached, LinkDown, MusterError, NotAllowed
+from muster.head.data_directory import HeadRecord, admin_token, write_head
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def head(answer: Answer, **secrets: str) -> Head:
-    return Head("http://pool:8000/", transport=httpx.MockTransport(answer), **secrets)
+def head(answer: Answer, **secrets: str) -> HeadClient:
+    return HeadClient("http://pool:8000/", transport=httpx.MockTransport(answer), **secrets)
 
 
 def refusal(status: int, code: str, message: str) -> Answer:
@@ -98,6 +99,6 @@ def test_an_error_in_mid_stream_is_raised() -> None:
 def test_this_machines_admin_token_is_not_shown_to_another_head(tmp_path: Path) -> None:
     token = admin_token(tmp_path)
     write_head(tmp_path, HeadRecord("http://127.0.0.1:8123", "tiny", "muster1abc", 1))
-    ours, theirs = find(None, folder=tmp_path), find("http://elsewhere:8000", folder=tmp_path)
+    ours, theirs = find_head(None, folder=tmp_path), find_head("http://elsewhere:8000", folder=tmp_path)
     assert (ours.url, ours._token) == ("http://127.0.0.1:8123", token)
     assert (theirs.url, theirs._token) == ("http://elsewhere:8000", None)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from muster.cli.place import (
+from muster.errors import MachineTrouble
+from muster.head.data_directory import (
     HeadRecord,
     admin_token,
     data_dir,
@@ -14,7 +15,6 @@ from muster.cli.place import (
     read_head,
     write_head,
 )
-from muster.errors import MachineTrouble
 
 RECORD = HeadRecord(url="http://127.0.0.1:8123", model="tiny", ticket="muster1abc", pid=1)
 

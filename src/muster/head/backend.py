@@ -1,0 +1,31 @@
+"""The API's view of the pool: sessions generate, the broker tells its state. Knows no HTTP."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from muster.broker.service import BrokerService
+from muster.client.session import Sessions
+from muster.head.model import LoadedModel
+from muster.spec.request import Progress, Request
+
+
+class PoolBackend:
+    """Implements `api/backend`. `service` gives the broker that runs now."""
+
+    def __init__(self, model: LoadedModel, sessions: Sessions, service: Callable[[], BrokerService]) -> None:
+        self._model, self._sessions, self._service = model, sessions, service
+
+    @property
+    def model(self) -> str:
+        return self._model.shape.name
+
+    @property
+    def max_context(self) -> int:
+        """Of the pipeline that serves; the model's own while none does. Asked with every request, so it is quick."""
+        return self._service().max_context() or self._model.shape.max_context
+
+    def generate(self, request: Request) -> AsyncIterator[Progress]:
+        return self._sessions.generate(request)
+
+    def status(self) -> Mapping[str, Any]:
+        return self._service().status() | {"resubmissions": self._sessions.state.resubmissions}

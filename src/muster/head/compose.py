@@ -1,0 +1,75 @@
+"""How the parts of a head are wired to each other: one broker, one set of sessions, one application.
+
+Who runs it gives the model, a store and an endpoint, so that tests run this composition over links in memory. Knows no
+process: signals, sockets and files are `run`'s.
+"""
+
+from starlette.types import ASGIApp
+
+from muster.api.app import create_app
+from muster.broker.bulk import ReadBlob
+from muster.broker.placement import Served
+from muster.broker.searching import SearchPlan
+from muster.broker.service import BrokerService
+from muster.broker.state import BrokerOptions
+from muster.broker.store import Store
+from muster.client.session import Sessions
+from muster.client.state import Patience
+from muster.head.backend import PoolBackend
+from muster.head.model import LoadedModel
+from muster.link.base import Endpoint
+from muster.model.blobs import DirectoryBlobs
+from muster.plan.serve.one_pipeline import one_pipeline
+
+
+class Head:
+    """`start_broker`, then `app` for the HTTP door and `follow` for the sessions."""
+
+    service: BrokerService
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        store: Store,
+        options: BrokerOptions,
+        *,
+        search: SearchPlan | None = one_pipeline,
+        patience: Patience | None = None,
+    ) -> None:
+        """`search` looks for better plans while the quick planner's serve."""
+        self.model, self.store = model, store
+        self._options, self._search = options, search
+        # Through `self.service`, and not bound to one: another broker may take its place while streams wait.
+        self.sessions = Sessions(
+            lambda node: self.service.open(node, "data"),
+            lambda epoch, unreachable: self.service.suspect(epoch, unreachable),
+            patience,
+            accuse=lambda node, reason: self.service.accuse(node, reason),
+            vocab_size=model.shape.vocab_size,
+        )
+
+    async def start_broker(self, endpoint: Endpoint) -> None:
+        """May be called again once `service` was closed: the new one finds the pool again in the store."""
+        eos = tuple(sorted(self.model.tokenizer.end_of_text_ids))
+        served = Served(self.model.shape, self.model.manifest.digest, eos_token_ids=eos)
+        read_blob = blob_reader(DirectoryBlobs(self.model.path, self.model.manifest))
+        service = BrokerService(served, self.store, read_blob, search=self._search, options=self._options)
+        await service.start(endpoint)
+        self.service = service
+
+    async def follow(self) -> None:
+        """Send requests along the broker's routes until cancelled."""
+        await self.sessions.run(self.service.watch())
+
+    def app(self, admin_token: str = "") -> ASGIApp:
+        """The HTTP door. Without a token it has no `/admin`."""
+        backend = PoolBackend(self.model, self.sessions, lambda: self.service)
+        return create_app(backend, self.model.tokenizer, keys=self.store, admin=self.service, admin_token=admin_token)
+
+
+def blob_reader(blobs: DirectoryBlobs) -> ReadBlob:
+    def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:
+        total = blobs.size(digest)
+        return None if total is None else (blobs.read_range(digest, offset, length), total)
+
+    return read_blob

@@ -1,0 +1,39 @@
+"""What a head was asked to be. Knows nothing of how it becomes that."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from muster.broker.state import BrokerOptions
+from muster.head.pins import SavedPlan
+from muster.plan.serve.options import Pin
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """`muster serve`'s options, checked."""
+
+    model: str
+    host: str
+    port: int
+    data_dir: Path
+    local_worker: bool
+    memory_bytes: int | None
+    name: str | None
+    region: str
+    scenario: str | None
+    dtype: str | None
+    device: str
+    max_context: int | None
+    min_nodes: int
+    link_port: int
+    relay: str | None
+    ticket_s: float
+    pins: tuple[Pin, ...] = ()
+    plan: SavedPlan | None = None
+    """A plan whose stages are pins."""
+
+
+def broker_options(options: HeadOptions, pins: tuple[Pin, ...]) -> BrokerOptions:
+    defaults = BrokerOptions()
+    placing = replace(defaults.placing, min_nodes=options.min_nodes, pins=pins)
+    return replace(defaults, region=options.region, placing=placing)

@@ -1,0 +1,78 @@
+"""Layers that stay on a machine, as far as they can be checked before any machine is here. Knows no command line.
+
+Layers are counted from 0, and both ends are meant.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from muster.errors import InvalidRequest, Unsupported
+from muster.plan.serve.options import Pin
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan_file import PlanFile
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """A plan that `muster plan --lock` wrote."""
+
+    name: str
+    """Of the file, for errors."""
+    file: PlanFile
+
+
+def check_layers(pin: Pin, shape: ModelShape) -> None:
+    """Raises `InvalidRequest` on layers that the model does not have."""
+    if pin.last > shape.num_layers:
+        most = shape.num_layers - 1
+        raise InvalidRequest(
+            f"--pin {pin.node}={pin.first}-{pin.last - 1} goes beyond the model, whose layers are 0 to {most}; "
+            "correct it.",
+            "pin",
+        )
+
+
+def check_apart(pins: Sequence[Pin], shape: ModelShape) -> None:
+    """For a runtime of one pipeline. Raises `InvalidRequest` unless each machine and each layer is pinned once."""
+    for pin in pins:
+        check_layers(pin, shape)
+    for one, other in combinations(pins, 2):
+        if one.node == other.node:
+            raise InvalidRequest(f"--pin names {one.node} twice; a machine takes one range, so join the two.", "pin")
+        both = range(max(one.first, other.first), min(one.last, other.last))
+        if both:
+            raise over_each_other(both[0], one.node, other.node)
+
+
+def over_each_other(layer: int, one: str, other: str) -> InvalidRequest:
+    return InvalidRequest(f"--pin puts layer {layer} on {one} and on {other}; give every layer to one machine.", "pin")
+
+
+def pins_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[Pin, ...]:
+    """Every stage, by the machine's name.
+
+    Raises `InvalidRequest` on a plan for training or for another model; `Unsupported` on what no pool runs yet.
+    """
+    name, held = plan.name, plan.file
+    if held.plan.purpose != "serve":
+        raise InvalidRequest(f"{name} is a plan for training; make one for serving with `muster plan --lock`.", "plan")
+    if held.shape.num_layers != shape.num_layers or held.shape.layer_bytes != shape.layer_bytes:
+        raise InvalidRequest(
+            f"{name} was made for {held.shape.name} in {held.shape.dtype}, not for {shape.name} in {shape.dtype}; "
+            "plan anew for this model, or serve that one.",
+            "plan",
+        )
+    pipelines = held.plan.pipelines
+    stages = [stage for pipeline in pipelines for stage in pipeline.stages]
+    several = f"{len(pipelines)} pipelines" if len(pipelines) > 1 else ""
+    parallel = "tensor parallelism" if any(stage.devices != (0,) for stage in stages) else ""
+    swapped = "swapped cache" if any(pipeline.swap_pages for pipeline in pipelines) else ""
+    if beyond := [what for what in (several, parallel, swapped) if what]:
+        raise Unsupported(
+            f"{name} plans {' and '.join(beyond)}, and a pool serves one pipeline of single devices yet; "
+            "keep to one of its pipelines with --pin NODE=LAYERS instead.",
+            "plan",
+        )
+    names = {node.id: node.name for node in held.pool.nodes}
+    return tuple(Pin(names[stage.node], stage.first, stage.last) for stage in stages)

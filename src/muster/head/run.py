@@ -1,0 +1,115 @@
+"""A running head, from its first file to an interrupt. Decides nothing; what it is made of is wired in `compose`."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import structlog
+
+from muster.api.keys import check_host
+from muster.api.server import ApiServer
+from muster.broker.store import Store
+from muster.errors import MachineTrouble
+from muster.head.compose import Head
+from muster.head.data_directory import (
+    HeadRecord,
+    admin_token,
+    database_url,
+    forget_head,
+    last_link_port,
+    remember_link_port,
+    write_head,
+)
+from muster.head.local_worker import local_worker
+from muster.head.model import load_model
+from muster.head.options import HeadOptions, broker_options
+from muster.head.pins import check_apart, pins_of_plan
+from muster.head.watch import announce_door, watch
+from muster.link.identity import Identity, held_identity
+from muster.link.iroh import IrohEndpoint
+from muster.link.shaped import shaped_as
+from muster.node.announce import Announce
+from muster.plan.serve.options import Pin
+from muster.spec.model_shape import ModelShape
+
+log = structlog.get_logger()
+
+
+async def run_head(options: HeadOptions, announce: Announce) -> None:
+    """Runs until it is interrupted."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        # Before anything is loaded: a second head in this folder should hear so at once.
+        identity = stack.enter_context(held_identity(options.data_dir / "identity.key"))
+        model = await asyncio.to_thread(load_model, options.model, options.dtype, options.device, options.max_context)
+        pins = pins_of(options, model.shape)
+        store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
+        check_host(options.host, has_keys=store.has_keys())
+        endpoint = await bind_where_it_was(identity, options)
+        head = Head(model, store, broker_options(options, pins))
+        await stack.enter_async_context(started(head, endpoint, options.scenario))
+        ticket = await head.service.issue_ticket(options.ticket_s)
+        # Whatever is entered later ends earlier: clients first, then what serves them.
+        tasks = [asyncio.create_task(head.service.wait())]
+        if options.local_worker:
+            tasks.append(await stack.enter_async_context(background(local_worker(options, ticket, announce))))
+        tasks.append(await stack.enter_async_context(background(head.follow())))
+        app = head.app(admin_token(options.data_dir))
+        server = await stack.enter_async_context(ApiServer(app, options.host, options.port))
+        remember_link_port(options.data_dir, endpoint.port)
+        write_head(options.data_dir, HeadRecord(server.url, options.model, ticket.encode(), os.getpid()))
+        stack.callback(forget_head, options.data_dir)
+        announce_door(announce, options.model, server.url, ticket)
+        tasks.append(await stack.enter_async_context(background(watch(head.service, announce))))
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in done - {stopped}:
+            task.result()
+
+
+def pins_of(options: HeadOptions, shape: ModelShape) -> tuple[Pin, ...]:
+    """Raises `InvalidRequest` on pins that no pool could keep, or a plan that is none for this model."""
+    pins = options.pins if options.plan is None else pins_of_plan(options.plan, shape)
+    check_apart(pins, shape)
+    return pins
+
+
+@asynccontextmanager
+async def started(head: Head, endpoint: IrohEndpoint, scenario: str | None) -> AsyncIterator[None]:
+    await head.start_broker(shaped_as(scenario, endpoint, lambda node: head.service.region_of(node)))
+    try:
+        yield
+    finally:
+        await head.service.close()
+
+
+async def bind_where_it_was(identity: Identity, options: HeadOptions) -> IrohEndpoint:
+    """At the port of last time, unless one is asked for: machines look for a restarted head where they knew it."""
+    port = options.link_port or last_link_port(options.data_dir)
+    try:
+        endpoint = await IrohEndpoint.bind(identity, port, options.relay)
+    except MachineTrouble:
+        if options.link_port or not port:
+            raise
+        endpoint = await IrohEndpoint.bind(identity, 0, options.relay)
+        log.warning("link.port_changed", taken=port, port=endpoint.port, remedy="give the machines a new ticket")
+    return endpoint
+
+
+@asynccontextmanager
+async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.Task[None]"]:
+    """Run `work` beside the block and cancel it at its end."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

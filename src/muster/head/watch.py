@@ -1,0 +1,64 @@
+"""What a head tells of its pool, through `announce`. Its events are the contract with `lab/processes`:
+
+listening  url, ticket, model            the door is open
+joined     node, name, region            a machine is here
+placed     epoch, stages                 [{node, name, region, first, last}]
+waiting    reason                        nothing serves, and why
+unpinned   node, reason                  a pin that is not kept, and why
+left       node, name                    a machine is gone
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from muster.broker.service import BrokerService
+from muster.node.announce import Announce
+from muster.wire.ticket import Ticket
+
+WATCH_S = 0.25
+
+
+def announce_door(announce: Announce, model: str, url: str, ticket: Ticket) -> None:
+    line = ticket.encode()
+    announce(
+        "listening",
+        f"{model} is served at {url}/v1 as soon as enough machines are here.\n"
+        f"Join another machine with:\n\n  muster join {line}\n",
+        url=url,
+        ticket=line,
+        model=model,
+    )
+
+
+async def watch(service: BrokerService, announce: Announce) -> None:
+    """Tell of machines that come and go and of every new placement."""
+    here: dict[str, Mapping[str, Any]] = {}
+    epoch, trouble = 0, ""
+    unkept: dict[str, str] = {}
+    while True:
+        status = service.status()
+        present = {node["id"]: node for node in status["nodes"] if node["state"] not in ("gone", "banned")}
+        for node in present.values():
+            if node["id"] not in here:
+                facts = {"node": node["id"], "name": node["name"], "region": node["region"]}
+                announce("joined", f"{node['name']} joined from {node['region'] or 'somewhere'}.", **facts)
+        for node in here.values():
+            if node["id"] not in present:
+                announce("left", f"{node['name']} is gone.", node=node["id"], name=node["name"])
+        if status["ready"] and status["epoch"] != epoch:
+            sentence = "Serving: " + ", ".join(
+                f"{stage['name']} holds layers {stage['first']}–{stage['last'] - 1}" for stage in status["placement"]
+            )
+            announce("placed", f"{sentence}.", epoch=status["epoch"], stages=status["placement"])
+            epoch = status["epoch"]
+        if status["reason"] != trouble:
+            trouble = status["reason"]
+            if trouble:
+                announce("waiting", trouble, reason=trouble)
+        now = {pin["node"]: pin["reason"] for pin in status["pins"] if status["ready"] and pin["reason"]}
+        for node, reason in now.items():
+            if unkept.get(node) != reason:
+                announce("unpinned", f"The pin of {node} is not kept: {reason}", node=node, reason=reason)
+        here, unkept = present, now
+        await asyncio.sleep(WATCH_S)
