@@ -31,7 +31,7 @@ from benchmarks.register import (
     read_record,
     read_records,
 )
-from muster.cli.show import out, show_table
+from muster.cli.output import out, show_table
 from tools.claim_pages import bar, figure
 
 COLUMNS = ("id", "", "here", "bar", "date", "claim")
