@@ -45,8 +45,7 @@ def serve(
         int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")
     ] = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
-    pin: LinkPort = Annotated[int, typer.Option(help="UDP port for the machines; 0 takes that of last time, or a free one.")]
-ServePins = None,
+    pin: ServePins = None,
     plan: ServePlan = None,
     link_port: LinkPort = 0,
     relay: Annotated[str | None, typer.Option(help="Relay for machines that cannot be dialled directly.")] = None,
