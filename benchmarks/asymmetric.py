@@ -78,7 +78,7 @@ class Side:
         """As simulated, of the plan that the closed form likes best, with any of the amounts of prompts in a step."""
         best = max(self.plans, key=lambda plan: self.capacity[plan])
         tries = (
-            replace(best, pipelines=tuple(replace(one, prefill_tokens=tokens) for one in best.pipelines))
+            replace(best, pipelines=tuple(one.with_work(prefill_tokens=tokens) for one in best.pipelines))
             for tokens in PROMPTS
         )
         return max(simulate_serving(plan, self.pool, self.shape, CHAT).tokens_per_s for plan in tries)
@@ -191,7 +191,7 @@ def _made(pool: Pool, shape: ModelShape, alone_s: float, level: bool, plans: lis
     """These (the last for offline work: with less of a prompt in a step too) and what is made of each deadline."""
     offline = plans[-1]
     for tokens in PROMPTS:
-        pipelines = tuple(replace(one, prefill_tokens=tokens) for one in offline.pipelines)
+        pipelines = tuple(one.with_work(prefill_tokens=tokens) for one in offline.pipelines)
         plans.append(replace(offline, pipelines=pipelines))
     side = Side.of(pool, shape, plans)
     for deadline_s in (alone_s * multiple for multiple in MADE_FOR):

@@ -173,8 +173,8 @@ def pool_runs(path: Path, requests: Sequence[Request]) -> tuple[dict[str, Any], 
         (engine,) = engines(pool.serving(0))
         described = {
             "layers": [[stage.first, stage.last] for stage in route.pipeline.stages],
-            "microbatches": route.pipeline.num_microbatches,
-            "pages": route.pipeline.num_pages,
+            "microbatches": route.pipeline.serve.num_microbatches,
+            "pages": route.pipeline.serve.num_pages,
             "preemptions": engine.stats().preemptions,
             "resubmissions": pool.sessions.state.resubmissions,
             "greedy_tokens_per_s": sum(map(len, greedy.values())) / seconds,

@@ -35,7 +35,7 @@ from muster.node.measure import measure_device
 from muster.sim.serve_run import ServeRun
 from muster.sim.steady import serve_forecast
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Device
 from muster.spec.pool_file import parse_pool
 from muster.spec.workload import ServeWorkload
@@ -148,7 +148,7 @@ def burst(
     """The dozen on the pool of the record."""
     stages = tuple(Stage(stage["node"], stage["first"], stage["last"]) for stage in record["plan"]["stages"])
     sizes = (record["plan"][name] for name in ("num_pages", "page_size", "num_microbatches"))
-    plan, pool = Plan(record["folder"], (Pipeline(stages, *sizes),)), parse_pool(record["pool"])
+    plan, pool = Plan(record["folder"], (Pipeline(stages, ServeSettings(*sizes)),)), parse_pool(record["pool"])
     workload = ServeWorkload(record["case"]["workload"]["prompt_tokens"], record["case"]["workload"]["output_tokens"])
     asked = [Asked(0.0, (0,) * workload.prompt_tokens, workload.output_tokens)] * BURST
     return simulated(asked, plan, pool, shape_in(record["folder"]), workload, constants, each_s, beside_s)

@@ -21,7 +21,7 @@ from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.lab.processes import Child, Lab, WorkerSpec
 from muster.lab.rehearsal import BOOT_S, PLACED_S, is_event
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Pool
 from muster.spec.pool_file import parse_pool
 
@@ -110,7 +110,7 @@ class LivePool:
         status = await _get(self.client, "/admin/status", self.operator)
         stages = tuple(Stage(stage["node"], stage["first"], stage["last"]) for stage in status["placement"])
         ring = status["pipeline"]
-        pipeline = Pipeline(stages, ring["num_pages"], ring["page_size"], ring["num_microbatches"])
+        pipeline = Pipeline(stages, ServeSettings(ring["num_pages"], ring["page_size"], ring["num_microbatches"]))
         self.placed = Placed(parse_pool(text), text, Plan(self.model, (pipeline,)), status["epoch"])
         return self.placed
 

@@ -44,7 +44,7 @@ from muster.sim.steady import train_forecast
 from muster.sim.training import simulate_training
 from muster.spec.fleets import shipped_fleet
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings
 from muster.spec.pool import LinkSpeed, Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
 
@@ -106,14 +106,11 @@ def by_rank(shape: ModelShape, pool: Pool, workload: TrainWorkload, ranks: Seque
         pipelines = tuple(
             Pipeline(
                 tuple(Stage(pool.nodes[ranks[j * replicas + d]].id, *span) for j, span in enumerate(spans)),
-                0,
-                1,
-                microbatches,
-                workload.microbatch,
+                TrainSettings(microbatches, workload.microbatch),
             )
             for d in range(replicas)
         )
-        plan = Plan(shape.name, pipelines, purpose="train")
+        plan = Plan(shape.name, pipelines)
         forecast = train_forecast(plan, pool, shape, workload)
         if all(stage.used_bytes <= stage.cap_bytes for stage in forecast.stages):
             yield plan

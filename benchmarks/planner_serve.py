@@ -65,7 +65,7 @@ from muster.sim.rhythm import rhythm
 from muster.sim.ring import Ring
 from muster.spec.fleets import shipped_fleet
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
@@ -189,11 +189,11 @@ def run_deserve() -> dict[str, Any]:
                 "tokens_per_s": round(forecast, 1),
                 "published_tokens_per_s": published,
                 "difference": round(forecast / published - 1, 4),
-                "steps_in_flight": pipeline.num_microbatches,
+                "steps_in_flight": pipeline.serve.num_microbatches,
                 "published_steps_in_flight": steps,
-                "batch": pipeline.batch,
-                "pages": pipeline.num_pages,
-                "swap_pages": pipeline.swap_pages,
+                "batch": pipeline.serve.batch,
+                "pages": pipeline.serve.num_pages,
+                "swap_pages": pipeline.serve.swap_pages,
                 "layers": [stage.num_layers for stage in pipeline.stages],
                 "round_s": round(found.forecast.seconds_per_token, 3),
                 "published_round_s": round(steps * DESERVE_BATCH / published, 3),
@@ -213,7 +213,7 @@ def calibrated(shape: ModelShape) -> Constants:
     steps, published = DESERVE_ROWS[0.0]
     pool = deserve(0.0)
     stages = tuple(Stage(node.id, 10 * i, 10 * i + 10) for i, node in enumerate(pool.nodes))
-    ring = Plan(shape.name, (Pipeline(stages, 10_000, DESERVE_PAGE, steps, DESERVE_BATCH, 2500),))
+    ring = Plan(shape.name, (Pipeline(stages, ServeSettings(10_000, DESERVE_PAGE, steps, DESERVE_BATCH, 2500)),))
 
     def slower(factor: float) -> Constants:
         rates = {name: factor * getattr(TYPICAL, name) for name in ("matmul", "attention", "memory")}

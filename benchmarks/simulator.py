@@ -29,7 +29,7 @@ from muster.sim.serving import simulate_serving
 from muster.sim.steady import serve_forecast, train_forecast
 from muster.sim.training import simulate_training
 from muster.spec.fleets import shipped_fleet
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import LinkSpeed, Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
 
@@ -52,10 +52,7 @@ def plan(machines: int, microbatches: int, pages: int, batch: int) -> Plan:
         tuple(
             Pipeline(
                 tuple(Stage(f"l4-{i}", a, b) for i, a, b in zip(row, cuts, cuts[1:], strict=False)),
-                pages,
-                16,
-                microbatches,
-                batch,
+                ServeSettings(pages, 16, microbatches, batch),
             )
             for row in rows
         ),

@@ -84,7 +84,7 @@ def test_a_plan_that_cannot_be_or_is_not_worth_it_changes_nothing(why):
     whole: tuple[Pipeline, ...] = {
         "gone": (replace(pipeline, stages=(Layers(node_id(77), 0, 8),)),),
         "too small": (replace(pipeline, stages=(Layers(node_id(1), 0, 8),)),),
-        "little cache": (replace(pipeline, num_pages=2),),
+        "little cache": (pipeline.with_work(num_pages=2),),
         "devices": (replace(pipeline, stages=tuple(replace(one, devices=(0, 1)) for one in pipeline.stages)),),
         "replicas": (pipeline, pipeline),
         "not worth it": (pipeline,),
@@ -123,9 +123,9 @@ def test_the_serve_planner_finds_pipelines_that_the_runtime_can_run():
     (pipeline,) = plan.pipelines
     assert [layers.first for layers in pipeline.stages] == [0, *(layers.last for layers in pipeline.stages[:-1])]
     assert pipeline.stages[-1].last == SHAPE.num_layers
-    assert pipeline.num_pages >= PLANNING.min_pages(SHAPE)
-    assert pipeline.num_microbatches >= len(pipeline.stages)
-    assert pipeline.swap_pages == pipeline.batch == 0
+    assert pipeline.serve.num_pages >= PLANNING.min_pages(SHAPE)
+    assert pipeline.serve.num_microbatches >= len(pipeline.stages)
+    assert pipeline.serve.swap_pages == pipeline.serve.batch == 0
     assert plan.step_seconds > 0
     assert "node-" in plan.explanation
 

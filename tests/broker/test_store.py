@@ -11,11 +11,13 @@ from muster.broker.events import BanChanged, NodeSeen, Placed
 from muster.broker.store import EPOCH_MARGIN, Store
 from muster.broker.tables import Base, PlacementRow
 from muster.errors import InvalidRequest, MachineTrouble
-from muster.spec.plan import Pipeline, Stage
+from muster.spec.plan import Pipeline, ServeSettings, Stage
 from tests.broker.databases import find_postgres, postgres
 
 NODE, OTHER = "0a" * 32, "0b" * 32
-PIPELINE = Pipeline((Stage(NODE, 0, 3), Stage(OTHER, 3, 8)), num_pages=7, page_size=16, num_microbatches=3)
+PIPELINE = Pipeline(
+    (Stage(NODE, 0, 3), Stage(OTHER, 3, 8)), ServeSettings(num_pages=7, page_size=16, num_microbatches=3)
+)
 
 
 @pytest.fixture(scope="session")

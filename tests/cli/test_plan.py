@@ -88,7 +88,7 @@ def test_a_training_plan_has_a_step_and_may_compress(capsys: pytest.CaptureFixtu
         "512",
     ]
     made = record(words, capsys)
-    assert made["plan"]["purpose"] == "train"
+    assert made["plan"]["pipelines"][0]["work"]["kind"] == "train"
     assert made["workload"]["sequences"] == 64
     assert made["forecast"]["step_s"] == made["search"]["score"]
     assert made["search"]["bound"] <= made["search"]["score"]

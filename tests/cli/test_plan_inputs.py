@@ -14,7 +14,7 @@ from muster.errors import InvalidRequest, MachineTrouble, MusterError, UnknownMo
 from muster.model.source import EMBEDDED
 from muster.sim.steady import serve_forecast
 from muster.spec.devices import device_facts
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Node, Pool
 
 TINY = EMBEDDED["tiny"]
@@ -134,7 +134,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_pool_of_processors_is_forecast_with_what_was_measured_on_one() -> None:
     machine = Node("box", "box", "", device_facts("cpu-server-32").device())
     question = Question(named_shape("gpt2"), Pool((machine,)), "throughput")
-    plan = Plan("gpt2", (Pipeline((Stage("box", 0, 12),), num_pages=500, page_size=16, num_microbatches=1),))
+    plan = Plan(
+        "gpt2", (Pipeline((Stage("box", 0, 12),), ServeSettings(num_pages=500, page_size=16, num_microbatches=1)),)
+    )
     measured = serve_forecast(plan, question.pool, question.shape, question.serve, constants_for("cpu"))
     assert forecast_of(question, plan) == measured
     assert measured != serve_forecast(plan, question.pool, question.shape, question.serve)

@@ -59,7 +59,7 @@ def pipeline(entries: Any) -> Any:
 @pytest.mark.parametrize(
     ("spoil", "code", "says"),
     [
-        (lambda e: pipeline(e).update(num_pages=10**6), 5, "more than ada lends; plan anew with `muster plan`"),
+        (lambda e: pipeline(e)["work"].update(num_pages=10**6), 5, "more than ada lends; plan anew with `muster plan`"),
         (lambda e: pipeline(e)["stages"][1].update(first=1) or pipeline(e)["stages"][0].update(last=1), 5, "than bob"),
         (lambda e: e["model"].update(head_bytes=10**12), 5, "The plan has layers 20 to 39 on bob"),
         (lambda e: e["model"]["layer_bytes"].__setitem__(0, 10**12), 5, "on ada"),
@@ -84,8 +84,8 @@ def test_what_no_search_would_have_found_is_not_simulated(
     [
         (lambda e: e["workload"].update(length=10**5), 5, "lends; plan anew"),
         (lambda e: e["workload"].update(optimizer="magic"), 2, "no optimizer 'magic'"),
-        (lambda e: e["plan"]["codecs"].append(coded("zip")), 2, "no codec 'zip'"),
-        (lambda e: e["plan"]["codecs"].append(coded("group-8")), 2, "other figures for codec group-8"),
+        (lambda e: pipeline(e)["codecs"].append(coded("zip")), 2, "no codec 'zip'"),
+        (lambda e: pipeline(e)["codecs"].append(coded("group-8")), 2, "other figures for codec group-8"),
     ],
 )
 def test_a_training_plan_that_cannot_be_is_not_simulated(
@@ -107,7 +107,7 @@ def coded(name: str) -> dict[str, Any]:
 def test_a_lock_that_no_longer_fits_is_not_kept_to(
     written: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    lock = spoilt(written, "serve", lambda e: pipeline(e).update(num_pages=10**6), tmp_path)
+    lock = spoilt(written, "serve", lambda e: pipeline(e)["work"].update(num_pages=10**6), tmp_path)
     words = ["plan", "llama-2-13b", "--pool", str(written / "pool.toml"), "--lock", lock]
     refused(words, 5, "more than ada lends", capsys)
 

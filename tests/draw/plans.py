@@ -8,7 +8,7 @@ from muster.sim.timeline import Span, SpanKind, link_lane, stage_lane
 from muster.spec.fleets import shipped_fleet
 from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage, TrainSettings
 from muster.spec.pool import Device, LinkSpeed, Node, Pool
 
 GPU = Device("cuda", "NVIDIA RTX 4090", 24 << 30)
@@ -33,7 +33,7 @@ class Drawn:
 def ring_of_eight() -> Drawn:
     pool, shape = shipped_fleet("deserve-8xl4"), named_shape("llama-3-70b")
     stages = tuple(Stage(node.id, 10 * index, 10 * index + 10) for index, node in enumerate(pool.nodes))
-    return served(Plan(shape.name, (Pipeline(stages, 100, 16, 12),)), pool, shape)
+    return served(Plan(shape.name, (Pipeline(stages, ServeSettings(100, 16, 12)),)), pool, shape)
 
 
 def hexgen() -> Drawn:
@@ -52,7 +52,7 @@ def hexgen() -> Drawn:
         (stage("second-1", 0, 80, 0, 8),),
         (stage("third", 0, 70, 0, 7), stage("fourth-1", 70, 80, 0, 2)),
     ]
-    pipelines = tuple(Pipeline(stages, 100, 16, len(stages)) for stages in cut)
+    pipelines = tuple(Pipeline(stages, ServeSettings(100, 16, len(stages))) for stages in cut)
     return served(Plan(shape.name, pipelines, standbys=(at["fourth-2"],)), pool, shape)
 
 
@@ -62,10 +62,12 @@ def worldwide(shift: int = 0) -> Drawn:
     regions = list(dict.fromkeys(node.region for node in pool.nodes))
     of = {region: [node.id for node in pool.nodes if node.region == region] for region in regions}
     pipelines = tuple(
-        Pipeline(tuple(Stage(of[regions[(j + shift * i) % 8]][i], 3 * j, 3 * j + 3) for j in range(8)), 0, 0, 6)
+        Pipeline(
+            tuple(Stage(of[regions[(j + shift * i) % 8]][i], 3 * j, 3 * j + 3) for j in range(8)), TrainSettings(6)
+        )
         for i in range(8)
     )
-    return trained(Plan(shape.name, pipelines, purpose="train"), pool, shape)
+    return trained(Plan(shape.name, pipelines), pool, shape)
 
 
 def at_home(names: tuple[str, ...] = ("ada", "bob"), regions: tuple[str, ...] = ()) -> Drawn:
@@ -77,7 +79,9 @@ def at_home(names: tuple[str, ...] = ("ada", "bob"), regions: tuple[str, ...] = 
     )
     ends = [shape.num_layers * i // len(nodes) for i in range(len(nodes) + 1)]
     stages = tuple(Stage(node.id, *cut) for node, cut in zip(nodes, pairwise(ends), strict=True))
-    return served(Plan(shape.name, (Pipeline(stages, 100, 16, len(nodes)),)), Pool(nodes, name="home"), shape)
+    return served(
+        Plan(shape.name, (Pipeline(stages, ServeSettings(100, 16, len(nodes))),)), Pool(nodes, name="home"), shape
+    )
 
 
 def measured() -> Drawn:
@@ -92,7 +96,7 @@ def thousand() -> Drawn:
     """1,000 machines in ten regions, 120 rings of eight, 40 on standby."""
     nodes = tuple(Node(f"{i:064x}", f"gpu-{i}", f"region-{i % 10}", GPU) for i in range(1000))
     pipelines = tuple(
-        Pipeline(tuple(Stage(nodes[8 * p + j].id, 10 * j, 10 * j + 10) for j in range(8)), 100, 16, 10)
+        Pipeline(tuple(Stage(nodes[8 * p + j].id, 10 * j, 10 * j + 10) for j in range(8)), ServeSettings(100, 16, 10))
         for p in range(120)
     )
     pool, shape = Pool(nodes, name="thousand"), named_shape("llama-3-70b")
@@ -144,7 +148,7 @@ def hops(plan: Plan) -> set[tuple[str, str]]:
     for pipeline in plan.pipelines:
         nodes = pipeline.nodes()
         used |= set(pairwise(nodes))
-        if plan.purpose == "serve":
+        if not plan.trains:
             used.add((nodes[-1], nodes[0]))
         else:
             used |= {(target, source) for source, target in pairwise(nodes)}
@@ -162,9 +166,9 @@ def ring_spans(plan: Plan, pool: Pool, rounds: int = 12) -> tuple[Span, ...]:
     spans: list[Span] = []
     for pipeline in plan.pipelines:
         free = [0.0] * len(pipeline.stages)
-        ready = [0.0] * pipeline.num_microbatches
-        for step in range(rounds * pipeline.num_microbatches):
-            number = step % pipeline.num_microbatches
+        ready = [0.0] * pipeline.work.num_microbatches
+        for step in range(rounds * pipeline.work.num_microbatches):
+            number = step % pipeline.work.num_microbatches
             for index, stage in enumerate(pipeline.stages):
                 start = max(ready[number], free[index])
                 kind: SpanKind = "prefill" if step % 11 == 5 else "decode"
@@ -183,7 +187,7 @@ def training_spans(plan: Plan, pool: Pool) -> tuple[Span, ...]:
     names = {node.id: node.name for node in pool.nodes}
     spans: list[Span] = []
     for pipeline in plan.pipelines:
-        depth, count = len(pipeline.stages), pipeline.num_microbatches
+        depth, count = len(pipeline.stages), pipeline.work.num_microbatches
         turn_s, end_s = 0.15 * (depth + count), 0.45 * (depth + count)
         for index, stage in enumerate(pipeline.stages):
             name, following = names[stage.node], names[pipeline.stages[(index + 1) % depth].node]

@@ -61,7 +61,7 @@ def test_the_ring_holds_all_streams_at_once_even_with_three() -> None:
     tokens = sum(len(text) / 3.5 for text in beginnings) + 64 * len(demo_prompts())
     for three in itertools.combinations(workers_for(shape()), 3):
         pipeline = place(shape(), pool(three)).pipelines[0]
-        assert pipeline.num_pages * pipeline.page_size >= tokens
+        assert pipeline.serve.num_pages * pipeline.serve.page_size >= tokens
 
 
 def test_a_model_of_few_layers_is_refused() -> None:

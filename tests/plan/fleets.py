@@ -60,14 +60,14 @@ def check_plan(plan: Plan, model: ModelShape, fleet: Pool, options: PlanOptions)
     assert ends[-1] == model.num_layers
     assert all(stage.first < stage.last for stage in pipeline.stages)
     caps = {node.id: node.device.memory_bytes for node in fleet.nodes}
-    tokens = pipeline.num_pages * pipeline.page_size
+    tokens = pipeline.serve.num_pages * pipeline.serve.page_size
     for stage in pipeline.stages:
         assert stage_bytes(model, stage.first, stage.last, tokens, options.workspace) <= caps[stage.node]
     used = pipeline.nodes()
     assert len(set(used)) == len(used)
     assert sorted([*used, *plan.standbys]) == sorted(caps)
-    assert options.min_pages(model) <= pipeline.num_pages <= options.max_pages(model)
-    assert pipeline.num_microbatches >= len(used)
+    assert options.min_pages(model) <= pipeline.serve.num_pages <= options.max_pages(model)
+    assert pipeline.serve.num_microbatches >= len(used)
 
 
 def slowest(stages: tuple[Stage, ...], model: ModelShape, fleet: Pool, options: PlanOptions) -> float:

@@ -89,7 +89,7 @@ def test_a_standby_with_little_room_for_running_streams_shares_its_layers_with_t
         change = mend(left, plan)
         check_plan(change.plan, MODEL, left, OPTIONS)
         assert Stage("d", *layers) in change.plan.pipelines[0].stages
-        assert change.plan.pipelines[0].num_pages >= 250
+        assert change.plan.pipelines[0].serve.num_pages >= 250
 
 
 def test_the_rest_change_places_where_only_that_keeps_room_for_the_running_streams():
@@ -99,7 +99,7 @@ def test_the_rest_change_places_where_only_that_keeps_room_for_the_running_strea
     check_plan(change.plan, MODEL, without(machines, "d"), OPTIONS)
     assert before.pipelines[0].nodes() == ("d", "c", "b", "a")
     assert change.plan.pipelines[0].nodes() == ("b", "c", "a"), "c has no room for the embedding beside its share"
-    assert change.plan.pipelines[0].num_pages >= before.pipelines[0].num_pages
+    assert change.plan.pipelines[0].serve.num_pages >= before.pipelines[0].serve.num_pages
 
 
 machine = st.tuples(st.integers(150, 900), st.sampled_from([0.3, 1.0, 4.0]))

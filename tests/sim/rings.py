@@ -1,9 +1,10 @@
 """Plans, pools and shapes for the tests of the simulator. Knows no expected values."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage, TrainSettings
 from muster.spec.pool import Device, LinkSpeed, Node, Pool
 
 MIB = 2**20
@@ -72,7 +73,13 @@ def pipeline(
     count = len(names)
     ends = [0, *(cuts or [layers * (i + 1) // count for i in range(count - 1)]), layers]
     stages = tuple(Stage(name, ends[i], ends[i + 1]) for i, name in enumerate(names))
-    return Pipeline(stages, pages, page_size, microbatches or count, batch, swap_pages)
+    return Pipeline(stages, ServeSettings(pages, page_size, microbatches or count, batch, swap_pages))
+
+
+def trained(*pipelines: Pipeline, standbys: tuple[str, ...] = ()) -> Plan:
+    """The same cuts, for training."""
+    works = (TrainSettings(pipeline.work.num_microbatches) for pipeline in pipelines)
+    return plan(*(replace(one, work=work) for one, work in zip(pipelines, works, strict=True)), standbys=standbys)
 
 
 def plan(*pipelines: Pipeline, standbys: tuple[str, ...] = ()) -> Plan:

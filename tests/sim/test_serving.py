@@ -148,7 +148,7 @@ def test_whatever_happens_nothing_is_lost_doubled_or_done_twice_at_once(
         pipeline("cd"),
         stages=(Stage("a", 0, 8, (1,)), Stage("b", 8, 16, (1,))) if shared else pipeline("cd").stages,
     )
-    both = [replace(p, num_pages=pages, num_microbatches=in_flight) for p in (pipeline("ab"), second)]
+    both = [p.with_work(num_pages=pages, num_microbatches=in_flight) for p in (pipeline("ab"), second)]
     fleet = pool(*(node(name, devices=2) for name in "abcdef")) if shared else FLEET
     workload = replace(OFFLINE, requests_per_s=rate)
     run = simulate_serving(
@@ -222,7 +222,7 @@ def test_a_ring_under_a_rate_does_what_littles_law_says(load):
 def test_a_plan_may_say_how_much_of_a_prompt_a_step_takes():
     ring = pipeline("abcd", microbatches=4, batch=8, pages=40_000)
     workload = replace(OFFLINE, requests_per_s=2.0)
-    said = simulate_serving(plan(replace(ring, prefill_tokens=16)), FLEET, shape(), workload)
+    said = simulate_serving(plan(ring.with_work(prefill_tokens=16)), FLEET, shape(), workload)
     told = simulate_serving(plan(ring), FLEET, shape(), workload, rules=BatchRules(prefill_tokens=16))
     assert said == told
     assert said != simulate_serving(plan(ring), FLEET, shape(), workload)

@@ -10,7 +10,7 @@ from muster.errors import DoesNotFit, InvalidRequest, PoolUnavailable
 from muster.sim.ring import BatchRules
 from muster.sim.steady import serve_forecast
 from muster.spec.codec import Codec
-from muster.spec.plan import CodedLink, Pipeline, Plan, Stage
+from muster.spec.plan import CodedLink, Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import LinkSpeed
 from muster.spec.workload import ServeWorkload
 from tests.sim.rings import node, pipeline, plan, pool, shape
@@ -64,7 +64,7 @@ def test_a_thin_link_is_the_bottleneck_until_a_codec_thins_what_it_carries():
     assert forecast.bottleneck.startswith("the link a -> b carries 100%")
     (link,) = [link for link in forecast.links if link.source == "a"]
     assert link.share == pytest.approx(1.0)
-    coded = replace(raw, codecs=(CodedLink("a", "b", Codec("four", 4.0)),))
+    coded = replace(raw, pipelines=(replace(raw.pipelines[0], codecs=(CodedLink("a", "b", Codec("four", 4.0)),)),))
     assert serve_forecast(coded, fleet, shape(), OFFLINE).tokens_per_s == pytest.approx(
         4 * forecast.tokens_per_s, rel=0.01
     )
@@ -153,7 +153,9 @@ def test_memory_is_counted_per_device():
     split = replace(whole, devices=(0, 1))
     fleet = pool(node("a", devices=2))
     one, two = (
-        serve_forecast(Plan("model", (Pipeline((stage,), 1000, 16, 1),)), fleet, shape(), OFFLINE).stages[0]
+        serve_forecast(
+            Plan("model", (Pipeline((stage,), ServeSettings(1000, 16, 1)),)), fleet, shape(), OFFLINE
+        ).stages[0]
         for stage in (whole, split)
     )
     assert two.weights_bytes * 2 == pytest.approx(one.weights_bytes, abs=2)

@@ -10,14 +10,14 @@ from muster.sim.steady import train_forecast
 from muster.spec.plan import Plan
 from muster.spec.pool import LinkSpeed
 from muster.spec.workload import TrainWorkload
-from tests.sim.rings import node, pipeline, plan, pool, shape
+from tests.sim.rings import node, pipeline, pool, shape, trained
 
 WORK = TrainWorkload(length=512, microbatch=1)
 FREE = {"latency_s": 0.0, "bandwidth": 1e18}
 
 
 def train_plan(*rows: str, microbatches: int = 8, **options) -> Plan:
-    return plan(*(pipeline(list(names), pages=0, microbatches=microbatches, **options) for names in rows))
+    return trained(*(pipeline(list(names), microbatches=microbatches, **options) for names in rows))
 
 
 def equal_stages(names: str, seconds: float) -> dict[str, float]:
@@ -92,6 +92,6 @@ def test_the_slowest_link_is_named():
 
 def test_pipelines_cut_differently_cannot_train_together():
     fleet = pool(*map(node, "abcd"))
-    mixed = plan(pipeline("ab", cuts=[4], pages=0), pipeline("cd", cuts=[8], pages=0))
+    mixed = trained(pipeline("ab", cuts=[4]), pipeline("cd", cuts=[8]))
     with pytest.raises(InvalidRequest, match="cut at the same layers"):
         train_forecast(mixed, fleet, shape(), WORK)

@@ -18,7 +18,7 @@ from muster.sim.training import simulate_training
 from muster.spec.plan import Plan
 from muster.spec.pool import LinkSpeed
 from muster.spec.workload import TrainWorkload
-from tests.sim.rings import node, pipeline, plan, pool, shape
+from tests.sim.rings import node, pipeline, pool, shape, trained
 
 WORK = TrainWorkload(length=512, microbatch=1)
 FREE = {"latency_s": 0.0, "bandwidth": 1e18}
@@ -26,8 +26,8 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved")
 
 
 def train_plan(*rows: str, microbatches: int = 8, standbys: str = "", **options) -> Plan:
-    pipelines = (pipeline(list(names), pages=0, microbatches=microbatches, **options) for names in rows)
-    return plan(*pipelines, standbys=tuple(standbys))
+    pipelines = (pipeline(list(names), microbatches=microbatches, **options) for names in rows)
+    return trained(*pipelines, standbys=tuple(standbys))
 
 
 @given(st.integers(1, 6), st.integers(1, 20), st.floats(0.01, 10), st.sampled_from(["gpipe", "1f1b"]))

@@ -11,7 +11,7 @@ from muster.errors import InvalidRequest
 from muster.plan.quick.planner import place
 from muster.spec.codec import Codec
 from muster.spec.fleets import shipped_fleet
-from muster.spec.plan import CodedLink
+from muster.spec.plan import CodedLink, TrainSettings
 from muster.spec.plan_file import PlanFile, parse_plan_file, to_record, what_changed, why_useless
 from muster.spec.pool import LinkSpeed, Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
@@ -19,17 +19,24 @@ from muster.spec.workload import ServeWorkload, TrainWorkload
 SHAPE, POOL = named_shape("llama-3-70b"), shipped_fleet("deserve-8xl4")
 PLAN = place(SHAPE, POOL)
 FILE = PlanFile("throughput", 3, SHAPE, ServeWorkload(requests_per_s=0.5), POOL, PLAN)
+TRAINS = TrainSettings(PLAN.pipelines[0].serve.num_microbatches)
+CODED = CodedLink("l4-1", "l4-2", Codec("int4", 4.5, 2.0, 0.01))
 TRAINING = replace(
     FILE,
     objective="train",
-    workload=TrainWorkload(sequences=PLAN.pipelines[0].num_microbatches, schedule="gpipe"),
-    plan=replace(PLAN, purpose="train", codecs=(CodedLink("l4-1", "l4-2", Codec("int4", 4.5, 2.0, 0.01)),)),
+    workload=TrainWorkload(sequences=PLAN.pipelines[0].serve.num_microbatches, schedule="gpipe"),
+    plan=replace(PLAN, pipelines=(replace(PLAN.pipelines[0], work=TRAINS, codecs=(CODED,)),)),
 )
 
 
 def record() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(json.dumps(to_record(FILE)))
     return loaded
+
+
+def work(entries: dict[str, Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = entries["plan"]["pipelines"][0]["work"]
+    return settings
 
 
 def read(entries: dict[str, Any]) -> PlanFile:
@@ -83,11 +90,14 @@ def stages(entries: dict[str, Any]) -> list[dict[str, Any]]:
         (lambda e: e["model"].update(head_bytes=-1), "head_bytes must lie between 0"),
         (lambda e: e["model"].update(num_layers=0), "num_layers must lie between 1"),
         (lambda e: e["model"].update(vocab_size=10**30), "too large a number"),
-        (lambda e: e["plan"]["pipelines"][0].update(num_pages="many"), "(a whole number is wanted, not text, at plan"),
-        (lambda e: e["plan"]["pipelines"][0].update(num_pages=0), "num_pages in the plan must lie between 1"),
-        (lambda e: e["plan"]["pipelines"][0].update(num_pages=10**12), "num_pages"),
-        (lambda e: e["plan"]["pipelines"][0].update(batch=10**12), "batch"),
-        (lambda e: e["plan"]["pipelines"][0].update(swap_pages=10**8), "more than half of its pages"),
+        (
+            lambda e: work(e).update(num_pages="many"),
+            "(a whole number is wanted, not text, at plan",
+        ),
+        (lambda e: work(e).update(num_pages=0), "num_pages in the plan must lie between 1"),
+        (lambda e: work(e).update(num_pages=10**12), "num_pages"),
+        (lambda e: work(e).update(batch=10**12), "batch"),
+        (lambda e: work(e).update(swap_pages=10**8), "more than half of its pages"),
         (lambda e: e["plan"].update(step_seconds=float("inf")), "step_seconds"),
         (lambda e: e["plan"].update(model="opt-30b"), "another model"),
         (lambda e: e["plan"].update(standbys=["nobody"]), "'nobody'"),
@@ -98,7 +108,7 @@ def stages(entries: dict[str, Any]) -> list[dict[str, Any]]:
         (lambda e: stages(e)[1].update(node="nobody"), "'nobody'"),
         (lambda e: stages(e)[1].update(devices=[1]), "device 1"),
         (lambda e: stages(e)[1].update(node=stages(e)[0]["node"]), "twice"),
-        (lambda e: e["plan"]["pipelines"][0].update(num_pages=-1), "num_pages"),
+        (lambda e: work(e).update(num_pages=-1), "num_pages"),
         (lambda e: e.update(pool="[[machine]]\ndevice = 'moon'"), "Device 'moon'"),
         (lambda e: e.update(objective=3), "text is wanted, not a whole number, at objective"),
         (lambda e: e.update(objective="latence"), "did you mean latency?"),
@@ -117,12 +127,12 @@ def test_a_spoilt_plan_is_refused_with_one_sentence(spoil: Any, says: str) -> No
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda e: e["plan"]["pipelines"][0].update(num_microbatches=10**9), "hold 1,000,000,000 texts"),
+        (lambda e: work(e).update(num_microbatches=10**9), "hold 1,000,000,000 texts"),
         (lambda e: e["workload"].update(sequences=10**6), "the workload has 1,000,000"),
         (lambda e: e["workload"].update(length=0), "length must lie between 1"),
         (lambda e: e["workload"].update(schedule="zigzag"), "zigzag"),
-        (lambda e: e["plan"]["codecs"][0].update(target="nobody"), "'nobody'"),
-        (lambda e: e["plan"]["codecs"][0]["codec"].update(bits_per_value=-1), "figure outside 0 to 64"),
+        (lambda e: e["plan"]["pipelines"][0]["codecs"][0].update(target="nobody"), "'nobody'"),
+        (lambda e: e["plan"]["pipelines"][0]["codecs"][0]["codec"].update(bits_per_value=-1), "figure outside 0 to 64"),
     ],
 )
 def test_a_spoilt_training_plan_is_refused_with_one_sentence(spoil: Any, says: str) -> None:

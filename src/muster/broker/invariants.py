@@ -49,8 +49,8 @@ def check_layers(placement: Placement, num_layers: int) -> None:
     assert all(stage.first < stage.last for stage in stages), "an empty stage"
     assert len(set(placement.nodes)) == len(stages), "a node holds two stages of one pipeline"
     pipeline = placement.pipeline
-    assert pipeline.num_pages > 0, "no cache"
-    assert pipeline.num_microbatches >= len(stages), "fewer steps in flight than stages"
+    assert pipeline.serve.num_pages > 0, "no cache"
+    assert pipeline.serve.num_microbatches >= len(stages), "fewer steps in flight than stages"
 
 
 def check_presence(placement: Placement, members: Membership) -> None:

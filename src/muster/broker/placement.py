@@ -71,7 +71,7 @@ class Placement:
         stage = self.stage(node)
         if stage is None:
             return 0
-        tokens = self.pipeline.num_pages * self.pipeline.page_size
+        tokens = self.pipeline.work.cache_tokens
         return stage_bytes(served.shape, stage.first, stage.last, tokens, served.workspace)
 
     def holds(self, node: NodeId) -> bool:
@@ -105,9 +105,9 @@ class Placement:
             index=self.nodes.index(node),
             stages=self.pipeline.stages,
             peers=peers,
-            num_pages=self.pipeline.num_pages,
-            page_size=self.pipeline.page_size,
-            num_microbatches=self.pipeline.num_microbatches,
-            prefill_tokens=self.pipeline.prefill_tokens or served.workspace.prefill_tokens,
+            num_pages=self.pipeline.serve.num_pages,
+            page_size=self.pipeline.serve.page_size,
+            num_microbatches=self.pipeline.serve.num_microbatches,
+            prefill_tokens=self.pipeline.serve.prefill_tokens or served.workspace.prefill_tokens,
             eos_token_ids=served.eos_token_ids,
         )

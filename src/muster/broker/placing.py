@@ -294,7 +294,7 @@ class Placing:
             return Situation(None, holders=self.keep, fetch_bytes_per_s=self.members.fetch_bytes_per_s)
         shape, pipeline = self.served.shape, serving.pipeline
         here = self.members.pool(now_s, also=serving.nodes)
-        cached_tokens = min(self._running(serving) * self._planning.context, pipeline.num_pages * pipeline.page_size)
+        cached_tokens = min(self._running(serving) * self._planning.context, pipeline.serve.cache_tokens)
         speed = tokens_per_s(pipeline, shape, here, self._planning)
         return Situation(pipeline, speed, cached_tokens=cached_tokens, fetch_bytes_per_s=self.members.fetch_bytes_per_s)
 

@@ -55,7 +55,7 @@ def max_context(state: BrokerState) -> int:
     serving = state.placing.serving
     if serving is None:
         return 0
-    return min(state.served.shape.max_context, serving.pipeline.num_pages * serving.pipeline.page_size)
+    return min(state.served.shape.max_context, serving.pipeline.serve.cache_tokens)
 
 
 def _stages(state: BrokerState) -> list[View]:
@@ -81,9 +81,9 @@ def _pipeline(state: BrokerState) -> View | None:
         return None
     pipeline = state.placing.serving.pipeline
     return {
-        "num_pages": pipeline.num_pages,
-        "page_size": pipeline.page_size,
-        "num_microbatches": pipeline.num_microbatches,
+        "num_pages": pipeline.serve.num_pages,
+        "page_size": pipeline.serve.page_size,
+        "num_microbatches": pipeline.serve.num_microbatches,
     }
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
+import msgspec
+
 from muster.cli.planning import Answer, Question, Rejected
 from muster.cost.profit import bases, break_even_tokens_per_s, dollars_per_hour, dollars_per_million, sales, watts
 from muster.spec.forecast import ServeForecast, StageForecast, TrainForecast
@@ -109,4 +111,4 @@ def break_even(used: Pool) -> list[dict[str, Any]]:
 
 
 def _rejected(one: Rejected) -> dict[str, Any]:
-    return {"why": one.why, "plan": asdict(one.plan), "forecast": forecast_record(one.forecast)}
+    return {"why": one.why, "plan": msgspec.to_builtins(one.plan), "forecast": forecast_record(one.forecast)}

@@ -12,7 +12,7 @@ from muster.cli.planning import Answer, Question
 from muster.cost.profit import electricity_per_hour
 from muster.plan.words import bytes_in_words
 from muster.spec.forecast import ServeForecast, TrainForecast
-from muster.spec.plan import Pipeline, Plan
+from muster.spec.plan import Plan, ServeSettings
 from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload, TrainWorkload
 
@@ -67,7 +67,7 @@ def facts(question: Question, answer: Answer) -> Iterator[tuple[str, str]]:
         yield from _serving(question.serve, forecast)
         if question.objective == "latency" and answer.score is not None:
             yield "alone", f"{seconds(answer.score)} for a request that has the pool to itself"
-        yield from _in_flight(answer.plan.pipelines)
+        yield from _in_flight([pipeline.serve for pipeline in answer.plan.pipelines])
     elif isinstance(forecast, TrainForecast):
         yield "step", _step(forecast)
         yield "tokens", f"{number(forecast.tokens_per_s)} a second"
@@ -98,15 +98,15 @@ def _serving(workload: ServeWorkload, forecast: ServeForecast) -> Iterator[tuple
         yield "deadline", f"{share(forecast.attainment)} of requests within {seconds(workload.deadline_s)}"
 
 
-def _in_flight(pipelines: Sequence[Pipeline]) -> Iterator[tuple[str, str]]:
-    microbatches = sum(pipeline.num_microbatches for pipeline in pipelines)
-    batch = _span([pipeline.batch for pipeline in pipelines if pipeline.batch], "sequence")
+def _in_flight(works: Sequence[ServeSettings]) -> Iterator[tuple[str, str]]:
+    microbatches = sum(work.num_microbatches for work in works)
+    batch = _span([work.batch for work in works if work.batch], "sequence")
     of = f" of {batch}" if batch else ""
-    chunk = _span([pipeline.prefill_tokens for pipeline in pipelines if pipeline.prefill_tokens], "prompt token")
+    chunk = _span([work.prefill_tokens for work in works if work.prefill_tokens], "prompt token")
     most = f", at most {chunk} in a step" if chunk else ""
     yield "in flight", f"{several(microbatches, 'microbatch', 'microbatches')}{of}{most}"
-    tokens = sum(pipeline.num_pages * pipeline.page_size for pipeline in pipelines)
-    swapped = sum(pipeline.swap_pages * pipeline.page_size for pipeline in pipelines)
+    tokens = sum(work.cache_tokens for work in works)
+    swapped = sum(work.swap_pages * work.page_size for work in works)
     swap = f", {swapped:,} of them to swap host memory through" if swapped else ""
     yield "cache", f"room for {tokens:,} tokens on the devices{swap}"
 

@@ -113,7 +113,7 @@ def check_serves(shape: ModelShape, workload: ServeWorkload) -> None:
 
 
 def forecast_of(question: Question, plan: Plan) -> ServeForecast | TrainForecast:
-    if plan.purpose == "train":
+    if plan.trains:
         return train_forecast(
             plan, question.pool, question.shape, question.train or TrainWorkload(), question.constants
         )
@@ -122,7 +122,7 @@ def forecast_of(question: Question, plan: Plan) -> ServeForecast | TrainForecast
 
 def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
     """A while of the plan at work, for a timeline: one step, or more requests than run at once, of several lengths."""
-    if plan.purpose == "train":
+    if plan.trains:
         workload = question.train or TrainWorkload()
         return simulate_training(
             plan, question.pool, question.shape, workload, constants=question.constants, timeline=True
@@ -143,7 +143,7 @@ def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
 
 def at_once(plan: Plan) -> int:
     """Requests that a full pool works on."""
-    return sum(pipeline.num_microbatches * max(1, pipeline.batch) for pipeline in plan.pipelines)
+    return sum(pipeline.serve.num_microbatches * max(1, pipeline.serve.batch) for pipeline in plan.pipelines)
 
 
 def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:

@@ -31,7 +31,7 @@ def forecast_again(question: Question, plan: Plan) -> Answer:
     Raises `DoesNotFit` if a stage needs more memory than its machine lends, by the same count as a search makes, and
     `InvalidRequest` on requests that the model does not take.
     """
-    if plan.purpose == "serve":
+    if not plan.trains:
         check_serves(question.shape, question.serve)
     forecast = forecast_of(question, plan)
     for stage in forecast.stages:

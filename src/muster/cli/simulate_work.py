@@ -76,7 +76,7 @@ def simulated(
     """The run, and where there are faults the same without them."""
 
     def run(these: tuple[Fault, ...], timeline: bool) -> ServeRun | TrainRun:
-        if plan.purpose == "train":
+        if plan.trains:
             return _train(question, plan, asked.steps or 1, these, timeline)
         return _serve(question, plan, asked, arrivals, these, timeline)
 
@@ -86,7 +86,7 @@ def simulated(
 
 def _train(question: Question, plan: Plan, steps: int, faults: tuple[Fault, ...], timeline: bool) -> TrainRun:
     workload = question.train or TrainWorkload()
-    passes = steps * sum(len(one.stages) * one.num_microbatches for one in plan.pipelines)
+    passes = steps * sum(len(one.stages) * one.train.num_microbatches for one in plan.pipelines)
     if passes > MAX_PASSES:
         raise InvalidRequest(
             f"{steps:,} steps of this plan send microbatches through stages {passes:,} times, and one run simulates at "
@@ -139,23 +139,23 @@ def _serve(
 
 def _plan_anew(shape: ModelShape, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
     """As the head of a pool does, which knows pipelines of single devices without swapping."""
-    if pipeline.swap_pages or any(len(stage.devices) > 1 for stage in pipeline.stages):
+    if pipeline.serve.swap_pages or any(len(stage.devices) > 1 for stage in pipeline.stages):
         return None
     try:
-        (anew,) = place(shape, machines, pipeline, PlanOptions(page_size=pipeline.page_size)).pipelines
+        (anew,) = place(shape, machines, pipeline, PlanOptions(page_size=pipeline.serve.page_size)).pipelines
     except PoolUnavailable:
         return None
-    return replace(anew, batch=pipeline.batch)
+    return anew.with_work(batch=pipeline.serve.batch)
 
 
 def _check_belongs(asked: Asked, plan: Plan) -> None:
     """Raises `InvalidRequest` on an option that this kind of plan does not look at."""
     of_serving = ("rate", "deadline", "prompt_tokens", "output_tokens", "requests", "spread", "trace")
-    trains = plan.purpose == "train"
+    trains = plan.trains
     for name in of_serving if trains else ("steps",):
         if getattr(asked, name):
-            option, purpose = name.replace("_", "-"), "training" if trains else "serving"
-            raise InvalidRequest(f"--{option} says nothing to a plan for {purpose}; leave it out.", option)
+            option, kind = name.replace("_", "-"), "training" if trains else "serving"
+            raise InvalidRequest(f"--{option} says nothing to a plan for {kind}; leave it out.", option)
 
 
 def _from_file(asked: Asked, live: Callable[[], tuple[Pool, str]]) -> tuple[Question, Plan] | None:

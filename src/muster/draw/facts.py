@@ -118,14 +118,14 @@ def _hops(plan: Plan) -> Iterator[tuple[NodeId, NodeId]]:
     for pipeline in plan.pipelines:
         for source, target in _neighbours(pipeline):
             yield source, target
-            if plan.purpose == "train":
+            if plan.trains:
                 yield target, source
-        if plan.purpose == "serve" and pipeline.stages[0].node != pipeline.stages[-1].node:
+        if not plan.trains and pipeline.stages[0].node != pipeline.stages[-1].node:
             yield pipeline.stages[-1].node, pipeline.stages[0].node
 
 
 def _exchanges(plan: Plan) -> Iterator[tuple[NodeId, NodeId]]:
-    if plan.purpose == "train":
+    if plan.trains:
         for alike in zip(*(pipeline.nodes() for pipeline in plan.pipelines), strict=False):
             yield from ((source, target) for source in alike for target in alike if source != target)
 

@@ -94,9 +94,9 @@ def _title(number: int, pipeline: Pipeline, plan: Plan) -> str:
     if len(plan.pipelines) == 1:
         return ""
     title = f"Pipeline {number + 1}: {count(len(pipeline.stages), 'stage')}"
-    if plan.purpose == "train":
-        return f"{title}, {pipeline.num_microbatches} microbatches a step"
-    return f"{title}, {count(pipeline.num_microbatches, 'step')} in flight"
+    if plan.trains:
+        return f"{title}, {pipeline.work.num_microbatches} microbatches a step"
+    return f"{title}, {count(pipeline.work.num_microbatches, 'step')} in flight"
 
 
 def _by_lane(
@@ -143,7 +143,7 @@ def window(plan: Plan, shown: Sequence[Group]) -> Window:
     lanes = [lane for group in shown for lane in group.lanes]
     spans = [span for lane in lanes for span in (*lane.work, *lane.sent)]
     low, high = min((span.start_s for span in spans), default=0.0), max((span.end_s for span in spans), default=1.0)
-    if plan.purpose == "train":
+    if plan.trains:
         end_s = max((_first_update_s(lane) for lane in lanes), default=0.0) or high
         return Window(low, min(high, low + (end_s - low) * SOME_MORE), "one optimizer step")
     ends = [max((span.end_s for lane in group.lanes for span in lane.work), default=high) for group in shown]
@@ -162,7 +162,7 @@ def _first_update_s(lane: Lane) -> float:
 def _rounds(group: Group, middle_s: float) -> Window | None:
     """None where a run is too short for a whole round."""
     starts = sorted(span.start_s for span in group.lanes[0].work if span.kind == "decode")
-    in_flight = max(1, group.pipeline.num_microbatches)
+    in_flight = max(1, group.pipeline.work.num_microbatches)
     rounds = max(1, min(3, BARS_OF_A_LANE // in_flight))
     last = len(starts) - 1 - rounds * in_flight
     if last < 0:

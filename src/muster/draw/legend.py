@@ -12,14 +12,14 @@ SIZE = 6.5
 
 
 def map_legend(plan: Plan, forecast: Forecast, marks: Sequence[Mark]) -> Sheet:
-    kept = "cache" if plan.purpose == "serve" else "activations"
-    rest = "workspace" if plan.purpose == "serve" else "gradients, optimizer and the rest"
+    kept = "activations" if plan.trains else "cache"
+    rest = "gradients, optimizer and the rest" if plan.trains else "workspace"
     fills = {mark.fill for mark in marks if isinstance(mark, Box)}
     lines = {mark.colour for mark in marks if isinstance(mark, Line)}
     memory = [(WEIGHTS, "weights"), (CACHE, kept), (OTHER, rest)]
     entries: list[tuple[Mark, str]] = [(Box(0, 2, 12, 5, colour), text) for colour, text in memory if colour in fills]
     rows = [("memory", entries)] if entries else []
-    unknown = "gradients only" if forecast and plan.purpose == "train" else "load not known"
+    unknown = "gradients only" if forecast and plan.trains else "load not known"
     if lines:
         rows.append(("link load", [entry for entry in _loads(unknown) if entry[0].colour in lines]))
     return _rows(rows)

@@ -72,7 +72,7 @@ def draw_picture(
 
 
 def _heading(plan: Plan, pool: Pool, forecast: Forecast, width: float) -> Sheet:
-    doing = "training" if plan.purpose == "train" else "serving"
+    doing = "training" if plan.trains else "serving"
     where = f" on {pool.name}" if pool.name else ""
     sheet = Sheet(width, 18)
     sheet.put(Text(0, 8, fit(f"{doing.capitalize()} {plan.model}{where}", width, 13, True), 13, bold=True))

@@ -55,7 +55,7 @@ def pins_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[Pin, ...]:
     Raises `InvalidRequest` on a plan for training or for another model; `Unsupported` on what no pool runs yet.
     """
     name, held = plan.name, plan.file
-    if held.plan.purpose != "serve":
+    if held.plan.trains:
         raise InvalidRequest(f"{name} is a plan for training; make one for serving with `muster plan --lock`.", "plan")
     if held.shape.num_layers != shape.num_layers or held.shape.layer_bytes != shape.layer_bytes:
         raise InvalidRequest(
@@ -67,7 +67,7 @@ def pins_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[Pin, ...]:
     stages = [stage for pipeline in pipelines for stage in pipeline.stages]
     several = f"{len(pipelines)} pipelines" if len(pipelines) > 1 else ""
     parallel = "tensor parallelism" if any(stage.devices != (0,) for stage in stages) else ""
-    swapped = "swapped cache" if any(pipeline.swap_pages for pipeline in pipelines) else ""
+    swapped = "swapped cache" if any(pipeline.serve.swap_pages for pipeline in pipelines) else ""
     if beyond := [what for what in (several, parallel, swapped) if what]:
         raise Unsupported(
             f"{name} plans {' and '.join(beyond)}, and a pool serves one pipeline of single devices yet; "

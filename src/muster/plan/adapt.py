@@ -36,7 +36,9 @@ def mended(
     """
     keep = situation.holders or situation.pipeline
     change = change_to(planner(shape, pool, keep), situation, shape, pool, options)
-    if keep is None or (_keeps(change.plan, keep, pool) and change.plan.pipelines[0].num_pages >= keep.num_pages):
+    if keep is None or (
+        _keeps(change.plan, keep, pool) and change.plan.pipelines[0].serve.num_pages >= keep.serve.num_pages
+    ):
         return change
     try:
         plans = [planner(shape, pool, None), *_honouring(_recut(shape, pool, keep, options), options)]
@@ -44,11 +46,15 @@ def mended(
         return change
     anew, *others = (change_to(plan, situation, shape, pool, options) for plan in plans)
     changes = [one for one in (change, *others, anew) if one.moved_bytes <= anew.moved_bytes]
-    tight = all(one.plan.pipelines[0].num_pages < keep.num_pages for one in changes)
+    tight = all(_pages(one.plan) < keep.serve.num_pages for one in changes)
     if tight and len(anew.plan.pipelines[0].stages) > 1:  # what fits on one machine is not split for its cache
         roomy = _honouring(_roomy(shape, pool, keep, options), options)
         changes += [change_to(plan, situation, shape, pool, options) for plan in roomy]
     return _soonest(changes, anew.moved_bytes, situation, horizon_s)
+
+
+def _pages(plan: Plan) -> int:
+    return plan.pipelines[0].serve.num_pages
 
 
 def _soonest(changes: Sequence[Change], usual_bytes: int, situation: Situation, horizon_s: float) -> Change:
@@ -97,9 +103,13 @@ def can_be(plan: Plan, shape: ModelShape, pool: Pool, options: PlanOptions) -> b
     if len(plan.pipelines) != 1 or any(stage.devices != (0,) for stage in plan.pipelines[0].stages):
         return False
     (pipeline,) = plan.pipelines
-    if not here.issuperset(pipeline.nodes()) or pipeline.page_size != options.page_size or pipeline.swap_pages:
+    if (
+        not here.issuperset(pipeline.nodes())
+        or pipeline.serve.page_size != options.page_size
+        or pipeline.serve.swap_pages
+    ):
         return False
-    return options.min_pages(shape) <= pipeline.num_pages <= room_for_pages(shape, pool, pipeline.stages, options)
+    return options.min_pages(shape) <= pipeline.serve.num_pages <= room_for_pages(shape, pool, pipeline.stages, options)
 
 
 def _honouring(plans: Iterable[Plan], options: PlanOptions) -> list[Plan]:
@@ -123,7 +133,7 @@ def _recut(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) 
     orders = [[nodes[node] for node in keep.nodes() if node in nodes]]
     orders += [[nodes[stage.node] for stage in filled[0]]] if filled is not None else []
     for order in orders:
-        cut = recut(shape, pool, order, keep.num_pages, options)
+        cut = recut(shape, pool, order, keep.serve.num_pages, options)
         if cut is not None:
             yield as_plan(shape, pool, *cut, options, "The remaining machines close up")
 
@@ -132,7 +142,7 @@ def _roomy(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) 
     """Anew, with as much of the cache that there was as any order of the machines has room for."""
     nodes = by_use(shape, pool, options)[: options.exact_nodes]
     tables = Tables(shape, nodes, pool, options)
-    low, high = options.min_pages(shape), keep.num_pages
+    low, high = options.min_pages(shape), keep.serve.num_pages
     best = None
     while low <= high:
         pages = (low + high) // 2
@@ -143,7 +153,7 @@ def _roomy(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) 
             high = pages - 1
         else:
             best, low = [nodes[index] for index in order], pages + 1
-    cut = recut(shape, pool, best, keep.num_pages, options) if best is not None else None
+    cut = recut(shape, pool, best, keep.serve.num_pages, options) if best is not None else None
     if cut is not None:
         yield as_plan(shape, pool, *cut, options, "Planned anew for as much cache as there is room for")
 

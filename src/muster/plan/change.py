@@ -155,7 +155,7 @@ def _make_way(
 
 
 def _bytes(shape: ModelShape, stage: Stage, of: Pipeline, options: PlanOptions) -> int:
-    return stage_bytes(shape, stage.first, stage.last, of.num_pages * of.page_size, options.workspace)
+    return stage_bytes(shape, stage.first, stage.last, of.serve.cache_tokens, options.workspace)
 
 
 def _prefill_seconds(pipeline: Pipeline, shape: ModelShape, devices: dict[NodeId, Device]) -> float:

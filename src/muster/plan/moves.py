@@ -70,7 +70,7 @@ def _moved(
             orders += [[*order[:k], new, *order[end:]] for end in (k, k + 1)]
             orders.append([*order[: k + 1], new, *order[k + 1 :]])
     short = [changed for changed in orders if 0 < len(changed) <= min(MOST_STAGES, shape.num_layers)]
-    cuts = [recut(shape, pool, changed, keep.num_pages, options) for changed in short]
+    cuts = [recut(shape, pool, changed, keep.serve.num_pages, options) for changed in short]
     return [cut for cut in cuts if cut is not None]
 
 
@@ -78,7 +78,7 @@ def _replaced(
     shape: ModelShape, pool: Pool, keep: Pipeline, idle: Sequence[Node], suspects: Sequence[int], options: PlanOptions
 ) -> list[Cut]:
     """One machine takes the very layers of another, while the rest still have room for theirs."""
-    least = min(keep.num_pages, options.min_pages(shape))
+    least = min(keep.serve.num_pages, options.min_pages(shape))
     cuts = []
     for k in suspects:
         for node in idle:

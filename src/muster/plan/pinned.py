@@ -14,7 +14,7 @@ from muster.plan.quick.tables import PlanOptions
 from muster.plan.serve.options import Pin
 from muster.plan.words import bytes_in_words
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Node, Pool
 
 LEAST_OF_ID = 6
@@ -87,7 +87,7 @@ def around(planner: Planner, options: PlanOptions) -> Planner:
         others = [stage for stage in keep.stages if _is_beside(stage, fixed)] if keep is not None else []
         for stages in ([*fixed, *others], fixed):
             in_order = tuple(sorted(stages, key=lambda stage: stage.first))
-            found = repair(shape, pool, Pipeline(in_order, 0, options.page_size, 1), options)
+            found = repair(shape, pool, Pipeline(in_order, ServeSettings(0, options.page_size, 1)), options)
             if found is not None:
                 return as_plan(shape, pool, *found, options, "Pinned machines have their layers, others the rest")
         raise PoolUnavailable(

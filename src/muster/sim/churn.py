@@ -1,7 +1,6 @@
 """Which pipelines train while machines come and go. Knows nothing of how long a step takes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from math import ceil, inf
 
@@ -93,9 +92,9 @@ class Churn:
 
     def _share(self, whole: Sequence[Pipeline]) -> tuple[Pipeline, ...]:
         """All microbatches over these, in proportion; in whole rounds where the schedule deals them out."""
-        more = sum(p.num_microbatches for p in self._all) / sum(p.num_microbatches for p in whole)
+        more = sum(p.train.num_microbatches for p in self._all) / sum(p.train.num_microbatches for p in whole)
         rounds = [len(p.stages) if self._workload.schedule == "interleaved" else 1 for p in whole]
         return tuple(
-            replace(p, num_microbatches=ceil(p.num_microbatches * more / size - 1e-9) * size)
+            p.with_work(num_microbatches=ceil(p.train.num_microbatches * more / size - 1e-9) * size)
             for p, size in zip(whole, rounds, strict=True)
         )

@@ -67,9 +67,9 @@ class Line:
     ) -> None:
         self.ring, self._world, self._finished = ring, world, finished
         self.head = Head(
-            ring.num_pages, ring.pipeline.page_size, ring.in_flight, ring.rules.prefill_tokens, ring.max_sequences
+            ring.num_pages, ring.pipeline.serve.page_size, ring.in_flight, ring.rules.prefill_tokens, ring.max_sequences
         )
-        self._main_pages = ring.pipeline.num_pages - 2 * ring.pipeline.swap_pages
+        self._main_pages = ring.pipeline.serve.num_pages - 2 * ring.pipeline.serve.swap_pages
         self._lanes = [
             stage_lane(node.name, stage.devices, node.device_count)
             for stage, node in zip(ring.stages, ring.nodes, strict=True)
@@ -215,8 +215,8 @@ class Line:
         The microbatches share the pages that are not swapped, so each swaps its part of what is used beyond them.
         """
         swapped = (self.head.used_pages - self._main_pages) / self.ring.in_flight
-        if swapped <= 0 or not self.ring.pipeline.swap_pages:
+        if swapped <= 0 or not self.ring.pipeline.serve.swap_pages:
             return 0.0
         if stage == 0:
             self.swapped_pages += swapped
-        return self.ring.swap_s * swapped / self.ring.pipeline.swap_pages
+        return self.ring.swap_s * swapped / self.ring.pipeline.serve.swap_pages

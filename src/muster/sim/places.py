@@ -126,10 +126,10 @@ class Standbys:
         return self._weather.passable_s(before, node, now_s) - now_s <= self._patience_s
 
     def _fits(self, node: Node, stage: Stage, pipeline: Pipeline) -> bool:
-        devices, tokens = len(stage.devices), pipeline.num_pages * pipeline.page_size
+        devices, tokens = len(stage.devices), pipeline.work.cache_tokens
         need = sum(device_bytes(self._shape, stage.first, stage.last, tokens, WorkspaceOptions(), devices))
         return devices <= node.device_count and need <= node.device.memory_bytes
 
 
 def _sizes(pipeline: Pipeline) -> list[int]:
-    return [pipeline.num_pages, *(stage.first for stage in pipeline.stages)]
+    return [pipeline.work.cache_tokens, *(stage.first for stage in pipeline.stages)]

@@ -68,10 +68,10 @@ class Relay:
         missing = [stage.node for stage in self.stages if stage.node not in nodes]
         if missing:
             raise InvalidRequest(f"The plan uses {missing[0][:16]}, which the pool has not; plan again on this pool.")
-        if self.pipeline.num_microbatches < 1:
+        if self.pipeline.train.num_microbatches < 1:
             raise InvalidRequest(f"Pipeline {index} computes no microbatch; plan at least one.", "plan")
         self.nodes = tuple(nodes[stage.node] for stage in self.stages)
-        self.microbatches = self.pipeline.num_microbatches
+        self.microbatches = self.pipeline.train.num_microbatches
         self.hops = tuple(_hop(plan, pool, shape, workload, constants, *pair) for pair in pairwise(self.nodes))
         wraps = workload.schedule == "interleaved" and len(self.nodes) > 1
         ends = (self.nodes[-1], self.nodes[0])

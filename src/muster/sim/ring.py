@@ -106,11 +106,11 @@ class Ring:
         self.hops = _hops(plan, self.nodes, pool, shape, constants.message_s)
         self.hops_s = sum(hop.link.latency_s for hop in self.hops)
         # With one stage nothing is ever in flight; the engine then runs one step at a time.
-        self.in_flight = self.pipeline.num_microbatches if self.hops else 1
+        self.in_flight = self.pipeline.serve.num_microbatches if self.hops else 1
         # A prompt makes a step long, and every step behind it waits: the plan may say how much of one a step takes.
-        asked = self.pipeline.prefill_tokens
+        asked = self.pipeline.serve.prefill_tokens
         self.rules = replace(rules, prefill_tokens=asked) if asked else rules
-        self.max_sequences = self.pipeline.batch * self.in_flight or rules.max_sequences
+        self.max_sequences = self.pipeline.serve.batch * self.in_flight or rules.max_sequences
         self.swap_s = self._swap_seconds()
 
     @property
@@ -119,12 +119,12 @@ class Ring:
 
         DeServe, arXiv 2501.14784, section 4.2: M'_B = (M_KV - 2 M_G) / N + M_G for each of N microbatches.
         """
-        pages, swapped = self.pipeline.num_pages, self.pipeline.swap_pages
+        pages, swapped = self.pipeline.serve.num_pages, self.pipeline.serve.swap_pages
         return pages - 2 * swapped + self.in_flight * swapped
 
     def _swap_seconds(self) -> float:
         """To move one full slice in while another moves out, on the stage where that takes longest."""
-        tokens = self.pipeline.swap_pages * self.pipeline.page_size
+        tokens = self.pipeline.serve.swap_pages * self.pipeline.serve.page_size
         return (
             max(
                 tokens * self.shape.cache_bytes_per_token(stage.first, stage.last) / len(stage.devices) / _host(node)
@@ -136,7 +136,7 @@ class Ring:
 
     def check_fits(self, prompt_tokens: int, output_tokens: int) -> None:
         """Raises `DoesNotFit` if one request alone does not fit into the pages. The last token is never computed."""
-        pages = pages_for(prompt_tokens + output_tokens - 1, self.pipeline.page_size)
+        pages = pages_for(prompt_tokens + output_tokens - 1, self.pipeline.serve.page_size)
         if pages > self.num_pages:
             raise DoesNotFit(
                 f"A request of {prompt_tokens} + {output_tokens} tokens needs {pages} pages and pipeline {self.index} "
@@ -150,7 +150,7 @@ class Ring:
         page for each would still be there.
         """
         self.check_fits(prompt_tokens, output_tokens)
-        each = mean_pages(prompt_tokens, output_tokens, self.pipeline.page_size)
+        each = mean_pages(prompt_tokens, output_tokens, self.pipeline.serve.page_size)
         return max(1.0, min(self.max_sequences, (self.num_pages + 1) / (each + 1)))
 
 

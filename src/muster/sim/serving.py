@@ -81,7 +81,7 @@ def simulate_serving(
 
     def with_room(pipeline: Pipeline, machines: Pool) -> Pipeline | None:
         found = plan_anew(pipeline, machines)
-        return found if found and pages_for(longest, found.page_size) <= found.num_pages else None
+        return found if found and pages_for(longest, found.serve.page_size) <= found.serve.num_pages else None
 
     weather = Weather(faults)
     places = [Place(ring.index, ring, _capacity(ring, workload)) for ring in rings]

@@ -137,14 +137,14 @@ def _attainment(
 
 def _stages(ring: Ring, beat: Rhythm, steps_per_s: float) -> list[StageForecast]:
     pipeline = ring.pipeline
-    options = WorkspaceOptions(ring.rules.prefill_tokens, max(WorkspaceOptions().samples, pipeline.batch))
+    options = WorkspaceOptions(ring.rules.prefill_tokens, max(WorkspaceOptions().samples, pipeline.serve.batch))
     found = []
     for stage, node, seconds in zip(ring.stages, ring.nodes, beat.stage_s, strict=True):
         weights, cache, other = device_bytes(
             ring.shape,
             stage.first,
             stage.last,
-            pipeline.num_pages * pipeline.page_size,
+            pipeline.work.cache_tokens,
             options,
             len(stage.devices),
         )

@@ -1,13 +1,34 @@
-"""Which machine does what, for serving and for training. One type, whatever searched for it. Knows no search.
+"""Which machine does what: pipelines of stages, each with the kind of work it does. Knows no search.
 
-Plan ── pipelines (replicas) ── stages in order ── a layer range on some devices of one node (tensor parallel)
+Plan ── pipelines (replicas) ─┬─ stages in order ── a layer range on some devices of one node (tensor parallel)
+                              └─ work ── how it serves, or how it trains
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
 
 from muster.spec.codec import Codec
 from muster.spec.pool import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPolicy:
+    """Shares of a stage that its devices keep; the rest lies in host memory, and what that does not hold on disk.
+
+    FlexGen's percentages (arXiv 2303.06865, section 4.2): of weights, cache and activations.
+    """
+
+    weights_on_device: float = 1.0
+    weights_on_host: float = 0.0
+    cache_on_device: float = 1.0
+    cache_on_host: float = 0.0
+    activations_on_device: float = 1.0
+    activations_on_host: float = 0.0
+
+
+ON_DEVICE = MemoryPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,35 +40,53 @@ class Stage:
     last: int
     devices: tuple[int, ...] = (0,)
     """Which of the node's devices, counted from 0; their number is the tensor-parallel degree."""
+    memory: MemoryPolicy = ON_DEVICE
 
     @property
     def num_layers(self) -> int:
         return self.last - self.first
 
 
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    """An ordered chain of stages that covers every layer once, and how full it may be run."""
+class ServeSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="serve", forbid_unknown_fields=True):
+    """How a pipeline serves, and how full it may be run."""
 
-    stages: tuple[Stage, ...]
     num_pages: int
-    """KV pages that every stage reserves; page k means the same tokens on each of them. 0 for training."""
+    """KV pages that every stage reserves; page k means the same tokens on each of them."""
     page_size: int
     """Tokens per page."""
     num_microbatches: int
-    """Steps in flight at once, so that every stage is busy while others wait for the wire.
-
-    In training: microbatches that this pipeline computes per optimizer step.
-    """
+    """Steps in flight at once, so that every stage is busy while others wait for the wire."""
     batch: int = 0
     """Sequences per microbatch; 0 leaves it to the engine."""
     swap_pages: int = 0
     """Of `num_pages`, one of two equal slices through which cache in host memory is swapped (DeServe, section 4.2)."""
     prefill_tokens: int = 0
     """Most prompt tokens in one step; 0 leaves it to the engine."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sequence unless a request ignores them. Plans leave them to whoever knows the model."""
 
-    def nodes(self) -> tuple[NodeId, ...]:
-        return tuple(stage.node for stage in self.stages)
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that all pages hold together."""
+        return self.num_pages * self.page_size
+
+
+class TrainSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="train", forbid_unknown_fields=True):
+    """What a pipeline computes in one optimizer step."""
+
+    num_microbatches: int
+    """Of this pipeline."""
+    microbatch: int = 1
+    """Texts in each."""
+
+    @property
+    def cache_tokens(self) -> int:
+        """Nothing is generated, so there is no KV cache."""
+        return 0
+
+
+Work = ServeSettings | TrainSettings
+"""The kinds of work that a pipeline may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +99,41 @@ class CodedLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Pipeline:
+    """An ordered chain of stages that covers every layer once, and what kind of work it does."""
+
+    stages: tuple[Stage, ...]
+    work: Work
+    codecs: tuple[CodedLink, ...] = ()
+    """Links between its stages that are not named here send values as they are."""
+
+    def nodes(self) -> tuple[NodeId, ...]:
+        return tuple(stage.node for stage in self.stages)
+
+    @property
+    def serve(self) -> ServeSettings:
+        """Its work where it serves. Raises `TypeError` where it does something else."""
+        if not isinstance(self.work, ServeSettings):
+            raise TypeError(f"a pipeline with {type(self.work).__name__} does not serve")
+        return self.work
+
+    @property
+    def train(self) -> TrainSettings:
+        """Its work where it trains. Raises `TypeError` where it does something else."""
+        if not isinstance(self.work, TrainSettings):
+            raise TypeError(f"a pipeline with {type(self.work).__name__} does not train")
+        return self.work
+
+    def with_work(self, **changes: Any) -> "Pipeline":
+        """The same stages with some settings of their work changed."""
+        return replace(self, work=msgspec.structs.replace(self.work, **changes))
+
+    def codec(self, source: NodeId, target: NodeId) -> Codec | None:
+        """What the link carries; None for raw values."""
+        return next((link.codec for link in self.codecs if (link.source, link.target) == (source, target)), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     model: str
     pipelines: tuple[Pipeline, ...]
@@ -69,10 +143,18 @@ class Plan:
     """Forecast of the slowest stage's time for one decode step; in training, of one optimizer step."""
     explanation: str = ""
     """Why this split, in words."""
-    purpose: Literal["serve", "train"] = "serve"
-    codecs: tuple[CodedLink, ...] = ()
-    """Links that are not named here send values as they are."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether this is a plan for training; all pipelines of one plan do the same kind of work."""
+        return any(isinstance(pipeline.work, TrainSettings) for pipeline in self.pipelines)
+
+    @property
+    def codecs(self) -> tuple[CodedLink, ...]:
+        """Of all pipelines."""
+        return tuple(link for pipeline in self.pipelines for link in pipeline.codecs)
 
     def codec(self, source: NodeId, target: NodeId) -> Codec | None:
-        """What the link carries; None for raw values."""
-        return next((link.codec for link in self.codecs if (link.source, link.target) == (source, target)), None)
+        """What the link carries, whichever pipeline uses it; None for raw values."""
+        found = (pipeline.codec(source, target) for pipeline in self.pipelines)
+        return next((codec for codec in found if codec is not None), None)

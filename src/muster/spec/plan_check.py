@@ -4,12 +4,13 @@ What is needed of a machine's memory is known where costs are; that is checked b
 """
 
 from collections.abc import Iterable
-from dataclasses import fields
 from math import inf, isfinite
+
+from msgspec.structs import asdict
 
 from muster.errors import InvalidRequest
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import CodedLink, Pipeline, Plan, Stage
+from muster.spec.plan import CodedLink, MemoryPolicy, Pipeline, Plan, ServeSettings, Stage, Work
 from muster.spec.pool import Node, Pool
 from muster.spec.workload import TrainWorkload
 
@@ -20,6 +21,7 @@ MOST_SIZE = 10**18
 _COUNTS = ("num_layers", "hidden_size", "vocab_size", "max_context")
 _PER_LAYER = ("layer_bytes", "layer_flops_per_token", "kv_bytes_per_token")
 _PER_LAYER_OR_EMPTY = ("attention_flops_per_pair", "windows", "expert_bytes", "saved_bytes_per_token")
+_AT_LEAST_ONE = ("num_pages", "page_size", "num_microbatches", "microbatch")
 _ONCE = ("embedding_bytes", "head_bytes", "head_flops_per_token", "num_experts", "experts_per_token")
 
 
@@ -43,7 +45,7 @@ def check_training(plan: Plan, workload: TrainWorkload) -> None:
     """Raise `InvalidRequest` on counts below one or beyond all measure, and on a plan for another batch."""
     for key in ("sequences", "length", "microbatch"):
         _check_range(f"The workload's {key}", getattr(workload, key), 1, MOST)
-    dealt = sum(pipeline.num_microbatches for pipeline in plan.pipelines) * workload.microbatch
+    dealt = sum(pipeline.train.num_microbatches for pipeline in plan.pipelines) * workload.microbatch
     if not workload.sequences <= dealt < workload.sequences + len(plan.pipelines) * workload.microbatch:
         raise InvalidRequest(
             f"The plan's microbatches hold {dealt:,} texts and the workload has {workload.sequences:,}; correct either."
@@ -54,13 +56,15 @@ def check_plan(plan: Plan, pool: Pool, shape: ModelShape) -> None:
     """Raise `InvalidRequest` unless every pipeline covers every layer once and no device is used twice."""
     if not plan.pipelines:
         raise InvalidRequest("The plan has no pipeline; make one with `muster plan`.")
+    if len({type(pipeline.work) for pipeline in plan.pipelines}) > 1:
+        raise InvalidRequest("The plan has pipelines that serve and others that train; make one plan for each.")
     if plan.model != shape.name:
         raise InvalidRequest("The plan is for another model than the one whose sizes stand beside it; correct either.")
     if not 0 <= plan.step_seconds < inf:
         raise InvalidRequest("The plan's step_seconds must be 0 or more, and finite; correct it.")
     nodes = {node.id: node for node in pool.nodes}
     for pipeline in plan.pipelines:
-        _check_amounts(pipeline, plan.purpose == "serve")
+        _check_work(pipeline.work)
         _check_cover(pipeline, shape)
     _check_devices([stage for pipeline in plan.pipelines for stage in pipeline.stages], nodes)
     used = {node for pipeline in plan.pipelines for node in pipeline.nodes()}
@@ -72,13 +76,11 @@ def check_plan(plan: Plan, pool: Pool, shape: ModelShape) -> None:
         _check_codec(link, nodes)
 
 
-def _check_amounts(pipeline: Pipeline, serves: bool) -> None:
-    least = {"num_pages": int(serves), "page_size": 1, "num_microbatches": 1}
-    for field in fields(Pipeline):
-        if field.name != "stages":
-            what = f"A pipeline's {field.name} in the plan"
-            _check_range(what, getattr(pipeline, field.name), least.get(field.name, 0), MOST)
-    if 2 * pipeline.swap_pages > pipeline.num_pages:
+def _check_work(work: Work) -> None:
+    for name, amount in asdict(work).items():
+        if isinstance(amount, int):
+            _check_range(f"A pipeline's {name} in the plan", amount, int(name in _AT_LEAST_ONE), MOST)
+    if isinstance(work, ServeSettings) and 2 * work.swap_pages > work.num_pages:
         raise InvalidRequest("A pipeline of the plan swaps through more than half of its pages; give it more of them.")
 
 
@@ -89,8 +91,20 @@ def _check_cover(pipeline: Pipeline, shape: ModelShape) -> None:
             says = f"begins at layer {stage.first} and ends before {stage.last}, where {following} is next"
             raise InvalidRequest(f"The plan's stage on {stage.node} {says}; correct it.")
         following = stage.last
+        _check_memory(stage.memory, stage.node)
     if following != shape.num_layers:
         raise InvalidRequest(f"The plan's stages end at layer {following} of {shape.num_layers}; correct them.")
+
+
+def _check_memory(memory: MemoryPolicy, node: str) -> None:
+    parts = (
+        ("weights", memory.weights_on_device, memory.weights_on_host),
+        ("cache", memory.cache_on_device, memory.cache_on_host),
+        ("activations", memory.activations_on_device, memory.activations_on_host),
+    )
+    for what, device, host in parts:
+        if not (0 <= device <= 1 and 0 <= host <= 1 and device + host <= 1 + 1e-9):
+            raise InvalidRequest(f"The plan keeps {what} of {node} in shares that make no whole; correct it.")
 
 
 def _check_devices(stages: Iterable[Stage], nodes: dict[str, Node]) -> None:

@@ -69,7 +69,7 @@ def to_record(file: PlanFile) -> dict[str, Any]:
         "model": asdict(file.shape),
         "workload": asdict(file.workload),
         "pool": to_toml(file.pool),
-        "plan": asdict(file.plan),
+        "plan": msgspec.to_builtins(file.plan),
     }
 
 
@@ -84,7 +84,7 @@ def parse_plan_file(text: str, name: str = "The plan file") -> PlanFile:
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"{name} cannot be used ({_in_words(error)}); {_AGAIN}", "lock") from None
     _refuse_unknown(entries["model"], asdict(written.model), f"{name}'s model")
-    _refuse_unknown(entries["plan"], asdict(written.plan), f"{name}'s plan")
+    _refuse_unknown(entries["plan"], msgspec.to_builtins(written.plan), f"{name}'s plan")
     _refuse_unknown(entries["workload"], asdict(workload), f"{name}'s workload")
     objective = _objective(written, name)
     pool = parse_pool(written.pool)
@@ -101,14 +101,14 @@ def _objective(written: _Written, name: str) -> Objective:
             break
     else:
         raise InvalidRequest(f"{name} has an unknown objective; {suggest(written.objective, OBJECTIVES)}", "lock")
-    if (known in TRAINING) != (written.plan.purpose == "train"):
-        does = "trains" if written.plan.purpose == "train" else "serves"
+    if (known in TRAINING) != written.plan.trains:
+        does = "trains" if written.plan.trains else "serves"
         raise InvalidRequest(f"{name} has the objective {known} and a plan that {does}; {_AGAIN}", "lock")
     return known
 
 
 def _workload(written: _Written) -> ServeWorkload | TrainWorkload:
-    if written.plan.purpose == "train":
+    if written.plan.trains:
         return msgspec.convert(written.workload, TrainWorkload)
     return msgspec.convert(written.workload, ServeWorkload)
 

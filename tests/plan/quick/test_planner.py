@@ -121,7 +121,7 @@ def test_what_fits_on_one_machine_is_not_split_and_goes_to_the_fastest_that_hold
     fleet = pool(node("slow", 4000, 1), node("fast", 4000, 3), node("fastest but small", 500, 9))
     plan = place(shape(), fleet, options=OPTIONS)
     assert plan.pipelines[0].nodes() == ("fast",)
-    assert plan.pipelines[0].num_microbatches == 1
+    assert plan.pipelines[0].serve.num_microbatches == 1
     assert plan.standbys == ("slow", "fastest but small")
 
 
@@ -165,7 +165,7 @@ def test_a_broken_link_is_not_used():
 
 def test_pages_grow_with_the_memory_of_the_tightest_stage_up_to_what_can_be_used():
     def pages(mib):
-        return place(shape(), pool(node("a", mib)), options=OPTIONS).pipelines[0].num_pages
+        return place(shape(), pool(node("a", mib)), options=OPTIONS).pipelines[0].serve.num_pages
 
     assert OPTIONS.min_pages(shape()) <= pages(920) < pages(1200) < pages(50_000)
     assert pages(50_000) == OPTIONS.max_pages(shape())

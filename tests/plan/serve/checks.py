@@ -19,11 +19,11 @@ def check_plan(plan: Plan, model: ModelShape, fleet: Pool) -> None:
         assert [stage.first for stage in pipeline.stages] == ends[:-1]
         assert ends[-1] == model.num_layers
         assert all(stage.first < stage.last for stage in pipeline.stages)
-        assert 0 <= 2 * pipeline.swap_pages <= pipeline.num_pages
-        assert pipeline.batch >= 1
-        assert pipeline.num_microbatches >= 1
-        options = WorkspaceOptions(samples=max(64, pipeline.batch))
-        tokens = pipeline.num_pages * pipeline.page_size
+        assert 0 <= 2 * pipeline.serve.swap_pages <= pipeline.serve.num_pages
+        assert pipeline.serve.batch >= 1
+        assert pipeline.serve.num_microbatches >= 1
+        options = WorkspaceOptions(samples=max(64, pipeline.serve.batch))
+        tokens = pipeline.serve.num_pages * pipeline.serve.page_size
         for stage in pipeline.stages:
             node = nodes[stage.node]
             sizes = device_bytes(model, stage.first, stage.last, tokens, options, len(stage.devices))

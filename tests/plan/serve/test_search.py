@@ -168,12 +168,12 @@ def test_deserves_ring_gets_enough_steps_in_flight_and_swap_from_the_planner():
         for latency_s in (0.0, 0.064, 0.256)
     ]
     pipelines = [one.plan.pipelines[0] for one in found]
-    assert [pipeline.batch for pipeline in pipelines] == [75, 75, 75]
-    assert [pipeline.swap_pages > 0 for pipeline in pipelines] == [True, True, True]
+    assert [pipeline.serve.batch for pipeline in pipelines] == [75, 75, 75]
+    assert [pipeline.serve.swap_pages > 0 for pipeline in pipelines] == [True, True, True]
     stages, step_s = len(pipelines[0].stages), found[0].plan.step_seconds
     for pipeline, latency_s in zip(pipelines, (0.0, 0.064, 0.256), strict=True):
         # N >= S (1 + L / T), and not much above it
-        assert pipeline.num_microbatches == pytest.approx(stages * (1 + latency_s / step_s), abs=1.5)
+        assert pipeline.serve.num_microbatches == pytest.approx(stages * (1 + latency_s / step_s), abs=1.5)
     assert found[2].score == pytest.approx(found[0].score, rel=0.01)
 
 
@@ -225,7 +225,7 @@ def test_unequal_stages_keep_a_deadline_at_a_rate_at_which_equal_ones_do_not():
     work = ServeWorkload(128, 64, requests_per_s=12.0, deadline_s=23.2)
     assert simulate_serving(found.plan, fleet, model, work, num_requests=2000, seed=7).attainment > 0.99
     # A deep ring keeps it only if no step has too much of a prompt in it.
-    lumps = replace(found.plan, pipelines=tuple(replace(one, prefill_tokens=512) for one in found.plan.pipelines))
+    lumps = replace(found.plan, pipelines=tuple(one.with_work(prefill_tokens=512) for one in found.plan.pipelines))
     assert simulate_serving(lumps, fleet, model, work, num_requests=2000, seed=7).attainment < 0.5
 
 

@@ -17,7 +17,7 @@ from muster.plan.serve.replica import Replicas
 from muster.plan.serve.search import plan_serving
 from muster.sim.rhythm import rhythm
 from muster.sim.ring import Ring
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.workload import ServeWorkload
 from tests.plan.fleets import pool, shape
 from tests.plan.serve.fleets import QUICK, WORK, fleets, machine
@@ -42,7 +42,7 @@ def test_stage_seconds_of_every_range_are_the_simulators(cuts, work, kind, data)
     index = data.draw(st.integers(0, len(job.batches) - 1))
     micro = max(2, len(stages)) if len(stages) > 1 else 1
     batch = job.batches[index]
-    plan = Plan("m", (Pipeline(stages, 10**6, 16, micro, batch),))
+    plan = Plan("m", (Pipeline(stages, ServeSettings(10**6, 16, micro, batch)),))
     beat = rhythm(Ring(plan, 0, fleet, model, SPENDTHRIFT), work, batch * micro)
     table = job.tables.seconds(0, degree)[index]
     assert [table[s.first, s.last] for s in stages] == pytest.approx(list(beat.stage_s), rel=1e-9)

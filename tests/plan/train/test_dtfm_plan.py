@@ -44,7 +44,7 @@ def test_the_plan_holds_every_layer_once_in_each_replica_and_every_machine_once(
     for pipeline in plan.pipelines:
         layers = [layer for stage in pipeline.stages for layer in range(stage.first, stage.last)]
         assert layers == list(range(shape.num_layers))
-    assert sum(pipeline.num_microbatches * pipeline.batch for pipeline in plan.pipelines) >= 64
+    assert sum(pipeline.train.num_microbatches * pipeline.train.microbatch for pipeline in plan.pipelines) >= 64
 
 
 def test_counts_that_are_asked_for_are_kept():

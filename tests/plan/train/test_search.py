@@ -17,7 +17,7 @@ from muster.plan.train.price import Lane, deal
 from muster.plan.train.search import TrainOptions, _Search, plan_training
 from muster.sim.steady import train_forecast
 from muster.spec.fleets import shipped_fleet
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings
 from muster.spec.pool import LinkSpeed, Pool
 from muster.spec.workload import TrainWorkload
 from tests.plan.train.fleets import WORKLOAD, drawn_pool, machine, small_shape
@@ -35,8 +35,8 @@ def check(plan, pool, shape, workload):
     for pipeline in plan.pipelines:
         layers = [layer for stage in pipeline.stages for layer in range(stage.first, stage.last)]
         assert layers == list(range(shape.num_layers))
-        assert pipeline.num_microbatches >= 1
-    microbatches = sum(pipeline.num_microbatches for pipeline in plan.pipelines)
+        assert pipeline.train.num_microbatches >= 1
+    microbatches = sum(pipeline.train.num_microbatches for pipeline in plan.pipelines)
     assert microbatches == -(-workload.sequences // workload.microbatch)
     forecast = train_forecast(plan, pool, shape, workload, TYPICAL)
     assert all(stage.used_bytes <= stage.cap_bytes for stage in forecast.stages)
@@ -95,10 +95,9 @@ def every_plan(shape, pool, workload):
                         yield Plan(
                             shape.name,
                             tuple(
-                                Pipeline(tuple(Stage(n, *s) for n, s in zip(row, spans, strict=True)), 0, 1, m, 1)
+                                Pipeline(tuple(Stage(n, *s) for n, s in zip(row, spans, strict=True)), TrainSettings(m))
                                 for row, m in zip(rows, counts, strict=True)
                             ),
-                            purpose="train",
                         )
 
 
@@ -132,7 +131,7 @@ def test_a_slow_machine_gets_fewer_layers_and_a_slow_replica_fewer_microbatches(
     layers = {stage.node: stage.num_layers for stage in stages}
     assert layers["fast"] > layers["slow"]
     apart = plan_training(small_shape(), Pool((machine("slow"), machine("fast", 4)), {}, fast), WORKLOAD, SHORT)
-    share = {p.nodes()[0]: p.num_microbatches for p in apart.plan.pipelines}
+    share = {p.nodes()[0]: p.train.num_microbatches for p in apart.plan.pipelines}
     assert share["fast"] >= 3 * share["slow"]
 
 

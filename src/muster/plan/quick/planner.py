@@ -22,7 +22,7 @@ from muster.plan.quick.search import Order, Search
 from muster.plan.quick.split import furthest, least_slowest, most_pages
 from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Node, Pool
 
 
@@ -149,7 +149,8 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
     # The way back carries token ids only, so its bandwidth does not bound the step.
     step_s = max([*work, *(wire_seconds(link, nbytes) for link in links[:-1])])
     ring_s = sum(transfer_seconds(link, nbytes) for link in links)
-    pipeline = Pipeline(tuple(stages), pages, options.page_size, microbatches(len(stages), step_s, ring_s, options))
+    settings = ServeSettings(pages, options.page_size, microbatches(len(stages), step_s, ring_s, options))
+    pipeline = Pipeline(tuple(stages), settings)
     used = set(pipeline.nodes())
     return Plan(
         model=shape.name,

@@ -18,15 +18,13 @@ def explain(pool: Pool, pipeline: Pipeline, step_seconds: float, ring_latency_s:
         f"{names.get(stage.node, stage.node[:8])} {layers_in_words(stage.first, stage.last)}"
         for stage in pipeline.stages
     ]
-    pages = pipeline.num_pages * pipeline.page_size
     sentences = [
         f"{why}: {' → '.join(parts)}.",
-        f"Slowest stage {step_seconds * 1e3:.2f} ms per step; cache for {pages} tokens.",
+        f"Slowest stage {step_seconds * 1e3:.2f} ms per step; cache for {pipeline.serve.cache_tokens} tokens.",
     ]
+    in_flight = pipeline.serve.num_microbatches
     if len(parts) > 1:
-        sentences.append(
-            f"{pipeline.num_microbatches} steps in flight hide {ring_latency_s * 1e3:.0f} ms of links around the ring."
-        )
+        sentences.append(f"{in_flight} steps in flight hide {ring_latency_s * 1e3:.0f} ms of links around the ring.")
     idle = len(pool.nodes) - len(parts)
     if idle:
         sentences.append(f"{idle} on standby: they would not make the ring faster by enough.")

@@ -46,7 +46,7 @@ def one_pipeline(
     except InvalidRequest as error:  # the pins: with a small cache they may still do
         raise PoolUnavailable(str(error)) from error
     (pipeline,) = found.plan.pipelines
-    pages = min(pipeline.num_pages, options.max_pages(shape))
+    pages = min(pipeline.serve.num_pages, options.max_pages(shape))
     plan = as_plan(shape, pool, pipeline.stages, pages, options, "")
     return replace(plan, explanation=found.plan.explanation)
 

@@ -9,7 +9,7 @@ from muster.plan.serve.layout import Layout, Slice, Team
 from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.replica import Replica
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 
 
 def realise(
@@ -29,12 +29,14 @@ def realise(
         setting = replica.setting
         pipelines.append(
             Pipeline(
-                stages=stages,
-                num_pages=setting.num_pages,
-                page_size=options.page_size,
-                num_microbatches=setting.microbatches,
-                batch=setting.whole_batch,
-                swap_pages=setting.swap_pages,
+                stages,
+                ServeSettings(
+                    num_pages=setting.num_pages,
+                    page_size=options.page_size,
+                    num_microbatches=setting.microbatches,
+                    batch=setting.whole_batch,
+                    swap_pages=setting.swap_pages,
+                ),
             )
         )
     busy = {stage.node for pipeline in pipelines for stage in pipeline.stages}

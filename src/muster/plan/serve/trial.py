@@ -139,7 +139,7 @@ class Trials:
         return replace(fewer, standbys=tuple(node.id for node in self.job.fleet.nodes if node.id not in busy))
 
     def _others(self, plan: Plan) -> Iterator[Plan]:
-        prompts = plan.pipelines[0].prefill_tokens
+        prompts = plan.pipelines[0].serve.prefill_tokens
         for tokens in (prompts // 2, prompts * 2):
             yield self._with_prompts_of(plan, tokens)
         for more in (-1, 1):
@@ -148,11 +148,11 @@ class Trials:
     def _with_prompts_of(self, plan: Plan, tokens: int) -> Plan:
         """At most so many tokens of prompts in a step, within reason."""
         within = max(_LEAST_PROMPT_TOKENS, min(self.job.options.workspace.prefill_tokens, tokens))
-        return replace(plan, pipelines=tuple(replace(one, prefill_tokens=within) for one in plan.pipelines))
+        return replace(plan, pipelines=tuple(one.with_work(prefill_tokens=within) for one in plan.pipelines))
 
     def _with_steps(self, pipeline: Pipeline, more: int) -> Pipeline:
-        steps = max(1, min(self.job.options.max_microbatches, pipeline.num_microbatches + more))
-        return replace(pipeline, num_microbatches=steps) if len(pipeline.stages) > 1 else pipeline
+        steps = max(1, min(self.job.options.max_microbatches, pipeline.serve.num_microbatches + more))
+        return pipeline.with_work(num_microbatches=steps) if len(pipeline.stages) > 1 else pipeline
 
 
 def _machines(plan: Plan) -> set[str]:

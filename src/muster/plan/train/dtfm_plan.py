@@ -18,7 +18,7 @@ from muster.plan.dtfm.search import Found as FoundPlacement
 from muster.plan.dtfm.search import SearchOptions, search
 from muster.plan.train.memory import in_flight, stage_memory
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings
 from muster.spec.pool import Node, Pool
 from muster.spec.workload import TrainWorkload
 
@@ -149,13 +149,14 @@ def _plan(shape: ModelShape, pool: Pool, workload: TrainWorkload, found: FoundPl
     grid, cost = found.placement.grid, found.placement.cost
     layers = list(pairwise(equal_cuts(shape.num_layers, len(grid[0]))))
     pipelines = []
+    work = TrainSettings(_microbatches(workload, len(grid)), workload.microbatch)
     for row in grid:
         nodes = [pool.nodes[machine] for machine in row]
         stages = (
             Stage(node.id, first, last, tuple(range(node.device_count)))
             for node, (first, last) in zip(nodes, layers, strict=True)
         )
-        pipelines.append(Pipeline(tuple(stages), 0, 1, _microbatches(workload, len(grid)), workload.microbatch))
+        pipelines.append(Pipeline(tuple(stages), work))
     return Plan(
         model=shape.name,
         pipelines=tuple(pipelines),
@@ -165,5 +166,4 @@ def _plan(shape: ModelShape, pool: Pool, workload: TrainWorkload, found: FoundPl
             f"to exchange gradients and {cost.pipeline_s:.3f} s along the pipeline, computing not counted; "
             f"at most {100 * found.gap:.1f}% above the optimum."
         ),
-        purpose="train",
     )

@@ -7,7 +7,7 @@ from itertools import pairwise
 from muster.plan.codecs import LinkLoad, mildest
 from muster.plan.train.price import Priced, Prices
 from muster.spec.codec import Codec
-from muster.spec.plan import CodedLink, Pipeline, Plan
+from muster.spec.plan import CodedLink, Pipeline, Plan, TrainSettings
 
 SLACK = 0.01
 """Milder codecs may make the step so much longer than the strongest ones on all links would."""
@@ -22,10 +22,10 @@ def finished_plan(priced: Priced, prices: Prices, codecs: Sequence[Codec], step_
     pipelines = []
     for row, count in zip(layout.grid.tolist(), counts, strict=True):
         stages = tuple(fleet.stage(slot, *span) for slot, span in zip(row, pairwise(layout.cuts), strict=True))
-        pipelines.append(Pipeline(stages, 0, 1, count, fleet.workload.microbatch))
+        pipelines.append(Pipeline(stages, TrainSettings(count, fleet.workload.microbatch)))
     used = {stage.node for pipeline in pipelines for stage in pipeline.stages}
     standbys = tuple(node.id for node in fleet.pool.nodes if node.id not in used)
-    plan = Plan(fleet.shape.name, tuple(pipelines), standbys, step_s, purpose="train")
+    plan = Plan(fleet.shape.name, tuple(pipelines), standbys, step_s)
     return _coded(plan, _hops(priced, prices), prices, codecs, step_of) if len(codecs) > 1 else plan
 
 
@@ -45,10 +45,10 @@ def _coded(
 
     def coded(period_s: float) -> Plan | None:
         chosen = mildest(loads, codecs, period_s)
-        return None if chosen is None else replace(plan, codecs=_links(hops, prices, chosen.codecs))
+        return None if chosen is None else _with_codecs(plan, _links(hops, prices, chosen.codecs))
 
     strongest = _strongest(loads, codecs)
-    best = replace(plan, codecs=_links(hops, prices, strongest))
+    best = _with_codecs(plan, _links(hops, prices, strongest))
     limit_s = step_of(best) * (1 + SLACK)
     low, high = 0, len(periods)
     while low < high:
@@ -62,6 +62,16 @@ def _coded(
         else:
             high = middle
     return best
+
+
+def _with_codecs(plan: Plan, links: Sequence[CodedLink]) -> Plan:
+    """Each pipeline with the links between its own stages."""
+    return replace(plan, pipelines=tuple(replace(one, codecs=_within(one, links)) for one in plan.pipelines))
+
+
+def _within(pipeline: Pipeline, links: Sequence[CodedLink]) -> tuple[CodedLink, ...]:
+    neighbours = {frozenset(pair) for pair in pairwise(pipeline.nodes())}
+    return tuple(link for link in links if frozenset((link.source, link.target)) in neighbours)
 
 
 def _strongest(loads: Sequence[LinkLoad], codecs: Sequence[Codec]) -> tuple[Codec, ...]:

@@ -26,7 +26,7 @@ def counts(plan: Plan) -> str:
 def explained(plan: Plan, forecast: TrainForecast, pool: Pool, bound_s: float) -> str:
     """A few sentences for `--explain`."""
     cuts = [stage.first for stage in plan.pipelines[0].stages] + [plan.pipelines[0].stages[-1].last]
-    shares = sorted({pipeline.num_microbatches for pipeline in plan.pipelines})
+    shares = sorted({pipeline.train.num_microbatches for pipeline in plan.pipelines})
     dealt = f"{shares[0]}" if len(shares) == 1 else f"{shares[0]} to {shares[-1]}, by speed"
     sentences = [
         f"{counts(plan).capitalize()}, cut at layers {', '.join(map(str, cuts))}.",
