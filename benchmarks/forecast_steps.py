@@ -32,7 +32,7 @@ from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
-from muster.wire.messages import Row, Step, StepDone
+from muster.wire.messages.generate import Row, Step, StepDone
 
 PAGE_SIZE = 16
 DECODES = ((1, 32), (1, 400), (2, 128), (4, 32), (4, 300), (8, 128), (16, 32), (16, 256))

@@ -31,7 +31,7 @@ from muster.link.base import Channel, Endpoint
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.memory import MemoryNetwork
-from muster.wire.messages import Ping
+from muster.wire.messages.transfer import Ping
 
 FRAME_BYTES = 4 * 1024 * 1024
 FRAMES = 16

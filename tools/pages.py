@@ -16,7 +16,7 @@ import typer
 
 from muster import errors
 from muster.cli.main import app
-from muster.wire import messages
+from muster.wire.messages.every import AnyMessage
 
 
 def commands() -> str:
@@ -65,7 +65,7 @@ def _default(param: Any) -> str:
 def wire_messages() -> str:
     """Every message with its fields and what it says."""
     rows = ["| message | fields | says |", "|---|---|---|"]
-    for kind in get_args(messages.AnyMessage):
+    for kind in get_args(AnyMessage):
         fields = ", ".join(f"`{field.encode_name}`" for field in msgspec.structs.fields(kind))
         rows.append(f"| `{kind.__struct_config__.tag}` | {fields} | {_cell(_own_doc(kind))} |")
     return "\n".join(rows)

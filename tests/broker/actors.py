@@ -1,6 +1,7 @@
 """Simulated nodes and a fake clock around `BrokerState`, for tests that want to tell a story."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from muster.broker.events import (
     Close,
@@ -24,20 +25,10 @@ from muster.plan.quick.planner import place
 from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
-from muster.wire.messages import (
-    PROTOCOL,
-    Address,
-    AnyMessage,
-    Assign,
-    Heartbeat,
-    Hello,
-    Loaded,
-    LoadFailed,
-    LoadProgress,
-    Measured,
-    Release,
-    Welcome,
-)
+from muster.wire.messages.base import PROTOCOL, Address
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.membership import Heartbeat, Hello, Measured, StageVitals, Welcome
+from muster.wire.messages.placement import Assign, Loaded, LoadFailed, LoadProgress, Release
 from muster.wire.ticket import proof
 
 MIB = 2**20
@@ -114,6 +105,14 @@ class Actor:
     def serving_epoch(self) -> int:
         return max(self.loaded, default=0)
 
+    def beat(self, *strange: int, **facts: Any) -> Heartbeat:
+        """What it says about the stages that are loaded, and about `strange` ones that it made up."""
+        stages = tuple(
+            StageVitals(epoch, self.streams * (epoch == self.serving_epoch)) for epoch in sorted(self.loaded)
+        )
+        stages += tuple(StageVitals(epoch) for epoch in strange)
+        return Heartbeat(**{"free_memory_bytes": 1, "stages": tuple(stages)} | facts)
+
 
 class Stage:
     """The head on a fake clock with all its nodes; `say` is how everything enters."""
@@ -156,10 +155,7 @@ class Stage:
             self.say(Tick())
 
     def heartbeat(self, actor: Actor) -> None:
-        beat = Heartbeat(
-            epoch=actor.serving_epoch, free_memory_bytes=0, busy_s=actor.busy_s, active_requests=actor.streams
-        )
-        self.tell(actor, beat)
+        self.tell(actor, actor.beat(free_memory_bytes=0, busy_s=actor.busy_s))
 
     def tell(self, actor: Actor, message: AnyMessage) -> list[Command]:
         return self.say(Heard(actor.connection, message))
@@ -240,7 +236,7 @@ class Stage:
         """Bytes that the assignment takes."""
         assign = actor.stages[epoch]
         stage = assign.stages[assign.index]
-        tokens = assign.num_pages * assign.page_size
+        tokens = assign.pipeline.serve.cache_tokens
         return stage_bytes(self.served.shape, stage.first, stage.last, tokens, self.served.workspace)
 
     # --- what one wants to know -------------------------------------------------------------------------------------

@@ -6,18 +6,10 @@ from contextlib import suppress
 from muster.errors import LinkDown
 from muster.link.memory import MemoryNetwork
 from muster.spec.pool import NodeId
-from muster.wire.messages import (
-    PROTOCOL,
-    AnyMessage,
-    Assign,
-    Goodbye,
-    Heartbeat,
-    Hello,
-    Loaded,
-    LoadProgress,
-    Release,
-    Welcome,
-)
+from muster.wire.messages.base import PROTOCOL
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.membership import Goodbye, Heartbeat, Hello, StageVitals, Welcome
+from muster.wire.messages.placement import Assign, Loaded, LoadProgress, Release
 from muster.wire.ticket import Ticket, proof
 from tests.broker.actors import measured
 
@@ -86,8 +78,8 @@ class FakeNode:
         with suppress(LinkDown):
             while True:
                 if self.beats:
-                    epoch = max(self.loaded, default=0)
-                    await self.control.send(Heartbeat(epoch=epoch, free_memory_bytes=1, active_requests=self.streams))
+                    stages = tuple(StageVitals(epoch, self.streams) for epoch in sorted(self.loaded))
+                    await self.control.send(Heartbeat(free_memory_bytes=1, stages=stages))
                 await asyncio.sleep(BEAT_S)
 
     def _changed(self) -> None:

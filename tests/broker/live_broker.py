@@ -13,9 +13,7 @@ from muster.broker.state import BrokerOptions
 from muster.broker.store import Store
 from muster.link.memory import MemoryNetwork
 from muster.plan.quick.planner import Planner
-from muster.wire.messages import (
-    Welcome,
-)
+from muster.wire.messages.membership import Welcome
 from tests.broker.actors import HEAD, PLANNING, SERVED, node_id, planner
 from tests.broker.fake_node import FakeNode
 

@@ -7,7 +7,8 @@ import pytest
 
 from muster.broker.service import BURST_MESSAGES
 from muster.errors import LinkDown
-from muster.wire.messages import Relay, Welcome
+from muster.wire.messages.membership import Welcome
+from muster.wire.messages.transfer import Relay
 
 pytestmark = pytest.mark.anyio
 

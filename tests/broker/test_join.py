@@ -8,7 +8,9 @@ import pytest
 from muster.broker.events import BanNode, NodeJoined, TicketIssued, UnbanNode
 from muster.broker.state import Remembered
 from muster.spec.pool import Device
-from muster.wire.messages import Address, Heartbeat, LoadProgress, Measured, PeerMeasured, Welcome
+from muster.wire.messages.base import Address
+from muster.wire.messages.membership import Heartbeat, Measured, PeerMeasured, StageVitals, Welcome
+from muster.wire.messages.placement import LoadProgress
 from tests.broker.actors import SECRET, Stage, hello, measured, node_id, pool_of
 
 # --- the door ---------------------------------------------------------------------------------------------------------
@@ -95,11 +97,11 @@ def test_an_absurd_claim_of_memory_is_refused(memory):
     assert not stage.state.members.members
 
 
-@pytest.mark.parametrize("changes", [{"active_requests": -1}, {"steps": 2**63}, {"computing_s": nan}])
+@pytest.mark.parametrize("changes", [{"stages": (StageVitals(1, -1),)}, {"steps": 2**63}, {"computing_s": nan}])
 def test_an_absurd_workload_is_refused(changes):
     stage = Stage()
     actor = stage.join(1)
-    stage.tell(actor, Heartbeat(epoch=0, free_memory_bytes=0, **changes))
+    stage.tell(actor, Heartbeat(free_memory_bytes=0, **changes))
     assert "protocol_violation" in stage.refused[actor.connection]
 
 

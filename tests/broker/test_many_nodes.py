@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from muster.broker.events import BanNode, Disconnected, DrainNode, Placed, UnbanNode
 from muster.broker.state import Remembered
-from muster.wire.messages import Goodbye, Heartbeat, LoadFailed, LoadProgress, Measured, PeerMeasured, StageLost
+from muster.wire.messages.membership import Goodbye, Heartbeat, Measured, PeerMeasured, StageVitals
+from muster.wire.messages.placement import LoadFailed, LoadProgress, StageLost
 from tests.broker.actors import MIB, SECRET, Actor, Stage, measured, node_id
 
 NODES = 200
@@ -160,14 +161,14 @@ class Crowd(Stage):
 
     def forget_the_stage(self) -> None:
         if actor := self.random_actor():
-            self.tell(actor, Heartbeat(epoch=0, free_memory_bytes=1))
+            self.tell(actor, Heartbeat(free_memory_bytes=1))
 
     def speak_of_another_epoch(self) -> None:
         if actor := self.random_actor():
             epoch = self.random.randint(0, self.last_epoch + 2)
             if epoch not in actor.stages:
                 self.tell(actor, LoadFailed(epoch=epoch, code="x", reason="y"))
-                self.tell(actor, Heartbeat(epoch=max(actor.serving_epoch, epoch), free_memory_bytes=1))
+                self.tell(actor, actor.beat(epoch))
 
     def measure_again(self) -> None:
         if actor := self.random_actor():
@@ -183,7 +184,7 @@ class Crowd(Stage):
         dead = [actor for actor in self.actors.values() if not actor.alive]
         if dead:
             ghost = self.random.choice(dead)
-            self.tell(ghost, Heartbeat(epoch=1, free_memory_bytes=1))
+            self.tell(ghost, Heartbeat(free_memory_bytes=1, stages=(StageVitals(1),)))
             self.say(Disconnected(ghost.connection))
 
     # --- and then everything is well ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from muster.broker.measured_pool import DOWN_BYTES_PER_S, measured_pool, pool_fi
 from muster.errors import PoolUnavailable
 from muster.spec.pool import DEFAULT_LINK, Device, Node, Pool
 from muster.spec.pool_file import parse_pool
-from muster.wire.messages import Measured, PeerMeasured
+from muster.wire.messages.membership import Measured, PeerMeasured
 from tests.broker.actors import HEAD, MIB, Actor, Stage, measured
 
 words = st.sampled_from(["a", "live", "rtx-4090", "f" * 64, "0" * 63 + "2", "", " "]) | st.text(max_size=8)

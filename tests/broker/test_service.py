@@ -10,14 +10,8 @@ from muster.broker.events import Placed, Route
 from muster.errors import InvalidRequest, LinkDown
 from muster.spec.pool import Device
 from muster.spec.request import Request
-from muster.wire.messages import (
-    Heartbeat,
-    HeartbeatSeen,
-    Measured,
-    Refused,
-    Submit,
-    Welcome,
-)
+from muster.wire.messages.generate import Submit
+from muster.wire.messages.membership import Heartbeat, HeartbeatSeen, Measured, Refused, Welcome
 from tests.broker.actors import SERVED, node_id
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +76,7 @@ async def test_a_first_message_that_is_no_hello_is_refused(pool):
     node = pool.fake(1)
     connection = await node.endpoint.dial(node.ticket.address)
     control = await connection.open("control")
-    await control.send(Heartbeat(epoch=0, free_memory_bytes=0))
+    await control.send(Heartbeat(free_memory_bytes=0))
     answer, _ = await control.receive()
     assert isinstance(answer, Refused)
     assert answer.code == "protocol_violation"

@@ -5,15 +5,8 @@ import asyncio
 import pytest
 
 from muster.errors import LinkDown
-from muster.wire.messages import (
-    Blob,
-    BlobUnknown,
-    FetchBlob,
-    Ping,
-    Pong,
-    Refused,
-    Relay,
-)
+from muster.wire.messages.membership import Refused
+from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob, Ping, Pong, Relay
 from tests.broker.actors import HEAD, node_id
 from tests.broker.live_broker import BLOB
 

@@ -6,17 +6,9 @@ from muster.broker.events import DrainNode, NodeSeen, Placed
 from muster.broker.placing import PlacingOptions
 from muster.broker.state import BrokerOptions, Remembered
 from muster.spec.request import Request
-from muster.wire.messages import (
-    Assign,
-    Goodbye,
-    Heartbeat,
-    HeartbeatSeen,
-    LoadProgress,
-    PeerMeasured,
-    Release,
-    StageLost,
-    Submit,
-)
+from muster.wire.messages.generate import Submit
+from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, PeerMeasured, StageVitals
+from muster.wire.messages.placement import Assign, LoadProgress, Release, StageLost
 from tests.broker.actors import SECRET, Stage, measured, node_id, pool_of
 
 # --- serving ----------------------------------------------------------------------------------------------------------
@@ -69,7 +61,7 @@ def test_the_first_placement_waits_for_as_many_machines_as_the_operator_asked_fo
 def test_a_heartbeat_is_answered_and_silence_costs_the_place():
     stage = pool_of(500, 500, 500)
     actor = stage.at(1)
-    stage.tell(actor, Heartbeat(epoch=actor.serving_epoch, free_memory_bytes=1))
+    stage.tell(actor, actor.beat())
     assert isinstance(actor.heard[-1], HeartbeatSeen)
     actor.silent = True
     stage.pass_time(2.5)
@@ -244,7 +236,7 @@ def test_a_report_about_a_node_that_is_no_neighbour_changes_nothing():
 def test_a_stage_of_an_unknown_epoch_is_released():
     stage = pool_of(500, 500, 500)
     actor = stage.join(9, 400)
-    stage.tell(actor, Heartbeat(epoch=77, free_memory_bytes=1))
+    stage.tell(actor, Heartbeat(free_memory_bytes=1, stages=(StageVitals(77),)))
     assert actor.heard[-1] == Release(epoch=77)
 
 
@@ -336,5 +328,5 @@ def test_the_assignment_names_everything_that_a_node_needs():
     assert assign.model == "model"
     assert assign.manifest == "ab" * 32
     assert assign.dtype == "bfloat16"
-    assert assign.num_pages > 0
+    assert assign.pipeline.serve.num_pages > 0
     assert len(assign.peers) == 2

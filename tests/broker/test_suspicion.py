@@ -1,13 +1,12 @@
 """A client waits in vain for tokens: who hangs is put aside, who is merely slow may go on."""
 
 from muster.broker.events import NodeAccused, PipelineSuspected
-from muster.wire.messages import Heartbeat
 from tests.broker.actors import Actor, Stage
 from tests.broker.test_state import pool_of
 
 
 def beat(stage: Stage, actor: Actor, steps: int, computing_s: float = 0.0) -> None:
-    stage.tell(actor, Heartbeat(epoch=actor.serving_epoch, free_memory_bytes=1, steps=steps, computing_s=computing_s))
+    stage.tell(actor, actor.beat(steps=steps, computing_s=computing_s))
 
 
 def silent_pool(seconds: float) -> Stage:

@@ -8,7 +8,8 @@ import torch
 
 from muster.node.runtime import FollowerRuntime, HeadRuntime
 from muster.spec.request import Request
-from muster.wire.messages import StageLost, StepDone
+from muster.wire.messages.generate import StepDone
+from muster.wire.messages.placement import StageLost
 from tests.chaos.streams import Streams
 from tests.flows.live_pool import LivePool, Machine
 

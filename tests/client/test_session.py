@@ -13,7 +13,8 @@ from muster.link.base import Channel, Connection
 from muster.link.memory import MemoryNetwork
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.sampling import Sampling
-from muster.wire.messages import Address, Submit, Tokens
+from muster.wire.messages.base import Address
+from muster.wire.messages.generate import Submit, Tokens
 
 HEAD, NODE = "0" * 64, "1" * 64
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from muster.compress.raw import DTYPES, decode, encode, expect
 from muster.errors import FrameTooLarge, MalformedFrame, ProtocolViolation
-from muster.wire.messages import TensorHeader
+from muster.wire.messages.base import TensorHeader
 
 
 @pytest.mark.parametrize("name", sorted(DTYPES))

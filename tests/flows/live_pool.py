@@ -310,7 +310,7 @@ class LivePool:
 
     @staticmethod
     def _is_idle(machine: Machine) -> bool:
-        return machine.worker._stages.vitals(0).active_requests == 0 and all(
+        return not any(stage.active_requests for stage in machine.worker._stages.vitals(0).stages) and all(
             not engine.has_work and engine.in_flight == 0 and not engine._sequences for engine in engines(machine)
         )
 

@@ -7,7 +7,8 @@ import pytest
 from muster.errors import FrameTooLarge, LinkDown, MalformedFrame, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint
 from muster.link.stream import StreamChannel
-from muster.wire.messages import Blob, FetchBlob, Goodbye, Ping, Pong
+from muster.wire.messages.membership import Goodbye
+from muster.wire.messages.transfer import Blob, FetchBlob, Ping, Pong
 
 pytestmark = pytest.mark.anyio
 MIB = 1024 * 1024

@@ -12,7 +12,8 @@ from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import shape
 from muster.spec.scenario import Link, Scenario
-from muster.wire.messages import Address, Ping
+from muster.wire.messages.base import Address
+from muster.wire.messages.transfer import Ping
 
 pytestmark = pytest.mark.anyio
 

@@ -2,7 +2,7 @@ import pytest
 
 from muster.errors import LinkDown
 from muster.link.memory import MemoryNetwork
-from muster.wire.messages import Ping
+from muster.wire.messages.transfer import Ping
 
 pytestmark = pytest.mark.anyio
 A, B = "aa" * 32, "bb" * 32

@@ -8,7 +8,8 @@ from muster.errors import FrameTooLarge, LinkDown, MalformedFrame, ProtocolViola
 from muster.link.base import Channel
 from muster.link.memory import MemoryNetwork
 from muster.link.relay import RelayCarrier, RelayHub
-from muster.wire.messages import Cancel, Ping, Relay
+from muster.wire.messages.generate import Cancel
+from muster.wire.messages.transfer import Ping, Relay
 
 pytestmark = pytest.mark.anyio
 HEAD, A, B = "00" * 32, "aa" * 32, "bb" * 32
@@ -107,7 +108,7 @@ async def test_a_node_that_left_is_a_link_that_is_down() -> None:
                 await near.receive()
 
 
-@pytest.mark.parametrize("forged", [Relay(source=B, target=B, channel="data/x/1"), Cancel(request_id="r")])
+@pytest.mark.parametrize("forged", [Relay(source=B, target=B, channel="data/x/1"), Cancel(epoch=1, request_id="r")])
 async def test_a_node_that_speaks_in_anothers_name_loses_its_carrier(forged: Relay) -> None:
     async with pool() as made:
         await made.raw[A].send(forged, b"frame")

@@ -12,7 +12,7 @@ from muster.link.memory import MemoryNetwork
 from muster.link.shaped import ShapedConnection, ShapedEndpoint, load_scenario, shape
 from muster.link.shaped_line import Lane, Line, Parcel
 from muster.spec.scenario import Link, Scenario, parse_scenario
-from muster.wire.messages import Ping
+from muster.wire.messages.transfer import Ping
 
 pytestmark = pytest.mark.anyio
 A, B = "aa" * 32, "bb" * 32

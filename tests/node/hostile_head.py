@@ -10,19 +10,12 @@ from blake3 import blake3
 from muster.link.base import Channel, Connection
 from muster.link.memory import MemoryNetwork
 from muster.node.worker import HeadDoor, Worker, WorkerOptions
-from muster.spec.plan import Stage
+from muster.spec.plan import Pipeline, ServeSettings, Stage
 from muster.spec.pool import Device
-from muster.wire.messages import (
-    AnyMessage,
-    Assign,
-    Blob,
-    BlobUnknown,
-    FetchBlob,
-    Hello,
-    Ping,
-    Pong,
-    Welcome,
-)
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.membership import Hello, Welcome
+from muster.wire.messages.placement import Assign
+from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob, Ping, Pong
 
 HEAD, NODE = "0" * 64, "1" * 64
 MEMORY_BYTES = 10**8
@@ -35,12 +28,12 @@ def assignment(manifest: bytes, **changes: Any) -> Assign:
         "manifest": blake3(manifest).hexdigest(),
         "dtype": "float32",
         "index": 0,
-        "stages": (Stage(NODE, 0, 2),),
+        "job": "m",
         "peers": (),
-        "num_pages": 8,
-        "page_size": 16,
-        "num_microbatches": 1,
     }
+    settings = {"num_pages": 8, "page_size": 16, "num_microbatches": 1, "prefill_tokens": 512}
+    settings |= {name: changes.pop(name) for name in list(changes) if name in settings}
+    fields["pipeline"] = Pipeline(changes.pop("stages", (Stage(NODE, 0, 2),)), ServeSettings(**settings))
     return Assign(**fields | changes)
 
 

@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from muster.model.blobs import BlobStore
 from muster.node.fetch import RANGE_BYTES, Wanted, fetch_blobs
-from muster.wire.messages import Blob, FetchBlob
+from muster.wire.messages.transfer import Blob, FetchBlob
 
 pytestmark = pytest.mark.anyio
 DATA = bytes(range(256)) * (3 * RANGE_BYTES // 256)

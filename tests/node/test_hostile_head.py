@@ -12,7 +12,8 @@ from muster.model.blobs import Manifest, TensorEntry
 from muster.model.shape import shape_of
 from muster.node.loading import StageLoader, _Use
 from muster.node.shelf import StageKey
-from muster.wire.messages import Heartbeat, LoadFailed
+from muster.wire.messages.membership import Heartbeat
+from muster.wire.messages.placement import LoadFailed
 from tests.node.hostile_head import MEMORY_BYTES, HostileHead, assignment
 
 pytestmark = pytest.mark.anyio

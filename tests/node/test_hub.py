@@ -17,7 +17,7 @@ from muster.model.weights import open_directory
 from muster.node import hub
 from muster.node.hub import HubUnusable, fetch_from_hub
 from muster.spec.plan import Stage
-from muster.wire.messages import Loaded
+from muster.wire.messages.placement import Loaded
 from tests.model.fake_hub import COMMIT, fake_hub
 from tests.model.families import dense_model, save
 from tests.node.hostile_head import NODE, HostileHead

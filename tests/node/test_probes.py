@@ -13,7 +13,8 @@ from muster.link.shaped import shape
 from muster.node.neighbours import Neighbours
 from muster.node.probes import AGAIN_S, MOST_BYTES, Probes, greet, measure_bandwidth
 from muster.spec.scenario import Link, Scenario
-from muster.wire.messages import AnyMessage, Ping, Pong
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.transfer import Ping, Pong
 from tests.virtual_clock import VirtualClockLoop
 
 pytestmark = pytest.mark.anyio

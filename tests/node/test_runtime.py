@@ -14,10 +14,12 @@ from muster.node.stages import Stages
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions
-from muster.spec.plan import Stage
+from muster.spec.plan import Pipeline, ServeSettings, Stage
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
-from muster.wire.messages import AnyMessage, Assign, Cancel, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.generate import Cancel, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.placement import Assign
 from tests.serve.fake_stage import FakeCache, FakeStage
 from tests.serve.ring import alone
 
@@ -71,11 +73,9 @@ def assign(index: int) -> Assign:
         manifest="",
         dtype="float64",
         index=index,
-        stages=(Stage(FIRST, 0, 1), Stage(SECOND, 1, 2)),
+        job="fake",
+        pipeline=Pipeline((Stage(FIRST, 0, 1), Stage(SECOND, 1, 2)), ServeSettings(64, 4, num_microbatches=3)),
         peers=(),
-        num_pages=64,
-        page_size=4,
-        num_microbatches=3,
     )
 
 
@@ -121,7 +121,7 @@ def test_only_the_head_may_submit_and_only_the_previous_stage_may_send_steps() -
         stages = Stages(SECOND, HEAD, 1.0, lambda *what: None)
         _, follower = two_stages()
         stages.start(assign(1), follower, _Box(SECOND))  # type: ignore[arg-type]
-        for message in (Submit(epoch=1, request=a_request("r")), Cancel(request_id="r")):
+        for message in (Submit(epoch=1, request=a_request("r")), Cancel(epoch=1, request_id="r")):
             with pytest.raises(ProtocolViolation):
                 stages.receive(FIRST, message, b"", lambda message, payload: None)
         for message in (Step(epoch=1, sequence=0, rows=()), StepDone(epoch=1, sequence=0, sampled=())):

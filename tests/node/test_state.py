@@ -1,23 +1,15 @@
 """What a node does next: decided without a clock, a socket or a tensor."""
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
 from muster.errors import NotAllowed, WeightsInvalid
 from muster.node.state import MOST_STAGES, Drop, Load, NodeState, Quit, Rejoin, Say, Vitals
-from muster.spec.plan import Stage
-from muster.wire.messages import (
-    Assign,
-    Goodbye,
-    Heartbeat,
-    HeartbeatSeen,
-    Loaded,
-    LoadFailed,
-    Refused,
-    Release,
-    StageLost,
-    Welcome,
-)
+from muster.spec.plan import Pipeline, ServeSettings, Stage
+from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, Refused, StageVitals, Welcome
+from muster.wire.messages.placement import Assign, Loaded, LoadFailed, Release, StageLost
 
 ME, OTHER = "a" * 64, "b" * 64
 
@@ -30,12 +22,18 @@ def assign(epoch: int = 1, index: int = 0) -> Assign:
         manifest="00",
         dtype="float32",
         index=index,
-        stages=stages,
+        job="tiny",
+        pipeline=Pipeline(stages, ServeSettings(num_pages=8, page_size=16, num_microbatches=2, prefill_tokens=512)),
         peers=(),
-        num_pages=8,
-        page_size=16,
-        num_microbatches=2,
     )
+
+
+def spoilt(assign: Assign, **changes: Any) -> Assign:
+    """With other values for fields of the message, its pipeline or its settings, whichever has them."""
+    own = {name: value for name, value in changes.items() if name in Assign.__struct_fields__}
+    settings = {name: value for name, value in changes.items() if name in ServeSettings.__struct_fields__}
+    stages = changes.get("stages", assign.stages)
+    return replace(assign, **own, pipeline=Pipeline(stages, replace(assign.pipeline.serve, **settings)))
 
 
 def joined() -> NodeState:
@@ -85,7 +83,7 @@ def test_the_same_assignment_twice_is_loaded_once() -> None:
     ],
 )
 def test_an_assignment_that_makes_no_sense_is_refused_before_anything_is_done_for_it(nonsense) -> None:
-    (command,) = joined().heard(replace(assign(), **nonsense), 1.0)
+    (command,) = joined().heard(spoilt(assign(), **nonsense), 1.0)
     assert isinstance(command, Say)
     assert isinstance(command.message, LoadFailed)
     assert command.message.code == "protocol_violation"
@@ -142,8 +140,10 @@ def test_heartbeats_go_out_once_a_second_with_the_epoch_that_is_served() -> None
     state = joined()
     state.heard(assign(4), 0.0)
     state.loaded(4)
-    assert state.tick(1.0, Vitals(99, 2)) == [Say(Heartbeat(epoch=4, free_memory_bytes=99, active_requests=2))]
-    assert state.tick(1.5, Vitals(99, 2)) == []
+    assert state.tick(1.0, Vitals(99, (StageVitals(4, 2),))) == [
+        Say(Heartbeat(free_memory_bytes=99, stages=(StageVitals(4, 2),)))
+    ]
+    assert state.tick(1.5, Vitals(99, (StageVitals(4, 2),))) == []
 
 
 def test_a_silent_head_is_dialled_again_with_growing_patience() -> None:

@@ -9,7 +9,7 @@ from muster.serve.local_ring import LocalRing
 from muster.serve.options import EngineOptions
 from muster.serve.sampling import Sampler
 from muster.spec.request import Progress, Request
-from muster.wire.messages import Admit
+from muster.wire.messages.generate import Admit
 from tests.serve.fake_stage import FakeCache, FakeStage, expected_logits
 
 

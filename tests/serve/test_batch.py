@@ -1,7 +1,7 @@
 import torch
 
 from muster.serve.batch import make_batch
-from muster.wire.messages import Row
+from muster.wire.messages.generate import Row
 
 
 def test_rows_become_positions_slots_and_tables():

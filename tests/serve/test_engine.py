@@ -6,7 +6,7 @@ from muster.errors import ContextTooLong, InvalidRequest, LimitReached, Protocol
 from muster.serve.options import EngineOptions
 from muster.spec.request import Finish, Priority, Request, Sampled
 from muster.spec.sampling import Sampling
-from muster.wire.messages import StepDone
+from muster.wire.messages.generate import StepDone
 from tests.serve.ring import alone, fake_ring
 
 OPTIONS = EngineOptions(max_context=200, num_microbatches=1, prefill_tokens=16)

@@ -7,7 +7,7 @@ from msgspec.structs import replace as changed
 from muster.errors import ProtocolViolation
 from muster.serve.follower import Follower
 from muster.spec.sampling import Sampling
-from muster.wire.messages import Admit, Row, Step, StepDone
+from muster.wire.messages.generate import Admit, Row, Step, StepDone
 from tests.serve.fake_stage import FakeCache, FakeStage
 
 ADMIT = Admit(3, (1, 2, 3, 4, 5), 5, Sampling(temperature=0.0))

@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
 
 from muster.serve.sampling import Sampler, Slot, _adjust, _keep_probable, _keep_top_k, pick
 from muster.spec.sampling import Sampling
-from muster.wire.messages import Admit
+from muster.wire.messages.generate import Admit
 
 VOCABULARY = 700
 

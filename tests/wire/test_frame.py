@@ -10,7 +10,10 @@ from muster.errors import FrameTooLarge, MalformedFrame, ProtocolViolation, Vers
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
 from muster.wire.frame import CHANNEL_LIMITS, MAGIC, PREFIX, Frame, FrameDecoder, Limits, encode
-from muster.wire.messages import PROTOCOL, Admit, Blob, FetchBlob, Goodbye, Ping, Row, Step, Submit, TensorHeader
+from muster.wire.messages.base import PROTOCOL, TensorHeader
+from muster.wire.messages.generate import Admit, Row, Step, Submit
+from muster.wire.messages.membership import Goodbye
+from muster.wire.messages.transfer import Blob, FetchBlob, Ping
 
 DATA = CHANNEL_LIMITS["data"]
 SMALL = Limits(header_bytes=4096, payload_bytes=4096)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.errors import MalformedFrame
-from muster.wire.messages import TensorHeader
+from muster.wire.messages.base import TensorHeader
 from muster.wire.tensor import DTYPE_BYTES, check_tensor, tensor_bytes
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import Channel
-from muster.wire.messages import AnyMessage, Blob, BlobUnknown, FetchBlob, Ping, Pong
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob, Ping, Pong
 
 ReadBlob = Callable[[str, int, int], tuple[bytes, int] | None]
 """(digest, offset, length) -> the bytes and the size of the whole blob, or None for an unknown digest. May block."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from muster.plan.quick.tables import PlanOptions
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
-from muster.wire.messages import Address, AnyMessage, Hello
+from muster.wire.messages.base import Address
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.membership import Hello
 
 ConnectionId = int
 

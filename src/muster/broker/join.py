@@ -5,7 +5,9 @@ from math import isfinite
 
 from muster.errors import MalformedFrame, NotAllowed, ProtocolViolation, TicketInvalid, VersionMismatch
 from muster.spec.pool import Device, NodeId
-from muster.wire.messages import PROTOCOL, Address, Heartbeat, Hello, LoadProgress, Measured, PeerMeasured
+from muster.wire.messages.base import PROTOCOL, Address
+from muster.wire.messages.membership import Heartbeat, Hello, Measured, PeerMeasured
+from muster.wire.messages.placement import LoadProgress
 from muster.wire.ticket import proof_holds
 
 MOST_MEMORY_BYTES = 64 * 2**40
@@ -104,7 +106,7 @@ def check_peer_measured(measured: PeerMeasured) -> None:
 
 
 def check_heartbeat(beat: Heartbeat) -> None:
-    counts = (beat.active_requests, beat.steps, beat.busy_s)
+    counts = (*(stage.active_requests for stage in beat.stages), beat.steps, beat.busy_s)
     if not all(0 <= count <= MOST_COUNTED for count in counts) or not isfinite(beat.computing_s):
         raise _absurd("workload", (*counts, beat.computing_s), "a few numbers")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from muster.broker.events import ConnectionId
 from muster.broker.links import Links
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
-from muster.wire.messages import Address
+from muster.wire.messages.base import Address
 
 MOST_RECORDS = 20_000
 MOST_LINKS_PER_NODE = 256
@@ -48,7 +48,8 @@ class Member:
     claim_bytes: int = 0
     """The least of what it lends and what it says is free."""
     free_memory_bytes: int = 0
-    active_requests: int = 0
+    active: dict[int, int] = field(default_factory=dict)
+    """Requests at work, by the epoch of each stage that is loaded on it."""
     steps: int = 0
     """Computed so far, as it says itself."""
     stepped_s: float = 0.0
@@ -66,6 +67,10 @@ class Member:
     draining: bool = False
     links: dict[NodeId, LinkSpeed] = field(default_factory=dict)
     """As this node measured them; a bandwidth of 0 here means not measured."""
+
+    @property
+    def active_requests(self) -> int:
+        return sum(self.active.values())
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import structlog
 
 from muster.errors import LinkDown, MusterError
 from muster.link.base import Channel, Connection, short_id
-from muster.wire.messages import AnyMessage
+from muster.wire.messages.every import AnyMessage
 
 log = structlog.get_logger()
 MOST_WAITING = 1000

@@ -13,7 +13,8 @@ from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import NodeId
-from muster.wire.messages import Address, Assign
+from muster.wire.messages.base import Address
+from muster.wire.messages.placement import Assign
 
 FORECAST_TOKENS = PlanOptions().batch
 """In the step whose time a plan forecasts."""
@@ -99,15 +100,14 @@ class Placement:
     def assignment(self, node: NodeId, peers: tuple[Address, ...], served: Served) -> Assign:
         return Assign(
             epoch=self.epoch,
+            job=served.shape.name,
             model=served.shape.name,
             manifest=served.manifest,
             dtype=served.shape.dtype,
             index=self.nodes.index(node),
-            stages=self.pipeline.stages,
+            pipeline=self.pipeline.with_work(
+                prefill_tokens=self.pipeline.serve.prefill_tokens or served.workspace.prefill_tokens,
+                eos_token_ids=served.eos_token_ids,
+            ),
             peers=peers,
-            num_pages=self.pipeline.serve.num_pages,
-            page_size=self.pipeline.serve.page_size,
-            num_microbatches=self.pipeline.serve.num_microbatches,
-            prefill_tokens=self.pipeline.serve.prefill_tokens or served.workspace.prefill_tokens,
-            eos_token_ids=served.eos_token_ids,
         )

@@ -24,7 +24,7 @@ from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
-from muster.wire.messages import Release
+from muster.wire.messages.placement import Release
 
 Chooser = Callable[[Planner, ModelShape, Pool, Situation, PlanOptions, float], Change]
 """Planner, model, pool, situation, options and seconds until the horizon -> the change it would make."""
@@ -285,7 +285,7 @@ class Placing:
 
     def _running(self, serving: Placement) -> int:
         """Streams, as the machine that schedules them last said."""
-        return self.members.members[serving.nodes[0]].active_requests
+        return self.members.members[serving.nodes[0]].active.get(serving.epoch, 0)
 
     def _situation(self, now_s: float) -> Situation:
         """What serves, and what a change would disturb."""

@@ -49,7 +49,8 @@ from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayHub
 from muster.plan.quick.planner import Planner, place
 from muster.spec.pool import NodeId
-from muster.wire.messages import Address, Hello, Refused
+from muster.wire.messages.base import Address
+from muster.wire.messages.membership import Hello, Refused
 from muster.wire.ticket import SECRET_BYTES, Ticket
 
 log = structlog.get_logger()

@@ -47,20 +47,9 @@ from muster.errors import LimitReached, LinkDown, MusterError, NotAllowed, Proto
 from muster.plan.quick.planner import Planner, place
 from muster.spec.plan import Pipeline
 from muster.spec.pool import NodeId
-from muster.wire.messages import (
-    AnyMessage,
-    Goodbye,
-    Heartbeat,
-    HeartbeatSeen,
-    Loaded,
-    LoadFailed,
-    LoadProgress,
-    Measured,
-    PeerMeasured,
-    Release,
-    StageLost,
-    Welcome,
-)
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, Measured, PeerMeasured, Welcome
+from muster.wire.messages.placement import Loaded, LoadFailed, LoadProgress, Release, StageLost
 
 SHORT_OF_MEMORY = frozenset({"model_does_not_fit", "out_of_memory", "machine_trouble"})
 """Codes of `LoadFailed` that mean that the claim of memory was false."""
@@ -227,7 +216,8 @@ class BrokerState:
 
     def _heartbeat(self, member: Member, beat: Heartbeat, now_s: float) -> list[Command]:
         check_heartbeat(beat)
-        member.free_memory_bytes, member.active_requests = beat.free_memory_bytes, beat.active_requests
+        member.free_memory_bytes = beat.free_memory_bytes
+        member.active = {stage.epoch: stage.active_requests for stage in beat.stages}
         if beat.steps > member.steps:
             member.stepped_s = now_s
         if member.hangs and beat.computing_s < member.computing_s:
@@ -236,10 +226,10 @@ class BrokerState:
         member.steps, member.computing_s = beat.steps, beat.computing_s
         member.busy_s = beat.busy_s
         commands: list[Command] = [Send(member.connection, HeartbeatSeen())]
-        if beat.epoch and self.placing.of_epoch(beat.epoch, member.id) is None:
-            commands.append(Send(member.connection, Release(epoch=beat.epoch)))
+        strange = [epoch for epoch in member.active if self.placing.of_epoch(epoch, member.id) is None]
+        commands += [Send(member.connection, Release(epoch=epoch)) for epoch in strange]
         serving = self.placing.serving
-        if serving is not None and serving.holds(member.id) and beat.epoch < serving.epoch:
+        if serving is not None and serving.holds(member.id) and serving.epoch not in member.active:
             # It said `Loaded` before this heartbeat on the same channel, so it has lost its stage since.
             self.members.failed(member.id, now_s)
             commands += self.placing.lost([member.id], now_s)

@@ -14,7 +14,7 @@ from muster.client.state import CancelAt, ClientState, Command, Deliver, End, Pa
 from muster.errors import LinkDown, MusterError, ProtocolViolation, from_code
 from muster.link.base import Channel
 from muster.spec.request import Progress, Request
-from muster.wire.messages import Cancel, Failed, Submit, Tokens
+from muster.wire.messages.generate import Cancel, Failed, Submit, Tokens
 
 log = structlog.get_logger()
 TICK_S = 0.5
@@ -207,7 +207,7 @@ class Sessions:
                 case SubmitTo(epoch, request):
                     self._post(epoch, Submit(epoch=epoch, request=request))
                 case CancelAt(epoch, request_id):
-                    self._post(epoch, Cancel(request_id=request_id))
+                    self._post(epoch, Cancel(epoch=epoch, request_id=request_id))
                 case Deliver(progress):
                     self._hand_over(progress.request_id, progress)
                 case End(request_id, error):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from muster.errors import FrameTooLarge, MalformedFrame
-from muster.wire.messages import TensorHeader
+from muster.wire.messages.base import TensorHeader
 from muster.wire.tensor import check_tensor, tensor_bytes
 
 CODEC = "raw"

@@ -11,7 +11,8 @@ from typing import Protocol
 from muster.errors import LinkDown
 from muster.spec.pool import NodeId
 from muster.wire.frame import Frame, Payload
-from muster.wire.messages import Address, AnyMessage
+from muster.wire.messages.base import Address
+from muster.wire.messages.every import AnyMessage
 
 
 class Channel(Protocol):

@@ -18,7 +18,7 @@ from muster.link.identity import Identity
 from muster.link.iroh_connection import IrohConnection
 from muster.link.stream import LINGER_S
 from muster.spec.pool import NodeId
-from muster.wire.messages import Address
+from muster.wire.messages.base import Address
 
 ALPN = b"muster/1"
 MAX_HANDSHAKES = 64

@@ -14,7 +14,7 @@ from muster.link.change import Change
 from muster.link.stream import StreamChannel
 from muster.spec.pool import NodeId
 from muster.wire.frame import CHANNEL_LIMITS, Payload
-from muster.wire.messages import Address
+from muster.wire.messages.base import Address
 
 WINDOW_BYTES = 1024 * 1024
 """Bytes under way in one direction of one channel before its writer waits."""

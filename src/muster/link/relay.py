@@ -16,7 +16,8 @@ from muster.errors import LinkDown, MalformedFrame, ProtocolViolation
 from muster.link.base import Channel, link_down
 from muster.spec.pool import NodeId
 from muster.wire.frame import CHANNEL_LIMITS, Frame, FrameDecoder, Payload, encode
-from muster.wire.messages import AnyMessage, Relay
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.transfer import Relay
 
 MAX_WAITING_FRAMES = 64
 """Received and not yet read, of one channel; beyond it the carrier waits."""

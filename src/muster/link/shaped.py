@@ -19,7 +19,8 @@ from muster.link.stream import LINGER_S
 from muster.spec.pool import NodeId
 from muster.spec.scenario import Link, Scenario, parse_scenario, scenario_names, shipped_scenario
 from muster.wire.frame import CHANNEL_LIMITS, Frame, Payload, encode
-from muster.wire.messages import Address, AnyMessage
+from muster.wire.messages.base import Address
+from muster.wire.messages.every import AnyMessage
 
 RegionOf = Callable[[NodeId], str | None]
 

@@ -13,7 +13,7 @@ from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import link_down
 from muster.spec.pool import NodeId
 from muster.wire.frame import CHANNEL_LIMITS, Frame, FrameDecoder, Payload, encode
-from muster.wire.messages import AnyMessage
+from muster.wire.messages.every import AnyMessage
 
 LINGER_S = 1.0
 """How long `close` waits for a peer that does not read what was sent before."""

@@ -11,7 +11,7 @@ from typing import Any
 from muster.errors import ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel
 from muster.model.blobs import BlobStore
-from muster.wire.messages import Blob, BlobUnknown, FetchBlob
+from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob
 
 RANGE_BYTES = 2 * 2**20
 WINDOW = 4

@@ -11,7 +11,7 @@ from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayCarrier
 from muster.node.neighbours import Outbox
 from muster.node.stages import Stages
-from muster.wire.messages import Ping, Pong
+from muster.wire.messages.transfer import Ping, Pong
 
 log = structlog.get_logger()
 STRANGER_S = 15.0

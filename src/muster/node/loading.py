@@ -35,7 +35,7 @@ from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions
 from muster.spec.model_shape import ModelShape
-from muster.wire.messages import Assign, LoadProgress
+from muster.wire.messages.placement import Assign, LoadProgress
 
 log = structlog.get_logger()
 REPORT_EVERY_S = 0.5
@@ -79,7 +79,7 @@ class StageLoader:
 
         Raises `MusterError`: the weights cannot be had, do not fit, or the architecture does not come out right.
         """
-        mine = assign.stages[assign.index]
+        mine = assign.mine
         key = StageKey(assign.manifest, mine.first, mine.last, assign.dtype)
         shelved = self._shelf.take(key) or await self._fresh(assign, key, head, report)
         try:
@@ -160,15 +160,15 @@ class StageLoader:
 
     def _check_fits(self, assign: Assign, shape: ModelShape) -> int:
         """The bytes that the stage takes. The head's arithmetic, done again: a cap is a promise to this owner."""
-        mine = assign.stages[assign.index]
+        mine = assign.mine
         if shape.num_layers != assign.stages[-1].last:
             raise WeightsInvalid(
                 f"The placement covers {assign.stages[-1].last} layers but the model has {shape.num_layers}; "
                 "restart `muster serve`."
             )
-        tokens = assign.num_pages * assign.page_size
-        workspace = WorkspaceOptions(prefill_tokens=assign.prefill_tokens)
-        needed = stage_bytes(shape, mine.first, mine.last, tokens, workspace)
+        work = assign.pipeline.serve
+        workspace = WorkspaceOptions(prefill_tokens=work.prefill_tokens)
+        needed = stage_bytes(shape, mine.first, mine.last, work.cache_tokens, workspace)
         held = sum(use.nbytes for use in self._uses.values())
         if held + needed > self._memory_cap_bytes:
             beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
@@ -224,16 +224,17 @@ def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
 
 def _assemble(assign: Assign, stage: Stage, shape: ModelShape) -> AnyEngine:
     """The stage with pages of its own."""
+    work = assign.pipeline.serve
     with memory_trouble():
-        cache = stage.new_cache(assign.num_pages, assign.page_size)
+        cache = stage.new_cache(work.num_pages, work.page_size)
     if assign.index > 0:
-        return Follower(stage, cache, assign.epoch, assign.prefill_tokens)
+        return Follower(stage, cache, assign.epoch, work.prefill_tokens)
     options = EngineOptions(
-        max_context=min(shape.max_context, assign.num_pages * assign.page_size),
-        eos_token_ids=frozenset(assign.eos_token_ids),
+        max_context=min(shape.max_context, work.cache_tokens),
+        eos_token_ids=frozenset(work.eos_token_ids),
         epoch=assign.epoch,
-        num_microbatches=assign.num_microbatches,
-        prefill_tokens=assign.prefill_tokens,
+        num_microbatches=work.num_microbatches,
+        prefill_tokens=work.prefill_tokens,
     )
     return Engine(stage, cache, options=options)
 

@@ -13,7 +13,8 @@ from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayCarrier
 from muster.node.probes import GREETING_S
 from muster.wire.frame import Payload
-from muster.wire.messages import Address, AnyMessage
+from muster.wire.messages.base import Address
+from muster.wire.messages.every import AnyMessage
 
 log = structlog.get_logger()
 DIAL_S = 5.0

@@ -9,7 +9,7 @@ import asyncio
 
 from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import Channel, short_id
-from muster.wire.messages import Ping, Pong
+from muster.wire.messages.transfer import Ping, Pong
 
 GREETING_S = 15.0
 """How long the peer may take to hear of the placement that makes us its neighbour."""

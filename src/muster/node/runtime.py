@@ -22,7 +22,8 @@ from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.spec.request import Progress, Request
 from muster.wire.frame import CHANNEL_LIMITS
-from muster.wire.messages import AnyMessage, Failed, Step, StepDone, Tokens
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.generate import Failed, Step, StepDone, Tokens
 
 MAX_HIDDEN_BYTES = CHANNEL_LIMITS["data"].payload_bytes
 Buffer = bytes | bytearray | memoryview

@@ -16,7 +16,10 @@ from muster.node.state import Vitals
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.wire.frame import Payload
-from muster.wire.messages import AnyMessage, Assign, Cancel, Failed, Step, StepDone, Submit
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.generate import Cancel, Failed, Step, StepDone, Submit
+from muster.wire.messages.membership import StageVitals
+from muster.wire.messages.placement import Assign
 
 log = structlog.get_logger()
 CLOSE_S = 2.0
@@ -51,7 +54,7 @@ class Stages:
         at_work: list[Runtime] = [*runtimes, *self._ending]
         return Vitals(
             free_memory_bytes=free_memory_bytes,
-            active_requests=sum(runtime.active_requests for runtime in runtimes),
+            stages=tuple(StageVitals(epoch, held.runtime.active_requests) for epoch, held in self._held.items()),
             steps=self._past_steps + sum(runtime.steps for runtime in runtimes),
             computing_s=max((runtime.computing_s for runtime in at_work), default=0.0),
             busy_s=self._past_busy_s + sum(runtime.busy_s + runtime.computing_s for runtime in at_work),
@@ -70,10 +73,10 @@ class Stages:
         send: Send | None = next_box.put if next_box is not None else None
         runtime: HeadRuntime | FollowerRuntime
         if isinstance(work, Engine):
-            runtime = HeadRuntime(assign.epoch, work, send, self._speed, assign.num_microbatches)
+            runtime = HeadRuntime(assign.epoch, work, send, self._speed, assign.pipeline.work.num_microbatches)
         else:
             assert send is not None
-            runtime = FollowerRuntime(assign.epoch, work, send, self._speed, assign.num_microbatches)
+            runtime = FollowerRuntime(assign.epoch, work, send, self._speed, assign.pipeline.work.num_microbatches)
         task = asyncio.create_task(self._run(assign, runtime))
         self._held[assign.epoch] = _Held(assign, runtime, next_box, task)
 

@@ -7,19 +7,9 @@ from dataclasses import dataclass, field
 
 from muster.errors import LimitReached, MusterError, PoolUnavailable, ProtocolViolation, from_code
 from muster.node.accept import check_assign
-from muster.wire.messages import (
-    AnyMessage,
-    Assign,
-    Goodbye,
-    Heartbeat,
-    HeartbeatSeen,
-    Loaded,
-    LoadFailed,
-    Refused,
-    Release,
-    StageLost,
-    Welcome,
-)
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, Refused, StageVitals, Welcome
+from muster.wire.messages.placement import Assign, Loaded, LoadFailed, Release, StageLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +55,7 @@ class Vitals:
     """How the machine is, as its heartbeats tell; the fields are those of `Heartbeat`."""
 
     free_memory_bytes: int
-    active_requests: int = 0
+    stages: tuple[StageVitals, ...] = ()
     steps: int = 0
     computing_s: float = 0.0
     busy_s: float = 0.0
@@ -183,11 +173,9 @@ class NodeState:
         if now - self.said_at < self.heartbeat_s:
             return []
         self.said_at = now
-        epoch = max((epoch for epoch, loaded in self.stages.items() if loaded), default=0)
         beat = Heartbeat(
-            epoch=epoch,
             free_memory_bytes=vitals.free_memory_bytes,
-            active_requests=vitals.active_requests,
+            stages=tuple(stage for stage in vitals.stages if self.stages.get(stage.epoch)),
             steps=vitals.steps,
             computing_s=vitals.computing_s,
             busy_s=vitals.busy_s,

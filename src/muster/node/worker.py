@@ -27,16 +27,10 @@ from muster.node.probes import Probes, greet, measure_bandwidth
 from muster.node.stages import Stages
 from muster.node.state import Command, Drop, Load, NodeState, Quit, Rejoin, Say
 from muster.spec.pool import Device
-from muster.wire.messages import (
-    PROTOCOL,
-    Address,
-    AnyMessage,
-    Assign,
-    Hello,
-    Measured,
-    PeerMeasured,
-    Welcome,
-)
+from muster.wire.messages.base import PROTOCOL, Address
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.membership import Hello, Measured, PeerMeasured, Welcome
+from muster.wire.messages.placement import Assign
 
 log = structlog.get_logger()
 TICK_S = 0.2
@@ -303,7 +297,7 @@ class Worker:
 
     async def _load(self, assign: Assign) -> None:
         assert self._loader is not None
-        mine = assign.stages[assign.index]
+        mine = assign.mine
         layers = f"layers {mine.first}–{mine.last - 1}"
         facts = {"epoch": assign.epoch, "first": mine.first, "last": mine.last}
         self._announce("loading", f"Loading {layers}.", **facts)

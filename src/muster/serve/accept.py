@@ -12,7 +12,7 @@ from muster.serve.schedule import MAX_SLOTS
 from muster.serve.seam import PagedCache
 from muster.spec.request import Sampled
 from muster.spec.sampling import MAX_LOGPROBS
-from muster.wire.messages import Admit, Row, Step, StepDone
+from muster.wire.messages.generate import Admit, Row, Step, StepDone
 
 
 def require(condition: bool, what: str) -> None:

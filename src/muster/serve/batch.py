@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from muster.model.batch import Batch
-from muster.wire.messages import Row
+from muster.wire.messages.generate import Row
 
 
 def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Batch:

@@ -22,7 +22,7 @@ from muster.serve.schedule import Scheduler, Share, Turn
 from muster.serve.seam import CacheT, RunsLayers
 from muster.serve.sequence import Sequence, State, finish_reason
 from muster.spec.request import Progress, Request, Sampled
-from muster.wire.messages import Admit, Row, Step, StepDone
+from muster.wire.messages.generate import Admit, Row, Step, StepDone
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from muster.serve.batch import make_batch
 from muster.serve.engine import sample_step
 from muster.serve.sampling import Sampler
 from muster.serve.seam import CacheT, RunsLayers
-from muster.wire.messages import Step, StepDone
+from muster.wire.messages.generate import Step, StepDone
 
 
 class Follower(Generic[CacheT]):

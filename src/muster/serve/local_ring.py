@@ -14,7 +14,7 @@ from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions
 from muster.serve.seam import CacheT, RunsLayers
 from muster.spec.request import Progress
-from muster.wire.messages import Step, StepDone
+from muster.wire.messages.generate import Step, StepDone
 
 
 class LocalRing(Generic[CacheT]):

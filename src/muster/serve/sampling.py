@@ -17,7 +17,7 @@ from muster.serve.generator import uniforms
 from muster.serve.penalties import History, add_bias, needs_history, penalise
 from muster.spec.request import Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
-from muster.wire.messages import Admit
+from muster.wire.messages.generate import Admit
 
 GREEDY_BELOW = 1e-5
 """Lower temperatures cannot be told from greedy in float32."""

@@ -21,7 +21,8 @@ from struct import Struct
 import msgspec
 
 from muster.errors import FrameTooLarge, MalformedFrame, ProtocolViolation, VersionMismatch
-from muster.wire.messages import PROTOCOL, AnyMessage
+from muster.wire.messages.base import PROTOCOL
+from muster.wire.messages.every import AnyMessage
 
 MAGIC = b"MSTR"
 PREFIX = Struct("!4sHHII")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import prod
 
 from muster.errors import MalformedFrame
-from muster.wire.messages import TensorHeader
+from muster.wire.messages.base import TensorHeader
 
 DTYPE_BYTES: dict[str, int] = {
     "float64": 8,

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from muster.errors import TicketInvalid
 from muster.spec.pool import NodeId
-from muster.wire.messages import Address
+from muster.wire.messages.base import Address
 
 PREFIX = "muster1"
 SECRET_BYTES = 32

@@ -1,0 +1,23 @@
+"""The union of all messages: what a frame may hold."""
+
+from muster.wire.messages.generate import Cancel, EpochUnknown, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.membership import (
+    Goodbye,
+    Heartbeat,
+    HeartbeatSeen,
+    Hello,
+    Measured,
+    PeerMeasured,
+    Refused,
+    Welcome,
+)
+from muster.wire.messages.placement import Assign, Loaded, LoadFailed, LoadProgress, Release, StageLost
+from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob, Ping, Pong, Relay
+
+AnyMessage = (
+    Hello | Welcome | Refused | Measured | PeerMeasured | Heartbeat | HeartbeatSeen | Goodbye
+    | Assign | LoadProgress | Loaded | LoadFailed | Release | StageLost
+    | Submit | Cancel | Tokens | Failed | EpochUnknown
+    | Step | StepDone
+    | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay
+)  # fmt: skip

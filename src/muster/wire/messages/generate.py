@@ -1,0 +1,82 @@
+"""Data channel: requests, the tokens that answer them, and the steps that go from stage to stage."""
+
+import msgspec
+
+from muster.spec.request import Progress, Request, Sampled
+from muster.spec.sampling import Sampling
+from muster.wire.messages.base import EpochMessage, TensorHeader
+
+
+class Submit(EpochMessage, frozen=True, tag="submit"):
+    """Session to first stage."""
+
+    request: Request
+
+
+class Cancel(EpochMessage, frozen=True, tag="cancel"):
+    """Session to first stage."""
+
+    request_id: str
+
+
+class Tokens(EpochMessage, frozen=True, tag="tokens"):
+    """First stage to session."""
+
+    progress: tuple[Progress, ...]
+
+
+class Failed(EpochMessage, frozen=True, tag="failed"):
+    """First stage to session: this request cannot go on here. `retry` says whether to resubmit after a repair."""
+
+    request_id: str
+    code: str
+    reason: str
+    retry: bool
+
+
+class EpochUnknown(EpochMessage, frozen=True, tag="epoch_unknown"):
+    """Node to session: no stage of this epoch is here, so nothing that was sent to it will be answered."""
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """One request's share of a step: tokens [start, start + length) of its sequence."""
+
+    slot: int
+    """Small number that the ring's head gave the request; valid from its `Admit` to its `release`."""
+    start: int
+    length: int
+    pages: tuple[int, ...]
+    """Page table that covers [0, start + length)."""
+    samples: bool
+    """Whether the last token's logits choose the next token."""
+
+
+class Admit(msgspec.Struct, frozen=True, array_like=True):
+    """Tells the last stage how to sample `slot`. `context` is prompt + already emitted tokens (penalties need them)."""
+
+    slot: int
+    context: tuple[int, ...]
+    num_prompt: int
+    sampling: Sampling
+
+
+class Step(EpochMessage, frozen=True, tag="step"):
+    """Run these rows through your layers. The payload is the hidden state [sum of lengths, hidden size].
+
+    Steps of an epoch arrive in the order of `sequence`. `copies` are (from, to) pages to be copied before the rows run
+    (copy-on-write); `admit` and `release` concern the last stage and are passed along by the others.
+    """
+
+    sequence: int
+    rows: tuple[Row, ...]
+    copies: tuple[tuple[int, int], ...] = ()
+    admit: tuple[Admit, ...] = ()
+    release: tuple[int, ...] = ()
+    hidden: TensorHeader | None = None
+
+
+class StepDone(EpochMessage, frozen=True, tag="step_done"):
+    """Last stage to the ring's head: one `Sampled` per row with `samples`, in the order of the rows."""
+
+    sequence: int
+    sampled: tuple[Sampled, ...]
