@@ -74,10 +74,10 @@ def test_an_expired_ticket(pool: LivePool) -> None:
 
 
 def test_another_protocol_version(pool: LivePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muster.node.worker.PROTOCOL", 2)
+    monkeypatch.setattr("muster.node.worker.PROTOCOL", 3)
     error = end_of(pool, pool.add_machine())
     assert isinstance(error, VersionMismatch)
-    assert str(error) == "This node speaks protocol 2, the head 1; update Muster on the head."
+    assert str(error) == "This node speaks protocol 3, the head 2; update Muster on the head."
 
 
 def test_a_banned_machine_that_comes_again(pool: LivePool) -> None:
