@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,27 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, "something heavy was imported\n" + ended.stderr
     assert time.perf_counter() - started < 10  # generous: a busy machine; the imports are what the test is about
+
+
+def test_verbs_that_compute_no_tensors_import_nothing_that_does(tmp_path: Path) -> None:
+    """One after the other in a fresh process; whoever imports something heavy is named."""
+    pool = ["--pool", "deserve-8xl4"]
+    folder = ["--data-dir", str(tmp_path)]
+    commands = [["--help"], ["serve", "--help"], ["join", "muster1nonsense"], ["status", *folder]]
+    commands += [["nodes", "list", *folder], ["keys", "list", *folder], ["plan", "tiny", *pool]]
+    commands += [["plan", "gpt2-xl", *pool, "--objective", "train", "--sequences", "2"]]
+    commands += [["simulate", "tiny", *pool, "--requests", "2"]]
+    code = f"""
+import sys
+from muster.cli.main import run_command
+for words in {commands!r}:
+    run_command(words)
+    heavy = {{"torch", "transformers", "scipy", "matplotlib", "networkx", "fastapi", "iroh"}} & set(sys.modules)
+    if heavy:
+        sys.exit(f"{{words}} imported {{heavy}}")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["serve"], ["join"], ["run", "tiny"], ["run", "tiny", "x", "--top-k"]])

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from muster.cli import plan
+from muster.cli import find_head
 from muster.cli.head_client import HeadClient
 from muster.cli.main import run_command
 from muster.spec.fleets import fleet_text
@@ -139,7 +139,7 @@ def test_the_pool_of_a_running_head_is_planned_for_and_kept_as_it_was_measured(
 ) -> None:
     measured = "# measured today\n" + fleet_text("deserve-8xl4").replace('"deserve-8xl4"', '"measured"')
     head = HeadClient("http://head", transport=httpx.MockTransport(lambda request: httpx.Response(200, text=measured)))
-    monkeypatch.setattr(plan, "find_head", lambda *_, **__: head)
+    monkeypatch.setattr(find_head, "find_head", lambda *_, **__: head)
     file = tmp_path / "live.toml"
     made = record(["plan", "llama-3-70b", "--pool", "live", "--save-pool", str(file)], capsys)
     assert 'name = "measured"' in made["pool"]

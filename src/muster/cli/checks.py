@@ -6,7 +6,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -15,26 +14,18 @@ import httpx
 import psutil
 from packaging.requirements import Requirement
 
+from muster.cli.findings import FAILED, OK, UNSURE, Finding
 from muster.cli.options import format_bytes
 from muster.errors import MusterError
 from muster.head.data_directory import HeadRecord, read_head
 from muster.link.base import Endpoint
 from muster.wire.ticket import Ticket, parse
 
-OK, UNSURE, FAILED = "ok", "unsure", "failed"
 DISTRIBUTION = "muster-llm"
 VITAL = ("torch", "transformers", "iroh", "safetensors", "msgspec")
 LEAST_MEMORY, LEAST_DISK = 1_000_000_000, 2_000_000_000
 MOST_SKEW_S = 5.0
 REACH_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    name: str
-    state: str
-    detail: str
-    fix: str = ""
 
 
 def look(folder: Path, port: int, ticket: str | None, head: str | None) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from muster.cli.checks import FAILED, OK, Finding, look
+from muster.cli.findings import FAILED, OK, Finding
 from muster.cli.options import DataDir, HeadUrl, Json
 from muster.cli.output import out, plain, progress, show_json
 from muster.head.data_directory import data_dir
@@ -29,6 +29,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Find what would keep this machine from serving or joining, and how to fix it."""
+    from muster.cli.checks import look
+
     findings: list[Finding] = []
     with progress(as_json) as bars:
         task = bars.add_task("looking", total=None)

@@ -10,7 +10,6 @@ import typer
 from muster.cli.options import DataDir, Json, parse_bytes
 from muster.cli.output import Announcer, progress
 from muster.head.data_directory import data_dir
-from muster.wire.ticket import parse
 
 
 def join(
@@ -38,6 +37,8 @@ def join(
     as_json: Json = False,
 ) -> None:
     """Lend this machine to the pool that printed TICKET."""
+    from muster.wire.ticket import parse
+
     memory_bytes = parse_bytes(memory) if memory else None  # both before anything slow is imported
     parse(ticket, time.time())
     with progress(as_json) as bars:

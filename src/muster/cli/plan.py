@@ -3,11 +3,8 @@
 Nothing slow begins before everything that was written has been checked.
 """
 
-from muster.cli.find_head import find_head
-from muster.cli.live_pool import live_pool
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
 from muster.cli.output import progress
-from muster.cli.plan_inputs import check_outputs, find_pool, find_shape
 from muster.cli.plan_options import (
     Budget,
     Compress,
@@ -71,6 +68,12 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Plan MODEL for a pool: who holds which layers, how fast that will be, what it costs, and what limits it."""
+    from muster.cli.find_head import find_head
+    from muster.cli.live_pool import live_pool
+    from muster.cli.plan_inputs import check_outputs, find_pool, find_shape
+    from muster.cli.plan_work import Files, carry_out
+    from muster.cli.planning import Question, read_pins
+
     serve = serve_workload(prompt_tokens, output_tokens, rate, deadline)
     wanted = check_objective(objective, serve, budget)
     said = {"sequences": sequences, "length": length, "microbatch": microbatch, "optimizer": optimizer}
@@ -79,9 +82,6 @@ def plan(
     check_belongs(wanted, **said, **counts, rate=rate, deadline=deadline, budget=budget, pin=pin)
     train = train_workload(**said)
     check_outputs(picture, lock, save_pool)
-    from muster.cli.plan_work import Files, carry_out
-    from muster.cli.planning import Question, read_pins
-
     with progress(as_json) as bars:
         bars.add_task(f"reading {model} and {pool}", total=None)
         shape = find_shape(model, dtype)

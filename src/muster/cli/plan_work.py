@@ -13,7 +13,6 @@ from muster.cli.plan_record import plan_file, record
 from muster.cli.plan_text import show_answer
 from muster.cli.planning import Answer, Question, answer, spans_of
 from muster.cli.saved_plan import forecast_again, read_plan
-from muster.draw.picture import save_picture
 from muster.errors import InvalidRequest
 from muster.plan.serve.options import Pin
 from muster.spec.plan_file import PlanFile, to_record, what_changed, why_useless
@@ -41,6 +40,8 @@ def carry_out(question: Question, files: Files, explain: bool, as_json: bool) ->
     if files.lock is not None and not files.lock.exists():
         write_text(files.lock, dumps(plan_file(question, made.plan)))
     if files.picture is not None:
+        from muster.draw.picture import save_picture  # matplotlib takes a while to import
+
         with interruptible("drawing", as_json):
             spans = spans_of(question, made.plan)
             save_picture(files.picture, made.plan, question.pool, question.shape, made.forecast, spans)

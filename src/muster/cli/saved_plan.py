@@ -3,6 +3,8 @@
 What is written may have been edited, or the pool may be another one: what each stage needs is counted anew.
 """
 
+from dataclasses import astuple
+from math import isclose
 from pathlib import Path
 
 from muster.cli.plan_inputs import read_text
@@ -10,6 +12,7 @@ from muster.cli.planning import Answer, Question, check_serves, forecast_of
 from muster.cost.codec_table import codec_named
 from muster.errors import DoesNotFit, InvalidRequest
 from muster.plan.words import bytes_in_words
+from muster.spec.codec import Codec
 from muster.spec.forecast import StageForecast
 from muster.spec.plan import Plan
 from muster.spec.plan_file import PlanFile, parse_plan_file
@@ -19,7 +22,7 @@ def read_plan(path: Path) -> PlanFile:
     """Raises `InvalidRequest` on anything that is not a whole, usable plan with codecs that exist."""
     held = parse_plan_file(read_text(path, "lock"), str(path))
     for link in held.plan.codecs:
-        if link.codec != codec_named(link.codec.name):
+        if not _same(link.codec, codec_named(link.codec.name)):
             reason = f"{path} has other figures for codec {link.codec.name} than that codec has"
             raise InvalidRequest(f"{reason}; plan anew with `muster plan`.", "lock")
     return held
@@ -38,6 +41,12 @@ def forecast_again(question: Question, plan: Plan) -> Answer:
         if stage.headroom_bytes < 0:
             raise _too_large(question, stage)
     return Answer(plan, forecast)
+
+
+def _same(one: Codec, other: Codec) -> bool:
+    """But for rounding: another version of a library may round a codec's figures otherwise."""
+    figures = zip(astuple(one)[1:], astuple(other)[1:], strict=True)
+    return one.name == other.name and all(isclose(*pair, rel_tol=1e-9) for pair in figures)
 
 
 def _too_large(question: Question, stage: StageForecast) -> DoesNotFit:

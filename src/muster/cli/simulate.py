@@ -10,7 +10,6 @@ from typing import Annotated
 from typer import Argument, Option
 
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
-from muster.cli.plan_inputs import check_outputs
 from muster.cli.plan_options import Deadline, Dtype, Picture, Rate, Seed, Wanted
 
 _TOKENS = "the plan's, else 512 and 128"
@@ -52,11 +51,12 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Run a plan in simulation: requests that arrive, machines that leave or slow down, and what that costs."""
-    check_outputs(picture)
     from muster.cli.find_head import find_head
     from muster.cli.live_pool import live_pool
+    from muster.cli.plan_inputs import check_outputs
     from muster.cli.simulate_work import Asked, carry_out
 
+    check_outputs(picture)
     asked = Asked(plan, pool, objective, dtype, rate, deadline, prompt_tokens, output_tokens, requests, spread, trace)
     asked = replace(asked, faults=tuple(fault or ()), seed=seed, picture=picture, steps=steps)
     carry_out(asked, lambda: live_pool(find_head(head, token, folder=data_dir)), as_json)

@@ -14,7 +14,6 @@ from muster.cli.planning import Question, answer, check_serves, forecast_of
 from muster.cli.saved_plan import forecast_again, read_plan
 from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
-from muster.draw.picture import save_picture
 from muster.errors import InvalidRequest, PoolUnavailable
 from muster.plan.quick.planner import place
 from muster.plan.quick.tables import PlanOptions
@@ -63,6 +62,8 @@ def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool)
     with interruptible("simulating", as_json):
         made = simulated(question, plan, asked, arrivals, faults)
     if asked.picture is not None:
+        from muster.draw.picture import save_picture  # matplotlib takes a while to import
+
         save_picture(asked.picture, plan, question.pool, question.shape, made.forecast, made.run.spans)
     if as_json:
         show_json(record(question, asked.faults, made))

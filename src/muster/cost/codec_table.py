@@ -7,8 +7,7 @@ by default, github.com/DS3Lab/AC-SGD at 95a0f2e). `top-k`: the greatest values a
 """
 
 from math import erfc, exp, pi, sqrt
-
-from scipy.special import erfcinv
+from statistics import NormalDist
 
 from muster.errors import InvalidRequest
 from muster.spec.codec import RAW, Codec
@@ -45,7 +44,7 @@ def top_k_distortion(ratio: float) -> float:
     """
     if ratio <= 1:
         return 0.0
-    threshold = sqrt(2) * float(erfcinv(1 / ratio))
+    threshold = -NormalDist().inv_cdf(1 / ratio / 2)
     density = exp(-threshold * threshold / 2) / sqrt(2 * pi)
     return max(0.0, 1 - (2 * threshold * density + erfc(threshold / sqrt(2))))
 
