@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.records import record_parts
 from benchmarks.register import Claim, Found, Malformed, Planned, claims, holds, lapsed, newest, planned, read_records
 
 KNOWN = {"ring.1": Planned("Rings are round", ">= 1.8", "times rounder", "python benchmarks/ring.py --json {json}")}
@@ -130,3 +131,15 @@ def test_a_record_that_was_cut_off_is_named(tmp_path: Path) -> None:
     (tmp_path / "ring.json").write_text('{"claims": [')
     with pytest.raises(Malformed, match=r"ring\.json: "):
         read_records(tmp_path)
+
+
+def test_a_part_that_runs_again_replaces_its_own_claims_and_keeps_the_others(tmp_path: Path) -> None:
+    path, values = tmp_path / "plan.json", iter([4, 1.5, 5])
+    claimed = {"cost": lambda found: {"plan.1.cost": found}, "time": lambda found: {"plan.8": found}}
+    for part in ("cost", "time", "cost"):
+        record_parts(path, {}, [part], lambda _: next(values), {}, claimed)
+    assert {one.claim.id: (one.claim.value, one.claim.holds) for one in read_records(tmp_path)} == {
+        "plan.1.cost": (5.0, True),
+        "plan.8": (1.5, True),
+    }
+    assert len(read_records(tmp_path)) == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.register import PLANNED, RESULTS, ROOT, Planned, claims, newest, planned, read_records, titles
+from benchmarks.structure import public_classes, size
 from tools.claim_pages import register
 from tools.claims import main
 
@@ -168,3 +169,10 @@ def test_what_has_been_run_can_be_run_again() -> None:
     words = [words.split() for name in tried for words in (known[name].command, known[name].full) if words]
     assert [line for line in words if line[0] != "python" or not (ROOT / line[1]).exists()] == []
     assert [line for line in words if line[-1] != "{json}"] == []
+
+
+def test_a_class_name_is_ambiguous_if_two_modules_define_it(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("class Turn:\n    class Inner: ...\nclass _Own: ...\n(one,) = plan.pipelines\n")
+    (tmp_path / "b.py").write_text("class Turn: ...\nclass Turn: ...\nclass _Own: ...\nclass Other: ...\n")
+    assert public_classes("class A: ...\nclass A: ...\nclass _B: ...\n") == {"A"}
+    assert size(tmp_path) == {"lines": 8, "files": 2, "ambiguous": ["Turn"], "only_pipeline": ["a.py"]}
