@@ -18,7 +18,7 @@ from muster.broker.events import (
     Send,
     Tick,
 )
-from muster.broker.placement import Served
+from muster.broker.pipelines.placement import Served
 from muster.broker.state import BrokerOptions, BrokerState, Remembered
 from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.plan.quick.planner import place

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from muster.broker.events import Route
-from muster.broker.membership import LeaseOptions
-from muster.broker.placing import PlacingOptions
-from muster.broker.searching import SearchPlan
+from muster.broker.members.membership import LeaseOptions
+from muster.broker.pipelines.placing import PlacingOptions
+from muster.broker.pipelines.searching import SearchPlan
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
-from muster.broker.store import Store
+from muster.broker.storage.store import Store
 from muster.link.memory import MemoryNetwork
 from muster.plan.quick.planner import Planner
 from muster.wire.messages.membership import Welcome

@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from muster.broker.pauses import PATIENCE_S
-from muster.broker.slowness import SLOW, TRY_AGAIN_S, WINDOW_S
+from muster.broker.pipelines.pauses import PATIENCE_S
+from muster.broker.pipelines.slowness import SLOW, TRY_AGAIN_S, WINDOW_S
 from muster.cost.roofline import stage_seconds
 from muster.wire.messages.membership import PeerMeasured
 from tests.broker.actors import HEAD, Actor, Stage, measured, pool_of

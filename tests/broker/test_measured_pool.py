@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.broker.measured_pool import DOWN_BYTES_PER_S, measured_pool, pool_file
+from muster.broker.members.measured_pool import DOWN_BYTES_PER_S, measured_pool, pool_file
 from muster.errors import PoolUnavailable
 from muster.spec.pool import DEFAULT_LINK, Device, Node, Pool
 from muster.spec.pool_file import parse_pool

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from muster.broker.pauses import CALM, PATIENCE_S, Pauses
+from muster.broker.pipelines.pauses import CALM, PATIENCE_S, Pauses
 
 SHORTEST_S, LONGEST_S, DAY_S = 30.0, 3600.0, 86400.0
 

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from muster.broker.events import DrainNode, PlanFound
-from muster.broker.placing import PlacingOptions
+from muster.broker.pipelines.placing import PlacingOptions
 from muster.broker.state import BrokerOptions
 from muster.broker.view import pins_view
 from muster.plan.serve.one_pipeline import one_pipeline

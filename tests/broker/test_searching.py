@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from muster.broker.events import PlanFound, Search
-from muster.broker.placing import PlacingOptions
-from muster.broker.searching import Searching
+from muster.broker.pipelines.placing import PlacingOptions
+from muster.broker.pipelines.searching import Searching
 from muster.broker.state import BrokerOptions
 from muster.errors import DoesNotFit
 from muster.plan.quick.planner import as_plan

@@ -3,7 +3,7 @@
 import pytest
 
 from muster.broker.events import DrainNode, NodeSeen, Placed
-from muster.broker.placing import PlacingOptions
+from muster.broker.pipelines.placing import PlacingOptions
 from muster.broker.state import BrokerOptions, Remembered
 from muster.spec.request import Request
 from muster.wire.messages.generate import Submit

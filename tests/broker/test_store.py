@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import func, select
 
 from muster.broker.events import BanChanged, NodeSeen, Placed
-from muster.broker.store import EPOCH_MARGIN, Store
-from muster.broker.tables import Base, PlacementRow
+from muster.broker.storage.store import EPOCH_MARGIN, Store
+from muster.broker.storage.tables import Base, PlacementRow
 from muster.errors import InvalidRequest, MachineTrouble
 from muster.spec.plan import Pipeline, ServeSettings, Stage
 from tests.broker.databases import find_postgres, postgres

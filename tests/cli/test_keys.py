@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.broker.store import Store
+from muster.broker.storage.store import Store
 from muster.cli.main import run_command
 from muster.head.data_directory import database_url
 

@@ -18,11 +18,11 @@ from openai import OpenAI
 
 from muster.api.server import ApiServer
 from muster.broker.events import Route
-from muster.broker.membership import LeaseOptions
-from muster.broker.placing import PlacingOptions
+from muster.broker.members.membership import LeaseOptions
+from muster.broker.pipelines.placing import PlacingOptions
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
-from muster.broker.store import Store
+from muster.broker.storage.store import Store
 from muster.client.session import Sessions
 from muster.client.state import Patience
 from muster.cost.memory import WorkspaceOptions, stage_bytes

@@ -3,9 +3,9 @@
 from collections.abc import Set
 from math import inf
 
-from muster.broker.membership import Membership
-from muster.broker.placement import Placement
-from muster.broker.placing import Placing
+from muster.broker.members.membership import Membership
+from muster.broker.pipelines.placement import Placement
+from muster.broker.pipelines.placing import Placing
 from muster.spec.pool import NodeId
 
 

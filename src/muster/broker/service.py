@@ -36,13 +36,13 @@ from muster.broker.events import (
     TicketIssued,
     UnbanNode,
 )
-from muster.broker.measured_pool import measured_pool, pool_file
+from muster.broker.members.measured_pool import measured_pool, pool_file
 from muster.broker.outbox import Outbox
-from muster.broker.placement import Served
-from muster.broker.saving import Saving
-from muster.broker.searching import Searching, SearchPlan
+from muster.broker.pipelines.placement import Served
+from muster.broker.pipelines.searching import Searching, SearchPlan
 from muster.broker.state import BrokerOptions, BrokerState
-from muster.broker.store import Store
+from muster.broker.storage.saving import Saving
+from muster.broker.storage.store import Store
 from muster.broker.view import View, max_context, nodes_view, pins_view, status_view
 from muster.errors import InvalidRequest, LinkDown, MusterError, PoolUnavailable, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id

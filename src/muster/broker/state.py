@@ -31,7 +31,7 @@ from muster.broker.events import (
     UnbanNode,
 )
 from muster.broker.invariants import check_books
-from muster.broker.join import (
+from muster.broker.members.join import (
     check_heartbeat,
     check_hello,
     check_measured,
@@ -39,10 +39,10 @@ from muster.broker.join import (
     check_peer_measured,
     check_progress,
 )
-from muster.broker.membership import LeaseOptions, Member, Membership
-from muster.broker.placement import Placement, Served
-from muster.broker.placing import Placing, PlacingOptions
-from muster.broker.slowness import Slowness
+from muster.broker.members.membership import LeaseOptions, Member, Membership
+from muster.broker.pipelines.placement import Placement, Served
+from muster.broker.pipelines.placing import Placing, PlacingOptions
+from muster.broker.pipelines.slowness import Slowness
 from muster.errors import LimitReached, LinkDown, MusterError, NotAllowed, ProtocolViolation, from_code
 from muster.plan.quick.planner import Planner, place
 from muster.spec.plan import Pipeline

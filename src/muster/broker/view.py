@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from muster.broker.membership import Member
+from muster.broker.members.membership import Member
 from muster.broker.state import BrokerState
 from muster.spec.pool import NodeId
 

@@ -13,7 +13,7 @@ from muster.cli.output import err, out, plain, show_json, show_table
 from muster.head.data_directory import data_dir, database_url
 
 if TYPE_CHECKING:
-    from muster.broker.store import Store
+    from muster.broker.storage.store import Store
 
 app = typer.Typer(help="Hand out API keys and take them back.", no_args_is_help=True)
 Limit = Annotated[int | None, typer.Option(min=1, show_default="no limit")]
@@ -89,7 +89,7 @@ def limit(value: int | None) -> str:
 
 @contextmanager
 def opened(folder: Path | None) -> "Iterator[Store]":
-    from muster.broker.store import Store
+    from muster.broker.storage.store import Store
 
     store = Store(database_url(data_dir(folder)))
     try:

@@ -8,11 +8,11 @@ from starlette.types import ASGIApp
 
 from muster.api.app import create_app
 from muster.broker.bulk import ReadBlob
-from muster.broker.placement import Served
-from muster.broker.searching import SearchPlan
+from muster.broker.pipelines.placement import Served
+from muster.broker.pipelines.searching import SearchPlan
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
-from muster.broker.store import Store
+from muster.broker.storage.store import Store
 from muster.client.session import Sessions
 from muster.client.state import Patience
 from muster.head.backend import PoolBackend

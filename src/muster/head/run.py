@@ -12,7 +12,7 @@ import structlog
 
 from muster.api.keys import check_host
 from muster.api.server import ApiServer
-from muster.broker.store import Store
+from muster.broker.storage.store import Store
 from muster.errors import MachineTrouble
 from muster.head.compose import Head
 from muster.head.data_directory import (

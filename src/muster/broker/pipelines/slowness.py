@@ -10,8 +10,8 @@ through here.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from muster.broker.membership import Membership
-from muster.broker.placement import FORECAST_TOKENS, Placement
+from muster.broker.members.membership import Membership
+from muster.broker.pipelines.placement import FORECAST_TOKENS, Placement
 from muster.cost.roofline import stage_seconds
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Stage

@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 
-from muster.broker.links import Links, Origin
-from muster.broker.membership import Membership
+from muster.broker.members.links import Links, Origin
+from muster.broker.members.membership import Membership
 from muster.spec.pool import LinkSpeed, NodeId, Pool
 from muster.spec.pool_text import to_toml
 

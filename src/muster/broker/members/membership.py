@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from muster.broker.events import ConnectionId
-from muster.broker.links import Links
+from muster.broker.members.links import Links
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
 from muster.wire.messages.base import Address
 

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from muster.broker.events import NodeSeen, Save
-from muster.broker.store import Store
+from muster.broker.storage.store import Store
 from muster.errors import MusterError
 from muster.spec.pool import NodeId
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from muster.broker.events import Command, Placed, Route, RouteChanged, Save, Search, Send
-from muster.broker.membership import Membership
-from muster.broker.pauses import Pauses
-from muster.broker.placement import Load, Placement, Served
+from muster.broker.members.membership import Membership
+from muster.broker.pipelines.pauses import Pauses
+from muster.broker.pipelines.placement import Load, Placement, Served
 from muster.errors import PoolUnavailable
 from muster.plan.adapt import improved, mended
 from muster.plan.change import Change, Situation, tokens_per_s, worth

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from muster.broker.events import BanChanged, NodeSeen, Placed
 from muster.broker.state import Remembered
-from muster.broker.tables import ApiKeyRow, Base, NodeRow, PlacementRow, SecretRow, UsageRow
+from muster.broker.storage.tables import ApiKeyRow, Base, NodeRow, PlacementRow, SecretRow, UsageRow
 from muster.errors import InvalidRequest, MachineTrouble
 from muster.spec.plan import Pipeline
 
