@@ -38,6 +38,8 @@ class Family:
     moe: str = ""
     """How experts are named: `mixtral`, `qwen`, `oss` or `deepseek`."""
     encoder: bool = False
+    tied: bool = False
+    """Embedding and output projection are one matrix unless the configuration says otherwise."""
 
 
 FAMILIES = {
@@ -47,10 +49,11 @@ FAMILIES = {
     "qwen2": Family(query_bias=True),
     "qwen3": Family(query_bias="attention_bias", output_bias="attention_bias", head_norm="head"),
     "qwen3_moe": Family(query_bias="attention_bias", output_bias="attention_bias", head_norm="head", moe="qwen"),
-    "gemma": Family(query_bias="attention_bias", output_bias="attention_bias"),
-    "gemma2": Family(query_bias="attention_bias", output_bias="attention_bias", norms=4, window_pattern=2),
+    "gemma": Family(query_bias="attention_bias", output_bias="attention_bias", tied=True),
+    "gemma2": Family(query_bias="attention_bias", output_bias="attention_bias", norms=4, window_pattern=2, tied=True),
     "gemma3_text": Family(
-        query_bias="attention_bias", output_bias="attention_bias", norms=4, head_norm="head", window_pattern=6
+        query_bias="attention_bias", output_bias="attention_bias", norms=4, head_norm="head", window_pattern=6,
+        tied=True
     ),
     "phi3": Family(every_layer_slides=True),
     "olmo2": Family(query_bias="attention_bias", output_bias="attention_bias", head_norm="whole"),
@@ -61,23 +64,25 @@ FAMILIES = {
     "deepseek_v3": Family(latent=True, moe="deepseek"),
     "opt": Family(
         query_bias="enable_bias", output_bias="enable_bias", mlp_bias="enable_bias", gated=False, layer_norm=True,
-        activation_copies=0,
+        activation_copies=0, tied=True
     ),
     "gpt2": Family(
-        query_bias=True, output_bias=True, mlp_bias=True, gated=False, layer_norm=True, activation_copies=4
+        query_bias=True, output_bias=True, mlp_bias=True, gated=False, layer_norm=True, activation_copies=4, tied=True
     ),
     "gpt_neox": Family(
         query_bias="attention_bias", output_bias="attention_bias", mlp_bias=True, gated=False, layer_norm=True
     ),
     "bert": Family(
-        query_bias=True, output_bias=True, mlp_bias=True, gated=False, layer_norm=True, encoder=True
+        query_bias=True, output_bias=True, mlp_bias=True, gated=False, layer_norm=True, encoder=True, tied=True
     ),
 }  # fmt: skip
 
 
 _LEFT_OUT: dict[str, dict[str, int]] = {
-    "gemma": {"head_dim": 256},
-    "gemma2": {"head_dim": 256, "num_key_value_heads": 4, "sliding_window": 4096},
+    "bert": {"max_position_embeddings": 512},
+    "deepseek_v3": {"max_position_embeddings": 4096},
+    "gemma": {"head_dim": 256, "max_position_embeddings": 8192},
+    "gemma2": {"head_dim": 256, "num_key_value_heads": 4, "sliding_window": 4096, "max_position_embeddings": 8192},
     "gemma3_text": {
         "vocab_size": 262208,
         "num_attention_heads": 8,
@@ -86,9 +91,15 @@ _LEFT_OUT: dict[str, dict[str, int]] = {
         "sliding_window": 4096,
         "max_position_embeddings": 131072,
     },
-    "mistral": {"num_key_value_heads": 8},
-    "mixtral": {"num_key_value_heads": 8},
-    "qwen3": {"head_dim": 128},
+    "gpt2": {"n_positions": 1024},
+    "gpt_oss": {"max_position_embeddings": 131072},
+    "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "opt": {"max_position_embeddings": 2048},
+    "phi3": {"max_position_embeddings": 4096},
+    "qwen2": {"max_position_embeddings": 32768},
+    "qwen3": {"head_dim": 128, "max_position_embeddings": 32768},
+    "qwen3_moe": {"max_position_embeddings": 32768},
 }
 """What published configurations leave to the defaults of `transformers`, where those differ from plain arithmetic."""
 

@@ -4,7 +4,7 @@ For a family that is not known here, `muster.model.shape` counts the modules the
 """
 
 from muster.cost.config_fields import Fields
-from muster.cost.families import family_of, fields_of, hidden_size, layer_sizes, num_layers
+from muster.cost.families import Family, family_of, fields_of, hidden_size, layer_sizes, num_layers
 from muster.cost.memory import dtype_bytes
 from muster.errors import UnsupportedModel
 from muster.spec.model_shape import ModelShape
@@ -35,7 +35,7 @@ def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> 
     if count > _MOST_LAYERS:
         raise UnsupportedModel(f"A model of {count} layers is beyond the {_MOST_LAYERS} that are planned; check it.")
     layers = [layer_sizes(fields, index) for index in range(count)]
-    embedding, head = _around(fields)
+    embedding, head, tied = _around(fields, family)
     experts = next((layer.experts for layer in layers if layer.experts), None)
     return ModelShape(
         name=name,
@@ -50,6 +50,7 @@ def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> 
         kv_bytes_per_token=tuple(layer.heads.values_per_token * itemsize for layer in layers),
         embedding_bytes=embedding * itemsize,
         head_bytes=head * itemsize,
+        tied_bytes=tied * itemsize,
         head_flops_per_token=2 * fields.count("vocab_size") * hidden_size(fields),
         attention_flops_per_pair=tuple(layer.heads.flops_per_pair for layer in layers),
         windows=tuple(layer.heads.window for layer in layers),
@@ -71,31 +72,36 @@ def _architecture(fields: Fields) -> str:
     return words[0] if words else _NAMES.get(fields.model_type, f"{guess}ForCausalLM")
 
 
-def _around(fields: Fields) -> tuple[int, int]:
-    """Numbers in front of the layers and behind them; a tied output matrix is held a second time there."""
-    hidden, vocab = hidden_size(fields), fields.count("vocab_size")
-    plain = vocab * hidden
+def _around(fields: Fields, family: Family) -> tuple[int, int, int]:
+    """Numbers in front of the layers, behind them, and of the one matrix that is both if it is tied."""
+    hidden = hidden_size(fields)
+    matrix = fields.count("vocab_size") * fields.count("word_embed_proj_dim", default=hidden)
+    before, behind = _beside_the_matrix(fields, family, hidden)
+    tied = fields.flag("tie_word_embeddings", family.tied)
+    return matrix + before, matrix + behind, matrix * tied
+
+
+def _beside_the_matrix(fields: Fields, family: Family, hidden: int) -> tuple[int, int]:
+    """Numbers of positions and projections in front of the layers, of norms and biases behind them."""
     if fields.model_type == "opt":
-        return _around_opt(fields, hidden, vocab)
+        return _beside_in_opt(fields, hidden)
     if fields.model_type == "gpt2":
-        return plain + fields.count("n_positions", default=1024) * hidden, plain + 2 * hidden
-    if fields.model_type == "gpt_neox":
-        return plain, plain + 2 * hidden
+        return fields.count("n_positions") * hidden, 2 * hidden
     if fields.model_type == "bert":
         positions = fields.count("max_position_embeddings") + fields.count("type_vocab_size", default=2)
-        # Behind the layers: a transform with its norm, then the tied matrix with a bias of its own.
-        return plain + (positions + 2) * hidden, plain + vocab + hidden * hidden + 3 * hidden
-    return plain, plain + hidden
+        # Behind the layers: a transform with its norm, then the matrix with a bias of its own.
+        return (positions + 2) * hidden, fields.count("vocab_size") + hidden * hidden + 3 * hidden
+    return 0, hidden * (2 if family.layer_norm else 1)
 
 
-def _around_opt(fields: Fields, hidden: int, vocab: int) -> tuple[int, int]:
+def _beside_in_opt(fields: Fields, hidden: int) -> tuple[int, int]:
     """OPT's positions start at 2; the small models project between a narrow embedding and the layers."""
     width = fields.count("word_embed_proj_dim", default=hidden)
     projection = width * hidden if width != hidden else 0
     normed = fields.flag("do_layer_norm_before", True) and not fields.flag("_remove_final_layer_norm")
     norm = 2 * hidden if normed and fields.flag("layer_norm_elementwise_affine", True) else 0
     positions = (fields.count("max_position_embeddings") + 2) * hidden
-    return vocab * width + positions + projection, vocab * width + norm + projection
+    return positions + projection, norm + projection
 
 
 def _max_context(fields: Fields) -> int:

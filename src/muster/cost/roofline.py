@@ -31,8 +31,7 @@ def bytes_read(shape: ModelShape, first: int, last: int, tokens: int, context: i
 
     Of the embedding only one row per token is read, so it does not count; the output projection is read whole.
     """
-    weights = shape.weight_bytes(first, last) - (shape.embedding_bytes if first == 0 else 0)
-    return weights + tokens * context * shape.cache_bytes_per_token(first, last)
+    return shape.read_bytes(first, last) + tokens * context * shape.cache_bytes_per_token(first, last)
 
 
 def stage_seconds(shape: ModelShape, first: int, last: int, device: Device, tokens: int, context: int = 0) -> float:

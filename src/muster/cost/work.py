@@ -103,7 +103,7 @@ def weights_read(shape: ModelShape, first: int, last: int, tokens: int) -> float
 
     Of E experts of which each token takes k at random, 1 - (1 - k/E)^tokens are wanted by somebody.
     """
-    total = float(shape.weight_bytes(first, last) - (shape.embedding_bytes if first == 0 else 0))
+    total = float(shape.read_bytes(first, last))
     experts = sum(shape.expert_bytes[first:last])
     if not experts or not shape.num_experts:
         return total

@@ -16,6 +16,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
+from muster.model.checkpoint import as_stored
 from muster.model.disk import cache_directory, write_if_possible
 from muster.model.folder import open_inside, read_inside
 from muster.model.source import HUB_ID, REVISION, resolve_local
@@ -120,7 +121,7 @@ def build_manifest(path: Path, model: str = "", revision: str = "") -> Manifest:
     known.save()
     files = {name: read_inside(path, name) for name in TOKENIZER_FILES if (path / name).exists()}
     entries = tuple(FileEntry(name, len(data), blake3(data).hexdigest()) for name, data in files.items())
-    return Manifest(model or path.name, weights.config_json, entries, tensors, revision)
+    return Manifest(model or path.name, as_stored(weights), entries, tensors, revision)
 
 
 def _describe(name: str, file: TensorFile, known: "_Digests") -> TensorEntry:
@@ -293,6 +294,10 @@ class StoredWeights:
         if not data:
             return torch.empty(entry.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=dtype).view(entry.shape)
+
+    def same(self, one: str, other: str) -> bool:
+        left, right = self._entry(one), self._entry(other)
+        return (left.dtype, left.shape, left.digest) == (right.dtype, right.shape, right.digest)
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._entries:

@@ -5,8 +5,9 @@ are the library's own: a checkpoint name is passed through its renamings and con
 """
 
 import copy
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,9 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
+from muster.cost.config_fields import read_config
 from muster.errors import WeightsInvalid
+from muster.model.architecture import build_on_meta, parse_config
 from muster.model.weights import Weights
 
 
@@ -88,16 +91,49 @@ def tied_source(model: PreTrainedModel, parameter: str) -> str | None:
     return model.all_tied_weights_keys.get(parameter)  # type: ignore[no-any-return]
 
 
+def untie(model: PreTrainedModel, made: dict[str, Recipe], weights: Weights, needed: Collection[str]) -> bool:
+    """Take apart what the configuration ties and the checkpoint holds twice, differently, as `transformers` does.
+
+    Looks only at `needed` parameters. Returns whether there was such a thing.
+    """
+    apart = [
+        parameter
+        for parameter, source in model.all_tied_weights_keys.items()
+        if (parameter in needed or source in needed)
+        and (parameter in made and source in made)
+        and not _same(made[parameter], made[source], weights)
+    ]
+    for parameter in apart:
+        del model.all_tied_weights_keys[parameter]
+    return bool(apart)
+
+
+def as_stored(weights: Weights) -> str:
+    """The text of config.json, which says that two matrices are apart where the checkpoint holds different ones.
+
+    What a stage takes of memory is told from the configuration alone, so that has to be true.
+    """
+    model = build_on_meta(parse_config(weights.config_json), torch.float32)
+    if not untie(model, recipes(model, weights.names()), weights, model.state_dict()):
+        return weights.config_json
+    return json.dumps({**read_config(weights.config_json), "tie_word_embeddings": False})
+
+
+def _same(one: Recipe, other: Recipe, weights: Weights) -> bool:
+    plain = one.converter is None and other.converter is None
+    return plain and weights.same(one.sources[0][0], other.sources[0][0])
+
+
 def recipe_of(model: PreTrainedModel, made: dict[str, Recipe], parameter: str) -> Recipe:
-    """Raise `WeightsInvalid` when the checkpoint has neither the parameter nor what it is tied to."""
-    if parameter in made:
-        return made[parameter]
-    source = tied_source(model, parameter)
-    if source is not None and source in made:
-        return made[source]
-    reverse = {value: key for key, value in model.all_tied_weights_keys.items()}
-    if reverse.get(parameter) in made:
-        return made[reverse[parameter]]
+    """The one of a parameter, or of what it is tied to: the same for all that are tied to each other.
+
+    Raises `WeightsInvalid` when the checkpoint has none of them.
+    """
+    source = tied_source(model, parameter) or parameter
+    tied = [other for other, its_source in model.all_tied_weights_keys.items() if its_source == source]
+    for name in (source, *tied):
+        if name in made:
+            return made[name]
     raise WeightsInvalid(
         f"The checkpoint has no tensor for {parameter}; download the model again, or check that the weights belong to "
         "this config.json."

@@ -80,6 +80,9 @@ class MemoryWeights:
     def read(self, name: str) -> Tensor:
         return self._tensors[name].clone()
 
+    def same(self, one: str, other: str) -> bool:
+        return torch.equal(self._tensors[one], self._tensors[other])
+
 
 def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     """A dense model in float32 whose weights are large enough for attention to matter."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from muster.errors import UnsupportedModel
 from muster.model.architecture import build_on_meta, find_layers, parse_config
 from muster.model.cache import HeadSizes
-from muster.model.checkpoint import check_shape, parameter_dtype, recipe_of, recipes
+from muster.model.checkpoint import check_shape, parameter_dtype, recipe_of, recipes, tied_source, untie
 from muster.model.probe import anatomy_of
 from muster.model.stage import stage_tensors
 from muster.model.tensor_file import check_dtype
@@ -44,9 +44,11 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
     text = config.get_text_config(decoder=True)
 
     def outside(first: int, last: int) -> int:
-        names = stage_tensors(model, anatomy, first, last)
+        """Of parameters outside the layers; those that are tied to each other count once."""
+        names = {tied_source(model, name) or name for name in stage_tensors(model, anatomy, first, last)}
         return sum(bytes_of[name] for name in names if not name.startswith(f"{prefix}."))
 
+    embedding_bytes, head_bytes = outside(0, 0), outside(count, count)
     return ModelShape(
         name=name,
         architecture=type(model).__name__,
@@ -58,8 +60,9 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
         layer_bytes=tuple(_sum_below(bytes_of, f"{prefix}.{index}.") for index in range(count)),
         layer_flops_per_token=tuple(_flops(layer, text) for layer in layers),
         kv_bytes_per_token=tuple(sizes.values_per_token * served.itemsize for sizes in anatomy.head_sizes),
-        embedding_bytes=outside(0, 0),
-        head_bytes=outside(count, count),
+        embedding_bytes=embedding_bytes,
+        head_bytes=head_bytes,
+        tied_bytes=embedding_bytes + head_bytes - outside(0, count),
         head_flops_per_token=2 * int(text.vocab_size) * int(text.hidden_size),
         attention_flops_per_pair=tuple(map(_attention_flops, anatomy.query_heads, anatomy.head_sizes)),
         windows=anatomy.windows,
@@ -89,8 +92,9 @@ def tensor_names(weights: Weights, first: int, last: int) -> list[str]:
     config = parse_config(weights.config_json)
     model = build_on_meta(config, torch.float32)
     made = recipes(model, weights.names())
-    needed = [recipe_of(model, made, name) for name in stage_tensors(model, anatomy_of(config), first, last)]
-    return sorted({name for recipe in needed for name, _ in recipe.sources})
+    needed = stage_tensors(model, anatomy_of(config), first, last)
+    untie(model, made, weights, needed)
+    return sorted({name for parameter in needed for name, _ in recipe_of(model, made, parameter).sources})
 
 
 def check_tensors(config_json: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:

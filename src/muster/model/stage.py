@@ -24,7 +24,7 @@ from muster.model.architecture import build_on_meta, fill_buffers, find_layers, 
 from muster.model.attention import Backend, Binding, StepState, bind
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
-from muster.model.checkpoint import Recipe, check_shape, parameter_dtype, recipe_of, recipes
+from muster.model.checkpoint import Recipe, check_shape, parameter_dtype, recipe_of, recipes, untie
 from muster.model.cut import Passage, StageEnd, cut
 from muster.model.flashinfer_backend import choose_backend
 from muster.model.packed import pack_linears
@@ -144,24 +144,24 @@ def _load(
     model: PreTrainedModel, needed: list[str], weights: Weights, dtype: torch.dtype, device: torch.device
 ) -> None:
     made = recipes(model, weights.names())
+    untie(model, made, weights, needed)
     pending: dict[int, tuple[Recipe, list[str]]] = {}
     for name in needed:
         recipe = recipe_of(model, made, name)
         pending.setdefault(id(recipe), (recipe, []))[1].append(name)
     for recipe, names in pending.values():
-        tensors = recipe.cook(model, weights, parameter_dtype(model, names[0], dtype))
+        cooked = recipe.cook(model, weights, parameter_dtype(model, names[0], dtype))
+        tensors = {name: tensor.to(device) for name, tensor in cooked.items()}
         for name in names:
             # A tied parameter takes the tensor of the one that it is tied to: the same memory, not a copy.
-            tensor = tensors[name] if name in tensors else next(iter(tensors.values()))
-            _assign(model, name, tensor, device)
+            _assign(model, name, tensors[name] if name in tensors else next(iter(tensors.values())))
 
 
-def _assign(model: PreTrainedModel, name: str, tensor: Tensor, device: torch.device) -> None:
+def _assign(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
     owner, _, key = name.rpartition(".")
     module = model.get_submodule(owner)
     expected = getattr(module, key)
     check_shape(name, tuple(tensor.shape), tuple(expected.shape))
-    tensor = tensor.to(device)
     if key in module._parameters:
         module._parameters[key] = nn.Parameter(tensor, requires_grad=False)
     else:

@@ -25,6 +25,8 @@ MAX_TENSORS = 2**18
 its own size while it is read, so both are looked at before."""
 MAX_DIMENSIONS, MAX_BYTES = 16, 2**60
 """To multiply a million digits would take for ever."""
+_COMPARED_BYTES = 2**22
+"""At once."""
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -86,6 +88,19 @@ class TensorFile:
 
     def read_range(self, start: int, stop: int) -> bytes:
         return self._map[start:stop]
+
+
+def same_tensor(one: tuple[TensorFile, str], other: tuple[TensorFile, str]) -> bool:
+    """Whether two tensors, each of a file under a name, are equal in dtype, shape and every bit."""
+    (left, right), step = (file.spans[name] for file, name in (one, other)), _COMPARED_BYTES
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    size = left.stop - left.start
+    return all(
+        one[0].read_range(left.start + at, left.start + min(at + step, size))
+        == other[0].read_range(right.start + at, right.start + min(at + step, size))
+        for at in range(0, size, step)
+    )
 
 
 def check_dtype(tensor: str, dtype: str) -> torch.dtype:

@@ -10,7 +10,7 @@ from torch import Tensor
 from muster.cost.config_fields import MAX_CONFIG_BYTES
 from muster.errors import WeightsInvalid
 from muster.model.folder import read_inside
-from muster.model.tensor_file import MAX_TENSORS, TensorFile
+from muster.model.tensor_file import MAX_TENSORS, TensorFile, same_tensor
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -29,6 +29,10 @@ class Weights(Protocol):
         """A copy on the CPU. Raise `WeightsInvalid` when the tensor is missing, cut off or of an unknown type."""
         ...
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors are equal in dtype, shape and every bit. Raises as `read` does."""
+        ...
+
 
 class DirectoryWeights:
     """A directory with config.json and one or more safetensors files. Opens each file when it is first needed."""
@@ -44,6 +48,9 @@ class DirectoryWeights:
 
     def read(self, name: str) -> Tensor:
         return self.file(name).read(name)
+
+    def same(self, one: str, other: str) -> bool:
+        return same_tensor((self.file(one), one), (self.file(other), other))
 
     def file(self, name: str) -> TensorFile:
         """The file that holds a tensor."""

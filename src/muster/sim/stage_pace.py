@@ -128,11 +128,10 @@ def decode_load(batch: float, context: float) -> StepLoad:
 @lru_cache(maxsize=4096)
 def _amounts(shape: ModelShape, first: int, last: int) -> _Amounts:
     experts = float(sum(shape.expert_bytes[first:last])) if shape.num_experts else 0.0
-    weights = shape.weight_bytes(first, last) - (shape.embedding_bytes if first == 0 else 0)
     return _Amounts(
         matmul_flops_per_token=sum(shape.layer_flops_per_token[first:last]),
         head_flops_per_sample=shape.head_flops_per_token if last == shape.num_layers else 0,
-        dense_bytes=weights - experts,
+        dense_bytes=shape.read_bytes(first, last) - experts,
         expert_bytes=experts,
         unused_share=1 - shape.experts_per_token / shape.num_experts if experts else 0.0,
         activation_bytes_per_token=activation_traffic(shape, first, last, 1),

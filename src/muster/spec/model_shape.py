@@ -8,7 +8,8 @@ class ModelShape:
     """Sizes of a decoder-only language model. All bytes are for `dtype` as served.
 
     `layer_bytes`, `layer_flops_per_token` and `kv_bytes_per_token` hold one entry per layer. `head_bytes` counts the
-    final norm and the output projection; with tied embeddings the last stage holds that matrix a second time.
+    final norm and the output projection. With tied embeddings both count the one matrix: the first and the last stage
+    each hold it, and a stage with both ends holds it once (`tied_bytes`).
     """
 
     name: str
@@ -34,6 +35,8 @@ class ModelShape:
     experts_per_token: int = 0
     saved_bytes_per_token: tuple[int, ...] = ()
     """Per layer: what training keeps of a token for the way back. Empty where nobody has worked it out."""
+    tied_bytes: int = 0
+    """What `embedding_bytes` and `head_bytes` have in common."""
 
     def weight_bytes(self, first: int, last: int) -> int:
         """Bytes of the weights of layers [first, last), with embedding and head where the stage has them."""
@@ -42,7 +45,13 @@ class ModelShape:
             total += self.embedding_bytes
         if last == self.num_layers:
             total += self.head_bytes
+        if first == 0 and last == self.num_layers:
+            total -= self.tied_bytes
         return total
+
+    def read_bytes(self, first: int, last: int) -> int:
+        """Bytes of the weights that a step reads whole; of the embedding it reads single rows, which do not count."""
+        return sum(self.layer_bytes[first:last]) + (self.head_bytes if last == self.num_layers else 0)
 
     def flops_per_token(self, first: int, last: int) -> int:
         """Forward FLOPs of one token through layers [first, last), attention over the context left out."""

@@ -31,6 +31,8 @@ def check_shape(shape: ModelShape) -> None:
         _check_range(f"The model's {key}", getattr(shape, key), 1, MOST)
     for key in _ONCE:
         _check_range(f"The model's {key}", getattr(shape, key), 0, MOST_SIZE)
+    most = min(shape.embedding_bytes, shape.head_bytes)
+    _check_range("The model's tied_bytes", shape.tied_bytes, 0, most)
     for key in (*_PER_LAYER, *_PER_LAYER_OR_EMPTY):
         sizes = getattr(shape, key)
         if len(sizes) != shape.num_layers and (sizes or key in _PER_LAYER):

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import combinations
 from math import inf
 from time import process_time
 
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muster.cost.memory import stage_bytes
 from muster.errors import DoesNotFit, PoolUnavailable
 from muster.plan.quick.planner import microbatches, place
-from muster.plan.quick.tables import PlanOptions
+from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.pool import LinkSpeed
 from tests.plan.fleets import (
+    MIB,
     best_by_brute_force,
     check_plan,
     every_pipeline,
@@ -206,3 +209,11 @@ def test_two_hundred_machines_are_planned_in_a_moment(layers):
     check_plan(plan, model, fleet, OPTIONS)
     assert seconds < 1.5, f"{seconds:.2f} s"  # 0.3 s on an idle core
     print(f"{layers} layers on 200 machines: {seconds:.3f} s, {len(plan.pipelines[0].stages)} stages")
+
+
+@pytest.mark.parametrize("tied_bytes", [0, 7 * MIB])
+def test_what_a_range_needs_is_what_a_machine_will_count(tied_bytes):
+    model = replace(shape(4), tied_bytes=tied_bytes)
+    need = Tables(model, [node("a")], pool(node("a")), OPTIONS).need(10)
+    for first, last in combinations(range(model.num_layers + 1), 2):
+        assert need[first, last] == stage_bytes(model, first, last, 10 * OPTIONS.page_size, OPTIONS.workspace)

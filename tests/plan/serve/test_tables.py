@@ -1,12 +1,13 @@
 """The search's tables say what the simulator's closed form says."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muster.cost.island import device_bytes
 from muster.cost.pace import TYPICAL
 from muster.errors import DoesNotFit
 from muster.plan.serve.chain import Cut, Item
@@ -19,7 +20,7 @@ from muster.sim.rhythm import rhythm
 from muster.sim.ring import Ring
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.workload import ServeWorkload
-from tests.plan.fleets import pool, shape
+from tests.plan.fleets import MIB, pool, shape
 from tests.plan.serve.fleets import QUICK, WORK, fleets, machine
 
 SPENDTHRIFT = replace(TYPICAL, row_s=1e-4, overlap=0.3, message_s=5e-3, host_flops_per_s=1e12)
@@ -78,3 +79,16 @@ def test_what_the_search_expects_of_a_plan_is_what_the_forecast_says(fleet, laye
         beat = rhythm(ring, work, ring.resident(work.prompt_tokens, work.output_tokens))
         assert expected.requests_per_s == pytest.approx(beat.requests_per_s, rel=0.05)  # in between tabulated batches
         assert expected.service_s == pytest.approx(beat.service_s(work.output_tokens), rel=0.05)
+
+
+@pytest.mark.parametrize("tied_bytes", [0, 7 * MIB])
+def test_the_room_of_every_range_is_what_a_device_has_left(tied_bytes):
+    model = replace(shape(4), tied_bytes=tied_bytes)
+    fleet = sort_into_classes(pool(machine("a", 5_000, devices=2)))
+    job = make_job(model, fleet, WORK, ServeOptions(max_batch=8), TYPICAL)
+    for degree in (1, 2):
+        room = job.tables.room(0, degree)[0]
+        for first, last in combinations(range(model.num_layers + 1), 2):
+            weights, _, scratch = device_bytes(model, first, last, 0, job.tables.workspace, degree)
+            left = (5_000 * MIB - weights - scratch - 1) * degree
+            assert room[first, last] == left // model.cache_bytes_per_token(first, last)

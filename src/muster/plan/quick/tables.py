@@ -74,6 +74,7 @@ class Tables:
         logits = workspace_bytes(shape, shape.num_layers, options.workspace)
         plain = workspace_bytes(shape, -1, options.workspace)
         self._fixed = layers + head * (shape.head_bytes + logits - plain) + tail[:, None] + plain
+        self._fixed[0, -1] -= shape.tied_bytes
         index = np.arange(self.num_layers + 1)
         self._real = index[None, :] > index[:, None]
         self.caps = np.array([node.device.memory_bytes for node in nodes], dtype=np.float64)

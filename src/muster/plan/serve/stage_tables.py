@@ -118,6 +118,7 @@ class StageTables:
         weights = ranges(shape.layer_bytes)
         weights[0, :] += shape.embedding_bytes
         weights[:, layers] += shape.head_bytes
+        weights[0, layers] -= shape.tied_bytes
         options = workspace_for(self.workspace, batch)
         scratch = np.full(layers + 1, workspace_bytes(shape, -1, options), dtype=np.float64)
         scratch[layers] = workspace_bytes(shape, layers, options)
