@@ -37,7 +37,7 @@ def mended(
     keep = situation.holders or situation.pipeline
     change = change_to(planner(shape, pool, keep), situation, shape, pool, options)
     if keep is None or (
-        _keeps(change.plan, keep, pool) and change.plan.pipelines[0].serve.num_pages >= keep.serve.num_pages
+        _keeps(change.plan, keep, pool) and change.plan.only_pipeline.serve.num_pages >= keep.serve.num_pages
     ):
         return change
     try:
@@ -47,14 +47,14 @@ def mended(
     anew, *others = (change_to(plan, situation, shape, pool, options) for plan in plans)
     changes = [one for one in (change, *others, anew) if one.moved_bytes <= anew.moved_bytes]
     tight = all(_pages(one.plan) < keep.serve.num_pages for one in changes)
-    if tight and len(anew.plan.pipelines[0].stages) > 1:  # what fits on one machine is not split for its cache
+    if tight and len(anew.plan.only_pipeline.stages) > 1:  # what fits on one machine is not split for its cache
         roomy = _honouring(_roomy(shape, pool, keep, options), options)
         changes += [change_to(plan, situation, shape, pool, options) for plan in roomy]
     return _soonest(changes, anew.moved_bytes, situation, horizon_s)
 
 
 def _pages(plan: Plan) -> int:
-    return plan.pipelines[0].serve.num_pages
+    return plan.only_pipeline.serve.num_pages
 
 
 def _soonest(changes: Sequence[Change], usual_bytes: int, situation: Situation, horizon_s: float) -> Change:
@@ -100,11 +100,12 @@ def improved(
 def can_be(plan: Plan, shape: ModelShape, pool: Pool, options: PlanOptions) -> bool:
     """Whether the runtime could carry this out: one pipeline of single devices that are here and have the memory."""
     here = {node.id for node in pool.nodes}
-    if len(plan.pipelines) != 1 or any(stage.devices != (0,) for stage in plan.pipelines[0].stages):
+    if len(plan.pipelines) != 1:
         return False
-    (pipeline,) = plan.pipelines
+    pipeline = plan.only_pipeline
     if (
-        not here.issuperset(pipeline.nodes())
+        any(stage.devices != (0,) for stage in pipeline.stages)
+        or not here.issuperset(pipeline.nodes())
         or pipeline.serve.page_size != options.page_size
         or pipeline.serve.swap_pages
     ):
@@ -114,7 +115,7 @@ def can_be(plan: Plan, shape: ModelShape, pool: Pool, options: PlanOptions) -> b
 
 def _honouring(plans: Iterable[Plan], options: PlanOptions) -> list[Plan]:
     """Those that leave every pinned machine its layers."""
-    return [plan for plan in plans if honours(plan.pipelines[0], options.fixed)]
+    return [plan for plan in plans if honours(plan.only_pipeline, options.fixed)]
 
 
 def _moved(
@@ -161,5 +162,5 @@ def _roomy(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) 
 def _keeps(plan: Plan, keep: Pipeline, pool: Pool) -> bool:
     """Whether everybody who remains keeps its very layers."""
     here = {node.id for node in pool.nodes}
-    (pipeline,) = plan.pipelines
+    pipeline = plan.only_pipeline
     return {stage for stage in keep.stages if stage.node in here} <= set(pipeline.stages)

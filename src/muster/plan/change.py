@@ -78,7 +78,7 @@ def worth(change: Change, horizon_s: float, margin: float = 0.5, least_gain: flo
 
 def change_to(plan: Plan, situation: Situation, shape: ModelShape, pool: Pool, options: PlanOptions) -> Change:
     """What going to `plan`, of one pipeline on single devices, would cost and bring on this pool."""
-    (pipeline,) = plan.pipelines
+    pipeline = plan.only_pipeline
     holders = _stages(situation.holders or situation.pipeline)
     devices = {node.id: node.device for node in pool.nodes}
     moved = {s.node: missing_bytes(shape, s, holders.get(s.node)) for s in pipeline.stages}

@@ -145,6 +145,15 @@ class Plan:
     """Why this split, in words."""
 
     @property
+    def only_pipeline(self) -> Pipeline:
+        """Of a plan by a planner of one pipeline, which is what the broker asks for each of its pipelines.
+
+        Raises `ValueError` where there are several, or none.
+        """
+        (pipeline,) = self.pipelines
+        return pipeline
+
+    @property
     def trains(self) -> bool:
         """Whether this is a plan for training; all pipelines of one plan do the same kind of work."""
         return any(isinstance(pipeline.work, TrainSettings) for pipeline in self.pipelines)

@@ -45,7 +45,7 @@ def one_pipeline(
         found = plan_serving(shape, some, _workload(shape, options), wanted, out_of_time=out_of_time)
     except InvalidRequest as error:  # the pins: with a small cache they may still do
         raise PoolUnavailable(str(error)) from error
-    (pipeline,) = found.plan.pipelines
+    pipeline = found.plan.only_pipeline
     pages = min(pipeline.serve.num_pages, options.max_pages(shape))
     plan = as_plan(shape, pool, pipeline.stages, pages, options, "")
     return replace(plan, explanation=found.plan.explanation)
