@@ -17,6 +17,10 @@ class Backend(Protocol):
     def max_context(self) -> int:
         """Tokens of prompt and output together that one request may have."""
 
+    @property
+    def vocab_size(self) -> int:
+        """The model's token ids go from 0 to below it. Its tokenizer may have names for fewer of them."""
+
     def generate(self, request: Request) -> AsyncIterator[Progress]:
         """Yield the request's tokens as they come; the last `Progress` says how it finished. Raises `MusterError`.
 

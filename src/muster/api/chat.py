@@ -39,8 +39,8 @@ async def _prepare(serving: Serving, visit: Visit, body: ChatRequest) -> list[Ch
     n, stops, scores, (wanted, parameter) = body.choices, body.stops, body.scores, body.wanted_tokens
     messages = read_messages(body.messages)
     # Checked before the prompt is encoded, so that a wrong number is named as itself.
-    sampling = body.sampling(1 if wanted is None else wanted, scores, serving.tokenizer.vocabulary_size)
-    ids, chat = await encode_chat(serving.tokenizer, messages)
+    sampling = body.sampling(1 if wanted is None else wanted, scores, serving.backend.vocab_size)
+    ids, chat = await encode_chat(serving, messages, body.template_variables)
     prompt = begin(serving.tokenizer, ids, "messages")
     parameter = parameter if wanted is not None and len(prompt) < serving.backend.max_context else "messages"
     max_tokens = tokens_to_generate(serving, len(prompt), wanted, None, parameter)

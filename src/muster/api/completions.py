@@ -87,7 +87,7 @@ async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> l
     _ = body.wants_usage_chunk
     wanted = check_token_count(body.max_tokens, "max_tokens")
     # Checked before the prompts are encoded, so that a wrong number is named as itself.
-    sampling = body.sampling(wanted or _DEFAULT_MAX_TOKENS, body.scores, serving.tokenizer.vocabulary_size)
+    sampling = body.sampling(wanted or _DEFAULT_MAX_TOKENS, body.scores, serving.backend.vocab_size)
     n, stops = body.choices, body.stops
     choices: list[Choice] = []
     for prompt, text in await _read_prompts(serving, body, n):
@@ -122,9 +122,9 @@ async def _read_prompts(serving: Serving, body: CompletionRequest, n: int) -> li
     read = []
     for prompt in prompts:
         if isinstance(prompt, str):
-            ids, text = await encode_text(tokenizer, check_unicode(prompt, "prompt")), prompt
+            ids, text = await encode_text(serving, check_unicode(prompt, "prompt"), "prompt"), prompt
         else:
-            check_ids(prompt, tokenizer.vocabulary_size, "prompt")
+            check_ids(prompt, serving.backend.vocab_size, "prompt")
             ids, text = prompt, tokenizer.decode(prompt) if body.echo else ""
         read.append((begin(tokenizer, ids, "prompt"), text))
     return read

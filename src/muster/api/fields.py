@@ -130,7 +130,7 @@ class GenerationFields(Strict):
         offline = self.priority == "offline" or (self.priority is None and self.service_tier == "flex")
         return Priority.OFFLINE if offline else Priority.INTERACTIVE
 
-    def sampling(self, max_tokens: int, logprobs: int | None, vocabulary_size: int) -> Sampling:
+    def sampling(self, max_tokens: int, logprobs: int | None, vocab_size: int) -> Sampling:
         """Checked parameters, with this request's seed or a random one."""
         defaults = Sampling()
         sampling = Sampling(
@@ -149,8 +149,8 @@ class GenerationFields(Strict):
             logprobs=logprobs,
         )
         sampling.validate()
-        check_ids(sampling.logit_bias, vocabulary_size, "logit_bias")
-        check_ids(sampling.stop_token_ids, vocabulary_size, "stop_token_ids")
+        check_ids(sampling.logit_bias, vocab_size, "logit_bias")
+        check_ids(sampling.stop_token_ids, vocab_size, "stop_token_ids")
         return sampling
 
 
@@ -177,12 +177,12 @@ def check_unicode(text: str, parameter: str) -> str:
     return text
 
 
-def check_ids(ids: Iterable[int], vocabulary_size: int, parameter: str) -> None:
+def check_ids(ids: Iterable[int], vocab_size: int, parameter: str) -> None:
     """Raise `InvalidRequest` for an id that no row of the embedding answers to."""
     for id in ids:
-        if not 0 <= id < vocabulary_size:
+        if not 0 <= id < vocab_size:
             raise InvalidRequest(
-                f"{parameter} holds the token id {id}, but this model's ids go from 0 to {vocabulary_size - 1}; "
+                f"{parameter} holds the token id {id}, but this model's ids go from 0 to {vocab_size - 1}; "
                 "use ids of this model's tokenizer.",
                 parameter,
             )

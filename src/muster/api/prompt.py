@@ -1,30 +1,46 @@
-"""A request's text to token ids that fit the context. Knows no routes and no sampling."""
+"""A request's text to token ids that fit the model and its context. Knows no routes and no sampling.
+
+Whatever takes long is done by the tokenizer's workers: the event loop goes on meanwhile.
+"""
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from muster.api.serving import Serving
 from muster.errors import ContextTooLong, InvalidRequest
-from muster.text.chat import Message, RenderedChat, render_chat
+from muster.text.chat import Message, RenderedChat, render_chat_soon
 from muster.text.tokenizer import Tokenizer
 
-# Shorter texts are encoded in well under a millisecond; handing them to a thread would cost more.
-_ENCODE_IN_THREAD_FROM_CHARACTERS = 4_000
-# Threads of their own: long texts wait for each other, and nobody else (keys are looked up in threads, too) for them.
-_encoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encode")
+
+async def encode_chat(
+    serving: Serving, messages: Sequence[Message], variables: Mapping[str, Any]
+) -> tuple[list[int], RenderedChat]:
+    chat = await render_chat_soon(serving.tokenizer, messages, variables)
+    return await encode_text(serving, chat.text, "messages", chat.add_special_tokens), chat
 
 
-async def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], RenderedChat]:
-    chat = await asyncio.to_thread(render_chat, tokenizer, messages)
-    return await encode_text(tokenizer, chat.text, chat.add_special_tokens), chat
+async def encode_text(serving: Serving, text: str, parameter: str, add_special_tokens: bool = True) -> list[int]:
+    context = serving.backend.max_context
+    try:
+        ids = await asyncio.wrap_future(serving.tokenizer.encoding(text, add_special_tokens, at_most=context))
+    except ContextTooLong:
+        raise _no_room(serving, f"more than {context}", parameter) from None
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error), parameter) from error
+    _check_rows(serving, ids, parameter)
+    return ids
 
 
-async def encode_text(tokenizer: Tokenizer, text: str, add_special_tokens: bool = True) -> list[int]:
-    if len(text) < _ENCODE_IN_THREAD_FROM_CHARACTERS:
-        return tokenizer.encode(text, add_special_tokens)
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_encoders, tokenizer.encode, text, add_special_tokens)
+def _check_rows(serving: Serving, ids: Sequence[int], parameter: str) -> None:
+    """A tokenizer may have entries that were added after the model was made."""
+    without = next((id for id in ids if id >= serving.backend.vocab_size), None)
+    if without is not None:
+        raise InvalidRequest(
+            f"{parameter} holds {serving.tokenizer.display(without)[0]!r}, which the tokenizer knows but the model "
+            "was never taught; leave it out.",
+            parameter,
+        )
 
 
 def begin(tokenizer: Tokenizer, ids: Sequence[int], parameter: str) -> tuple[int, ...]:
@@ -43,11 +59,7 @@ def tokens_to_generate(
     context, model = serving.backend.max_context, serving.backend.model
     room = context - prompt_tokens
     if room < 1:
-        raise ContextTooLong(
-            f"The prompt has {prompt_tokens} tokens, but the context of '{model}' holds {context} for prompt and "
-            "output together; shorten the prompt.",
-            parameter,
-        )
+        raise _no_room(serving, f"{prompt_tokens}", parameter)
     if wanted is None:
         return room if default is None else min(default, room)
     if wanted > room:
@@ -57,3 +69,12 @@ def tokens_to_generate(
             parameter,
         )
     return wanted
+
+
+def _no_room(serving: Serving, tokens: str, parameter: str) -> ContextTooLong:
+    context, model = serving.backend.max_context, serving.backend.model
+    return ContextTooLong(
+        f"The prompt has {tokens} tokens, but the context of '{model}' holds {context} for prompt and "
+        "output together; shorten the prompt.",
+        parameter,
+    )

@@ -1,7 +1,7 @@
 """Messages to a prompt, by the model's own chat template. Knows nothing of tokens or HTTP.
 
-Templates are Jinja, rendered by `transformers` in its immutable sandbox: no files, no attributes that begin with an
-underscore, no changes to what is passed in.
+Templates are Jinja programs that come with a model. They are run by a worker, within limits, in a sandbox; each
+message gets the form that the template reads, and none may be left out (`text/worker/turns.py`).
 
 A model without a template gets the plain form below, and a stop string so that it does not go on to write the user's
 next turn:
@@ -13,22 +13,16 @@ next turn:
     Assistant:
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from muster.errors import InvalidRequest
+from muster.text.calls import Message as Message
 from muster.text.tokenizer import Tokenizer
 
 _PLAIN_NAMES = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
 _PLAIN_STOP = "\nUser:"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    role: str
-    """system, developer, user or assistant."""
-    content: str
-    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +34,27 @@ class RenderedChat:
     """Stop strings that the form needs besides the end-of-text token."""
 
 
-def render_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> RenderedChat:
-    """The prompt at whose end the assistant speaks. Raises `InvalidRequest` where the template refuses."""
-    template = tokenizer.chat_template
-    if template is None:
+def render_chat(
+    tokenizer: Tokenizer, messages: Sequence[Message], variables: Mapping[str, Any] | None = None
+) -> RenderedChat:
+    """The prompt at whose end the assistant speaks. `variables` are the template's own, such as `enable_thinking`.
+
+    Raises `InvalidRequest` where the template refuses the messages or would leave one out, `Unsupported` where it
+    broke its limits, now or before.
+    """
+    if not tokenizer.has_chat_template:
         return _render_plain(messages)
-    knows_developer = "developer" in str(template)
-    conversation = [_as_template_message(message, knows_developer) for message in messages]
-    try:
-        text = tokenizer.hugging_face.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template may raise anything, and it is the messages that it raises about
-        reason = str(error).strip() or type(error).__name__
-        raise InvalidRequest(
-            f"The model's chat template refuses these messages ({reason[:200]}); change their roles or their order.",
-            "messages",
-        ) from error
+    return RenderedChat(tokenizer.rendering(messages, variables or {}).result(), add_special_tokens=False)
+
+
+async def render_chat_soon(
+    tokenizer: Tokenizer, messages: Sequence[Message], variables: Mapping[str, Any] | None = None
+) -> RenderedChat:
+    """`render_chat` that leaves the event loop to others."""
+    if not tokenizer.has_chat_template:
+        return _render_plain(messages)
+    text = await asyncio.wrap_future(tokenizer.rendering(messages, variables or {}))
     return RenderedChat(text, add_special_tokens=False)
-
-
-def _as_template_message(message: Message, knows_developer: bool) -> dict[str, str]:
-    role = "system" if message.role == "developer" and not knows_developer else message.role
-    fields = {"role": role, "content": message.content}
-    return fields if message.name is None else {**fields, "name": message.name}
 
 
 def _render_plain(messages: Sequence[Message]) -> RenderedChat:

@@ -4,50 +4,114 @@ Ids become text through *bytes*: every token has its own bytes (`token_bytes`) a
 their concatenation, invalid bytes replaced. For byte-level tokenizers this equals the library's own `decode`, token
 by token and in linear time. For the SentencePiece kind it differs in one intended way: a leading space of the first
 token is kept, because an output continues a prompt ("Hello" + " world") and is not a text of its own.
+
+    this process:  the bytes of every id, which cannot fail       (Tokenizer)
+    workers:       what runs a stranger's expressions and loops   (text to ids, messages to prompts)
+
+Texts that take long have a worker of their own, so that short ones need not wait; it is there only while it is used.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+import tempfile
+import weakref
+from array import array
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from muster.errors import WeightsInvalid
+import structlog
 
-_SOURCES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+from muster.errors import ContextTooLong, InvalidRequest, MachineTrouble, Unsupported, WeightsInvalid
+from muster.text.calls import (
+    Call,
+    Convert,
+    Encode,
+    Failed,
+    FindTurnEnds,
+    Ids,
+    Limit,
+    Load,
+    Message,
+    Render,
+    Reply,
+    Text,
+    TurnEnds,
+    Vocabulary,
+)
+from muster.text.confined import Broken, Confined
+
+log = structlog.get_logger()
+
+CONVERTING = Limit(cpu_s=120, memory_bytes=4 * 2**30)
+LOADING = Limit(cpu_s=60, memory_bytes=2 * 2**30)
+ENCODING = Limit(cpu_s=20, memory_bytes=2**30)
+RENDERING = Limit(cpu_s=5, memory_bytes=512 * 2**20)
+LONG_FROM_CHARACTERS = 20_000
+MAX_BLAMELESS_CHARACTERS = 100_000
+"""Of a conversation. One so short breaks no limit by itself: if the template does, it is never used again."""
+
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+_COMPANIONS = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "config.json"),
+    *("generation_config.json", "chat_template.json", "chat_template.jinja"),
+)
 
 
 class Tokenizer:
-    """Wraps a fast tokenizer of `transformers` (`hugging_face`). Safe to use from several threads."""
+    """`load_tokenizer` makes one. Safe to use from several threads."""
 
-    def __init__(self, hugging_face: Any, end_of_text_ids: Sequence[int] = ()) -> None:
-        self.hugging_face = hugging_face
-        self._rust = hugging_face.backend_tokenizer
-        self.vocabulary_size: int = self._rust.get_vocab_size(with_added_tokens=True)
-        self.end_of_text_ids = tuple(end_of_text_ids)
-        self._special = {id for id, token in self._rust.get_added_tokens_decoder().items() if token.special}
-        self._decoder = _Decoder.read(self._rust)
-        self._anchor: list[int] = self._rust.encode("a", add_special_tokens=False).ids
-        self._anchor_text: str = self._rust.decode(self._anchor)
-        self._bytes: dict[int, bytes] = {}
-
-    @property
-    def chat_template(self) -> str | dict[str, str] | None:
-        template: str | dict[str, str] | None = self.hugging_face.chat_template
-        return template
-
-    @property
-    def start_id(self) -> int | None:
+    def __init__(self, directory: Path, file: BinaryIO, vocabulary: Vocabulary) -> None:
+        """`file` holds the `Description`. Raises `WeightsInvalid` where the tokenizer cannot take even one letter."""
+        self._directory = directory
+        self._spelled = vocabulary.spellings.spelled
+        self._ends = array("I", vocabulary.spellings.ends)
+        self._names = vocabulary.spellings.names
+        self._ids_of_names = {name: id for id, name in self._names.items()}
+        self.start_id = vocabulary.start_id
         """What an empty prompt begins with: the begin-of-text token, else the end-of-text token, else nothing."""
-        start: int | None = self.hugging_face.bos_token_id
-        if start is None:
-            start = self.hugging_face.eos_token_id
-        return start
+        self.has_chat_template = vocabulary.has_template
+        self.chat_refusal: str | None = None
+        """Why the chat template is not used, if it is not."""
+        answer, greeting = "muster.text.worker.answer", Call(LOADING, Load())
+        self._quick = Confined(answer, file, greeting)
+        self._long = Confined(answer, file, greeting, "idle")
+        weakref.finalize(self, file.close)
+        self._try()
+        turn_ends = self._find_turn_ends() if self.has_chat_template else ()
+        self.end_of_text_ids = tuple(sorted({*vocabulary.end_of_text_ids, *turn_ends}))
+        """Tokens that end an answer: all that the model's files name, and those that end a turn of its chats."""
+
+    @cached_property
+    def hugging_face(self) -> Any:
+        """The library's own tokenizer, to compare with. Loading it takes time, memory and trust in the model."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self._directory, trust_remote_code=False, local_files_only=True)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the largest id of an entry. Some ids below may have no entry, and the model more rows."""
+        return len(self._ends)
+
+    def close(self) -> None:
+        """End the workers, whatever they are in the middle of."""
+        self._quick.close()
+        self._long.close()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        # Of a batch, even of one: `encode` holds the interpreter's lock for as long as a long text takes (seconds).
-        (encoded,) = self._rust.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = encoded.ids
-        return ids
+        """Raises `InvalidRequest` where the tokenizer fails on the text, or takes too long for it."""
+        return self.encoding(text, add_special_tokens).result()
+
+    def encoding(self, text: str, add_special_tokens: bool = True, at_most: int | None = None) -> "Future[list[int]]":
+        """`encode` that is awaited. Raises `ContextTooLong`, if early, for a text of more than `at_most` tokens."""
+        worker = self._worker_for(len(text))
+        return worker.thread.submit(self._encode, worker, Encode(text, add_special_tokens, at_most))
+
+    def rendering(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> "Future[str]":
+        """The prompt that the chat template makes of messages. `render_chat` says more."""
+        worker = self._worker_for(sum(len(message.content) for message in messages))
+        return worker.thread.submit(self._render, worker, Render(list(messages), dict(variables)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
@@ -55,80 +119,95 @@ class Tokenizer:
 
     def token_bytes(self, id: int) -> bytes:
         """What the token adds to the text: nothing for special and unknown ids, maybe part of a character."""
-        known = self._bytes.get(id)
-        if known is None:
-            known = self._bytes[id] = self._find_bytes(id)
-        return known
+        if not 0 <= id < len(self._ends):
+            return b""
+        return self._spelled[self._ends[id - 1] if id else 0 : self._ends[id]]
 
     def display(self, id: int) -> tuple[str, list[int]]:
         """A token on its own, as log probabilities show it: readable text and bytes.
 
         A special token shows its name, and part of a character shows as `bytes:\\xe2\\x80`.
         """
-        data = self.token_bytes(id) or (self._rust.id_to_token(id) or "").encode()
+        data = self.token_bytes(id) or self._names.get(id, "").encode()
         try:
             return data.decode(), list(data)
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data), list(data)
 
-    def _find_bytes(self, id: int) -> bytes:
-        piece: str | None = self._rust.id_to_token(id) if 0 <= id < self.vocabulary_size else None
-        if piece is None or id in self._special:
-            return b""
-        direct = self._decoder.piece_bytes(piece)
-        if direct is not None:
-            return direct
-        # No rule of our own: what the library's decoder adds after a known text.
-        text: str = self._rust.decode([*self._anchor, id])
-        return text[len(self._anchor_text) :].encode("utf-8", errors="replace")
+    def named(self, text: str) -> int | None:
+        """The token that `text` is the whole name of and that adds nothing to a text, such as `<|im_end|>`."""
+        return self._ids_of_names.get(text)
 
+    def _worker_for(self, characters: int) -> Confined:
+        return self._quick if characters < LONG_FROM_CHARACTERS else self._long
 
-class _Decoder:
-    """How a vocabulary entry spells bytes, read from the tokenizer's own decoder description."""
+    def _try(self) -> None:
+        try:
+            reply = self._quick.call(Call(LOADING, Encode("a", add_special_tokens=True)))
+        except Broken as broken:
+            raise _unreadable(self._directory, broken.words) from None
+        if isinstance(reply, Failed):
+            raise _unreadable(self._directory, reply.reason)
 
-    def __init__(self, byte_level: bool, byte_fallback: bool, word_end: str | None) -> None:
-        self.byte_level = byte_level
-        self.byte_fallback = byte_fallback
-        self.word_end = word_end
+    def _find_turn_ends(self) -> tuple[int, ...]:
+        try:
+            reply = self._quick.call(Call(RENDERING, FindTurnEnds()))
+        except Broken as broken:
+            self._refuse_chats(broken.words)
+            return ()
+        if isinstance(reply, Failed):
+            self._refuse_chats(reply.reason)
+            return ()
+        assert isinstance(reply, TurnEnds)
+        return reply.ids
 
-    @staticmethod
-    def read(rust: Any) -> "_Decoder":
-        described = json.loads(rust.to_str())["decoder"]
-        steps = {step["type"]: step for step in _decoder_steps(described)}
-        word_end = steps["BPEDecoder"]["suffix"] if "BPEDecoder" in steps else None
-        return _Decoder("ByteLevel" in steps, "ByteFallback" in steps, word_end)
+    def _encode(self, worker: Confined, work: Encode) -> list[int]:
+        try:
+            reply = worker.call(Call(ENCODING, work))
+        except Broken as broken:
+            raise InvalidRequest(f"Cutting this text into tokens {broken.words}; send a shorter one.") from None
+        if isinstance(reply, Failed):
+            raise InvalidRequest(f"The model's tokenizer fails on this text ({reply.reason}); change it.")
+        assert isinstance(reply, Ids)
+        if reply.cut:
+            raise ContextTooLong(f"The text has more than {work.at_most} tokens; shorten it.")
+        return array("I", reply.data).tolist()
 
-    def piece_bytes(self, piece: str) -> bytes | None:
-        if self.byte_level:
+    def _render(self, worker: Confined, work: Render) -> str:
+        if self.chat_refusal is None:
             try:
-                return bytes(_BYTE_OF_CHARACTER[character] for character in piece)
-            except KeyError:  # an added token, spelled as itself
-                return piece.encode()
-        if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-            return bytes([int(piece[3:5], 16)])
-        if self.word_end:
-            return piece.replace(self.word_end, " ").encode()
-        return None
+                reply: Reply = worker.call(Call(RENDERING, work))
+            except Broken as broken:
+                reply = Failed("size", broken.words)
+            if isinstance(reply, Text):
+                return reply.text
+            assert isinstance(reply, Failed)
+            if reply.kind == "refused" or reply.kind == "fault":
+                raise InvalidRequest(
+                    f"The model's chat template refuses these messages ({reply.reason}); "
+                    "change their roles or their order.",
+                    "messages",
+                )
+            if reply.kind == "lost":
+                raise InvalidRequest(
+                    f"The model's chat template leaves out {reply.reason}, so the model would not read it; "
+                    "put its text into another message.",
+                    "messages",
+                )
+            if sum(len(message.content) for message in work.messages) > MAX_BLAMELESS_CHARACTERS:
+                raise InvalidRequest(
+                    f"Making a prompt of these messages {reply.reason}; send fewer or shorter ones.", "messages"
+                )
+            self._refuse_chats(reply.reason)
+        raise Unsupported(f"{self.chat_refusal}", "messages")
 
-
-def _decoder_steps(described: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    if described is None:
-        return
-    if described["type"] == "Sequence":
-        for step in described["decoders"]:
-            yield from _decoder_steps(step)
-    else:
-        yield described
-
-
-def _byte_characters() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes: printable Latin-1 as itself, the rest from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF_CHARACTER = _byte_characters()
+    def _refuse_chats(self, reason: str) -> None:
+        """Once and for all: whoever wrote the template would otherwise have the time of every request."""
+        self.chat_refusal = (
+            f"This model's chat template {reason}, so it is not used; send a prompt to /v1/completions, or serve the "
+            "model with another chat_template.jinja."
+        )
+        log.warning("chat.refused", reason=reason)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -137,52 +216,40 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises `WeightsInvalid` where there is no tokenizer or where it cannot be read.
     """
     directory = path.parent if path.is_file() else path
-    if not any((directory / name).is_file() for name in _SOURCES):
+    if not any((directory / name).is_file() for name in _FILES):
         raise WeightsInvalid(
             f"No tokenizer in {directory} (looked for tokenizer.json); copy the model's tokenizer.json there."
         )
-    hugging_face = _load_hugging_face(directory)
-    if not hasattr(hugging_face, "backend_tokenizer"):
-        raise WeightsInvalid(
-            f"The tokenizer in {directory} has no fast form; save a tokenizer.json there "
-            "with transformers' AutoTokenizer and save_pretrained."
-        )
-    return Tokenizer(hugging_face, _end_of_text_ids(directory, hugging_face.eos_token_id))
-
-
-def _load_hugging_face(directory: Path) -> Any:
-    # Imported here because it takes seconds, and most commands need no tokenizer.
-    from transformers import AutoTokenizer
-
+    for file in (directory / name for name in (*_FILES, *_COMPANIONS)):
+        if file.exists() and not file.is_file():  # a pipe would be read for ever
+            raise WeightsInvalid(f"{file} is no regular file; put the model's own there, or remove it.")
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsInvalid(
-            f"The tokenizer in {directory} cannot be read ({reason[:200]}); "
-            "put a valid tokenizer.json there, for example by downloading the model again."
-        ) from error
-
-
-def _end_of_text_ids(directory: Path, of_tokenizer: int | None) -> list[int]:
-    """As `transformers` decides it: generation_config.json, else config.json, else the tokenizer's own."""
-    for name in ("generation_config.json", "config.json"):
-        described = _read_json(directory / name)
-        found = described.get("eos_token_id")
-        if found is None and isinstance(described.get("text_config"), dict):
-            found = described["text_config"].get("eos_token_id")
-        if isinstance(found, int):
-            return [found]
-        if isinstance(found, list) and found and all(isinstance(id, int) for id in found):
-            return found
-    return [] if of_tokenizer is None else [of_tokenizer]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+        description = tempfile.TemporaryFile(prefix="muster-tokenizer-")  # noqa: SIM115 - closed with the tokenizer
+    except OSError as error:
+        raise MachineTrouble(f"There is no place for temporary files ({error.strerror}); free some disk.") from error
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise WeightsInvalid(f"{path} cannot be read ({error}); download the model again.") from error
-    return described if isinstance(described, dict) else {}
+        return Tokenizer(directory, description, _convert(directory, description))
+    except BaseException:
+        description.close()
+        raise
+
+
+def _convert(directory: Path, description: BinaryIO) -> Vocabulary:
+    converter = Confined("muster.text.worker.convert", description)
+    try:
+        reply = converter.call(Call(CONVERTING, Convert(str(directory.absolute()))))
+    except Broken as broken:
+        raise _unreadable(directory, broken.words) from None
+    finally:
+        converter.close()
+    if isinstance(reply, Failed):
+        raise _unreadable(directory, reply.reason)
+    assert isinstance(reply, Vocabulary)
+    return reply
+
+
+def _unreadable(directory: Path, reason: str) -> WeightsInvalid:
+    return WeightsInvalid(
+        f"The tokenizer in {directory} cannot be read ({reason}); "
+        "put a valid tokenizer.json there, for example by downloading the model again."
+    )

@@ -1,0 +1,119 @@
+"""What is said between this process and its workers: the work, and what came of it. Knows neither side.
+
+A tokenizer and a chat template come with a model, so they are a stranger's program: regular expressions that never
+end, loops, terabytes of the letter a. They run in a process of their own (`worker`), and each call says how much
+that process may use.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """What one call may use. Time is that of the processor: a machine that is busy or asleep breaks no limit."""
+
+    cpu_s: float
+    memory_bytes: int
+    """On top of what the process holds already. Not enforced where the system cannot (macOS)."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: str
+    """system, developer, user or assistant."""
+    content: str
+    name: str | None = None
+
+
+class Convert(msgspec.Struct, frozen=True, tag=True):
+    """Read the tokenizer in a model directory, write its `Description` to the file, answer with its `Vocabulary`."""
+
+    directory: str
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Take the tokenizer from the file."""
+
+
+class FindTurnEnds(msgspec.Struct, frozen=True, tag=True):
+    """Try the chat template, and say which tokens end a turn in it."""
+
+
+class Encode(msgspec.Struct, frozen=True, tag=True):
+    text: str
+    add_special_tokens: bool
+    at_most: int | None = None
+    """Of a text that certainly has more tokens than that, only so many need be found."""
+
+
+class Render(msgspec.Struct, frozen=True, tag=True):
+    messages: list[Message]
+    variables: dict[str, Any]
+    """For the template, besides the messages."""
+
+
+Work = Convert | Load | FindTurnEnds | Encode | Render
+
+
+class Call(msgspec.Struct, frozen=True):
+    limit: Limit
+    work: Work
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class Spellings(msgspec.Struct, frozen=True):
+    """The bytes of every id from 0 on, one after another: those of id i end at `ends[i]` (unsigned 32 bits each)."""
+
+    spelled: bytes
+    ends: bytes
+    names: dict[int, str]
+    """Entries that add nothing to a text, such as the end-of-text token."""
+
+
+class Vocabulary(msgspec.Struct, frozen=True, tag=True):
+    """What may be known of a tokenizer once and for all."""
+
+    spellings: Spellings
+    start_id: int | None
+    end_of_text_ids: tuple[int, ...]
+    """As the model's files name them."""
+    has_template: bool
+
+
+class TurnEnds(msgspec.Struct, frozen=True, tag=True):
+    ids: tuple[int, ...]
+
+
+class Ids(msgspec.Struct, frozen=True, tag=True):
+    data: bytes
+    """Unsigned 32 bits each."""
+    cut: bool = False
+    """There are more."""
+
+
+class Text(msgspec.Struct, frozen=True, tag=True):
+    text: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    kind: Literal["fault", "memory", "size", "refused", "lost", "template"]
+    """An exception; too much memory; too long an output; the template refuses the messages; it leaves one out; it can
+    never be used."""
+    reason: str
+
+
+Reply = Done | Vocabulary | TurnEnds | Ids | Text | Failed
+
+
+class Description(msgspec.Struct, frozen=True):
+    """A tokenizer as the library reads it, in a form that needs no library to be read again."""
+
+    tokenizer_json: bytes
+    begin_id: int | None
+    named_tokens: dict[str, Any]
+    """What templates call by name: `bos_token`, ..."""
+    chat_templates: dict[str, str]
+    """By name; the usual one is `default`."""

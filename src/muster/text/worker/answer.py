@@ -1,0 +1,114 @@
+"""The process that stays: text to ids, messages to a prompt. Needs `tokenizers` and Jinja, and nothing larger."""
+
+import mmap
+import sys
+from array import array
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+from muster.text.calls import (
+    Description,
+    Done,
+    Encode,
+    Failed,
+    FindTurnEnds,
+    Ids,
+    Load,
+    Render,
+    Reply,
+    Text,
+    TurnEnds,
+    Work,
+)
+from muster.text.worker.loop import Refusal, in_a_line, serve
+from muster.text.worker.template import ChatTemplate
+from muster.text.worker.turns import Turns
+
+IDLE_S = 60.0
+CHARACTERS_PER_TOKEN = 16
+"""Few texts have more on average: one that has so many characters for each token that fits is looked at in part."""
+
+
+class Worker:
+    def __init__(self, description: Description) -> None:
+        self._described = msgspec.structs.replace(description, tokenizer_json=b"")  # it takes as much again
+        self._rust: Any = Tokenizer.from_buffer(description.tokenizer_json)
+        # Settings for training, which some checkpoints were saved with. They would cut prompts, fill them up, or
+        # spell them otherwise each time.
+        self._rust.no_truncation()
+        self._rust.no_padding()
+        if getattr(self._rust.model, "dropout", None) is not None:
+            self._rust.model.dropout = None
+        self._begins = [description.begin_id] == self.encode(Encode("", True), once=False)[:1]
+        self._turns: Turns | None = None
+
+    def turn_ends(self) -> TurnEnds:
+        names = {token.content: id for id, token in self._rust.get_added_tokens_decoder().items()}
+        return TurnEnds(tuple(names[name] for name in self._conversation().ends(list(names))))
+
+    def encode(self, work: Encode, once: bool = True) -> list[int]:
+        # Of a batch, even of one: that form keeps no places in the text, which take memory.
+        (encoded,) = self._rust.encode_batch_fast([work.text], add_special_tokens=work.add_special_tokens)
+        ids: list[int] = encoded.ids
+        if once and work.add_special_tokens and self._begins and ids[1:2] == ids[:1]:
+            del ids[0]  # a text that was made by a template begins with the begin-of-text token already
+        return ids
+
+    def ids(self, work: Encode) -> Ids:
+        if work.at_most is not None and len(work.text) > work.at_most * CHARACTERS_PER_TOKEN:
+            beginning = self.encode(Encode(work.text[: work.at_most * CHARACTERS_PER_TOKEN], False))
+            # The last word was cut and may have more tokens than it had whole.
+            if len(beginning) > 2 * work.at_most:
+                return Ids(b"", cut=True)
+        return Ids(array("I", self.encode(work)).tobytes())
+
+    def render(self, work: Render) -> Text:
+        return Text(self._conversation().prompt(work.messages, work.variables))
+
+    def _conversation(self) -> Turns:
+        if self._turns is None:
+            templates = self._described.chat_templates
+            source = templates.get("default") or (next(iter(templates.values())) if len(templates) == 1 else None)
+            if source is None:
+                names = ", ".join(sorted(templates))
+                raise Refusal(Failed("template", f"is one of several ({names[:200]}), and none is called default"))
+            try:
+                self._turns = Turns(ChatTemplate(source, self._described.named_tokens))
+            except MemoryError:
+                raise
+            except Exception as error:
+                raise Refusal(Failed("template", f"cannot be read ({in_a_line(error)})")) from error
+        return self._turns
+
+
+def _load(number: int) -> Worker:
+    with mmap.mmap(number, 0, access=mmap.ACCESS_READ) as file:
+        description = msgspec.msgpack.decode(file, type=Description)
+    return Worker(description)
+
+
+def main() -> None:
+    worker: Worker | None = None
+
+    def handle(work: Work) -> Reply:
+        nonlocal worker
+        if isinstance(work, Load):
+            worker = _load(int(sys.argv[1]))
+            return Done()
+        assert worker is not None
+        match work:
+            case FindTurnEnds():
+                return worker.turn_ends()
+            case Encode():
+                return worker.ids(work)
+            case Render():
+                return worker.render(work)
+        raise AssertionError(f"{type(work).__name__} is for another process")
+
+    serve(handle, IDLE_S if "idle" in sys.argv[2:] else None)
+
+
+if __name__ == "__main__":
+    main()
