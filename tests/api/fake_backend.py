@@ -19,6 +19,7 @@ class FakeBackend:
     def __init__(self, tokenizer: Tokenizer, max_context: int = 512) -> None:
         self.tokenizer = tokenizer
         self.max_context = max_context
+        self.vocab_size = tokenizer.vocabulary_size
         self.script = SCRIPT
         self.delay_s = 0.0
         self.fail_at: tuple[int, Exception] | None = None

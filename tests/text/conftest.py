@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from muster.text.tokenizer import Tokenizer, load_tokenizer
-from tests.text.small_tokenizers import save, train_byte_level, train_sentence_piece, train_word_piece
+from muster.text.tokenizer import Tokenizer, convert, load_tokenizer
+from tests.text.small_tokenizers import Converted, save, train_byte_level, train_sentence_piece, train_word_piece
 
 
 @pytest.fixture(scope="session")
@@ -14,8 +14,13 @@ def byte_level_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def byte_level(byte_level_folder: Path) -> Tokenizer:
-    return load_tokenizer(byte_level_folder)
+def converted(byte_level_folder: Path) -> Converted:
+    return Converted(byte_level_folder, *convert(byte_level_folder))
+
+
+@pytest.fixture(scope="session")
+def byte_level(converted: Converted) -> Tokenizer:
+    return converted.tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,18 @@
-"""Small tokenizers of the three kinds that matter, trained on the spot."""
+"""Small tokenizers of the three kinds that matter, trained on the spot, and variants of them."""
 
 import json
+import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import msgspec
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from muster.text.calls import Description, Vocabulary
+from muster.text.tokenizer import Tokenizer
 
 CORPUS = ["def main():\n    return 'naïve café — 你好 🎉'\n", "the quick brown fox jumps over the lazy dog " * 3] * 8
 
@@ -16,6 +24,33 @@ def save(tokenizer: RustTokenizer, folder: Path, **config: object) -> Path:
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", **config})
     )
     return folder
+
+
+class Converted:
+    """A folder's tokenizer as `load_tokenizer` reads it. Variants need no second reading, which takes a second."""
+
+    def __init__(self, folder: Path, file: BinaryIO, vocabulary: Vocabulary) -> None:
+        self.folder, self.vocabulary = folder, vocabulary
+        size = os.fstat(file.fileno()).st_size
+        self.description = msgspec.msgpack.decode(os.pread(file.fileno(), size, 0), type=Description)
+        file.close()
+
+    def tokenizer(self, **changes: Any) -> Tokenizer:
+        """With other fields of the `Description`; `chat_template` stands for the usual one alone."""
+        if "chat_template" in changes:
+            changes["chat_templates"] = {"default": changes.pop("chat_template")}
+        description = msgspec.structs.replace(self.description, **changes)
+        vocabulary = msgspec.structs.replace(self.vocabulary, has_template=bool(description.chat_templates))
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the tokenizer
+        file.write(msgspec.msgpack.encode(description))
+        file.flush()
+        return Tokenizer(self.folder, file, vocabulary)
+
+    def described(self, change: Callable[[dict[str, Any]], object]) -> bytes:
+        """The tokenizer.json after `change`."""
+        entries = json.loads(self.description.tokenizer_json)
+        change(entries)
+        return json.dumps(entries).encode()
 
 
 def train_byte_level() -> RustTokenizer:

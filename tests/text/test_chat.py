@@ -1,13 +1,11 @@
 """Messages to prompts."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from muster.errors import InvalidRequest
 from muster.text.chat import Message, render_chat
-from muster.text.tokenizer import Tokenizer, load_tokenizer
+from muster.text.tokenizer import Tokenizer
+from tests.text.small_tokenizers import Converted
 
 CHATML = (
     "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}"
@@ -16,40 +14,30 @@ CHATML = (
 )
 
 
-def with_template(folder: Path, copy: Path, template: str) -> Tokenizer:
-    shutil.copytree(folder, copy)
-    (copy / "chat_template.jinja").write_text(template)
-    return load_tokenizer(copy)
-
-
-def test_the_models_own_template_is_used(byte_level_folder: Path, tmp_path: Path) -> None:
-    tokenizer = with_template(byte_level_folder, tmp_path / "m", CHATML)
+def test_the_models_own_template_is_used(converted: Converted) -> None:
+    tokenizer = converted.tokenizer(chat_template=CHATML)
     chat = render_chat(tokenizer, [Message("system", "Be terse."), Message("user", "Hi")])
     assert chat.text == "<|system|>Be terse.\n<|user|>Hi\n<|assistant|>"
     assert not chat.add_special_tokens
     assert chat.stop == ()
 
 
-def test_developer_becomes_system_where_the_template_knows_no_developer(
-    byte_level_folder: Path, tmp_path: Path
-) -> None:
-    tokenizer = with_template(byte_level_folder, tmp_path / "m", CHATML)
+def test_developer_becomes_system_where_the_template_knows_no_developer(converted: Converted) -> None:
+    tokenizer = converted.tokenizer(chat_template=CHATML)
     assert render_chat(tokenizer, [Message("developer", "x")]).text.startswith("<|system|>x")
-    knowing = with_template(byte_level_folder, tmp_path / "n", CHATML.replace("'system',", "'system', 'developer',"))
+    knowing = converted.tokenizer(chat_template=CHATML.replace("'system',", "'system', 'developer',"))
     assert render_chat(knowing, [Message("developer", "x")]).text.startswith("<|developer|>x")
 
 
-def test_what_a_template_refuses_is_the_callers_error(byte_level_folder: Path, tmp_path: Path) -> None:
-    refusing = with_template(byte_level_folder, tmp_path / "m", "{{ raise_exception('roles must alternate') }}")
+def test_what_a_template_refuses_is_the_callers_error(converted: Converted) -> None:
+    refusing = converted.tokenizer(chat_template="{{ raise_exception('roles must alternate') }}")
     with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
         render_chat(refusing, [Message("user", "a")])
     assert caught.value.parameter == "messages"
 
 
-def test_a_template_cannot_leave_its_sandbox(byte_level_folder: Path, tmp_path: Path) -> None:
-    escaping = with_template(
-        byte_level_folder, tmp_path / "m", "{{ messages.__class__.__base__.__subclasses__() | length }}"
-    )
+def test_a_template_cannot_leave_its_sandbox(converted: Converted) -> None:
+    escaping = converted.tokenizer(chat_template="{{ messages.__class__.__base__.__subclasses__() | length }}")
     with pytest.raises(InvalidRequest, match="template refuses"):
         render_chat(escaping, [Message("user", "a")])
 

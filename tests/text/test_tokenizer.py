@@ -3,13 +3,15 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from muster.errors import WeightsInvalid
+from muster.errors import ContextTooLong, WeightsInvalid
 from muster.text.tokenizer import Tokenizer, load_tokenizer
+from tests.text.small_tokenizers import Converted
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -68,14 +70,87 @@ def test_a_token_shows_as_text_as_its_name_or_as_bytes(byte_level: Tokenizer) ->
     assert byte_level.display(byte_level.encode("🦀")[0])[0].startswith("bytes:\\xf0")
 
 
-def test_end_of_text_ids_come_from_the_generation_config_first(byte_level_folder: Path, tmp_path: Path) -> None:
+HOLES = {"just behind the end": 1, "far behind it": 5_000}
+
+
+@pytest.mark.parametrize("hole", HOLES)
+def test_a_hole_in_the_vocabulary_takes_no_text_away(converted: Converted, tmp_path: Path, hole: str) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(byte_level_folder, folder)
-    assert load_tokenizer(folder).end_of_text_ids == (0,)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 7}))
-    assert load_tokenizer(folder).end_of_text_ids == (7,)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
-    assert load_tokenizer(folder / "tokenizer.json").end_of_text_ids == (7, 9)
+    shutil.copytree(converted.folder, folder)
+
+    def move_the_last(entries: dict[str, Any]) -> None:
+        vocabulary = entries["model"]["vocab"]
+        vocabulary[max(vocabulary, key=vocabulary.__getitem__)] += HOLES[hole] + len(entries["added_tokens"])
+        for i, token in enumerate(entries["added_tokens"][1:]):
+            token["id"] = 400 + HOLES[hole] * (i + 2)
+
+    (folder / "tokenizer.json").write_bytes(converted.described(move_the_last))
+    tokenizer = load_tokenizer(folder)
+    entries = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    assert tokenizer.vocabulary_size > len(entries) + HOLES[hole]
+    for entry, id in entries.items():
+        assert tokenizer.token_bytes(id) == tokenizer.hugging_face.decode([id], skip_special_tokens=True).encode() or (
+            "\ufffd" in tokenizer.hugging_face.decode([id]) and len(entry) == len(tokenizer.token_bytes(id))
+        )
+    for text in ("né", "<think> "):
+        assert tokenizer.decode(tokenizer.encode(text)) == tokenizer.hugging_face.decode(tokenizer.encode(text))
+    assert tokenizer.token_bytes(tokenizer.vocabulary_size) == b""
+
+
+def test_settings_for_training_change_no_prompt(converted: Converted) -> None:
+    left_over = {
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 64},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<|endoftext|>",
+        },
+    }
+
+    def leave_over(entries: dict[str, Any]) -> None:
+        entries.update(left_over)
+        entries["model"]["dropout"] = 0.9
+
+    text = "the quick brown fox jumps over the lazy dog"
+    plain, saved = converted.tokenizer(), converted.tokenizer(tokenizer_json=converted.described(leave_over))
+    assert saved.encode(text) == plain.encode(text)
+    assert saved.encode("x") == plain.encode("x")
+
+
+def test_a_prompt_that_a_template_made_has_one_begin_of_text_token(converted: Converted) -> None:
+    begin = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    single = [begin, {"Sequence": {"id": "A", "type_id": 0}}]
+    special = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+    post = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special}
+    described = converted.described(lambda entries: entries.update(post_processor=post))
+    tokenizer = converted.tokenizer(tokenizer_json=described, begin_id=0)
+    x = tokenizer.encode("x", add_special_tokens=False)
+    assert tokenizer.encode("x") == [0, *x]
+    assert tokenizer.encode("<|endoftext|>x") == [0, *x]
+    assert tokenizer.encode("<|endoftext|>x", add_special_tokens=False) == [0, *x]
+    assert tokenizer.encode("<|endoftext|><|endoftext|>x") == [0, 0, *x]
+    assert tokenizer.encode("") == [0]
+    assert converted.tokenizer(begin_id=0).encode("<|endoftext|><|endoftext|>x") == [0, 0, *x]
+
+
+@pytest.mark.parametrize("characters", [200, 20_000, 400_000])
+def test_a_text_that_cannot_fit_is_not_read_to_its_end(byte_level: Tokenizer, characters: int) -> None:
+    text = ("the quick brown fox jumps over the lazy dog " * (characters // 40))[:characters]
+    whole = byte_level.encode(text)
+    assert byte_level.encoding(text, at_most=len(whole)).result() == whole
+    if characters > 16 * 100:
+        with pytest.raises(ContextTooLong, match="more than 100 tokens"):
+            byte_level.encoding(text, at_most=100).result()
+
+
+def test_special_tokens_are_known_by_name_and_added_words_are_text(byte_level: Tokenizer) -> None:
+    assert byte_level.named("<|endoftext|>") == 0
+    assert byte_level.named("<think> ") is None
+    assert byte_level.named("nonsense") is None
+    assert byte_level.decode(byte_level.encode("<think> x<|endoftext|>")) == "<think> x"
 
 
 def test_a_missing_tokenizer_is_named_with_its_remedy(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from muster.api.answer import EventStream, Json, JsonAnswer
 from muster.api.chat_fields import ChatRequest, read_messages
 from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choices
-from muster.api.prompt import begin, encode_chat, tokens_to_generate
+from muster.api.prompt import begin, encode_chat, tokens_to_generate, with_named_stops
 from muster.api.scores import chat_scores
 from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
 
@@ -44,7 +44,7 @@ async def _prepare(serving: Serving, visit: Visit, body: ChatRequest) -> list[Ch
     prompt = begin(serving.tokenizer, ids, "messages")
     parameter = parameter if wanted is not None and len(prompt) < serving.backend.max_context else "messages"
     max_tokens = tokens_to_generate(serving, len(prompt), wanted, None, parameter)
-    sampling = replace(sampling, max_tokens=max_tokens)
+    sampling = replace(with_named_stops(serving.tokenizer, sampling, stops), max_tokens=max_tokens)
     return choices_of_prompt(visit, prompt, sampling, n=n, stops=stops + chat.stop, priority=body.scheduling)
 
 

@@ -12,6 +12,11 @@ from muster.text.chat import Message
 MAX_PIECES = 10_000
 """Messages and content parts of one request together."""
 MAX_METADATA = 64
+MAX_VARIABLES = 16
+MAX_VARIABLE_CHARACTERS = 10_000
+
+Variable = bool | int | float | str | None
+_FIXED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
 
 _ROLES = ("system", "developer", "user", "assistant")
 
@@ -58,6 +63,9 @@ class ChatRequest(GenerationFields):
     )
     safety_identifier: str | None = Field(default=None, description="Accepted; has no effect and is not kept.")
     prompt_cache_key: str | None = Field(default=None, description="Accepted; prompts share what they can anyway.")
+    chat_template_kwargs: Annotated[dict[str, Variable] | None, at_most(MAX_VARIABLES, "chat_template_kwargs")] = Field(
+        default=None, description='Variables of the model\'s chat template, such as {"enable_thinking": false}.'
+    )
     parallel_tool_calls: bool | None = Field(default=None, description="Accepted; there are no tools to call.")
 
     audio: Any = None
@@ -111,6 +119,21 @@ class ChatRequest(GenerationFields):
                 raise InvalidRequest("top_logprobs goes with logprobs: true; send both or neither.", "top_logprobs")
             return None
         return check_logprobs(self.top_logprobs or 0, "top_logprobs")
+
+    @property
+    def template_variables(self) -> dict[str, Variable]:
+        """The checked `chat_template_kwargs`."""
+        given = self.chat_template_kwargs or {}
+        for name, value in given.items():
+            path = check_unicode(f"chat_template_kwargs.{name}", "chat_template_kwargs")[:100]
+            if name in _FIXED_VARIABLES:
+                raise Unsupported(f"The chat template's '{name}' is not for requests to set; leave it out.", path)
+            if isinstance(value, str) and len(check_unicode(value, path)) > MAX_VARIABLE_CHARACTERS:
+                raise InvalidRequest(
+                    f"A variable of the chat template has more than {MAX_VARIABLE_CHARACTERS} characters; shorten it.",
+                    path,
+                )
+        return given
 
 
 def read_messages(messages: Sequence[ChatMessage]) -> list[Message]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from muster.api.answer import EventStream, Json, JsonAnswer
 from muster.api.fields import GenerationFields, check_ids, check_logprobs, check_token_count, check_unicode
 from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choices
-from muster.api.prompt import begin, encode_text, tokens_to_generate
+from muster.api.prompt import begin, encode_text, tokens_to_generate, with_named_stops
 from muster.api.scores import completion_scores
 from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
 from muster.errors import InvalidRequest, Unsupported
@@ -89,6 +89,7 @@ async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> l
     # Checked before the prompts are encoded, so that a wrong number is named as itself.
     sampling = body.sampling(wanted or _DEFAULT_MAX_TOKENS, body.scores, serving.backend.vocab_size)
     n, stops = body.choices, body.stops
+    sampling = with_named_stops(serving.tokenizer, sampling, stops)
     choices: list[Choice] = []
     for prompt, text in await _read_prompts(serving, body, n):
         max_tokens = tokens_to_generate(serving, len(prompt), wanted, _DEFAULT_MAX_TOKENS, "prompt")

@@ -5,10 +5,12 @@ Whatever takes long is done by the tokenizer's workers: the event loop goes on m
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from muster.api.serving import Serving
 from muster.errors import ContextTooLong, InvalidRequest
+from muster.spec.sampling import Sampling
 from muster.text.chat import Message, RenderedChat, render_chat_soon
 from muster.text.tokenizer import Tokenizer
 
@@ -50,6 +52,14 @@ def begin(tokenizer: Tokenizer, ids: Sequence[int], parameter: str) -> tuple[int
     if tokenizer.start_id is None:
         raise InvalidRequest("The prompt is empty; send at least one token.", parameter)
     return (tokenizer.start_id,)
+
+
+def with_named_stops(tokenizer: Tokenizer, sampling: Sampling, stops: Sequence[str]) -> Sampling:
+    """Stop at tokens that are called by name, as in "<|im_end|>": such a name never comes out as text."""
+    named = {id for id in map(tokenizer.named, stops) if id is not None} - {*sampling.stop_token_ids}
+    sampling = replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *sorted(named)))
+    sampling.validate()
+    return sampling
 
 
 def tokens_to_generate(

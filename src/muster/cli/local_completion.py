@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muster.api.prompt import with_named_stops
 from muster.cli.output import err, plain, progress
 from muster.errors import ContextTooLong, InvalidRequest
 from muster.model.conformance import check_conformance
@@ -18,7 +19,7 @@ from muster.model.weights import open_directory
 from muster.node.devices import default_dtype, pick_device
 from muster.serve.engine import Engine
 from muster.serve.options import EngineOptions
-from muster.spec.request import Request
+from muster.spec.request import Finish, Request
 from muster.spec.sampling import Sampling
 from muster.text.stream import TextStream
 from muster.text.tokenizer import Tokenizer, load_tokenizer
@@ -80,15 +81,20 @@ def generate(
                 "The prompt is empty and this model has no token to start from; write something.", "prompt"
             )
         prompt = [start]
+    sampling = with_named_stops(loaded.tokenizer, sampling, stops)
     loaded.engine.submit(Request("run", tuple(prompt), sampling))
     text = TextStream(loaded.tokenizer.token_bytes, stops)
     finish: str | None = None
+    received = 0
     while finish is None:
         for step in loaded.engine.step().progress:
-            piece = "".join(text.push(sampled.token).text for sampled in step.tokens)
+            received += len(step.tokens)
+            # What made the engine stop is counted but is no part of the text, whatever it spells.
+            said = step.tokens[:-1] if step.finish == Finish.STOP else step.tokens
+            piece = "".join(text.push(sampled.token).text for sampled in said)
             finish = "stop" if text.stopped else step.finish
             yield _chunk(piece)
-    usage = {"prompt_tokens": len(prompt), "completion_tokens": text.pushed}
+    usage = {"prompt_tokens": len(prompt), "completion_tokens": received}
     yield _chunk(text.finish().text, finish) | {"usage": usage | {"total_tokens": sum(usage.values())}}
 
 

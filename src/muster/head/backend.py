@@ -20,6 +20,10 @@ class PoolBackend:
         return self._model.shape.name
 
     @property
+    def vocab_size(self) -> int:
+        return self._model.shape.vocab_size
+
+    @property
     def max_context(self) -> int:
         """Of the pipeline that serves; the model's own while none does. Asked with every request, so it is quick."""
         return self._service().max_context() or self._model.shape.max_context

@@ -49,6 +49,7 @@ async def run_head(options: HeadOptions, announce: Announce) -> None:
         # Before anything is loaded: a second head in this folder should hear so at once.
         identity = stack.enter_context(held_identity(options.data_dir / "identity.key"))
         model = await asyncio.to_thread(load_model, options.model, options.dtype, options.device, options.max_context)
+        stack.callback(model.tokenizer.close)
         pins = pins_of(options, model.shape)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())

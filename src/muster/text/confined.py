@@ -29,7 +29,7 @@ class Broken(Exception):
     def __init__(self, how: Literal["time", "memory", "crash"], limit: Limit) -> None:
         super().__init__(how)
         self.words = {
-            "time": f"takes more than {limit.cpu_s:.0f} s of computing",
+            "time": f"takes more than {limit.cpu_s:g} s of computing",
             "memory": f"takes more than {limit.memory_bytes / 2**20:.0f} MiB of memory",
             "crash": "crashes the process that computes it",
         }[how]

@@ -52,10 +52,6 @@ MAX_BLAMELESS_CHARACTERS = 100_000
 """Of a conversation. One so short breaks no limit by itself: if the template does, it is never used again."""
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-_COMPANIONS = (
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "config.json"),
-    *("generation_config.json", "chat_template.json", "chat_template.jinja"),
-)
 
 
 class Tokenizer:
@@ -220,32 +216,27 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise WeightsInvalid(
             f"No tokenizer in {directory} (looked for tokenizer.json); copy the model's tokenizer.json there."
         )
-    for file in (directory / name for name in (*_FILES, *_COMPANIONS)):
-        if file.exists() and not file.is_file():  # a pipe would be read for ever
-            raise WeightsInvalid(f"{file} is no regular file; put the model's own there, or remove it.")
+    return Tokenizer(directory, *convert(directory))
+
+
+def convert(directory: Path) -> tuple[BinaryIO, Vocabulary]:
+    """A file without a name that holds the `Description` of a directory's tokenizer, and its vocabulary."""
     try:
-        description = tempfile.TemporaryFile(prefix="muster-tokenizer-")  # noqa: SIM115 - closed with the tokenizer
+        file = tempfile.TemporaryFile(prefix="muster-tokenizer-")  # noqa: SIM115 - closed with the tokenizer
     except OSError as error:
         raise MachineTrouble(f"There is no place for temporary files ({error.strerror}); free some disk.") from error
-    try:
-        return Tokenizer(directory, description, _convert(directory, description))
-    except BaseException:
-        description.close()
-        raise
-
-
-def _convert(directory: Path, description: BinaryIO) -> Vocabulary:
-    converter = Confined("muster.text.worker.convert", description)
+    converter = Confined("muster.text.worker.convert", file)
     try:
         reply = converter.call(Call(CONVERTING, Convert(str(directory.absolute()))))
     except Broken as broken:
-        raise _unreadable(directory, broken.words) from None
+        reply = Failed("size", broken.words)
     finally:
         converter.close()
     if isinstance(reply, Failed):
+        file.close()
         raise _unreadable(directory, reply.reason)
     assert isinstance(reply, Vocabulary)
-    return reply
+    return file, reply
 
 
 def _unreadable(directory: Path, reason: str) -> WeightsInvalid:

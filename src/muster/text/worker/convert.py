@@ -18,8 +18,6 @@ from muster.text.calls import Convert, Description, Failed, Reply, Vocabulary, W
 from muster.text.worker.loop import Refusal, in_a_line, serve
 from muster.text.worker.pieces import spellings
 
-MAX_JSON_BYTES = 64 * 2**20
-
 
 def convert(directory: Path) -> tuple[Description, Vocabulary]:
     hugging_face = _load(directory)
@@ -94,8 +92,6 @@ def _chat_templates(directory: Path, of_library: str | dict[str, str] | None) ->
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise Refusal(Failed("refused", f"{path.name} is larger than {MAX_JSON_BYTES} bytes"))
         described = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}

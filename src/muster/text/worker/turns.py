@@ -96,22 +96,23 @@ class Turns:
         return form
 
     def _find_form(self, marked: Sequence[Message], variables: Mapping[str, Any]) -> Form:
-        refusal: Refusal | None = None
+        refused: Refusal | None = None
+        furthest = -1
         for form in self._forms_to_try({message.role for message in marked}):
             try:
                 text = self._render(form, marked, variables)
             except (Refusal, MemoryError):
                 raise
             except Exception as error:
-                refusal = refusal or _refused(error)
+                refused = refused or _refused(error)
                 continue
             lost = _first_lost(_without_printed_parts(text) if form.in_parts else text, marked)
             if lost is None:
                 return form
-            if refusal is None or refusal.failed.kind != "lost":
-                refusal = Refusal(Failed("lost", f"messages[{lost}] (from {marked[lost].role})"))
-        assert refusal is not None
-        raise refusal
+            furthest = max(furthest, lost)
+        if furthest >= 0 or refused is None:
+            raise Refusal(Failed("lost", f"messages[{furthest}] (from {marked[furthest].role})"))
+        raise refused
 
     def _forms_to_try(self, roles: set[str]) -> Iterator[Form]:
         """Strings first: most templates want them, and one that prints what it gets would print the parts' names."""
