@@ -59,10 +59,6 @@ def shape(layers: int = 8, layer_mib: int = 100) -> ModelShape:
 SERVED = Served(shape(), manifest="ab" * 32, workspace=WORKSPACE)
 
 
-def planner(shape, pool, keep=None):
-    return place(shape, pool, keep, PLANNING)
-
-
 def node_id(number: int) -> str:
     return f"{number:064x}"
 
@@ -122,7 +118,7 @@ class Stage:
         self.served = served
         options = options or BrokerOptions()
         options = replace(options, placing=replace(options.placing, planning=PLANNING))
-        self.state = BrokerState(HEAD, served, planner, options, remembered)
+        self.state = BrokerState(HEAD, served, place, options, remembered)
         self.now_s = 1000.0
         self.actors: dict[int, Actor] = {}
         self.routes: list[Route | None] = []

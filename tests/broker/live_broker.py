@@ -12,9 +12,9 @@ from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
 from muster.link.memory import MemoryNetwork
-from muster.plan.quick.planner import Planner
+from muster.plan.quick.planner import Planner, place
 from muster.wire.messages.membership import Welcome
-from tests.broker.actors import HEAD, PLANNING, SERVED, node_id, planner
+from tests.broker.actors import HEAD, PLANNING, SERVED, node_id
 from tests.broker.fake_node import FakeNode
 
 OPTIONS = BrokerOptions(
@@ -31,7 +31,7 @@ def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None
 class Pool:
     """A head and its nodes on one in-memory network."""
 
-    def __init__(self, folder: Path, search: SearchPlan | None = None, planner: Planner = planner) -> None:
+    def __init__(self, folder: Path, search: SearchPlan | None = None, planner: Planner = place) -> None:
         self.folder, self.search, self.planner = folder, search, planner
         self.network = MemoryNetwork()
         self.nodes: list[FakeNode] = []

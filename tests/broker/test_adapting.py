@@ -1,12 +1,16 @@
 """A pool that changes while it serves: what is lost is mended at once, what is better is weighed, and nothing flaps."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from muster.broker.pipelines.pauses import PATIENCE_S
 from muster.broker.pipelines.slowness import SLOW, TRY_AGAIN_S, WINDOW_S
-from muster.cost.roofline import stage_seconds
+from muster.cost.measured import constants_for
+from muster.cost.pace import seconds as step_seconds
+from muster.cost.work import decode
+from muster.spec.pool import Device
 from muster.wire.messages.membership import PeerMeasured
 from tests.broker.actors import HEAD, Actor, Stage, measured, pool_of
 
@@ -17,17 +21,22 @@ def pass_quickly(stage: Stage, seconds: float) -> None:
     stage.pass_time(seconds, step_s=2.0)
 
 
+def slowed(device: Device, times: float) -> Device:
+    speeds = {dtype: speed / times for dtype, speed in device.flops_per_s.items()}
+    return replace(device, flops_per_s=speeds, memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s / times)
+
+
 def work(stage: Stage, seconds: float, factors: dict[int, float] | None = None, share: float = 0.8) -> None:
-    """The ring computes for so long; each machine by its forecast, times its factor."""
+    """The ring computes for so long; each machine so many times slower than it measured itself."""
     for _ in range(round(seconds)):
         assert stage.route is not None
-        shape = stage.served.shape
-        forecast = {}
+        busy = {}
         for layers in stage.route.pipeline.stages:
-            device = stage.state.members.members[layers.node].device
+            number, device = int(layers.node, 16), stage.state.members.members[layers.node].device
             assert device is not None
-            forecast[int(layers.node, 16)] = stage_seconds(shape, layers.first, layers.last, device, 8)
-        busy = {number: s * (factors or {}).get(number, 1.0) for number, s in forecast.items()}
+            real = slowed(device, (factors or {}).get(number, 1.0))
+            step = decode(stage.served.shape, layers.first, layers.last, 8, 100)
+            busy[number] = step_seconds(step, real, stage.served.shape.dtype, constants_for(device.kind))
         for number, busy_s in busy.items():
             stage.at(number).busy_s += share * busy_s / max(busy.values())
         stage.pass_time(1.0)

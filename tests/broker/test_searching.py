@@ -11,12 +11,12 @@ from muster.broker.pipelines.placing import PlacingOptions
 from muster.broker.pipelines.searching import Searching
 from muster.broker.state import BrokerOptions
 from muster.errors import DoesNotFit
-from muster.plan.quick.planner import as_plan
+from muster.plan.quick.planner import as_plan, place
 from muster.plan.serve.one_pipeline import one_pipeline
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.plan import Stage as Layers
 from muster.spec.pool import Pool
-from tests.broker.actors import PLANNING, SERVED, Stage, node_id, planner
+from tests.broker.actors import PLANNING, SERVED, Stage, node_id
 from tests.broker.live_broker import Pool as Head
 from tests.broker.test_state import pool_of
 
@@ -180,9 +180,9 @@ async def test_a_head_that_was_given_a_search_goes_over_to_what_it_finds(tmp_pat
         stages = [Layers(fast[0].id, 0, 4), Layers(fast[1].id, 4, 8)]
         return as_plan(shape, machines, stages, 140, options, "found aside")
 
-    def old_fashioned(shape, machines, keep=None):
+    def old_fashioned(shape, machines, keep, options):
         known = tuple(node for node in machines.nodes if node.id in (node_id(1), node_id(2)))
-        return planner(shape, replace(machines, nodes=known), keep)
+        return place(shape, replace(machines, nodes=known), keep, options)
 
     pool = Head(tmp_path, search, old_fashioned)
     await pool.start_head()

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 
 from muster.cost.fit import Fit, Measurement, fit, left_out
 from muster.cost.named_shapes import named_shape
-from muster.cost.pace import IDEAL, Constants, peak_flops_per_s, seconds
-from muster.cost.roofline import UNMEASURED_FLOPS_PER_S
+from muster.cost.pace import IDEAL, UNMEASURED_FLOPS_PER_S, Constants, peak_flops_per_s, seconds
 from muster.cost.work import Work, decode, prefill
 from muster.errors import InvalidRequest
 from muster.spec.devices import device_facts

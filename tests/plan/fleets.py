@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise, permutations
 from math import inf
 
+from muster.cost.codecs import message_bytes
 from muster.cost.memory import stage_bytes
-from muster.cost.roofline import hidden_bytes, stage_seconds, transfer_seconds, wire_seconds
+from muster.cost.pace import seconds
+from muster.cost.transfer import transfer_seconds, wire_seconds
+from muster.cost.work import decode
 from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan, Stage
@@ -73,9 +76,10 @@ def check_plan(plan: Plan, model: ModelShape, fleet: Pool, options: PlanOptions)
 def slowest(stages: tuple[Stage, ...], model: ModelShape, fleet: Pool, options: PlanOptions) -> float:
     """Seconds of the slowest stage or link, by the definition."""
     devices = {node.id: node.device for node in fleet.nodes}
-    times = [stage_seconds(model, s.first, s.last, devices[s.node], options.batch, options.context) for s in stages]
+    work = {s.node: decode(model, s.first, s.last, options.batch, options.context) for s in stages}
+    times = [seconds(step, devices[node], model.dtype, options.constants) for node, step in work.items()]
     hops = pairwise(stages)
-    nbytes = hidden_bytes(model, options.batch)
+    nbytes = message_bytes(model, options.batch)
     return max([*times, *(wire_seconds(fleet.link(a.node, b.node), nbytes) for a, b in hops)])
 
 
@@ -84,7 +88,7 @@ def ring_seconds(stages: tuple[Stage, ...], model: ModelShape, fleet: Pool, opti
     if len(stages) == 1:
         return 0.0
     hops = zip(stages, (*stages[1:], stages[0]), strict=True)
-    nbytes = hidden_bytes(model, options.batch)
+    nbytes = message_bytes(model, options.batch)
     return sum(transfer_seconds(fleet.link(a.node, b.node), nbytes) for a, b in hops)
 
 

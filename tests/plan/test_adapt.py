@@ -21,8 +21,8 @@ MODEL = shape()
 HORIZON_S = 600.0
 
 
-def planner(model, machines, keep=None):
-    return place(model, machines, keep, OPTIONS)
+def planner(model, machines, keep=None, options=OPTIONS):
+    return place(model, machines, keep, options)
 
 
 def without(machines, *names):
@@ -75,9 +75,11 @@ def test_closing_up_may_not_move_more_than_planning_anew_however_fast_it_would_b
     before = as_plan(
         MODEL, pool(*left.nodes, node("c")), cuts(("a", 0, 6), ("c", 6, 7), ("b", 7, 8)), 32, OPTIONS, "made up"
     )
-    change = mended(
-        lambda model, machines, keep=None: planner(model, machines), MODEL, left, lost(before), OPTIONS, HORIZON_S
-    )
+
+    def anew(model, machines, keep, options):
+        return planner(model, machines, None, options)
+
+    change = mended(anew, MODEL, left, lost(before), OPTIONS, HORIZON_S)
     assert change.moved_bytes == MODEL.weight_bytes(6, 8), "a has the rest already"
 
 

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.cost.pace import seconds
+from muster.cost.work import prefill
 from muster.plan.change import SWITCH_S, Change, Situation, change_to, moved_bytes, tokens_per_s, worth
 from muster.plan.quick.planner import as_plan
 from muster.plan.quick.tables import PlanOptions
@@ -71,7 +73,9 @@ def test_running_requests_compute_their_cache_again():
     machines = fleet(node("a", 2000), node("b", 2000))
     old = plan(machines, ("a", 0, 4), ("b", 4, 8))
     now = Situation(old.pipelines[0], 1.0, cached_tokens=1000)
-    again_s = 1000 * MODEL.flops_per_token(4, 8) / 1e12
+    full = prefill(MODEL, 4, 8, OPTIONS.workspace.prefill_tokens)
+    step_s = seconds(full, machines.nodes[1].device, MODEL.dtype, OPTIONS.constants)
+    again_s = 1000 * step_s / OPTIONS.workspace.prefill_tokens
     assert change_to(old, now, MODEL, machines, OPTIONS).disturbance_s == pytest.approx(again_s + SWITCH_S)
 
 

@@ -93,7 +93,7 @@ class BrokerState:
         self.members = Membership(head, options.leases)
         self.placing = Placing(self.members, served, planner, options.placing, remembered.epoch)
         self.placing.keep = remembered.pipeline
-        self.slowness = Slowness(self.members, served.shape)
+        self.slowness = Slowness(self.members, served.shape, self.placing.forecasting)
         self.known = set(remembered.known)
         self.banned = set(remembered.banned)
         self.secrets = list(remembered.secrets)
@@ -301,7 +301,7 @@ class BrokerState:
         """A client waits in vain. Some machine hangs, or a step was lost, or it is all just slow: then let it work."""
         if unreachable:
             return self.placing.end(serving, now_s)
-        patience_s = max(self.options.hang_s, HANG_STEPS * serving.longest_step_seconds(self.served))
+        patience_s = max(self.options.hang_s, HANG_STEPS * serving.longest_step_seconds)
         members = [self.members.members[node] for node in serving.nodes]
         hanging = [member for member in members if member.computing_s >= patience_s]
         for member in hanging:

@@ -22,7 +22,6 @@ from muster.sim.faults import Fault
 from muster.sim.serve_run import ServeRun
 from muster.sim.serving import simulate_serving
 from muster.sim.training import TrainRun, simulate_training
-from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.plan_file import PlanFile, why_useless
 from muster.spec.pool import Pool
@@ -134,16 +133,17 @@ def _serve(
         num_requests=asked.requests,
         spread=asked.spread,
         timeline=timeline,
-        plan_anew=partial(_plan_anew, question.shape),
+        plan_anew=partial(_plan_anew, question),
     )
 
 
-def _plan_anew(shape: ModelShape, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
+def _plan_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
     """As the head of a pool does, which knows pipelines of single devices without swapping."""
     if pipeline.serve.swap_pages or any(len(stage.devices) > 1 for stage in pipeline.stages):
         return None
     try:
-        (anew,) = place(shape, machines, pipeline, PlanOptions(page_size=pipeline.serve.page_size)).pipelines
+        options = PlanOptions(page_size=pipeline.serve.page_size, constants=question.constants)
+        (anew,) = place(question.shape, machines, pipeline, options).pipelines
     except PoolUnavailable:
         return None
     return anew.with_work(batch=pipeline.serve.batch)

@@ -16,8 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from muster.cost.pace import IDEAL, Constants, host_slowness, peak_flops_per_s, seconds, warmth
-from muster.cost.roofline import memory_bandwidth
+from muster.cost.pace import (
+    IDEAL,
+    Constants,
+    host_slowness,
+    memory_bandwidth,
+    overlapped,
+    peak_flops_per_s,
+    seconds,
+    warmth,
+)
 from muster.cost.work import Work
 from muster.errors import InvalidRequest
 from muster.spec.pool import Device
@@ -179,5 +187,5 @@ def _solve(rows: _Floats, by_memory: _Sides, overlap: float) -> _Floats:
 
 def _loss(rows: _Floats, constants: _Floats, overlap: float) -> float:
     computing, moving = rows[:, _COMPUTE] @ constants[_COMPUTE], rows[:, _MEMORY] * constants[_MEMORY]
-    busy = computing + moving - overlap * np.minimum(computing, moving)
+    busy = overlapped(computing, moving, overlap)
     return float(((rows[:, _OVERHEAD] @ constants[_OVERHEAD] + busy - 1.0) ** 2).sum())

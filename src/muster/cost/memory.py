@@ -31,6 +31,10 @@ class WorkspaceOptions:
     samples: int = 64
     """Most sequences that ask for logits in one step."""
 
+    def of_steps(self, prefill_tokens: int = 0, batch: int = 0) -> "WorkspaceOptions":
+        """For steps of so many prompt tokens and sequences, as a plan says it; with 0 it leaves them to these."""
+        return WorkspaceOptions(prefill_tokens or self.prefill_tokens, max(self.samples, batch))
+
 
 def workspace_bytes(shape: ModelShape, last: int, options: WorkspaceOptions) -> int:
     """Scratch space of a stage that ends before layer `last`: activations of its widest layer, and logits on the last.
@@ -44,7 +48,20 @@ def workspace_bytes(shape: ModelShape, last: int, options: WorkspaceOptions) -> 
     return activations + logits
 
 
-def stage_bytes(shape: ModelShape, first: int, last: int, cache_tokens: int, options: WorkspaceOptions) -> int:
-    """Bytes that a node must have to hold layers [first, last) with KV pages for `cache_tokens` tokens."""
-    cache = cache_tokens * shape.cache_bytes_per_token(first, last)
-    return shape.weight_bytes(first, last) + cache + workspace_bytes(shape, last, options)
+def device_bytes(
+    shape: ModelShape, first: int, last: int, cache_tokens: int, options: WorkspaceOptions, devices: int = 1
+) -> tuple[int, int, int]:
+    """Weights, cache and workspace of each device that holds layers [first, last) with `cache_tokens` tokens of cache.
+
+    `devices` is the tensor-parallel degree. The workspace is not split: a device holds whole hidden states.
+    """
+    weights = -(-shape.weight_bytes(first, last) // devices)
+    cache = -(-cache_tokens * shape.cache_bytes_per_token(first, last) // devices)
+    return weights, cache, workspace_bytes(shape, last, options)
+
+
+def stage_bytes(
+    shape: ModelShape, first: int, last: int, cache_tokens: int, options: WorkspaceOptions, devices: int = 1
+) -> int:
+    """Bytes that each device must have for that."""
+    return sum(device_bytes(shape, first, last, cache_tokens, options, devices))

@@ -7,14 +7,23 @@
 with A and B operations of the two kinds, F the device's peak in the model's dtype, M bytes and W its memory bandwidth.
 Williams, Waterman and Patterson, "Roofline" (2009), with start-up times for what the roofline leaves out, and with a
 processor in mind that does not load while it multiplies, and that has forgotten after a pause what it did before it.
+
+Every forecast of computing in Muster is this formula: one piece of work at a time, or all layer ranges at once.
 """
 
 from dataclasses import dataclass
 from math import exp, inf
+from typing import overload
 
-from muster.cost.roofline import UNMEASURED_FLOPS_PER_S, memory_bandwidth
+import numpy as np
+
+from muster.cost.layer_ranges import Floats, WorkTable
 from muster.cost.work import Work
 from muster.spec.pool import Device
+
+UNMEASURED_FLOPS_PER_S = 2e10
+UNMEASURED_BANDWIDTH_BYTES_PER_S = 5e9
+"""A machine that has not said how fast it is counts as a slow laptop, so that nobody gains by silence."""
 
 _STAND_INS = {
     "float8_e4m3fn": ("bfloat16", "float16"),
@@ -66,15 +75,48 @@ def peak_flops_per_s(device: Device, dtype: str) -> float:
     return next((rate for rate in device.flops_per_s.values() if rate), UNMEASURED_FLOPS_PER_S)
 
 
-def seconds(work: Work, device: Device, dtype: str, constants: Constants = IDEAL, pause_s: float = inf) -> float:
+def memory_bandwidth(device: Device) -> float:
+    """Bytes per second."""
+    return device.memory_bandwidth_bytes_per_s or UNMEASURED_BANDWIDTH_BYTES_PER_S
+
+
+@overload
+def seconds(work: Work, device: Device, dtype: str, constants: Constants = IDEAL, pause_s: float = inf) -> float: ...
+
+
+@overload
+def seconds(
+    work: WorkTable, device: Device, dtype: str, constants: Constants = IDEAL, pause_s: float = inf
+) -> Floats: ...
+
+
+def seconds(
+    work: Work | WorkTable, device: Device, dtype: str, constants: Constants = IDEAL, pause_s: float = inf
+) -> float | Floats:
     """`pause_s` since the device did work of the same kind; who does not know it expects a long one."""
     peak = peak_flops_per_s(device, dtype)
     computing = (constants.matmul * work.matmul_flops + constants.attention * work.attention_flops) / peak
     moving = constants.memory * work.memory_bytes / memory_bandwidth(device)
     cold_s = constants.cold_s * (1 - warmth(pause_s, constants.cools_s))
     starting = work.steps * (constants.step_s + cold_s) + work.layers * constants.layer_s + work.rows * constants.row_s
-    hidden = constants.overlap * min(computing, moving)
-    return starting * host_slowness(device, constants.host_flops_per_s) + computing + moving - hidden
+    return starting * host_slowness(device, constants.host_flops_per_s) + overlapped(
+        computing, moving, constants.overlap
+    )
+
+
+@overload
+def overlapped(computing: float, moving: float, overlap: float) -> float: ...
+
+
+@overload
+def overlapped(computing: float | Floats, moving: float | Floats, overlap: float) -> float | Floats: ...
+
+
+def overlapped(computing: float | Floats, moving: float | Floats, overlap: float) -> float | Floats:
+    """Seconds of both, where the share `overlap` of the lesser hides behind the greater."""
+    if isinstance(computing, np.ndarray) or isinstance(moving, np.ndarray):
+        return computing + moving - overlap * np.minimum(computing, moving)
+    return computing + moving - overlap * min(computing, moving)
 
 
 def host_slowness(device: Device, host_flops_per_s: float) -> float:

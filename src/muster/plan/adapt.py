@@ -35,13 +35,13 @@ def mended(
     `PoolUnavailable`.
     """
     keep = situation.holders or situation.pipeline
-    change = change_to(planner(shape, pool, keep), situation, shape, pool, options)
+    change = change_to(planner(shape, pool, keep, options), situation, shape, pool, options)
     if keep is None or (
         _keeps(change.plan, keep, pool) and change.plan.only_pipeline.serve.num_pages >= keep.serve.num_pages
     ):
         return change
     try:
-        plans = [planner(shape, pool, None), *_honouring(_recut(shape, pool, keep, options), options)]
+        plans = [planner(shape, pool, None, options), *_honouring(_recut(shape, pool, keep, options), options)]
     except PoolUnavailable:  # a planner that is quick may find only what is near to what was
         return change
     anew, *others = (change_to(plan, situation, shape, pool, options) for plan in plans)
@@ -87,7 +87,7 @@ def improved(
 
     `proposals` count as far as they can be carried out on this pool, which may be another than they were made for.
     """
-    anew = planner(shape, pool, None)
+    anew = planner(shape, pool, None, options)
     # How many machines a small change may take is for the planner to say; and what fits on one is not split.
     most = max(len(pipeline.stages) for pipeline in anew.pipelines)
     others = [*_moved(shape, pool, situation.pipeline, most, options)]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from math import inf
 
 from muster.cost.memory import stage_bytes
-from muster.cost.roofline import flops_per_s
+from muster.cost.pace import seconds
+from muster.cost.work import prefill
 from muster.errors import InvalidRequest, PoolUnavailable
 from muster.plan.quick.tables import PlanOptions
 from muster.sim.ring import BatchRules
@@ -82,14 +83,14 @@ def change_to(plan: Plan, situation: Situation, shape: ModelShape, pool: Pool, o
     holders = _stages(situation.holders or situation.pipeline)
     devices = {node.id: node.device for node in pool.nodes}
     moved = {s.node: missing_bytes(shape, s, holders.get(s.node)) for s in pipeline.stages}
-    seconds = {
+    load_s = {
         s.node: _load_seconds(shape, s, holders.get(s.node), devices[s.node], moved[s.node], situation)
         for s in pipeline.stages
     }
     waiting = _make_way(pipeline, situation.pipeline, shape, pool, options)
-    beside_s = max((took for node, took in seconds.items() if node not in waiting), default=0.0)
-    after_s = max((seconds[node] for node in waiting), default=0.0)
-    again_s = situation.cached_tokens * _prefill_seconds(pipeline, shape, devices)
+    beside_s = max((took_s for node, took_s in load_s.items() if node not in waiting), default=0.0)
+    after_s = max((load_s[node] for node in waiting), default=0.0)
+    again_s = situation.cached_tokens * _prefill_seconds(pipeline, shape, devices, options)
     return Change(
         plan=plan,
         moved_bytes=sum(moved.values()),
@@ -104,12 +105,17 @@ def tokens_per_s(pipeline: Pipeline, shape: ModelShape, pool: Pool, options: Pla
     """Tokens that the pipeline could generate per second, by the closed forecast; 0 if it is broken."""
     plan = Plan(shape.name, (pipeline,))
     rules = BatchRules(prefill_tokens=options.workspace.prefill_tokens)
-    prompt_tokens = max(1, min(options.context, shape.max_context) * 3 // 4)
-    workload = ServeWorkload(prompt_tokens, output_tokens=max(1, prompt_tokens // 3))
     try:
-        return serve_forecast(plan, pool, shape, workload, rules=rules).capacity_tokens_per_s
+        forecast = serve_forecast(plan, pool, shape, usual(shape, options), options.constants, rules=rules)
     except (PoolUnavailable, InvalidRequest):  # a link is down, a machine is gone
         return 0.0
+    return forecast.capacity_tokens_per_s
+
+
+def usual(shape: ModelShape, options: PlanOptions) -> ServeWorkload:
+    """Requests as plans are weighed by: a quarter of the context that `options` names is generated."""
+    prompt_tokens = max(1, min(options.context, shape.max_context) * 3 // 4)
+    return ServeWorkload(prompt_tokens, output_tokens=max(1, prompt_tokens // 3))
 
 
 def moved_bytes(shape: ModelShape, old: Pipeline | None, new: Pipeline) -> int:
@@ -158,9 +164,10 @@ def _bytes(shape: ModelShape, stage: Stage, of: Pipeline, options: PlanOptions) 
     return stage_bytes(shape, stage.first, stage.last, of.serve.cache_tokens, options.workspace)
 
 
-def _prefill_seconds(pipeline: Pipeline, shape: ModelShape, devices: dict[NodeId, Device]) -> float:
-    """Per token of prompt, on the stage that takes longest."""
-    return max(
-        shape.flops_per_token(stage.first, stage.last) / flops_per_s(devices[stage.node], shape.dtype)
-        for stage in pipeline.stages
-    )
+def _prefill_seconds(
+    pipeline: Pipeline, shape: ModelShape, devices: dict[NodeId, Device], options: PlanOptions
+) -> float:
+    """Per token of prompt, on the stage that takes longest, in steps that are full of them."""
+    tokens = options.workspace.prefill_tokens
+    work = {stage.node: prefill(shape, stage.first, stage.last, tokens) for stage in pipeline.stages}
+    return max(seconds(work[node], devices[node], shape.dtype, options.constants) for node in work) / tokens

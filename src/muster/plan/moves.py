@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import inf, isfinite
 
-from muster.cost.roofline import hidden_bytes, stage_seconds, wire_seconds
 from muster.plan.quick.repair import room_for_pages
 from muster.plan.quick.split import cover, least_slowest, most_pages
 from muster.plan.quick.tables import PlanOptions, Tables
@@ -92,14 +91,13 @@ def _suspects(
     shape: ModelShape, pool: Pool, keep: Pipeline, nodes: dict[NodeId, Node], options: PlanOptions
 ) -> list[int]:
     """The stages that take longest, with their way to the next one; the worst first."""
-    nbytes = hidden_bytes(shape, options.batch)
     following = (*keep.stages[1:], keep.stages[0])
 
     def seconds(k: int) -> float:
         stage, then = keep.stages[k], following[k]
-        work = stage_seconds(shape, stage.first, stage.last, nodes[stage.node].device, options.batch, options.context)
+        work_s = options.step_seconds(shape, stage.first, stage.last, nodes[stage.node].device)
         link = pool.link(stage.node, then.node)
-        return max(work, wire_seconds(link, nbytes) + link.latency_s) if then is not stage else work
+        return max(work_s, options.hop_seconds(shape, link)) if then is not stage else work_s
 
     return sorted(range(len(keep.stages)), key=seconds, reverse=True)[:MOST_SUSPECTS]
 
@@ -108,7 +106,6 @@ def _fastest_idle(shape: ModelShape, pool: Pool, stage: Stage, busy: set[NodeId]
     """Of the machines that have nothing to do, those that would compute this stage soonest."""
 
     def seconds(node: Node) -> tuple[float, NodeId]:
-        took_s = stage_seconds(shape, stage.first, stage.last, node.device, options.batch, options.context)
-        return took_s, node.id
+        return options.step_seconds(shape, stage.first, stage.last, node.device), node.id
 
     return sorted((node for node in pool.nodes if node.id not in busy), key=seconds)[:MOST_IDLE]

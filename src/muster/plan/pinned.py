@@ -77,13 +77,13 @@ def honours(pipeline: Pipeline, fixed: Collection[Stage]) -> bool:
     return set(fixed) <= set(pipeline.stages)
 
 
-def around(planner: Planner, options: PlanOptions) -> Planner:
+def around(planner: Planner) -> Planner:
     """`planner`, for plans that hold the stages of `options.fixed`; it raises `PoolUnavailable` where none can."""
-    fixed = options.fixed
-    if not fixed:
-        return planner
 
-    def plan(shape: ModelShape, pool: Pool, keep: Pipeline | None = None) -> Plan:
+    def plan(shape: ModelShape, pool: Pool, keep: Pipeline | None, options: PlanOptions) -> Plan:
+        fixed = options.fixed
+        if not fixed:
+            return planner(shape, pool, keep, options)
         others = [stage for stage in keep.stages if _is_beside(stage, fixed)] if keep is not None else []
         for stages in ([*fixed, *others], fixed):
             in_order = tuple(sorted(stages, key=lambda stage: stage.first))

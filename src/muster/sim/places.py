@@ -7,13 +7,12 @@ asked for the simulation may plan anew.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from muster.cost.island import device_bytes
-from muster.cost.memory import WorkspaceOptions
+from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.sim.faults import Weather
 from muster.sim.line import Line
 from muster.sim.ring import Ring
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Node, NodeId, Pool
 
 REPAIR_S = 10.0
@@ -126,8 +125,11 @@ class Standbys:
         return self._weather.passable_s(before, node, now_s) - now_s <= self._patience_s
 
     def _fits(self, node: Node, stage: Stage, pipeline: Pipeline) -> bool:
-        devices, tokens = len(stage.devices), pipeline.work.cache_tokens
-        need = sum(device_bytes(self._shape, stage.first, stage.last, tokens, WorkspaceOptions(), devices))
+        devices, work = len(stage.devices), pipeline.work
+        workspace = WorkspaceOptions()
+        if isinstance(work, ServeSettings):
+            workspace = workspace.of_steps(work.prefill_tokens, work.batch)
+        need = stage_bytes(self._shape, stage.first, stage.last, work.cache_tokens, workspace, devices)
         return devices <= node.device_count and need <= node.device.memory_bytes
 
 

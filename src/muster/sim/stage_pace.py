@@ -10,8 +10,7 @@ from functools import lru_cache
 
 from muster.cost.island import SLOWEST_INSIDE
 from muster.cost.memory import dtype_bytes
-from muster.cost.pace import Constants, host_slowness, peak_flops_per_s, warmth
-from muster.cost.roofline import memory_bandwidth
+from muster.cost.pace import Constants, host_slowness, memory_bandwidth, peak_flops_per_s, warmth
 from muster.cost.work import activation_traffic, causal_pairs, decode
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Stage

@@ -7,8 +7,7 @@ the seconds of one microbatch forth and back.
 from collections.abc import Mapping, Sequence
 from math import inf
 
-from muster.cost.island import device_bytes
-from muster.cost.memory import WorkspaceOptions
+from muster.cost.memory import WorkspaceOptions, device_bytes
 from muster.cost.pace import TYPICAL, Constants
 from muster.errors import InvalidRequest
 from muster.sim import limits, train_steady
@@ -137,7 +136,7 @@ def _attainment(
 
 def _stages(ring: Ring, beat: Rhythm, steps_per_s: float) -> list[StageForecast]:
     pipeline = ring.pipeline
-    options = WorkspaceOptions(ring.rules.prefill_tokens, max(WorkspaceOptions().samples, pipeline.serve.batch))
+    options = WorkspaceOptions().of_steps(ring.rules.prefill_tokens, pipeline.serve.batch)
     found = []
     for stage, node, seconds in zip(ring.stages, ring.nodes, beat.stage_s, strict=True):
         weights, cache, other = device_bytes(

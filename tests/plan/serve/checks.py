@@ -2,8 +2,7 @@
 
 from collections import Counter
 
-from muster.cost.island import device_bytes
-from muster.cost.memory import WorkspaceOptions
+from muster.cost.memory import WorkspaceOptions, device_bytes
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import Pool

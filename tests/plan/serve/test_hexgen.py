@@ -2,8 +2,7 @@
 
 import pytest
 
-from muster.cost.island import device_bytes
-from muster.cost.memory import WorkspaceOptions
+from muster.cost.memory import WorkspaceOptions, device_bytes
 from muster.cost.named_shapes import named_shape
 from tests.plan.serve.hexgen_cost import cost, gibibytes
 

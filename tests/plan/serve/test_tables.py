@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.cost.island import device_bytes
+from muster.cost.memory import device_bytes
 from muster.cost.pace import TYPICAL
 from muster.errors import DoesNotFit
 from muster.plan.serve.chain import Cut, Item

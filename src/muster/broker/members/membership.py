@@ -59,7 +59,7 @@ class Member:
     busy_s: float = 0.0
     """Spent computing so far, as it says itself."""
     slowness: float = 1.0
-    """So many times longer than its forecast it was last seen to compute, next to the others of its ring."""
+    """So many times slower than it measured itself it was last seen to compute, next to the others of its ring."""
     slow_s: float = 0.0
     """When that was."""
     hangs: bool = False

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.plan.quick.tables import PlanOptions
+from muster.sim.stage_pace import StagePace, StepLoad
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
-from muster.spec.pool import NodeId
+from muster.spec.pool import NodeId, Pool
 from muster.wire.messages.base import Address
 from muster.wire.messages.placement import Assign
-
-FORECAST_TOKENS = PlanOptions().batch
-"""In the step whose time a plan forecasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,9 @@ class Placement:
     epoch: int
     pipeline: Pipeline
     step_seconds: float
+    """Forecast of the slowest stage's time for one decode step."""
+    longest_step_seconds: float
+    """The same for a step as long as steps can be here."""
     explanation: str
     loads: dict[NodeId, Load] = field(default_factory=dict)
     """Nodes that were assigned."""
@@ -56,9 +57,11 @@ class Placement:
     """Nodes that will be assigned when the serving placement makes way."""
 
     @classmethod
-    def of(cls, epoch: int, plan: Plan) -> "Placement":
+    def of(cls, epoch: int, plan: Plan, served: Served, pool: Pool, options: PlanOptions) -> "Placement":
+        """Of the only pipeline of `plan`, whose machines are in the pool."""
         (pipeline,) = plan.pipelines
-        return cls(epoch, pipeline, plan.step_seconds, plan.explanation)
+        longest_s = longest_step_seconds(pipeline, served.shape, pool, options)
+        return cls(epoch, pipeline, plan.step_seconds, longest_s, plan.explanation)
 
     @property
     def nodes(self) -> tuple[NodeId, ...]:
@@ -88,10 +91,6 @@ class Placement:
         """Whether only the deferred nodes are missing."""
         return bool(self.deferred) and all(load.loaded or load.has_weights for load in self.loads.values())
 
-    def longest_step_seconds(self, served: Served) -> float:
-        """Forecast of the slowest stage's time for a step full of prompt tokens."""
-        return self.step_seconds * max(1.0, served.workspace.prefill_tokens / FORECAST_TOKENS)
-
     def neighbours(self, node: NodeId) -> set[NodeId]:
         order = self.nodes
         index = order.index(node)
@@ -111,3 +110,11 @@ class Placement:
             ),
             peers=peers,
         )
+
+
+def longest_step_seconds(pipeline: Pipeline, shape: ModelShape, pool: Pool, options: PlanOptions) -> float:
+    """Of the slowest stage, for a step full of prompt tokens at the end of the longest text, and full of sequences."""
+    tokens, longest = options.workspace.prefill_tokens, min(shape.max_context, pipeline.serve.cache_tokens)
+    load = StepLoad(options.batch, longest, ((max(0, longest - tokens), tokens),), options.batch + 1)
+    nodes = {node.id: node for node in pool.nodes}
+    return max(StagePace(shape, stage, nodes[stage.node], options.constants).seconds(load) for stage in pipeline.stages)

@@ -14,6 +14,7 @@ from muster.broker.events import Command, Placed, Route, RouteChanged, Save, Sea
 from muster.broker.members.membership import Membership
 from muster.broker.pipelines.pauses import Pauses
 from muster.broker.pipelines.placement import Load, Placement, Served
+from muster.cost.measured import constants_of
 from muster.errors import PoolUnavailable
 from muster.plan.adapt import improved, mended
 from muster.plan.change import Change, Situation, tokens_per_s, worth
@@ -67,7 +68,6 @@ class Placing:
         self, members: Membership, served: Served, planner: Planner, options: PlacingOptions, epoch: int
     ) -> None:
         self.members, self.served, self.planner, self.options = members, served, planner, options
-        self._planning = replace(options.planning, workspace=served.workspace)
         self.epoch = epoch
         """The largest epoch ever given."""
         self.serving: Placement | None = None
@@ -234,8 +234,7 @@ class Placing:
         if not self.options.searches:
             return self._improve((), now_s)
         self._searching = True
-        pool = self.members.pool(now_s)
-        return [Search(pool, self._around_pins(pool))]
+        return [Search(self.members.pool(now_s), self._planning(now_s))]
 
     def found(self, plan: Plan | None, now_s: float) -> list[Command]:
         """A search that was asked for has ended."""
@@ -254,54 +253,63 @@ class Placing:
     def _weighed(self, choose: Chooser, horizon_s: float, now_s: float) -> Change | None:
         """The plan that `choose` would go to, and what that costs and brings."""
         pool = self.members.pool(now_s)
-        shape, situation, planning = self.served.shape, self._situation(now_s), self._around_pins(pool)
+        shape, planning = self.served.shape, self._planning(now_s)
+        situation = self._situation(planning, now_s)
         self.pin_trouble = ""
         try:
-            return choose(around(self.planner, planning), shape, pool, situation, planning, horizon_s)
+            return choose(around(self.planner), shape, pool, situation, planning, horizon_s)
         except PoolUnavailable as error:
             if planning.fixed:
                 self.pin_trouble = str(error)
             # Where nobody is left to try, what the last one failed at says more than "nobody is here".
             self.trouble = self.failure if self.failure and not pool.nodes else str(error)
         try:  # no pin is worth that nobody is served
-            return choose(self.planner, shape, pool, situation, self._planning, horizon_s) if planning.fixed else None
+            free = replace(planning, fixed=())
+            return choose(self.planner, shape, pool, situation, free, horizon_s) if planning.fixed else None
         except PoolUnavailable as error:
             self.trouble = str(error)
             return None
 
     def pinned(self, now_s: float) -> tuple[Pinned, ...]:
         """The operator's pins, as far as they can be kept now."""
-        return pinned(self.options.pins, self.served.shape, self.members.pool(now_s), self._planning)
+        return pinned(self.options.pins, self.served.shape, self.members.pool(now_s), self.forecasting(now_s))
 
-    def _around_pins(self, pool: Pool) -> PlanOptions:
-        held = pinned(self.options.pins, self.served.shape, pool, self._planning)
-        return replace(self._planning, fixed=tuple(one.stage for one in held if one.stage is not None))
+    def forecasting(self, now_s: float) -> PlanOptions:
+        """By what everything is forecast on the pool as it is, with the constants that `muster plan` takes for it."""
+        constants = constants_of(self.members.pool(now_s))
+        return replace(self.options.planning, workspace=self.served.workspace, constants=constants)
+
+    def _planning(self, now_s: float) -> PlanOptions:
+        """The same, around the pins that can be kept."""
+        fixed = tuple(one.stage for one in self.pinned(now_s) if one.stage is not None)
+        return replace(self.forecasting(now_s), fixed=fixed)
 
     def _obeys(self, plan: Plan, now_s: float) -> bool:
         """Whether pins are kept by this plan and not by what serves: reason enough to change."""
         assert self.serving is not None
-        fixed = self._around_pins(self.members.pool(now_s)).fixed
+        fixed = self._planning(now_s).fixed
         return honours(plan.pipelines[0], fixed) and not honours(self.serving.pipeline, fixed)
 
     def _running(self, serving: Placement) -> int:
         """Streams, as the machine that schedules them last said."""
         return self.members.members[serving.nodes[0]].active.get(serving.epoch, 0)
 
-    def _situation(self, now_s: float) -> Situation:
+    def _situation(self, planning: PlanOptions, now_s: float) -> Situation:
         """What serves, and what a change would disturb."""
         serving = self.serving
         if serving is None:
             return Situation(None, holders=self.keep, fetch_bytes_per_s=self.members.fetch_bytes_per_s)
         shape, pipeline = self.served.shape, serving.pipeline
         here = self.members.pool(now_s, also=serving.nodes)
-        cached_tokens = min(self._running(serving) * self._planning.context, pipeline.serve.cache_tokens)
-        speed = tokens_per_s(pipeline, shape, here, self._planning)
+        cached_tokens = min(self._running(serving) * planning.context, pipeline.serve.cache_tokens)
+        speed = tokens_per_s(pipeline, shape, here, planning)
         return Situation(pipeline, speed, cached_tokens=cached_tokens, fetch_bytes_per_s=self.members.fetch_bytes_per_s)
 
     def _start(self, plan: Plan, now_s: float) -> list[Command]:
         """Make `plan` the pending placement and tell everybody who has room for it beside what serves."""
         self.epoch += 1
-        self.pending = placement = Placement.of(self.epoch, plan)
+        pool = self.members.pool(now_s)
+        self.pending = placement = Placement.of(self.epoch, plan, self.served, pool, self.forecasting(now_s))
         self._pauses.looked(now_s)
         for node in placement.nodes:
             needed = self.held_bytes(node) + placement.bytes_on(node, self.served)

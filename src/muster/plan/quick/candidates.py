@@ -2,15 +2,18 @@
 
 From a pool larger than `PlanOptions.exact_nodes`, the machines are taken that hold the most layers within the least
 bound at which that many machines can hold the model at all; among equals those nearest to the best one, then by id.
+All layers count as the average one, head and embedding included in it.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from muster.cost.layer_ranges import Floats
 from muster.cost.memory import workspace_bytes
-from muster.cost.roofline import flops_per_s, memory_bandwidth
-from muster.plan.quick.tables import Floats, PlanOptions
+from muster.cost.pace import seconds
+from muster.cost.work import Work
+from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Node, Pool
 
@@ -20,9 +23,9 @@ def by_use(shape: ModelShape, pool: Pool, options: PlanOptions) -> list[Node]:
     nodes = sorted(pool.nodes, key=lambda node: node.id)
     if len(nodes) <= options.exact_nodes:
         return nodes
-    layers_held, paces = _held_and_pace(shape, nodes, options)
-    bound_s = _least_bound(layers_held, paces, shape.num_layers, options.exact_nodes)
-    layers_within = np.minimum(layers_held, bound_s / paces)
+    layers_held, start_s, layer_s = _held_and_seconds(shape, nodes, options)
+    bound_s = _least_bound(layers_held, start_s, layer_s, shape.num_layers, options.exact_nodes)
+    layers_within = np.clip((bound_s - start_s) / layer_s, 0.0, layers_held)
     best = nodes[int(layers_within.argmax())]
     ranked = [
         (-round(float(within), 1), _distance(pool, best, node), node.id, node)
@@ -32,29 +35,31 @@ def by_use(shape: ModelShape, pool: Pool, options: PlanOptions) -> list[Node]:
     return [node for *_, node in sorted(ranked, key=lambda entry: entry[:3])]
 
 
-def _held_and_pace(shape: ModelShape, nodes: Sequence[Node], options: PlanOptions) -> tuple[Floats, Floats]:
-    """Average layers that fit on each machine, and its seconds per average layer."""
+def _held_and_seconds(shape: ModelShape, nodes: Sequence[Node], options: PlanOptions) -> tuple[Floats, Floats, Floats]:
+    """Average layers that fit on each machine, its seconds for the start of a step, and those per average layer."""
     layers = shape.num_layers
     cache_tokens = options.min_pages(shape) * options.page_size
     per_layer = (sum(shape.layer_bytes) + cache_tokens * sum(shape.kv_bytes_per_token)) / layers
     scratch = workspace_bytes(shape, -1, options.workspace)
     caps = np.array([node.device.memory_bytes for node in nodes], dtype=np.float64)
     layers_held = np.clip((caps - scratch) / per_layer, 0.0, layers)
-    read = (sum(shape.layer_bytes) + options.batch * options.context * sum(shape.kv_bytes_per_token)) / layers
-    flops = options.batch * sum(shape.layer_flops_per_token) / layers
-    bandwidths = np.array([memory_bandwidth(node.device) for node in nodes])
-    speeds = np.array([flops_per_s(node.device, shape.dtype) for node in nodes])
-    return layers_held, np.maximum(np.maximum(read / bandwidths, flops / speeds), 1e-12)
+    whole = options.work(shape, 0, layers)
+    start = Work(rows=whole.rows, steps=whole.steps)
+    start_s, whole_s = (
+        np.array([seconds(work, node.device, shape.dtype, options.constants) for node in nodes])
+        for work in (start, whole)
+    )
+    return layers_held, start_s, np.maximum((whole_s - start_s) / layers, 1e-12)
 
 
-def _least_bound(layers_held: Floats, paces: Floats, layers: int, keep: int) -> float:
-    """The least step time at which the best `keep` machines hold `layers` layers together ."""
-    bounds = np.unique(layers_held * paces)
+def _least_bound(layers_held: Floats, start_s: Floats, layer_s: Floats, layers: int, keep: int) -> float:
+    """The least step time at which the best `keep` machines hold `layers` layers together."""
+    bounds = np.unique(start_s + layers_held * layer_s)
     low, high = 0, len(bounds) - 1
     while low < high:
         middle = (low + high) // 2
-        within = np.sort(np.minimum(layers_held, bounds[middle] / paces))
-        if within[-keep:].sum() >= layers:
+        within = np.sort(np.clip((bounds[middle] - start_s) / layer_s, 0.0, layers_held))
+        if within[-keep:].sum() >= layers * (1 - 1e-12):
             high = middle
         else:
             low = middle + 1

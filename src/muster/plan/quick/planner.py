@@ -14,7 +14,7 @@ from math import ceil, inf
 from typing import Protocol
 
 from muster.cost.memory import stage_bytes
-from muster.cost.roofline import hidden_bytes, stage_seconds, transfer_seconds, wire_seconds
+from muster.cost.transfer import wire_seconds
 from muster.plan.quick import sentences
 from muster.plan.quick.candidates import by_use, nearest_neighbours
 from muster.plan.quick.repair import repair
@@ -29,7 +29,7 @@ from muster.spec.pool import Node, Pool
 class Planner(Protocol):
     """Whatever decides which machine does what."""
 
-    def __call__(self, shape: ModelShape, pool: Pool, keep: Pipeline | None = None) -> Plan:
+    def __call__(self, shape: ModelShape, pool: Pool, keep: Pipeline | None, options: PlanOptions) -> Plan:
         """A plan for `pool`, or `PoolUnavailable` (mostly `DoesNotFit`).
 
         With `keep`, a pipeline of which some machines may be gone: the others keep their layers where that is
@@ -61,7 +61,7 @@ def _alone(shape: ModelShape, pool: Pool, options: PlanOptions) -> Plan | None:
     able = [node for node in pool.nodes if node.device.memory_bytes >= _need(shape, *whole, tokens, options)]
     if not able:
         return None
-    pace = {node.id: stage_seconds(shape, *whole, node.device, options.batch, options.context) for node in able}
+    pace = {node.id: options.step_seconds(shape, *whole, node.device) for node in able}
     best = min(able, key=lambda node: (pace[node.id], node.id))
     tables = Tables(shape, [best], pool, options)
     pages = most_pages(tables, (0,), inf, options.min_pages(shape), options.max_pages(shape))
@@ -139,16 +139,13 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
     devices = {node.id: node.device for node in pool.nodes}
     hops = list(zip(stages, (*stages[1:], stages[0]), strict=True)) if len(stages) > 1 else []
     links = [pool.link(source.node, target.node) for source, target in hops]
-    nbytes = hidden_bytes(shape, options.batch)
+    nbytes = options.message_bytes(shape)
     if any(wire_seconds(link, nbytes) == inf for link in links):
         raise sentences.links_are_down()
-    work = [
-        stage_seconds(shape, stage.first, stage.last, devices[stage.node], options.batch, options.context)
-        for stage in stages
-    ]
+    work = [options.step_seconds(shape, stage.first, stage.last, devices[stage.node]) for stage in stages]
     # The way back carries token ids only, so its bandwidth does not bound the step.
     step_s = max([*work, *(wire_seconds(link, nbytes) for link in links[:-1])])
-    ring_s = sum(transfer_seconds(link, nbytes) for link in links)
+    ring_s = sum(options.hop_seconds(shape, link) for link in links)
     settings = ServeSettings(pages, options.page_size, microbatches(len(stages), step_s, ring_s, options))
     pipeline = Pipeline(tuple(stages), settings)
     used = set(pipeline.nodes())

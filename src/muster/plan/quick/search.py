@@ -14,8 +14,9 @@ from math import inf
 
 import numpy as np
 
+from muster.cost.layer_ranges import Floats
 from muster.plan.quick.split import Bools, cover
-from muster.plan.quick.tables import Floats, Ints, Tables
+from muster.plan.quick.tables import Ints, Tables
 
 Order = tuple[int, ...]
 """Indices into `Tables.nodes`, first stage first."""

@@ -8,19 +8,22 @@ step time, one number per machine and start says it all: how far it can reach.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from muster.cost.memory import WorkspaceOptions, workspace_bytes
-from muster.cost.roofline import flops_per_s, hidden_bytes, memory_bandwidth, wire_seconds
+from muster.cost.codecs import message_bytes
+from muster.cost.layer_ranges import Floats, WorkTable, is_range, ranges, weight_table, work_table, workspace_row
+from muster.cost.memory import WorkspaceOptions
+from muster.cost.pace import TYPICAL, Constants, seconds
+from muster.cost.transfer import transfer_seconds, wire_seconds
+from muster.cost.work import Work, decode
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Stage
-from muster.spec.pool import LinkSpeed, Node, Pool
+from muster.spec.pool import Device, LinkSpeed, Node, Pool
 
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class PlanOptions:
     workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)
     fixed: tuple[Stage, ...] = ()
     """Stages that stay as they are, by their machines' pins (`plan.pinned`)."""
+    constants: Constants = TYPICAL
+    """Of the machines; see `cost.measured`."""
 
     def min_pages(self, shape: ModelShape) -> int:
         return -(-min(self.min_context, shape.max_context) // self.page_size)
@@ -55,32 +60,37 @@ class PlanOptions:
     def max_pages(self, shape: ModelShape) -> int:
         return max(self.min_pages(shape), -(-self.max_sequences * shape.max_context // self.page_size))
 
+    def work(self, shape: ModelShape, first: int, last: int) -> Work:
+        """Of layers [first, last) in the decode step whose time is minimised."""
+        return _decode(shape, first, last, self.batch, self.context)
+
+    def step_seconds(self, shape: ModelShape, first: int, last: int, device: Device) -> float:
+        """Of layers [first, last) on `device` in that step."""
+        return seconds(self.work(shape, first, last), device, shape.dtype, self.constants)
+
+    def message_bytes(self, shape: ModelShape) -> int:
+        """From a stage to the next in that step."""
+        return message_bytes(shape, self.batch)
+
+    def hop_seconds(self, shape: ModelShape, link: LinkSpeed) -> float:
+        """Until the next stage has them."""
+        return transfer_seconds(link, self.message_bytes(shape), self.constants.message_s)
+
 
 class Tables:
-    """Sizes of all ranges [a, b) as [L + 1, L + 1] arrays, speeds and caps of `nodes` as vectors."""
+    """Sizes and seconds of all ranges [a, b) as [L + 1, L + 1] arrays, caps of `nodes` as a vector."""
 
     def __init__(self, shape: ModelShape, nodes: Sequence[Node], pool: Pool, options: PlanOptions) -> None:
         self.shape, self.nodes, self.options, self.pool = shape, tuple(nodes), options, pool
         self.num_layers = shape.num_layers
-        head = np.zeros((self.num_layers + 1, self.num_layers + 1), dtype=np.float64)
-        head[:, -1] = 1.0
-        tail = np.where(np.arange(self.num_layers + 1) == 0, float(shape.embedding_bytes), 0.0)
-        layers = _ranges(shape.layer_bytes)
-        cache = _ranges(shape.kv_bytes_per_token)
-        self._read = layers + head * shape.head_bytes + options.batch * options.context * cache
-        flops = _ranges(shape.layer_flops_per_token) + head * shape.head_flops_per_token
-        self._flops = options.batch * flops
-        self._page = cache * options.page_size
-        logits = workspace_bytes(shape, shape.num_layers, options.workspace)
-        plain = workspace_bytes(shape, -1, options.workspace)
-        self._fixed = layers + head * (shape.head_bytes + logits - plain) + tail[:, None] + plain
-        self._fixed[0, -1] -= shape.tied_bytes
-        index = np.arange(self.num_layers + 1)
-        self._real = index[None, :] > index[:, None]
+        self._page = ranges(shape.kv_bytes_per_token) * options.page_size
+        self._fixed = weight_table(shape) + workspace_row(shape, options.workspace)[None, :]
+        self._real = is_range(self.num_layers)
         self.caps = np.array([node.device.memory_bytes for node in nodes], dtype=np.float64)
-        self.speeds = np.array([flops_per_s(node.device, shape.dtype) for node in nodes])
-        self.bandwidths = np.array([memory_bandwidth(node.device) for node in nodes])
-        self.seconds = np.maximum(self._read / self.bandwidths[:, None, None], self._flops / self.speeds[:, None, None])
+        work = _work_table(shape, options.batch, options.context)
+        table_s = [seconds(work, node.device, shape.dtype, options.constants) for node in nodes]
+        self.seconds = np.array(table_s).reshape(len(nodes), *self._real.shape)
+        """[machine, first, last]: of the decode step that `options` names."""
 
     def need(self, pages: int) -> Floats:
         """Bytes that each range needs with `pages` KV pages."""
@@ -105,14 +115,13 @@ class Tables:
     @cached_property
     def wire(self) -> Floats:
         """Seconds for which a step's hidden state keeps each link busy."""
-        nbytes = hidden_bytes(self.shape, self.options.batch)
+        nbytes = self.options.message_bytes(self.shape)
         return self._square(lambda i, j: wire_seconds(self.link(i, j), nbytes))
 
     @cached_property
     def latency(self) -> Floats:
         """Seconds until a step's hidden state has arrived."""
-        nbytes = hidden_bytes(self.shape, self.options.batch)
-        return self._square(lambda i, j: self.link(i, j).latency_s + wire_seconds(self.link(i, j), nbytes))
+        return self._square(lambda i, j: self.options.hop_seconds(self.shape, self.link(i, j)))
 
     def _square(self, value: Callable[[int, int], float]) -> Floats:
         count = range(len(self.nodes))
@@ -123,7 +132,10 @@ class Tables:
         return Tables(self.shape, [self.nodes[i] for i in indices], self.pool, self.options)
 
 
-def _ranges(values: Sequence[int]) -> Floats:
-    """[a, b] -> sum of values[a:b] (negative where b < a; those are never looked at)."""
-    sums = np.concatenate([[0.0], np.cumsum(np.array(values, dtype=np.float64))])
-    return np.asarray(sums[None, :] - sums[:, None])
+_decode = lru_cache(maxsize=1024)(decode)
+"""Plans are weighed over the same ranges again and again."""
+
+
+@lru_cache(maxsize=8)
+def _work_table(shape: ModelShape, batch: int, context: int) -> WorkTable:
+    return work_table([decode(shape, layer, layer + 1, batch, context) for layer in range(shape.num_layers)])

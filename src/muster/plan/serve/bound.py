@@ -17,8 +17,8 @@ Latency. A request passes every layer once for each token, each at best on the f
 
 import numpy as np
 
+from muster.cost.layer_ranges import Floats
 from muster.plan.serve.job import Job
-from muster.plan.serve.stage_tables import Floats
 
 _MIXTURES = np.linspace(0.0, 1.0, 21)
 

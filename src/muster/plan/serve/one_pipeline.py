@@ -42,7 +42,7 @@ def one_pipeline(
         pins=tuple(Pin(stage.node, stage.first, stage.last) for stage in options.fixed),
     )
     try:
-        found = plan_serving(shape, some, _workload(shape, options), wanted, out_of_time=out_of_time)
+        found = plan_serving(shape, some, _workload(shape, options), wanted, options.constants, out_of_time=out_of_time)
     except InvalidRequest as error:  # the pins: with a small cache they may still do
         raise PoolUnavailable(str(error)) from error
     pipeline = found.plan.only_pipeline

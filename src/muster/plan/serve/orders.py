@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement, islice, pairwise, permutations
 
+from muster.cost.layer_ranges import Floats
 from muster.plan.serve.chain import Group, Item
 from muster.plan.serve.job import Job
-from muster.plan.serve.stage_tables import Floats
 
 _CLASSES_IN_EVERY_ORDER = 3
 _MOST_ORDERS = 200

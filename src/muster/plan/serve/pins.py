@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from muster.cost.island import device_bytes
+from muster.cost.memory import stage_bytes
 from muster.plan.serve import refusals
 from muster.plan.serve.fleet import Fleet
 from muster.plan.serve.layout import Layout, team
@@ -37,7 +37,7 @@ def _check_memory(pin: Pin, node: Node, shape: ModelShape, workload: ServeWorklo
     tokens = workload.prompt_tokens + workload.output_tokens
     degree = min(node.device_count, options.max_tensor_parallel or node.device_count)
     # As tensor parallel as it goes; several stages on the machine's devices need no less altogether.
-    need = sum(device_bytes(shape, pin.first, pin.last, tokens, options.workspace, degree)) * degree
+    need = stage_bytes(shape, pin.first, pin.last, tokens, options.workspace, degree) * degree
     room = node.device.memory_bytes * degree * (node.device_count // degree)
     if need > room:
         raise refusals.pin_too_large(node, pin.first, pin.last, need, room)

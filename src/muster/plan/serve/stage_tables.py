@@ -7,21 +7,20 @@ The figures are the simulator's (`sim/stage_pace.py`), taken layer by layer and 
 add up over layers, and the sums overlap.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from muster.cost.memory import WorkspaceOptions, workspace_bytes
-from muster.cost.pace import Constants
+from muster.cost.layer_ranges import Floats, is_range, ranges, weight_table, workspace_row
+from muster.cost.memory import WorkspaceOptions
+from muster.cost.pace import Constants, overlapped
 from muster.plan.serve.fleet import Fleet
 from muster.sim.stage_pace import StagePace, StepLoad
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Stage
 from muster.spec.pool import Node
 
-Floats = npt.NDArray[np.float64]
 Loads = tuple[tuple[float, StepLoad], ...]
 """(share of the steps, what such a step carries)."""
 
@@ -107,42 +106,19 @@ class StageTables:
         for share, load in loads:
             parts = {key: pace.parts(load) for key, pace in pieces.items()}
             computing, moving, other = (ranges([parts[key][i] for key in keys]) for i in range(3))
-            hidden = self.constants.overlap * np.minimum(computing, moving)
+            busy = overlapped(computing, moving, self.constants.overlap)
             # Every layer counted the start of a step; a stage starts once.
             again = (count - 1) * self._start_s(node, degree, load)
-            total += share / whole * (computing + moving - hidden + other - again)
-        return np.where(real(self.layers), total, np.inf)
+            total += share / whole * (busy + other - again)
+        return np.where(is_range(self.layers), total, np.inf)
 
     def _room_table(self, node: Node, degree: int, batch: int) -> Floats:
         shape, layers = self.shape, self.layers
-        weights = ranges(shape.layer_bytes)
-        weights[0, :] += shape.embedding_bytes
-        weights[:, layers] += shape.head_bytes
-        weights[0, layers] -= shape.tied_bytes
-        options = workspace_for(self.workspace, batch)
-        scratch = np.full(layers + 1, workspace_bytes(shape, -1, options), dtype=np.float64)
-        scratch[layers] = workspace_bytes(shape, layers, options)
-        left = node.device.memory_bytes - np.ceil(weights / degree) - scratch[None, :]
+        scratch = workspace_row(shape, self.workspace.of_steps(batch=batch))
+        left = node.device.memory_bytes - np.ceil(weight_table(shape) / degree) - scratch[None, :]
         # One token less, because the bytes of a device are rounded up.
         cache = np.maximum(ranges(shape.kv_bytes_per_token), 1e-9)
-        return np.where(real(layers) & (left >= 0), np.floor(np.maximum(left - 1, 0) * degree / cache), -1.0)
-
-
-def workspace_for(options: WorkspaceOptions, batch: int) -> WorkspaceOptions:
-    """Logits for as many sequences as a step may carry."""
-    return WorkspaceOptions(options.prefill_tokens, max(options.samples, batch))
-
-
-def real(layers: int) -> npt.NDArray[np.bool_]:
-    """[a, b] -> whether [a, b) is a range of layers."""
-    index = np.arange(layers + 1)
-    return np.asarray(index[None, :] > index[:, None])
-
-
-def ranges(values: Sequence[float]) -> Floats:
-    """[a, b] -> sum of values[a:b]; below 0 where b < a."""
-    sums = np.concatenate([[0.0], np.cumsum(np.array(values, dtype=np.float64))])
-    return np.asarray(sums[None, :] - sums[:, None])
+        return np.where(is_range(layers) & (left >= 0), np.floor(np.maximum(left - 1, 0) * degree / cache), -1.0)
 
 
 def _piece_keys(shape: ModelShape) -> list[Hashable]:
