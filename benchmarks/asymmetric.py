@@ -33,17 +33,11 @@ from muster.spec.plan import Plan
 from muster.spec.pool import Pool
 from muster.spec.workload import ServeWorkload
 
-EVALUATIONS = 200
-"""Of each search, whatever it may find."""
-MULTIPLES = (1.5, 2.0, 3.0, 5.0)
-"""Deadlines at which peak rates are told, in times of one request alone on the quickest plan."""
 MADE_FOR = (2.0, 3.0, 5.0)
 """Deadlines that plans are made for: once for a rate near what an offline plan does, once for a little more than the
 plans known by then bear."""
 NEAR, MORE = 0.8, 1.2
-CURVE = (0.25, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.9)
-"""Rates at which shortest deadlines are told, of the best peak rate at the longest deadline."""
-IN_TIME, REQUESTS = 0.99, 1000
+IN_TIME = 0.99
 LEAST, BISECTIONS = 0.15, 6
 """The least rate that is tried, of what a plan does offline. Bisections are of one plan at a time."""
 SEED = 1
@@ -53,26 +47,46 @@ PROMPTS = (512, 128)
 UNIFORM_TRIED = 8
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much is tried."""
+
+    evaluations: int = 200
+    """Of each search, whatever it may find."""
+    requests: int = 1000
+    """In each simulation."""
+    multiples: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0)
+    """Deadlines at which peak rates are told, in times of one request alone on the quickest plan."""
+    curve: tuple[float, ...] = (0.25, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.9)
+    """Rates at which shortest deadlines are told, of the best peak rate at the longest deadline."""
+
+
+WHOLE = Effort()
+PART = Effort(evaluations=30, requests=200, multiples=(5.0,), curve=(0.4, 0.65))
+"""Some minutes of it."""
+
+
 @dataclass
 class Side:
     """The plans of one kind."""
 
     pool: Pool
     shape: ModelShape
+    effort: Effort
     plans: tuple[Plan, ...]
     capacity: dict[Plan, float]
     """Requests a second that they can answer for ever, by the closed form."""
 
     @staticmethod
-    def of(pool: Pool, shape: ModelShape, plans: Sequence[Plan]) -> "Side":
+    def of(pool: Pool, shape: ModelShape, effort: Effort, plans: Sequence[Plan]) -> "Side":
         distinct = tuple(dict.fromkeys(replace(plan, explanation="", step_seconds=0.0) for plan in plans))
-        return Side(pool, shape, distinct, {plan: _capacity(plan, pool, shape) for plan in distinct})
+        return Side(pool, shape, effort, distinct, {plan: _capacity(plan, pool, shape) for plan in distinct})
 
     def grown(self, plan: Plan) -> "Side":
         """With one plan more."""
-        more = Side.of(self.pool, self.shape, [plan])
+        more = Side.of(self.pool, self.shape, self.effort, [plan])
         both = more.capacity | self.capacity
-        return Side(self.pool, self.shape, tuple(both), both)
+        return Side(self.pool, self.shape, self.effort, tuple(both), both)
 
     def offline_tokens_per_s(self) -> float:
         """As simulated, of the plan that the closed form likes best, with any of the amounts of prompts in a step."""
@@ -106,7 +120,7 @@ class Side:
     def _slowest_s(self, plan: Plan, rate: float) -> float:
         """Within which 99 % of the requests are answered."""
         work = replace(CHAT, requests_per_s=rate)
-        run = simulate_serving(plan, self.pool, self.shape, work, num_requests=REQUESTS, seed=SEED)
+        run = simulate_serving(plan, self.pool, self.shape, work, num_requests=self.effort.requests, seed=SEED)
         times = sorted(request.request_s for request in run.requests)
         return times[math.ceil(IN_TIME * len(times)) - 1]
 
@@ -120,36 +134,36 @@ def _capacity(plan: Plan, pool: Pool, shape: ModelShape) -> float:
     return serve_forecast(plan, pool, shape, CHAT).capacity_tokens_per_s / CHAT.output_tokens
 
 
-def compare(pool: Pool, shape: ModelShape, say: Any) -> dict[str, Any]:
-    quick = [_plan(pool, shape, CHAT, "latency", level) for level in (False, True)]
-    offline = [_plan(pool, shape, CHAT, "throughput", level) for level in (False, True)]
+def compare(pool: Pool, shape: ModelShape, say: Any, effort: Effort = WHOLE) -> dict[str, Any]:
+    quick = [_plan(pool, shape, effort, CHAT, "latency", level) for level in (False, True)]
+    offline = [_plan(pool, shape, effort, CHAT, "throughput", level) for level in (False, True)]
     alone_s, bound_tokens = min(found.score for found in quick), offline[0].bound
     plans, symmetric = (
-        _made(pool, shape, alone_s, level, [quick[level].plan, offline[level].plan]) for level in (False, True)
+        _made(pool, shape, effort, alone_s, level, [quick[level].plan, offline[level].plan]) for level in (False, True)
     )
-    uniform = Side.of(pool, shape, list(_uniform(pool, shape, alone_s, symmetric)))
+    uniform = Side.of(pool, shape, effort, list(_uniform(pool, shape, alone_s, symmetric)))
     sides = {
         "any": plans,
-        "symmetric": Side.of(pool, shape, [*symmetric.plans, *uniform.plans]),
+        "symmetric": Side.of(pool, shape, effort, [*symmetric.plans, *uniform.plans]),
         "uniform": uniform,
     }
     say("plans", {name: len(side.plans) for name, side in sides.items()})
     tokens = {name: side.offline_tokens_per_s() for name, side in sides.items()}
     peaks = []
-    for multiple in MULTIPLES:
+    for multiple in effort.multiples:
         row = {name: side.peak(alone_s * multiple) for name, side in sides.items()}
         row["any"] = max(row.values())
         peaks.append({"multiple": multiple, "deadline_s": round(alone_s * multiple, 2), **_rounded(row), **_over(row)})
         say("peak", peaks[-1])
     best = peaks[-1]["any"]
     deadlines = []
-    for share in CURVE:
+    for share in effort.curve:
         row = {name: side.shortest_deadline(share * best) for name, side in sides.items()}
         row["any"] = min((each for each in row.values() if each is not None), default=None)
         deadlines.append({"requests_per_s": round(share * best, 3), **_rounded(row), **_under(row)})
         say("deadline", deadlines[-1])
     return {
-        "evaluations": EVALUATIONS,
+        "evaluations": effort.evaluations,
         "alone_s": round(alone_s, 3),
         "plans": {name: len(side.plans) for name, side in sides.items()},
         "offline_bound_tokens_per_s": round(bound_tokens, 1),
@@ -182,24 +196,24 @@ def _under(row: dict[str, float | None]) -> dict[str, float | None]:
     }
 
 
-def _plan(pool: Pool, shape: ModelShape, work: ServeWorkload, objective: Any, level: bool) -> Any:
-    options = ServeOptions(objective=objective, symmetric=level, evaluations=EVALUATIONS)
+def _plan(pool: Pool, shape: ModelShape, effort: Effort, work: ServeWorkload, objective: Any, level: bool) -> Any:
+    options = ServeOptions(objective=objective, symmetric=level, evaluations=effort.evaluations)
     return plan_serving(shape, pool, work, options)
 
 
-def _made(pool: Pool, shape: ModelShape, alone_s: float, level: bool, plans: list[Plan]) -> Side:
+def _made(pool: Pool, shape: ModelShape, effort: Effort, alone_s: float, level: bool, plans: list[Plan]) -> Side:
     """These (the last for offline work: with less of a prompt in a step too) and what is made of each deadline."""
     offline = plans[-1]
     for tokens in PROMPTS:
         pipelines = tuple(one.with_work(prefill_tokens=tokens) for one in offline.pipelines)
         plans.append(replace(offline, pipelines=pipelines))
-    side = Side.of(pool, shape, plans)
+    side = Side.of(pool, shape, effort, plans)
     for deadline_s in (alone_s * multiple for multiple in MADE_FOR):
         for near in (True, False):
             rate = NEAR * max(side.capacity.values()) if near else MORE * side.peak(deadline_s)
             try:
                 work = replace(CHAT, requests_per_s=rate, deadline_s=deadline_s)
-                side = side.grown(_plan(pool, shape, work, "slo", level).plan)
+                side = side.grown(_plan(pool, shape, effort, work, "slo", level).plan)
             except MusterError:
                 break  # nothing answers that soon, or at any rate
     return side

@@ -1,6 +1,6 @@
 """Does the planner place serving well: against exhaustive search, symmetric plans, published rings, and the clock?
 
-    python benchmarks/planner_serve.py [--part small example hexgen large deserve size] [--json FILE]
+    python benchmarks/planner_serve.py [--part small example hexgen large deserve size] [--quick] [--json FILE]
 
     small     30 fleets of three to six devices, drawn at random in three cities, OPT-30B in six lumps of layers: the
               search over every layout, and the evolving search that larger fleets get, against a brute force that
@@ -32,13 +32,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from benchmarks.asymmetric import compare
+from benchmarks.asymmetric import PART, WHOLE, Effort, compare
 from benchmarks.records import Claimed, percent, record_parts, timed
 from benchmarks.serving_fleets import (
     CHAT,
@@ -162,16 +163,9 @@ def share(left: tuple[int, ...], known: dict[tuple[int, ...], float]) -> float:
     return best(left)
 
 
-def run_example() -> dict[str, Any]:
-    return compare(case_study(), named_shape("llama-2-70b"), say)
-
-
-def run_hexgen() -> dict[str, Any]:
-    return compare(shipped_fleet("hexgen-58"), named_shape("llama-2-70b"), say)
-
-
-def run_large() -> dict[str, Any]:
-    return compare(shipped_fleet("hexgen-58"), named_shape("llama-3.1-405b"), say)
+def run_unequal(part: str, effort: Effort) -> dict[str, Any]:
+    fleet, model = UNEQUAL[part]
+    return compare(fleet(), named_shape(model), say, effort)
 
 
 def run_deserve() -> dict[str, Any]:
@@ -272,9 +266,16 @@ def say(what: str, figures: dict[str, Any]) -> None:
     print(f"{what}: {figures}", flush=True)
 
 
-PARTS: dict[str, Callable[[], Any]] = {
-    part.__name__.removeprefix("run_"): part
-    for part in (run_small, run_example, run_hexgen, run_large, run_deserve, run_size)
+UNEQUAL: dict[str, tuple[Callable[[], Pool], str]] = {
+    "example": (case_study, "llama-2-70b"),
+    "hexgen": (partial(shipped_fleet, "hexgen-58"), "llama-2-70b"),
+    "large": (partial(shipped_fleet, "hexgen-58"), "llama-3.1-405b"),
+}
+PARTS: dict[str, Callable[[Effort], Any]] = {
+    "small": lambda _: run_small(),
+    **{part: partial(run_unequal, part) for part in UNEQUAL},
+    "deserve": lambda _: run_deserve(),
+    "size": lambda _: run_size(),
 }
 
 
@@ -304,6 +305,7 @@ CLAIMED: dict[str, Claimed] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description="The planner for serving against what is known.")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--quick", action="store_true", help="try less in the comparisons of unequal stages")
     parser.add_argument("--json", type=Path, help="where to write the record; parts that are already there stay")
     parser.add_argument("--picture", type=Path, help="where to draw planning time against the size of the fleet")
     parser.add_argument("--note", default="", help="what else the machine was doing")
@@ -312,7 +314,7 @@ def main() -> None:
         arguments.json,
         {"benchmark": "planner_serve", "method": " ".join((__doc__ or "").split("\n\n", 2)[2].split())},
         arguments.part,
-        lambda part: PARTS[part](),
+        lambda part: PARTS[part](PART if arguments.quick else WHOLE),
         {"note": arguments.note},
         CLAIMED,
     )
