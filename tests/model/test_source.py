@@ -44,6 +44,17 @@ def test_a_directory_is_its_own_name(tmp_path: Path) -> None:
     assert resolve_local(str(tmp_path)) == tmp_path
 
 
+@pytest.mark.parametrize("spelling", ["m/", "./m", "./m/", "m//", "m/.", "~/m", "~/m/", "link", "link/", "./link/"])
+def test_a_directory_is_found_however_it_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "link").symlink_to("m")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve(spelling).samefile(tmp_path / "m")
+
+
 @pytest.mark.parametrize("name", ["no such model", "../../etc/shadow", "a/b/c", ""])
 def test_a_name_that_cannot_be_one_is_refused_without_asking_the_hub(name: str) -> None:
     with pytest.raises(UnknownModel, match="directory, or a hub id"):

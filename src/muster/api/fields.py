@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from muster.errors import InvalidRequest, UnknownModel, Unsupported
+from muster.spec.model_name import model_name
 from muster.spec.request import Priority
 from muster.spec.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, Sampling
 
@@ -93,7 +94,7 @@ class GenerationFields(Strict):
                 raise Unsupported(f"This server does not do '{name}'; leave the field out.", name)
 
     def check_model(self, served: str) -> None:
-        if self.model != served:
+        if model_name(self.model) != served:
             raise UnknownModel(
                 f"This pool serves the model '{served}', not '{self.model[:200]}'; ask for '{served}'.", "model"
             )

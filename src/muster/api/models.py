@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from muster.api.answer import Json
 from muster.api.serving import Serving
 from muster.errors import UnknownModel
+from muster.spec.model_name import model_name
 
 
 def model_routes(serving: Serving) -> APIRouter:
@@ -29,7 +30,7 @@ def model_routes(serving: Serving) -> APIRouter:
 
     @router.get("/v1/models/{model:path}", summary="One model")
     async def retrieve_model(model: str) -> Json:
-        if model != serving.backend.model:
+        if model_name(model) != serving.backend.model:
             raise UnknownModel(
                 f"This pool serves the model '{serving.backend.model}', not '{model[:200]}'; ask for the former.",
                 "model",

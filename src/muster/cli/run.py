@@ -12,6 +12,7 @@ from muster.cli.output import show_json
 from muster.errors import UnknownModel
 from muster.head.data_directory import data_dir as place
 from muster.head.data_directory import read_head
+from muster.spec.model_name import model_name
 
 if TYPE_CHECKING:
     from muster.cli.head_client import HeadClient
@@ -37,7 +38,7 @@ def run(
     remote = find_head(head, key=key, folder=data_dir)
     try:
         if serves(remote, model, asked=head is not None, known=read_head(place(data_dir)) is not None):
-            record = collect(remote.stream("/v1/completions", body | {"model": model}), echo=not as_json)
+            record = collect(remote.stream("/v1/completions", body | {"model": model_name(model)}), echo=not as_json)
             record["where"] = remote.url
         else:
             from muster.cli.local_completion import complete
@@ -54,12 +55,12 @@ def serves(remote: "HeadClient", model: str, asked: bool, known: bool) -> bool:
     """Whether the head has the model. One that was asked for by name must; one that runs here is merely convenient."""
     if not asked and not (known and remote.reachable()):
         return False
-    models = remote.models()
-    if asked and model not in models:
+    models, name = remote.models(), model_name(model)
+    if asked and name not in models:
         raise UnknownModel(
             f"The head at {remote.url} serves {', '.join(models)}, not {model}; name one of those.", "model"
         )
-    return model in models
+    return name in models
 
 
 def collect(chunks: Iterator[dict[str, Any]], echo: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from muster.model.shape import check_tensors, shape_of
 from muster.model.source import resolve, revision_of
 from muster.model.weights import open_directory
 from muster.node.devices import default_dtype
+from muster.spec.model_name import model_name
 from muster.spec.model_shape import ModelShape
 from muster.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -30,6 +31,7 @@ def load_model(name: str, dtype: str | None, device: str, max_context: int | Non
     path = resolve(name)
     check_conformance(open_directory(path).config_json)  # first, as whatever reads the configuration trips over it
     tokenizer = load_tokenizer(path)
+    name = model_name(name)
     manifest = build_manifest(path, name, revision_of(name, path))
     check_tensors(manifest.config_json, {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors})
     shape = shape_of(manifest.config_json, name, dtype or default_dtype(device))

@@ -43,11 +43,12 @@ def resolve(name: str) -> Path:
     if name and path.is_dir():
         check_folder(path)
         return path
-    if not HUB_ID.fullmatch(name):
+    hub_id = name.rstrip("/")
+    if not HUB_ID.fullmatch(hub_id):
         raise UnknownModel(
             f"There is no model {name!r}; give 'tiny' (the embedded model), a directory, or a hub id like owner/name."
         )
-    return _fetch(name)
+    return _fetch(hub_id)
 
 
 def resolve_local(name: str) -> Path | None:
