@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.serving_fleets import CHAT
 from muster.cost.pace import TYPICAL
 from muster.errors import MusterError
-from muster.plan.serve.chain import Cut, Item
+from muster.plan.serve.cuts import Cut, Item
 from muster.plan.serve.fleet import sort_into_classes
 from muster.plan.serve.job import Job, make_job
 from muster.plan.serve.layout import Slice, Team, team
@@ -26,8 +26,8 @@ from muster.plan.serve.realise import realise
 from muster.plan.serve.replica import Replica, Replicas
 from muster.plan.serve.search import plan_serving
 from muster.plan.serve.trial import Trials
-from muster.sim.serving import simulate_serving
-from muster.sim.steady import serve_forecast
+from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.simulate import simulate_serving
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import Pool

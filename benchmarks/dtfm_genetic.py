@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from muster.plan.dtfm.costs import Costs
-from muster.plan.dtfm.objective import Placement, evaluate
-from muster.plan.dtfm.problem import Floats, Ints, Partition, TrainProblem
+from muster.plan.train.dtfm.costs import Costs
+from muster.plan.train.dtfm.objective import Placement, evaluate
+from muster.plan.train.dtfm.problem import Floats, Ints, Partition, TrainProblem
 
 POINTS = 5
 

@@ -32,8 +32,8 @@ from muster.cost.work import Work, decode, prefill
 from muster.lab.processes import Lab
 from muster.link.shaped import load_scenario
 from muster.node.measure import measure_device
-from muster.sim.serve_run import ServeRun
-from muster.sim.steady import serve_forecast
+from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.result import ServeRun
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Device

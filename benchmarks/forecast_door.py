@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from benchmarks.forecast_pool import Asked
 from muster.cost.pace import Constants
-from muster.sim.arrivals import trace
-from muster.sim.serve_run import ServeRun
-from muster.sim.serving import simulate_serving
+from muster.sim.serve.arrivals import trace
+from muster.sim.serve.result import ServeRun
+from muster.sim.serve.simulate import simulate_serving
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import Pool

@@ -15,7 +15,7 @@ from benchmarks.forecast_models import folder_of, shape_in
 from benchmarks.forecast_pool import Answered, Asked, LivePool, PlacedAnew, load, start
 from muster.cost.pace import Constants
 from muster.lab.processes import Lab
-from muster.sim.steady import serve_forecast
+from muster.sim.serve.forecast import serve_forecast
 from muster.spec.model_shape import ModelShape
 
 Figures = dict[str, float]

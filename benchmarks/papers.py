@@ -37,11 +37,11 @@ from muster.cost.from_config import shape_from_config
 from muster.cost.named_shapes import named_shape, shape_config
 from muster.cost.pace import TYPICAL, peak_flops_per_s
 from muster.errors import DoesNotFit
-from muster.plan.dtfm.jobs import equal_cuts
 from muster.plan.serve.search import plan_serving
+from muster.plan.train.dtfm.jobs import equal_cuts
 from muster.plan.train.search import TrainOptions, plan_training
-from muster.sim.steady import train_forecast
-from muster.sim.training import simulate_training
+from muster.sim.train.forecast import train_forecast
+from muster.sim.train.simulate import simulate_training
 from muster.spec.fleets import shipped_fleet
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings

@@ -46,11 +46,12 @@ from benchmarks.training_fleets import (
     scattered,
 )
 from muster.cost.named_shapes import named_shape
-from muster.plan.dtfm.objective import Placement, evaluate
-from muster.plan.dtfm.problem import TrainJob, TrainProblem
-from muster.plan.dtfm.search import Found, SearchOptions, search
-from muster.plan.train.found import Found as TrainFound
+from muster.plan.found import Found
+from muster.plan.train.dtfm.objective import Placement, evaluate
+from muster.plan.train.dtfm.problem import TrainJob, TrainProblem
+from muster.plan.train.dtfm.search import FoundPlacement, SearchOptions, search
 from muster.plan.train.search import plan_training
+from muster.spec.forecast import TrainForecast
 from muster.spec.workload import TrainWorkload
 
 SEEDS = 10
@@ -72,7 +73,7 @@ def cost_of(problem: TrainProblem, placement: Placement) -> dict[str, float]:
 
 
 def ours(problem: TrainProblem, seed: int) -> dict[str, Any]:
-    found: Found
+    found: FoundPlacement
     found, seconds = timed(lambda: search(problem, seed))
     bound = {"bound_s": round(found.bound_s, 4), "gap": round(found.gap, 4), "rounds": found.rounds}
     return {**cost_of(problem, found.placement), **bound, **seconds}
@@ -154,7 +155,7 @@ def run_training(known: dict[str, Any]) -> list[dict[str, Any]]:
     shape, workload = named_shape("llama-2-7b"), TrainWorkload(sequences=4096, recompute=True)
     rows = []
     for count in MACHINES:
-        found: TrainFound
+        found: Found[TrainForecast]
         found, seconds = timed(lambda count=count: plan_training(shape, mixed_pool(count), workload))
         counts = [len(found.plan.pipelines), len(found.plan.pipelines[0].stages), len(found.plan.standbys)]
         row = {"machines": count, "replicas, stages, spare": counts, "step_s": round(found.forecast.step_s, 3)}

@@ -56,14 +56,14 @@ from benchmarks.serving_fleets import (
 from muster.cost.named_shapes import named_shape
 from muster.cost.pace import TYPICAL, Constants
 from muster.errors import MusterError
-from muster.plan.serve.chain import Cut, Item
+from muster.plan.serve.cuts import Cut, Item
 from muster.plan.serve.fleet import sort_into_classes
 from muster.plan.serve.job import make_job
 from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.replica import Replicas
 from muster.plan.serve.search import plan_serving
-from muster.sim.rhythm import rhythm
-from muster.sim.ring import Ring
+from muster.sim.serve.ring import Ring
+from muster.sim.serve.steady_state import rhythm
 from muster.spec.fleets import shipped_fleet
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage

@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.records import machine, percent
 from benchmarks.register import claims
 from muster.cost.named_shapes import named_shape
-from muster.sim.serving import simulate_serving
-from muster.sim.steady import serve_forecast, train_forecast
-from muster.sim.training import simulate_training
+from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.simulate import simulate_serving
+from muster.sim.train.forecast import train_forecast
+from muster.sim.train.simulate import simulate_training
 from muster.spec.fleets import shipped_fleet
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import LinkSpeed, Pool

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from muster.plan.dtfm.jobs import PUBLISHED_JOB
-from muster.plan.dtfm.problem import TrainJob, TrainProblem
+from muster.plan.train.dtfm.jobs import PUBLISHED_JOB
+from muster.plan.train.dtfm.problem import TrainJob, TrainProblem
 from muster.spec.fleets import shipped_fleet
 from muster.spec.link_table import link_table
 from muster.spec.pool import Pool

@@ -12,7 +12,7 @@ from muster.cost.measured import constants_for
 from muster.cost.named_shapes import named_shape, shape_config
 from muster.errors import InvalidRequest, MachineTrouble, MusterError, UnknownModel
 from muster.model.source import EMBEDDED
-from muster.sim.steady import serve_forecast
+from muster.sim.serve.forecast import serve_forecast
 from muster.spec.devices import device_facts
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Node, Pool

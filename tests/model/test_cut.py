@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muster.model.cut import Passage, StageEnd, cut
+from muster.model.cut import StageCall, StageEnd, cut
 
 
 class Layer(nn.Module):
@@ -45,7 +45,7 @@ class OldFamily(nn.Module):
 
 @pytest.mark.parametrize("by_name", [True, False])
 def test_a_middle_stage_of_layers_that_return_tuples_runs_only_its_own(by_name: bool) -> None:
-    model, passage = OldFamily(), Passage()
+    model, passage = OldFamily(), StageCall()
     cut(model, 2, 3, passage)  # type: ignore[arg-type]
     hidden = torch.randn(1, 2, 2)
     passage.enter(hidden)
@@ -55,7 +55,7 @@ def test_a_middle_stage_of_layers_that_return_tuples_runs_only_its_own(by_name: 
 
 
 def test_what_runs_after_the_layers_is_awake_again() -> None:
-    model, passage = OldFamily(), Passage()
+    model, passage = OldFamily(), StageCall()
     nn.init.constant_(model.final.bias, 5.0)
     cut(model, 2, 4, passage)  # type: ignore[arg-type]
     hidden = torch.randn(1, 2, 2)

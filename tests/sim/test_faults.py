@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from muster.errors import InvalidRequest
-from muster.sim.arrivals import Arrival, at_once, poisson, trace
-from muster.sim.faults import CutLink, Leave, Slow, Weather
+from muster.sim.faults import CutLink, FaultTimeline, Leave, Slow
+from muster.sim.serve.arrivals import Arrival, at_once, poisson, trace
 
 
 def test_a_machine_is_as_slow_as_the_last_fault_says():
-    weather = Weather([Slow("a", 5.0, 0.5), Slow("a", 2.0, 0.25), Slow("a", 9.0, 1.0)])
+    weather = FaultTimeline([Slow("a", 5.0, 0.5), Slow("a", 2.0, 0.25), Slow("a", 9.0, 1.0)])
     assert [weather.speed("a", now_s) for now_s in (0, 2, 4.9, 5, 8, 9)] == [1, 0.25, 0.25, 0.5, 0.5, 1]
     assert weather.speed("b", 5.0) == 1
 
 
 def test_a_cut_link_carries_again_when_all_cuts_are_over():
-    weather = Weather([CutLink("a", "b", 1.0, 3.0), CutLink("b", "a", 2.5, 4.0), CutLink("a", "c", 0.0)])
+    weather = FaultTimeline([CutLink("a", "b", 1.0, 3.0), CutLink("b", "a", 2.5, 4.0), CutLink("a", "c", 0.0)])
     assert weather.passable_s("a", "b", 0.5) == 0.5
     assert weather.passable_s("b", "a", 1.0) == 4.0
     assert weather.passable_s("c", "a", 1.0) == inf
@@ -24,7 +24,7 @@ def test_a_cut_link_carries_again_when_all_cuts_are_over():
 @pytest.mark.parametrize("fault", [Leave("a", -1.0), Slow("a", 0.0, 0.0), CutLink("a", "b", 2.0, 1.0), Leave("a", inf)])
 def test_faults_that_cannot_be_are_refused(fault):
     with pytest.raises(InvalidRequest):
-        Weather([fault])
+        FaultTimeline([fault])
 
 
 def test_poisson_arrivals_have_their_rate_and_their_seed():

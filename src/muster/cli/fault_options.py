@@ -13,8 +13,8 @@ from pathlib import Path
 from muster.cli.plan_inputs import read_text
 from muster.cli.planning import find_node
 from muster.errors import InvalidRequest
-from muster.sim.arrivals import Arrival, trace
 from muster.sim.faults import CutLink, Fault, Join, Leave, Slow
+from muster.sim.serve.arrivals import Arrival, trace
 from muster.spec.pool import Pool
 
 _SECONDS = r"\d+(?:\.\d+)?"

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from muster.cli.planning import Answer, Question, Rejected
+from muster.cli.planning import Answer, Question
 from muster.cost.profit import bases, break_even_tokens_per_s, dollars_per_hour, dollars_per_million, sales, watts
+from muster.plan.found import Rejected
 from muster.spec.forecast import ServeForecast, StageForecast, TrainForecast
 from muster.spec.plan import Plan
 from muster.spec.plan_file import PlanFile, to_record
@@ -110,5 +111,5 @@ def break_even(used: Pool) -> list[dict[str, Any]]:
     ]
 
 
-def _rejected(one: Rejected) -> dict[str, Any]:
+def _rejected(one: Rejected[ServeForecast | TrainForecast]) -> dict[str, Any]:
     return {"why": one.why, "plan": msgspec.to_builtins(one.plan), "forecast": forecast_record(one.forecast)}

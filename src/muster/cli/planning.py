@@ -11,17 +11,17 @@ from muster.cost.measured import constants_of
 from muster.cost.pace import Constants
 from muster.errors import ContextTooLong, InvalidRequest, Unsupported
 from muster.head.pins import check_layers, over_each_other
-from muster.plan.serve.found import Found as ServeFound
+from muster.plan.found import Found, Rejected
 from muster.plan.serve.options import Objective as ServeObjective
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
 from muster.plan.train.dtfm_plan import DtfmFound, dtfm_plan
-from muster.plan.train.found import Found as TrainFound
 from muster.plan.train.search import TrainOptions, plan_training
-from muster.sim.serving import simulate_serving
-from muster.sim.steady import serve_forecast, train_forecast
+from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.simulate import simulate_serving
 from muster.sim.timeline import Span
-from muster.sim.training import simulate_training
+from muster.sim.train.forecast import train_forecast
+from muster.sim.train.simulate import simulate_training
 from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
@@ -64,13 +64,6 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    plan: Plan
-    forecast: ServeForecast | TrainForecast
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     plan: Plan
     forecast: ServeForecast | TrainForecast
@@ -79,7 +72,7 @@ class Answer:
     bound: float | None = None
     """No plan has a better score; None where nothing is known."""
     gap: float | None = None
-    rejected: tuple[Rejected, ...] = field(default=())
+    rejected: tuple[Rejected[ServeForecast | TrainForecast], ...] = field(default=())
     evaluations: int = 0
     finished: bool = True
     """False if the search was cut short."""
@@ -163,7 +156,7 @@ def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
         seed=question.seed,
         out_of_time=out_of_time,
     )
-    return _answer(found, found.score)
+    return _answer(found)
 
 
 def _train(question: Question, out_of_time: Callable[[], bool]) -> Answer:
@@ -180,18 +173,18 @@ def _train(question: Question, out_of_time: Callable[[], bool]) -> Answer:
         seed=question.seed,
         out_of_time=out_of_time,
     )
-    return _answer(found, found.forecast.step_s)
+    return _answer(found)
 
 
-def _answer(found: ServeFound | TrainFound, score: float) -> Answer:
+def _answer(found: Found[ServeForecast] | Found[TrainForecast]) -> Answer:
     """Of either search."""
     return Answer(
         plan=found.plan,
         forecast=found.forecast,
-        score=score,
+        score=found.score,
         bound=_finite(found.bound),
         gap=_finite(found.gap),
-        rejected=tuple(Rejected(*one) for one in found.alternatives),
+        rejected=found.alternatives,
         evaluations=found.evaluations,
         finished=found.finished,
     )

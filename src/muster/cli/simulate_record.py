@@ -6,8 +6,8 @@ from typing import Any
 
 from muster.cli.plan_record import finite, forecast_record
 from muster.cli.planning import Question
-from muster.sim.serve_run import ServeRun
-from muster.sim.training import TrainRun
+from muster.sim.serve.result import ServeRun
+from muster.sim.train.simulate import TrainRun
 from muster.spec.forecast import ServeForecast, TrainForecast
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}

@@ -9,8 +9,8 @@ from muster.cli.plan_stages import MOST_ROWS, device
 from muster.cli.plan_text import asked, headline
 from muster.cli.planning import Question, at_once
 from muster.cli.simulate_record import Simulated
-from muster.sim.serve_run import ServeRun
-from muster.sim.training import TrainRun
+from muster.sim.serve.result import ServeRun
+from muster.sim.train.simulate import TrainRun
 from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.plan import Plan
 from muster.spec.pool import Node

@@ -17,11 +17,11 @@ from muster.cli.simulate_text import show_simulated
 from muster.errors import InvalidRequest, PoolUnavailable
 from muster.plan.quick.planner import place
 from muster.plan.quick.tables import PlanOptions
-from muster.sim.arrivals import Arrival
 from muster.sim.faults import Fault
-from muster.sim.serve_run import ServeRun
-from muster.sim.serving import simulate_serving
-from muster.sim.training import TrainRun, simulate_training
+from muster.sim.serve.arrivals import Arrival
+from muster.sim.serve.result import ServeRun
+from muster.sim.serve.simulate import simulate_serving
+from muster.sim.train.simulate import TrainRun, simulate_training
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.plan_file import PlanFile, why_useless
 from muster.spec.pool import Pool

@@ -37,7 +37,7 @@ class Recipe:
         first, *rest = self.converter.target_patterns
         return [self.target, *(self.target.replace(first, other) for other in rest)]
 
-    def cook(self, model: PreTrainedModel, weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
+    def convert(self, model: PreTrainedModel, weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
         """Parameter name -> tensor on the CPU, floating point cast to `dtype`."""
         if self.converter is None:
             return {self.target: _cast(weights.read(self.sources[0][0]), dtype)}

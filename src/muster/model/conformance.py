@@ -22,7 +22,7 @@ from muster import __version__
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import build_on_meta, first_line, num_layers, parse_config
 from muster.model.disk import cache_directory, write_if_possible
-from muster.model.probe import anatomy_of
+from muster.model.probe import parts_of
 from muster.model.rehearsal import largest_difference, sequences
 from muster.model.settings import building, running
 from muster.model.shrink import shrink
@@ -102,7 +102,7 @@ def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
     """The reason to refuse, or an empty string."""
     family = config.model_type
     try:
-        anatomy_of(config)
+        parts_of(config)
         dense = random_model(small)
         weights = MemoryWeights(small.to_json_string(use_diff=False), dense.state_dict())
         count = num_layers(small)

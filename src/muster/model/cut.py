@@ -22,7 +22,7 @@ class StageEnd(Exception):
         self.hidden_1TH = hidden_1TH
 
 
-class Passage:
+class StageCall:
     """The hidden state on its way to the first held layer, and whether it has got there."""
 
     def __init__(self) -> None:
@@ -45,14 +45,14 @@ class Passage:
 class _Before(nn.Module):
     """Stands for a layer of an earlier stage. Keeps its plain attributes, which some families read from outside."""
 
-    def __init__(self, layer: nn.Module, passage: Passage) -> None:
+    def __init__(self, layer: nn.Module, call: StageCall) -> None:
         super().__init__()
         _copy_plain_attributes(layer, self)
-        self._passage = passage
+        self._call = call
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        assert self._passage.received_1TH is not None
-        return self._passage.received_1TH
+        assert self._call.received_1TH is not None
+        return self._call.received_1TH
 
 
 class _After(nn.Module):
@@ -72,26 +72,26 @@ def _copy_plain_attributes(source: nn.Module, target: nn.Module) -> None:
             setattr(target, key, value)
 
 
-def cut(model: PreTrainedModel, first: int, last: int, passage: Passage) -> None:
+def cut(model: PreTrainedModel, first: int, last: int, call: StageCall) -> None:
     """Replace the layers outside [first, last) and put to sleep what runs before `first`."""
     layers = find_layers(model)[1]
     for index in range(len(layers)):
         if index < first:
-            layers[index] = _Before(layers[index], passage)
+            layers[index] = _Before(layers[index], call)
         elif index >= last:
             layers[index] = _After(layers[index])
     if first > 0:
-        layers[first].register_forward_pre_hook(_arrival(passage), with_kwargs=True)
+        layers[first].register_forward_pre_hook(_arrival(call), with_kwargs=True)
         for name in outside_layers(model):
             module = model.get_submodule(name)
-            module.forward = _asleep(module, passage)
+            module.forward = _asleep(module, call)
 
 
-def _arrival(passage: Passage) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+def _arrival(call: StageCall) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
     def hook(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        hidden_1TH = passage.arrive()
+        hidden_1TH = call.arrive()
         if args:
             return (hidden_1TH, *args[1:]), kwargs
         return (), {**kwargs, "hidden_states": hidden_1TH}
@@ -99,15 +99,15 @@ def _arrival(passage: Passage) -> Callable[..., tuple[tuple[Any, ...], dict[str,
     return hook
 
 
-def _asleep(module: nn.Module, passage: Passage) -> Callable[..., Any]:
+def _asleep(module: nn.Module, call: StageCall) -> Callable[..., Any]:
     """The module's forward, but without effect until the hidden state has arrived at the first held layer."""
     awake = module.forward
     is_embedding = isinstance(module, nn.Embedding)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if passage.arrived:
+        if call.arrived:
             return awake(*args, **kwargs)
-        assert passage.received_1TH is not None
-        return passage.received_1TH.new_zeros(()) if is_embedding else args[0]
+        assert call.received_1TH is not None
+        return call.received_1TH.new_zeros(()) if is_embedding else args[0]
 
     return forward

@@ -22,7 +22,7 @@ FIRST_LAYER = "the first layer"
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
+class ModelParts:
     head_sizes: tuple[HeadSizes, ...]
     """Per layer."""
     query_heads: tuple[int, ...]
@@ -55,7 +55,7 @@ class _HeadProbe:
         return q_TND.new_zeros(*q_TND.shape[:2], v_TKD.shape[2])
 
 
-def anatomy_of(config: PreTrainedConfig) -> Anatomy:
+def parts_of(config: PreTrainedConfig) -> ModelParts:
     """Raises `UnsupportedModel` naming the layers that never call the attention function."""
     model = build_on_meta(config, torch.bfloat16)  # the one type for which every grouped kernel knows its shapes
     layers = find_layers(model)[1]
@@ -72,7 +72,7 @@ def anatomy_of(config: PreTrainedConfig) -> Anatomy:
         kinds = [type(_attention_of(layer)).__name__ for layer in layers]
         raise UnsupportedModel(_describe_calls(type(model).__name__, kinds, called))
     start = calls.index(FIRST_LAYER)
-    return Anatomy(
+    return ModelParts(
         head_sizes=tuple(sizes for _, sizes in probe.calls),
         query_heads=tuple(probe.query_heads),
         windows=tuple(window or layer_window(config, layer) or 0 for layer, window in enumerate(probe.windows)),

@@ -14,7 +14,7 @@ from muster.errors import UnsupportedModel
 from muster.model.architecture import build_on_meta, find_layers, parse_config
 from muster.model.cache import HeadSizes
 from muster.model.checkpoint import check_shape, parameter_dtype, recipe_of, recipes, tied_source, untie
-from muster.model.probe import anatomy_of
+from muster.model.probe import parts_of
 from muster.model.stage import stage_tensors
 from muster.model.tensor_file import check_dtype
 from muster.model.weights import Weights
@@ -33,10 +33,10 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
-    """Raises `UnsupportedModel` as `anatomy_of` does. Attention over the context is not among the FLOPs."""
+    """Raises `UnsupportedModel` as `parts_of` does. Attention over the context is not among the FLOPs."""
     config = parse_config(config_json)
     served = torch_dtype(dtype)
-    anatomy = anatomy_of(config)
+    parts = parts_of(config)
     model = build_on_meta(config, served)
     prefix, layers = find_layers(model)
     count = len(layers)
@@ -45,7 +45,7 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
 
     def outside(first: int, last: int) -> int:
         """Of parameters outside the layers; those that are tied to each other count once."""
-        names = {tied_source(model, name) or name for name in stage_tensors(model, anatomy, first, last)}
+        names = {tied_source(model, name) or name for name in stage_tensors(model, parts, first, last)}
         return sum(bytes_of[name] for name in names if not name.startswith(f"{prefix}."))
 
     embedding_bytes, head_bytes = outside(0, 0), outside(count, count)
@@ -59,13 +59,13 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
         max_context=max_context(config),
         layer_bytes=tuple(_sum_below(bytes_of, f"{prefix}.{index}.") for index in range(count)),
         layer_flops_per_token=tuple(_flops(layer, text) for layer in layers),
-        kv_bytes_per_token=tuple(sizes.values_per_token * served.itemsize for sizes in anatomy.head_sizes),
+        kv_bytes_per_token=tuple(sizes.values_per_token * served.itemsize for sizes in parts.head_sizes),
         embedding_bytes=embedding_bytes,
         head_bytes=head_bytes,
         tied_bytes=embedding_bytes + head_bytes - outside(0, count),
         head_flops_per_token=2 * int(text.vocab_size) * int(text.hidden_size),
-        attention_flops_per_pair=tuple(map(_attention_flops, anatomy.query_heads, anatomy.head_sizes)),
-        windows=anatomy.windows,
+        attention_flops_per_pair=tuple(map(_attention_flops, parts.query_heads, parts.head_sizes)),
+        windows=parts.windows,
         **_experts(model, layers, bytes_of, text),
     )
 
@@ -92,7 +92,7 @@ def tensor_names(weights: Weights, first: int, last: int) -> list[str]:
     config = parse_config(weights.config_json)
     model = build_on_meta(config, torch.float32)
     made = recipes(model, weights.names())
-    needed = stage_tensors(model, anatomy_of(config), first, last)
+    needed = stage_tensors(model, parts_of(config), first, last)
     untie(model, made, weights, needed)
     return sorted({name for parameter in needed for name, _ in recipe_of(model, made, parameter).sources})
 
@@ -105,7 +105,7 @@ def check_tensors(config_json: str, tensors: Mapping[str, tuple[str, tuple[int, 
     config = parse_config(config_json)
     model = build_on_meta(config, torch.float32)
     made = recipes(model, tensors)
-    for parameter in stage_tensors(model, anatomy_of(config), 0, len(find_layers(model)[1])):
+    for parameter in stage_tensors(model, parts_of(config), 0, len(find_layers(model)[1])):
         recipe = recipe_of(model, made, parameter)
         for source, _ in recipe.sources:
             check_dtype(source, tensors[source][0])

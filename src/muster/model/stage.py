@@ -25,10 +25,10 @@ from muster.model.attention import Backend, Binding, StepState, bind
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, check_shape, parameter_dtype, recipe_of, recipes, untie
-from muster.model.cut import Passage, StageEnd, cut
+from muster.model.cut import StageCall, StageEnd, cut
 from muster.model.flashinfer_backend import choose_backend
 from muster.model.packed import pack_linears
-from muster.model.probe import Anatomy, anatomy_of
+from muster.model.probe import ModelParts, parts_of
 from muster.model.settings import running
 from muster.model.weights import Weights
 
@@ -54,12 +54,12 @@ class Stage:
         self.backend: Backend = choose_backend(device, self.dtype, head_sizes)
         self._model = model
         self._state = StepState()
-        self._passage = Passage()
+        self._call = StageCall()
         self._turn = Lock()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         for index in range(first, last):
             bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
-        cut(model, first, last, self._passage)
+        cut(model, first, last, self._call)
 
     def new_cache(self, num_pages: int, page_size: int) -> KVCache:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
@@ -79,14 +79,14 @@ class Stage:
     def _run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
         self._state.backend = self.backend
         self._state.prepared = self.backend.prepare(batch, cache, self.dtype)
-        self._passage.enter(None if self.is_first else x[None])
+        self._call.enter(None if self.is_first else x[None])
         try:
             output = self._forward(batch, x)
         except StageEnd as end:
             return end.hidden_1TH[0]
         finally:
             self._state.backend = self._state.prepared = None
-            self._passage.leave()
+            self._call.leave()
         logits_SV: Tensor = output.logits[0]
         return (logits_SV if self._keeps_logits else logits_SV[batch.logits_rows_S]).float()
 
@@ -99,7 +99,7 @@ class Stage:
         )
 
 
-def stage_tensors(model: PreTrainedModel, anatomy: Anatomy, first: int, last: int) -> list[str]:
+def stage_tensors(model: PreTrainedModel, parts: ModelParts, first: int, last: int) -> list[str]:
     """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong."""
     prefix, layers = find_layers(model)
     names = []
@@ -108,9 +108,9 @@ def stage_tensors(model: PreTrainedModel, anatomy: Anatomy, first: int, last: in
             needed = first <= int(name.removeprefix(f"{prefix}.").split(".")[0]) < last
         else:
             owner = name.rpartition(".")[0]
-            untold = owner not in anatomy.before | anatomy.after  # used without being called: keep it at both ends
-            needed = (first == 0 and (untold or owner in anatomy.before)) or (
-                last == len(layers) and (untold or owner in anatomy.after)
+            untold = owner not in parts.before | parts.after  # used without being called: keep it at both ends
+            needed = (first == 0 and (untold or owner in parts.before)) or (
+                last == len(layers) and (untold or owner in parts.after)
             )
         if needed:
             names.append(name)
@@ -128,16 +128,16 @@ def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, dev
     Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
     config = parse_config(weights.config_json)
-    anatomy = anatomy_of(config)
+    parts = parts_of(config)
     model = build_on_meta(config, dtype)
     prefix, layers = find_layers(model)
     check_range(first, last, len(layers))
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
-    _load(model, stage_tensors(model, anatomy, first, last), weights, dtype, device)
+    _load(model, stage_tensors(model, parts, first, last), weights, dtype, device)
     _move_buffers(model, device)
     pack_linears(model)
-    return Stage(model, first, last, device, anatomy.head_sizes[first:last])
+    return Stage(model, first, last, device, parts.head_sizes[first:last])
 
 
 def _load(
@@ -150,8 +150,8 @@ def _load(
         recipe = recipe_of(model, made, name)
         pending.setdefault(id(recipe), (recipe, []))[1].append(name)
     for recipe, names in pending.values():
-        cooked = recipe.cook(model, weights, parameter_dtype(model, names[0], dtype))
-        tensors = {name: tensor.to(device) for name, tensor in cooked.items()}
+        converted = recipe.convert(model, weights, parameter_dtype(model, names[0], dtype))
+        tensors = {name: tensor.to(device) for name, tensor in converted.items()}
         for name in names:
             # A tied parameter takes the tensor of the one that it is tied to: the same memory, not a copy.
             _assign(model, name, tensors[name] if name in tensors else next(iter(tensors.values())))

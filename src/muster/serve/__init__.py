@@ -3,7 +3,7 @@
 No socket and no clock here: the head of the ring (`engine`) returns what must be sent, a later stage (`follower`)
 returns what must be sent on, and `node` carries it out.
 
-Reading order: `seam` (what a stage must offer), `options`, `sequence` (a request while it lives in the engine),
+Reading order: `stage` (what a stage must offer), `options`, `sequence` (a request while it lives in the engine),
 `pages` (the budget of KV pages), `schedule` (who runs next), `batch` (rows become tensors), `sampling` with
 `generator` and `penalties` (logits become tokens), `accept` (what a step from the network must satisfy), `engine`,
 `follower`, `local_ring` (all of it in one process).

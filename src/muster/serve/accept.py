@@ -9,7 +9,7 @@ from torch import Tensor
 
 from muster.errors import InvalidRequest, ProtocolViolation
 from muster.serve.schedule import MAX_SLOTS
-from muster.serve.seam import PagedCache
+from muster.serve.stage import PagedCache
 from muster.spec.request import Sampled
 from muster.spec.sampling import MAX_LOGPROBS
 from muster.wire.messages.generate import Admit, Row, Step, StepDone

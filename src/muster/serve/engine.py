@@ -19,8 +19,8 @@ from muster.serve.options import EngineOptions
 from muster.serve.pages import PagePool
 from muster.serve.sampling import Sampler
 from muster.serve.schedule import Scheduler, Share, Turn
-from muster.serve.seam import CacheT, RunsLayers
 from muster.serve.sequence import Sequence, State, finish_reason
+from muster.serve.stage import CacheT, RunsLayers
 from muster.spec.request import Progress, Request, Sampled
 from muster.wire.messages.generate import Admit, Row, Step, StepDone
 

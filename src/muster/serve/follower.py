@@ -12,7 +12,7 @@ from muster.serve.accept import check_hidden, check_order, check_slots, check_st
 from muster.serve.batch import make_batch
 from muster.serve.engine import sample_step
 from muster.serve.sampling import Sampler
-from muster.serve.seam import CacheT, RunsLayers
+from muster.serve.stage import CacheT, RunsLayers
 from muster.wire.messages.generate import Step, StepDone
 
 

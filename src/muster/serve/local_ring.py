@@ -12,7 +12,7 @@ from torch import Tensor
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions
-from muster.serve.seam import CacheT, RunsLayers
+from muster.serve.stage import CacheT, RunsLayers
 from muster.spec.request import Progress
 from muster.wire.messages.generate import Step, StepDone
 

@@ -49,7 +49,7 @@ class CutLink:
 Fault = Leave | Join | Slow | CutLink
 
 
-class Weather:
+class FaultTimeline:
     """All faults of a simulation, to be asked about any moment."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:

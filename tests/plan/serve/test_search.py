@@ -11,8 +11,8 @@ from muster.cost.named_shapes import named_shape
 from muster.errors import DoesNotFit, InvalidRequest
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
-from muster.sim.serving import simulate_serving
-from muster.sim.steady import serve_forecast
+from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.simulate import simulate_serving
 from muster.spec.fleets import shipped_fleet
 from muster.spec.pool import LinkSpeed
 from muster.spec.pool_file import parse_pool

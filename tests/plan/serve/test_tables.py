@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from muster.cost.memory import device_bytes
 from muster.cost.pace import TYPICAL
 from muster.errors import DoesNotFit
-from muster.plan.serve.chain import Cut, Item
+from muster.plan.serve.cuts import Cut, Item
 from muster.plan.serve.fleet import sort_into_classes
 from muster.plan.serve.job import make_job
 from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.replica import Replicas
 from muster.plan.serve.search import plan_serving
-from muster.sim.rhythm import rhythm
-from muster.sim.ring import Ring
+from muster.sim.serve.ring import Ring
+from muster.sim.serve.steady_state import steady_state
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.workload import ServeWorkload
 from tests.plan.fleets import MIB, pool, shape
@@ -44,7 +44,7 @@ def test_stage_seconds_of_every_range_are_the_simulators(cuts, work, kind, data)
     micro = max(2, len(stages)) if len(stages) > 1 else 1
     batch = job.batches[index]
     plan = Plan("m", (Pipeline(stages, ServeSettings(10**6, 16, micro, batch)),))
-    beat = rhythm(Ring(plan, 0, fleet, model, SPENDTHRIFT), work, batch * micro)
+    beat = steady_state(Ring(plan, 0, fleet, model, SPENDTHRIFT), work, batch * micro)
     table = job.tables.seconds(0, degree)[index]
     assert [table[s.first, s.last] for s in stages] == pytest.approx(list(beat.stage_s), rel=1e-9)
 
@@ -76,7 +76,7 @@ def test_what_the_search_expects_of_a_plan_is_what_the_forecast_says(fleet, laye
         order, cuts = as_cuts(pipeline, where)
         expected = replicas.setting(order, cuts)
         ring = Ring(found.plan, index, fleet, model, constants)
-        beat = rhythm(ring, work, ring.resident(work.prompt_tokens, work.output_tokens))
+        beat = steady_state(ring, work, ring.resident(work.prompt_tokens, work.output_tokens))
         assert expected.requests_per_s == pytest.approx(beat.requests_per_s, rel=0.05)  # in between tabulated batches
         assert expected.service_s == pytest.approx(beat.service_s(work.output_tokens), rel=0.05)
 

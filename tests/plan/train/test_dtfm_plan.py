@@ -7,14 +7,14 @@ import pytest
 from benchmarks.training_fleets import BEST_KNOWN_S
 from muster.cost.named_shapes import named_shape
 from muster.errors import DoesNotFit, InvalidRequest
-from muster.plan.dtfm.anneal import Schedule
-from muster.plan.dtfm.problem import TrainProblem
-from muster.plan.dtfm.search import SearchOptions
+from muster.plan.train.dtfm.anneal import Schedule
+from muster.plan.train.dtfm.problem import TrainProblem
+from muster.plan.train.dtfm.search import SearchOptions
 from muster.plan.train.dtfm_plan import dtfm_plan
 from muster.spec.fleets import shipped_fleet
 from muster.spec.pool import Pool
 from muster.spec.workload import TrainWorkload
-from tests.plan.dtfm import plain
+from tests.plan.train.dtfm import plain
 
 SHORT = SearchOptions(rounds=1, walks=2, schedule=Schedule(steps=1500), refining=Schedule(steps=1000))
 

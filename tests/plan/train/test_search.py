@@ -15,7 +15,7 @@ from muster.plan.train.finish import finished_plan
 from muster.plan.train.fleet import Fleet
 from muster.plan.train.price import Lane, deal
 from muster.plan.train.search import TrainOptions, _Search, plan_training
-from muster.sim.steady import train_forecast
+from muster.sim.train.forecast import train_forecast
 from muster.spec.fleets import shipped_fleet
 from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings
 from muster.spec.pool import LinkSpeed, Pool

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.plan.quick.tables import PlanOptions
-from muster.sim.stage_pace import StagePace, StepLoad
+from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import NodeId, Pool

@@ -16,11 +16,11 @@ from muster.broker.pipelines.pauses import Pauses
 from muster.broker.pipelines.placement import Load, Placement, Served
 from muster.cost.measured import constants_of
 from muster.errors import PoolUnavailable
-from muster.plan.adapt import improved, mended
-from muster.plan.change import Change, Situation, tokens_per_s, worth
-from muster.plan.pinned import Pinned, around, honours, pinned
 from muster.plan.quick.planner import Planner
 from muster.plan.quick.tables import PlanOptions
+from muster.plan.replan.change import Change, Situation, tokens_per_s, worth
+from muster.plan.replan.choose import improved, mended
+from muster.plan.replan.pinned import Pinned, around, honours, pinned
 from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan

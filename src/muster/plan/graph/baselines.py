@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from muster.plan.dtfm.problem import Floats
 from muster.plan.graph.communities import communities
 from muster.plan.graph.placement import GraphPlacement, GraphProblem
+from muster.plan.train.dtfm.problem import Floats
 
 
 def equal_count(problem: GraphProblem, seed: int = 0) -> GraphPlacement:

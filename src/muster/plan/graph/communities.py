@@ -9,7 +9,7 @@ from itertools import permutations
 import networkx
 import numpy as np
 
-from muster.plan.dtfm.problem import Floats, Ints
+from muster.plan.train.dtfm.problem import Floats, Ints
 
 MOST_PERMUTED = 5
 """Communities, or machines, of which every order is tried."""

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from muster.errors import DoesNotFit
-from muster.plan.dtfm.problem import Floats, Ints
 from muster.plan.graph.communities import communities, orders
 from muster.plan.graph.placement import GraphPlacement, GraphProblem
+from muster.plan.train.dtfm.problem import Floats, Ints
 
 SLACKS = (0.0, 0.05, 0.25, 1.0)
 """How much slower than the least the slowest may be where that saves time on the wire."""

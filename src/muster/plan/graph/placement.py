@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from muster.cost.pace import TYPICAL, Constants, peak_flops_per_s
-from muster.plan.dtfm.problem import Floats, Ints
+from muster.plan.train.dtfm.problem import Floats, Ints
 from muster.spec.link_matrix import link_matrices
 from muster.spec.operator_graph import OperatorGraph
 from muster.spec.pool import Pool

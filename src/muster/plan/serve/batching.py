@@ -129,7 +129,7 @@ def _in_time(stages: Stages, demand: Demand, micro: Floats, most: Floats) -> lis
     """For each deadline the most that may come if 99 % are to be answered in time, where `most` may share a step.
 
     With q requests in service on the mean, each takes S(q); q varies by two thirds of itself over that time, and as it
-    comes near to N x `most`, requests wait (both as in `sim/rhythm.py`).
+    comes near to N x `most`, requests wait (both as in `sim/serve/steady_state.py`).
     """
     share = _LOADS[:, None]
     mean = np.maximum(1.0, share * most)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import product
 
-from muster.plan.serve.chain import Group
+from muster.plan.serve.cuts import Group
 from muster.plan.serve.fleet import Fleet
 from muster.plan.serve.layout import Layout, Slice, Team, group_of
 

@@ -11,8 +11,8 @@ from muster.plan.serve.batching import Demand
 from muster.plan.serve.fleet import Fleet
 from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.stage_tables import Loads, StageTables
-from muster.sim.rhythm import prompt_load, step_loads
-from muster.sim.ring import CODEC_GRAIN_TOKENS, BatchRules, mean_pages
+from muster.sim.serve.ring import CODEC_GRAIN_TOKENS, BatchRules, mean_pages
+from muster.sim.serve.steady_state import prompt_load, step_loads
 from muster.spec.model_shape import ModelShape
 from muster.spec.workload import ServeWorkload
 

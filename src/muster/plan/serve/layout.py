@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import ceil
 from typing import NamedTuple
 
-from muster.plan.serve.chain import Group, Item
+from muster.plan.serve.cuts import Group, Item
 from muster.plan.serve.fleet import Fleet
 
 TIMES_THE_WEIGHTS = (1.05, 1.15, 1.3, 1.6, 2.0, 2.5, 3.5, 5.0, 8.0, 12.0)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement, islice, pairwise, permutations
 
 from muster.cost.layer_ranges import Floats
-from muster.plan.serve.chain import Group, Item
+from muster.plan.serve.cuts import Group, Item
 from muster.plan.serve.job import Job
 
 _CLASSES_IN_EVERY_ORDER = 3

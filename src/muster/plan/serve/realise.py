@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from muster.plan.serve.chain import Item
+from muster.plan.serve.cuts import Item
 from muster.plan.serve.fleet import Fleet
 from muster.plan.serve.layout import Layout, Slice, Team
 from muster.plan.serve.options import ServeOptions

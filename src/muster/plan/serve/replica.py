@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.plan.serve.batching import Setting, Stages, best_settings
-from muster.plan.serve.chain import Chain, Cut, Group, Item, Rows
+from muster.plan.serve.cuts import Chain, Cut, Group, Item, Rows
 from muster.plan.serve.job import Job
-from muster.plan.serve.level import level_cuts
 from muster.plan.serve.orders import between, tours
-from muster.sim.ring import SAMPLE_BYTES
+from muster.plan.serve.symmetric_cuts import symmetric_cuts
+from muster.sim.serve.ring import SAMPLE_BYTES
 
 Floats = npt.NDArray[np.float64]
 _TRACED = 2
@@ -138,7 +138,7 @@ class Replicas:
     def _promising(
         self, order: tuple[Item, ...], settings: Sequence[tuple[int, float, float]]
     ) -> Iterable[tuple[Cut, ...]]:
-        level = dict.fromkeys(level_cuts(self.job.tables, order))
+        level = dict.fromkeys(symmetric_cuts(self.job.tables, order))
         if self.job.options.symmetric or self.pins:
             return level if self.job.options.symmetric else self._best_cuts(order, settings)
         return level | dict.fromkeys(self._best_cuts(order, settings))

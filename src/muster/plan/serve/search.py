@@ -11,12 +11,12 @@ from types import MappingProxyType
 import numpy as np
 
 from muster.cost.pace import TYPICAL, Constants
+from muster.plan.found import Found, Rejected
 from muster.plan.serve import refusals
 from muster.plan.serve.bound import cost_bound, latency_bound, throughput_bound
 from muster.plan.serve.evolve import Evolution, Scored
 from muster.plan.serve.exact import every_layout, is_small
 from muster.plan.serve.fleet import sort_into_classes
-from muster.plan.serve.found import Found, Rejected
 from muster.plan.serve.job import Job, make_job
 from muster.plan.serve.layout import structured
 from muster.plan.serve.options import ServeOptions
@@ -26,7 +26,7 @@ from muster.plan.serve.reasons import explain, why_not
 from muster.plan.serve.replica import Replicas
 from muster.plan.serve.trial import Trials, alone_s, rules_of, symmetric
 from muster.plan.serve.worth import Worth
-from muster.sim.steady import check, serve_forecast
+from muster.sim.serve.forecast import check, serve_forecast
 from muster.spec.forecast import ServeForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
@@ -52,7 +52,7 @@ def plan_serving(
     constants: Constants = TYPICAL,
     seed: int = 0,
     out_of_time: Callable[[], bool] = lambda: False,
-) -> Found:
+) -> Found[ServeForecast]:
     """The plan with the best `options.objective`, its forecast, a bound on any plan, and the best plans not chosen.
 
     Raises `DoesNotFit` (by how much, and what would help), `InvalidRequest` (a pin, a budget or a deadline that no plan
@@ -139,7 +139,7 @@ class _Search:
             least = min(self.worth.bill(search._plan(one)) for one in scored)
         return least
 
-    def found(self, evolution: Evolution) -> Found:
+    def found(self, evolution: Evolution) -> Found[ServeForecast]:
         """One of the best layouts; the others, and those with other numbers of replicas, are rejected."""
         plans = [self._plan(one) for one in evolution.population[:_FINALISTS]]
         scores = {plan: self.score(plan, self._forecast(plan)) for plan in plans}
@@ -151,7 +151,7 @@ class _Search:
         others = self._unlike(plan, [*others, *plans[1:]])
         return self._chosen(plan, scores[plan], others, not evolution.cut_short)
 
-    def in_time(self, evolutions: Sequence[Evolution]) -> Found:
+    def in_time(self, evolutions: Sequence[Evolution]) -> Found[ServeForecast]:
         """The best layouts for this deadline and for those around it, the best symmetric ones too, as simulated."""
         scored = [one for evolution in evolutions for one in evolution.population[:_FINALISTS]]
         plans = list(dict.fromkeys(self._plan(one) for one in (*scored, *self._level())))
@@ -170,7 +170,7 @@ class _Search:
         others: Sequence[Plan],
         finished: bool,
         in_time: Mapping[Plan, float] = MappingProxyType({}),
-    ) -> Found:
+    ) -> Found[ServeForecast]:
         """`in_time` are simulated shares of requests, which closed forms had better not contradict."""
         objective, bound, others = self.job.options.objective, self.bound(), others[:_REJECTED]
         forecast, *theirs = (self._forecast(one) for one in (plan, *others))

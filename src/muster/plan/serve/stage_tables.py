@@ -3,8 +3,8 @@
     seconds(kind, degree)[i, a, b]   one step of batch i on layers [a, b), tensor parallel over `degree` devices
     room(kind, degree)[i, a, b]      tokens of cache that fit beside those layers; below 0 if they do not fit at all
 
-The figures are the simulator's (`sim/stage_pace.py`), taken layer by layer and added up: arithmetic and memory traffic
-add up over layers, and the sums overlap.
+The figures are the simulator's (`sim/serve/stage_time.py`), taken layer by layer and added up: arithmetic and memory
+traffic add up over layers, and the sums overlap.
 """
 
 from collections.abc import Callable, Hashable
@@ -16,7 +16,7 @@ from muster.cost.layer_ranges import Floats, is_range, ranges, weight_table, wor
 from muster.cost.memory import WorkspaceOptions
 from muster.cost.pace import Constants, overlapped
 from muster.plan.serve.fleet import Fleet
-from muster.sim.stage_pace import StagePace, StepLoad
+from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Stage
 from muster.spec.pool import Node

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from muster.cost.pace import Constants
 from muster.plan.serve.job import Job
-from muster.sim.rhythm import rhythm
-from muster.sim.ring import BatchRules, Ring
-from muster.sim.serving import simulate_serving
-from muster.sim.steady import serve_forecast
+from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.ring import BatchRules, Ring
+from muster.sim.serve.simulate import simulate_serving
+from muster.sim.serve.steady_state import steady_state
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Pool
 
@@ -162,7 +162,7 @@ def _machines(plan: Plan) -> set[str]:
 def alone_s(plan: Plan, pool: Pool, job: Job, constants: Constants) -> float:
     """Seconds of one request on the idle pool, on the plan's quickest pipeline."""
     rings = (Ring(plan, i, pool, job.shape, constants, rules_of(job)) for i in range(len(plan.pipelines)))
-    return min(rhythm(ring, job.workload, 1.0).service_s(job.workload.output_tokens) for ring in rings)
+    return min(steady_state(ring, job.workload, 1.0).service_s(job.workload.output_tokens) for ring in rings)
 
 
 def rules_of(job: Job) -> BatchRules:

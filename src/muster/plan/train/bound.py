@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from muster.cost.island import island_seconds
-from muster.plan.dtfm.problem import Floats
+from muster.plan.train.dtfm.problem import Floats
 from muster.plan.train.fleet import Fleet
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from muster.plan.dtfm.problem import Floats, Ints
+from muster.plan.train.dtfm.problem import Floats, Ints
 from muster.plan.train.price import Prices
 
 

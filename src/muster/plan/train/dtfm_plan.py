@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from muster.errors import DoesNotFit, InvalidRequest
-from muster.plan.dtfm.jobs import PUBLISHED_JOB, PUBLISHED_SEQUENCES, equal_cuts, job_of
-from muster.plan.dtfm.objective import MOST_STAGES
-from muster.plan.dtfm.problem import TrainJob, TrainProblem
-from muster.plan.dtfm.search import Found as FoundPlacement
-from muster.plan.dtfm.search import SearchOptions, search
+from muster.plan.train.dtfm.jobs import PUBLISHED_JOB, PUBLISHED_SEQUENCES, equal_cuts, job_of
+from muster.plan.train.dtfm.objective import MOST_STAGES
+from muster.plan.train.dtfm.problem import TrainJob, TrainProblem
+from muster.plan.train.dtfm.search import FoundPlacement, SearchOptions, search
 from muster.plan.train.memory import in_flight, stage_memory
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings

@@ -16,7 +16,7 @@ from muster.cost.pace import Constants, seconds
 from muster.cost.training_memory import state_bytes
 from muster.cost.work import Work, optimizer_step, train_backward, train_forward
 from muster.plan.codecs import LinkLoad
-from muster.plan.dtfm.problem import Floats
+from muster.plan.train.dtfm.problem import Floats
 from muster.plan.train.memory import stage_memory
 from muster.spec.codec import RAW, Codec
 from muster.spec.link_matrix import link_matrices

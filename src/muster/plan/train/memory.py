@@ -3,8 +3,8 @@
 from math import ceil
 
 from muster.cost.training_memory import TrainingOptions, training_memory
-from muster.sim.relay_rhythm import CHUNKS
-from muster.sim.train_steady import UNDIVIDED
+from muster.sim.train.forecast import UNDIVIDED
+from muster.sim.train.pipeline_time import CHUNKS
 from muster.spec.codec import RAW, Codec
 from muster.spec.model_shape import ModelShape
 from muster.spec.workload import TrainWorkload

@@ -1,4 +1,4 @@
-"""The step time of a layout: the closed form of `sim/relay_rhythm.py` on arrays, changed row by row.
+"""The step time of a layout: the closed form of `sim/train/pipeline_time.py` on arrays, changed row by row.
 
 A *layout* is a grid of slots, [replica, stage], and the layers at which all replicas are cut. Microbatches go to
 replicas so that all end together; the search lets them be fractions, which makes the price smooth, and `whole` deals
@@ -11,11 +11,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from muster.plan.dtfm.problem import Floats, Ints
+from muster.plan.train.dtfm.problem import Floats, Ints
 from muster.plan.train.fleet import Fleet
 from muster.plan.train.memory import in_flight
-from muster.sim.relay import Exchange
-from muster.sim.relay_rhythm import CHUNKS
+from muster.sim.train.pipeline_costs import Exchange
+from muster.sim.train.pipeline_time import CHUNKS
 
 SMOOTHING = 0.02
 """Share of the means in what a search minimises, so that it sees a way down where the slowest does not change."""

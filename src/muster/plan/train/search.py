@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from muster.cost.pace import TYPICAL, Constants
+from muster.plan.found import Found, Rejected
 from muster.plan.train import words
 from muster.plan.train.bound import lower_bound
 from muster.plan.train.cuts import best_cuts
 from muster.plan.train.finish import finished_plan
 from muster.plan.train.fleet import Fleet
-from muster.plan.train.found import Found, Rejected
 from muster.plan.train.price import Layout, Priced, Prices
 from muster.plan.train.starts import Starts, stage_counts
 from muster.plan.train.walk import Walk
-from muster.sim.relay import Exchange
-from muster.sim.steady import train_forecast
+from muster.sim.train.forecast import train_forecast
+from muster.sim.train.pipeline_costs import Exchange
 from muster.spec.codec import RAW, Codec
 from muster.spec.forecast import TrainForecast
 from muster.spec.model_shape import ModelShape
@@ -54,7 +54,7 @@ def plan_training(
     constants: Constants = TYPICAL,
     seed: int = 0,
     out_of_time: Clock = lambda: False,
-) -> Found:
+) -> Found[TrainForecast]:
     """The plan with the shortest step that the budget finds.
 
     Raises `DoesNotFit` if no layout has the memory, `PoolUnavailable` if nobody is there, `InvalidRequest` on a
@@ -85,6 +85,8 @@ def plan_training(
     bound = min(lower_bound(fleet) for fleet in fleets)
     plan, forecast = ranked[0]
     return Found(
+        objective="train",
+        score=forecast.step_s,
         plan=replace(plan, step_seconds=forecast.step_s, explanation=words.explained(plan, forecast, pool, bound)),
         forecast=forecast,
         bound=bound,

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from muster.plan.dtfm.objective import bottleneck
-from muster.plan.dtfm.problem import Ints
-from muster.plan.dtfm.seeds import clusterings, runs
+from muster.plan.train.dtfm.objective import bottleneck
+from muster.plan.train.dtfm.problem import Ints
+from muster.plan.train.dtfm.seeds import clusterings, runs
 from muster.plan.train.fleet import Fleet
 
 MOST_MATCHED = 16

@@ -8,8 +8,8 @@ from math import log
 
 import numpy as np
 
-from muster.plan.dtfm.problem import Ints
 from muster.plan.train.cuts import best_cuts
+from muster.plan.train.dtfm.problem import Ints
 from muster.plan.train.price import Layout, Priced, Prices
 
 HOT, COLD = 0.02, 0.0005

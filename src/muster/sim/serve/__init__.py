@@ -1,0 +1,17 @@
+"""A pool that serves: its forecast in closed form, and its simulation event by event.
+
+Read in this order:
+
+    stage_time.py   seconds of one step on one stage; what a step carries
+    ring.py         one pipeline on its machines: stages, hops, pages
+    steady_state.py a ring that is full: period, tokens per second, waiting
+    bottleneck.py   what limits it, in words
+    forecast.py     the forecast in closed form
+    arrivals.py     when requests come
+    scheduler.py    who runs in the next step: the engine's rules on counts
+    pipeline_run.py one pipeline at work in simulated time
+    slots.py        one pipeline of the plan through all its repairs
+    service.py      requests, pipelines and faults together
+    simulate.py     the simulation
+    result.py       what a simulated pool did
+"""

@@ -1,0 +1,130 @@
+"""Requests, pipelines and faults of a simulated pool, brought together. Knows nothing of how requests were drawn."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from muster.sim.faults import CutLink, Join, Leave
+from muster.sim.network import Network
+from muster.sim.serve.arrivals import Arrival
+from muster.sim.serve.pipeline_run import PipelineRun
+from muster.sim.serve.ring import Ring
+from muster.sim.serve.scheduler import Sequence as Request
+from muster.sim.serve.slots import PipelineSlot
+from muster.sim.standbys import Standbys
+from muster.spec.plan import Pipeline
+from muster.spec.pool import NodeId
+
+RingOf = Callable[[int, Pipeline], Ring]
+"""The pipeline in the place of the plan's with this index, on its machines."""
+
+
+class Service:
+    def __init__(
+        self, network: Network, slots: Sequence[PipelineSlot], standbys: Standbys, repair_s: float, ring_of: RingOf
+    ) -> None:
+        self._network, self._events = network, network.events
+        self._standbys, self._repair_s, self._ring_of = standbys, repair_s, ring_of
+        self.slots = tuple(slots)
+        self.requests: list[Request] = []
+        self._homeless: list[Request] = []
+        """Wait for any pipeline to come up."""
+        self._at: dict[Request, PipelineSlot] = {}
+
+    def run(self, arrivals: Sequence[Arrival]) -> None:
+        for slot in self.slots:
+            self._up(slot)
+        # Faults first: who arrives in the moment of one meets the pool as it is then.
+        for fault in self._network.faults.faults:
+            if isinstance(fault, Leave):
+                self._events.at(fault.at_s, self._leave, fault.node)
+            elif isinstance(fault, Join):
+                self._events.at(fault.at_s, self._join, fault.node)
+            elif isinstance(fault, CutLink) and fault.until_s - fault.at_s > self._repair_s:
+                self._events.at(fault.at_s, self._cut, fault)
+        for rank, arrival in enumerate(sorted(arrivals, key=lambda a: a.at_s)):
+            request = Request(rank, arrival, arrival.prompt_tokens, arrival.prompt_tokens + arrival.output_tokens)
+            self.requests.append(request)
+            self._events.at(arrival.at_s, self._place, request)
+        self._events.run()
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def _place(self, request: Request) -> None:
+        up = [slot for slot in self.slots if slot.run is not None]
+        if not up:
+            self._homeless.append(request)
+            return
+        slot = min(up, key=_pressure)
+        slot.load += 1
+        self._at[request] = slot
+        assert slot.run is not None
+        slot.run.add(request)
+
+    def _finished(self, request: Request) -> None:
+        self._at.pop(request).load -= 1
+
+    # --- pipelines --------------------------------------------------------------------------------------------------
+
+    def _up(self, slot: PipelineSlot) -> None:
+        slot.run = PipelineRun(slot.ring, self._network, self._finished, self._shared_wires())
+        slot.runs.append(slot.run)
+        homeless, self._homeless = self._homeless, []
+        for request in homeless:
+            self._place(request)
+
+    def _shared_wires(self) -> set[tuple[NodeId, NodeId]]:
+        """Those that more than one step at a time may want, of different pipelines or of one that passes twice."""
+        uses = Counter((hop.source.id, hop.target.id) for slot in self.slots for hop in slot.ring.hops)
+        return {pair for pair, count in uses.items() if count > 1}
+
+    def _down(self, slot: PipelineSlot) -> None:
+        if slot.run is None:
+            return
+        lost = slot.run.break_down()
+        slot.run, slot.load = None, 0
+        self._events.at(self._events.now_s + self._repair_s, self._mend, slot)
+        for request in lost:
+            request.resubmissions += 1
+            del self._at[request]
+            self._place(request)
+
+    def _mend(self, slot: PipelineSlot) -> None:
+        if slot.run is not None:
+            return
+        pipeline = self._standbys.mend(slot.planned, slot.ring.pipeline, self._events.now_s)
+        if pipeline is not None:
+            slot.ring = self._ring_of(slot.index, pipeline)
+            self._up(slot)
+
+    # --- faults -----------------------------------------------------------------------------------------------------
+
+    def _leave(self, node: NodeId) -> None:
+        self._standbys.leave(node)
+        for slot in self.slots:
+            if node in slot.ring.pipeline.nodes():
+                self._down(slot)
+
+    def _join(self, node: NodeId) -> None:
+        holders = {holder for slot in self.slots for holder in slot.ring.pipeline.nodes()}
+        self._standbys.join(node, holders)
+        for slot in self.slots:
+            if self._standbys.can_restore(slot.planned, slot.ring.pipeline, self._events.now_s):
+                self._down(slot)
+        self._mend_later(self._events.now_s)
+
+    def _cut(self, cut: CutLink) -> None:
+        ends = {cut.source, cut.target}
+        for slot in self.slots:
+            if any({hop.source.id, hop.target.id} == ends for hop in slot.ring.hops):
+                self._down(slot)
+        self._events.at(cut.until_s, self._mend_later, cut.until_s)
+
+    def _mend_later(self, now_s: float) -> None:
+        """Somebody may be able to go on now."""
+        for slot in self.slots:
+            if slot.run is None:
+                self._events.at(now_s + self._repair_s, self._mend, slot)
+
+
+def _pressure(slot: PipelineSlot) -> float:
+    return (slot.load + 1) / slot.weight
