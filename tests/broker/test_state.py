@@ -330,3 +330,21 @@ def test_the_assignment_names_everything_that_a_node_needs():
     assert assign.dtype == "bfloat16"
     assert assign.pipeline.serve.num_pages > 0
     assert len(assign.peers) == 2
+
+
+def test_the_heads_own_machine_waits_for_nobody_if_it_holds_the_whole_model():
+    alone = Stage(options=BrokerOptions(placing=PlacingOptions(own_machine=node_id(1))))
+    alone.join(1, 1000)
+    assert set(alone.ranges()) == {1}
+
+
+@pytest.mark.parametrize(("own", "memory_mib"), [(1, 500), (2, 1000), (None, 1000)])
+def test_any_other_first_placement_waits_for_the_machines_that_come_together(own, memory_mib):
+    options = PlacingOptions(own_machine=None if own is None else node_id(own))
+    pool = Stage(options=BrokerOptions(placing=options))
+    pool.join(1, memory_mib)
+    assert pool.routes == []
+    pool.join(3, 500)
+    assert pool.routes == []
+    pool.pass_time(2)
+    assert len(pool.routes) == 1

@@ -78,7 +78,7 @@ def test_the_verdict_is_kept_and_asked_again_when_a_version_changes(monkeypatch:
         with pytest.raises(UnsupportedModel, match="Bloom"):
             check_conformance(text(AutoConfig.for_model("bloom")))
     assert asked == ["llama", "bloom"]
-    monkeypatch.setattr(conformance, "_version", lambda: "another")
+    monkeypatch.setattr(conformance, "version_of_checks", lambda: "another")
     check_conformance(text(AutoConfig.for_model("llama")))
     assert asked == ["llama", "bloom", "llama"]
 

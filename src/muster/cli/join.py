@@ -1,6 +1,7 @@
 """`muster join TICKET`: lend this machine to a pool. Reads options; the worker itself is in `node`."""
 
 import asyncio
+import socket
 import time
 from pathlib import Path
 from typing import Annotated
@@ -44,19 +45,18 @@ def join(
     with progress(as_json) as bars:
         bars.add_task("starting", total=None)
         from muster.cli.logs import configure_logs
-        from muster.node.process import JoinOptions, run_worker
+        from muster.node.process import LendOptions, run_worker
 
     configure_logs()
-    place = data_dir(data_dir_)
-    options = JoinOptions(
-        ticket=ticket,
+    folder = data_dir(data_dir_)
+    options = LendOptions(
         memory_bytes=memory_bytes,
-        name=name,
+        name=name or socket.gethostname(),
         region=region,
         device=device,
         speed=speed,
         scenario=scenario,
-        data_dir=place,
-        cache_dir=cache_dir or place / "cache",
+        data_dir=folder,
+        cache_dir=cache_dir or folder / "cache",
     )
-    asyncio.run(run_worker(options, Announcer(as_json)))
+    asyncio.run(run_worker(ticket, options, Announcer(as_json)))

@@ -6,38 +6,43 @@ from typing import Any
 
 from muster.errors import NotAllowed
 from muster.head.options import HeadOptions
-from muster.link.identity import held_identity
+from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.node.announce import Announce
-from muster.node.devices import pick_device
-from muster.node.process import door_of
-from muster.node.worker import Worker, WorkerOptions
+from muster.node.process import LendOptions, prepared
 from muster.wire.ticket import Ticket
 
 
-async def local_worker(options: HeadOptions, ticket: Ticket, announce: Announce) -> None:
+async def local_worker(options: HeadOptions, identity: Identity, ticket: Ticket, announce: Announce) -> None:
     """Runs until cancelled, also when the operator has banned it: the head and the other machines go on."""
-    worker_options = WorkerOptions(
-        name=options.name or socket.gethostname(),
-        cache_dir=options.data_dir / "cache",
-        region=options.region,
-        device=pick_device(options.device),
-        memory_cap_bytes=options.memory_bytes,
-    )
+    lent = lent_by(options)
     try:
-        with held_identity(options.data_dir / "worker.key") as identity:
-            endpoint = await IrohEndpoint.bind(identity)
-            await Worker(endpoint, door_of(ticket), worker_options, quiet(announce)).run()
+        endpoint = await IrohEndpoint.bind(identity)
+        worker = await prepared(endpoint, ticket, lent, quiet(announce))
+        await worker.run()
     except NotAllowed as error:
-        announce("left", f"This machine computes no more: {error}", name=worker_options.name)
+        announce("left", f"This machine computes no more: {error}", name=lent.name)
         await asyncio.Event().wait()
+
+
+def lent_by(options: HeadOptions) -> LendOptions:
+    return LendOptions(
+        memory_bytes=options.memory_bytes,
+        name=options.name or socket.gethostname(),
+        region=options.region,
+        device=options.device,
+        speed=1.0,
+        scenario=None,
+        data_dir=options.data_dir,
+        cache_dir=options.data_dir / "cache",
+    )
 
 
 def quiet(announce: Announce) -> Announce:
     """The head tells of joins and placements itself; of its own worker only what nobody else says."""
 
     def tell(event: str, sentence: str, **facts: Any) -> None:
-        if event in ("measured", "load_failed"):
+        if event in ("importing", "measuring", "measured", "load_failed"):
             announce(event, sentence, **facts)
 
     return tell

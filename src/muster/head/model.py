@@ -5,8 +5,7 @@ from pathlib import Path
 
 from muster.errors import InvalidRequest
 from muster.model.blobs import Manifest, build_manifest
-from muster.model.conformance import check_conformance
-from muster.model.shape import check_tensors, shape_of
+from muster.model.checked_shape import checked_shape
 from muster.model.source import resolve, revision_of
 from muster.model.weights import open_directory
 from muster.node.devices import default_dtype
@@ -29,12 +28,10 @@ def load_model(name: str, dtype: str | None, device: str, max_context: int | Non
     Raises `MusterError`: unknown, unreadable, unsupported, or without a tokenizer.
     """
     path = resolve(name)
-    check_conformance(open_directory(path).config_json)  # first, as whatever reads the configuration trips over it
+    shape = checked_shape(open_directory(path), name, dtype or default_dtype(device))
     tokenizer = load_tokenizer(path)
     name = model_name(name)
     manifest = build_manifest(path, name, revision_of(name, path))
-    check_tensors(manifest.config_json, {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors})
-    shape = shape_of(manifest.config_json, name, dtype or default_dtype(device))
     return LoadedModel(path, _limited(shape, max_context), manifest, tokenizer)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from muster.broker.state import BrokerOptions
 from muster.head.pins import SavedPlan
 from muster.plan.serve.options import Pin
+from muster.spec.pool import NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class HeadOptions:
     """A plan whose stages are pins."""
 
 
-def broker_options(options: HeadOptions, pins: tuple[Pin, ...]) -> BrokerOptions:
+def broker_options(options: HeadOptions, pins: tuple[Pin, ...], own_machine: NodeId | None) -> BrokerOptions:
+    """`own_machine` is the local worker's id, where there is one."""
     defaults = BrokerOptions()
-    placing = replace(defaults.placing, min_nodes=options.min_nodes, pins=pins)
+    placing = replace(defaults.placing, min_nodes=options.min_nodes, pins=pins, own_machine=own_machine)
     return replace(defaults, region=options.region, placing=placing)

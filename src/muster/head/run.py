@@ -33,6 +33,7 @@ from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import shaped_as
 from muster.node.announce import Announce
+from muster.node.process import import_worker
 from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
 
@@ -48,19 +49,25 @@ async def run_head(options: HeadOptions, announce: Announce) -> None:
     async with AsyncExitStack() as stack:
         # Before anything is loaded: a second head in this folder should hear so at once.
         identity = stack.enter_context(held_identity(options.data_dir / "identity.key"))
+        own = None
+        if options.local_worker:
+            own = stack.enter_context(held_identity(options.data_dir / "worker.key"))
+            # The worker's imports take longer than all else together.
+            await stack.enter_async_context(background(asyncio.to_thread(import_worker)))
+        announce("reading", f"Reading {options.model}.", model=options.model)
         model = await asyncio.to_thread(load_model, options.model, options.dtype, options.device, options.max_context)
         stack.callback(model.tokenizer.close)
         pins = pins_of(options, model.shape)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
         endpoint = await bind_where_it_was(identity, options)
-        head = Head(model, store, broker_options(options, pins))
+        head = Head(model, store, broker_options(options, pins, own.node_id if own is not None else None))
         await stack.enter_async_context(started(head, endpoint, options.scenario))
         ticket = await head.service.issue_ticket(options.ticket_s)
         # Whatever is entered later ends earlier: clients first, then what serves them.
         tasks = [asyncio.create_task(head.service.wait())]
-        if options.local_worker:
-            tasks.append(await stack.enter_async_context(background(local_worker(options, ticket, announce))))
+        if own is not None:
+            tasks.append(await stack.enter_async_context(background(local_worker(options, own, ticket, announce))))
         tasks.append(await stack.enter_async_context(background(head.follow())))
         app = head.app(admin_token(options.data_dir))
         server = await stack.enter_async_context(ApiServer(app, options.host, options.port))

@@ -9,19 +9,21 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import torch
 from blake3 import blake3
-from torch import Tensor
 
 from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
 from muster.model.checkpoint import as_stored
 from muster.model.disk import cache_directory, write_if_possible
 from muster.model.folder import open_inside, read_inside
 from muster.model.source import HUB_ID, REVISION, resolve_local
-from muster.model.tensor_file import DTYPES, TensorFile
+from muster.model.tensor_file import DTYPES, TensorFile, check_dtype
 from muster.model.weights import DirectoryWeights, Weights, open_directory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -279,7 +281,9 @@ class StoredWeights:
     def names(self) -> frozenset[str]:
         return frozenset(self._entries)
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str) -> "Tensor":
+        import torch
+
         entry = self._entry(name)
         path = self._store.path(entry.digest)
         data = bytearray(entry.nbytes)
@@ -290,7 +294,7 @@ class StoredWeights:
             raise WeightsInvalid(f"Tensor {name} has not been fetched yet; fetch blob {entry.digest[:12]}….") from error
         if size != entry.nbytes:
             raise WeightsInvalid(f"The stored tensor {name} is truncated; delete {path} and fetch it again.")
-        dtype = DTYPES[entry.dtype]
+        dtype = check_dtype(name, entry.dtype)
         if not data:
             return torch.empty(entry.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=dtype).view(entry.shape)

@@ -7,21 +7,18 @@ its dense self. The verdict is kept on disk per architecture and per version of 
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from blake3 import blake3
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from muster import __version__
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import build_on_meta, first_line, num_layers, parse_config
-from muster.model.disk import cache_directory, write_if_possible
+from muster.model.disk import cache_directory, version_of_checks, write_if_possible
 from muster.model.probe import parts_of
 from muster.model.rehearsal import largest_difference, sequences
 from muster.model.settings import building, running
@@ -127,20 +124,11 @@ def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
     return ""
 
 
-@cache
-def _version() -> str:
-    """Of all that takes part in the verdict: a new release, or a change in this folder, asks again."""
-    digest = blake3()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return f"{__version__} {transformers.__version__} {torch.__version__} {digest.hexdigest()}"
-
-
 def _verdict_path(config: PreTrainedConfig) -> Path:
     fields: dict[str, Any] = config.to_dict()
     for key in ("_name_or_path", "transformers_version", "architectures"):
         fields.pop(key, None)
-    key = f"{_version()} {json.dumps(fields, sort_keys=True, default=str)}"
+    key = f"{version_of_checks()} {json.dumps(fields, sort_keys=True, default=str)}"
     return cache_directory() / "conformance" / f"{config.model_type}-{blake3(key.encode()).hexdigest()[:32]}"
 
 

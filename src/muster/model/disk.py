@@ -2,7 +2,13 @@
 
 import os
 from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+
+from blake3 import blake3
+
+from muster import __version__
 
 
 def cache_directory() -> Path:
@@ -23,3 +29,15 @@ def write_if_possible(path: Path, data: bytes) -> None:
     except OSError:
         with suppress(OSError):
             partial.unlink()
+
+
+@cache
+def version_of_checks() -> str:
+    """Of all that takes part in judging a model: a new release, or a change in this folder, asks again.
+
+    The releases are looked up, not imported: that would take seconds.
+    """
+    digest = blake3()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return f"{__version__} {version('transformers')} {version('torch')} {digest.hexdigest()}"

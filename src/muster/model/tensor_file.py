@@ -10,14 +10,16 @@ import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import msgspec
-import torch
-from torch import Tensor
 
 from muster.errors import WeightsInvalid
 from muster.model.folder import open_inside
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 2**18
@@ -27,17 +29,26 @@ MAX_DIMENSIONS, MAX_BYTES = 16, 2**60
 """To multiply a million digits would take for ever."""
 _COMPARED_BYTES = 2**22
 """At once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    itemsize: int
+    torch_name: str
+    """By name: a head describes tensors and hands out their bytes without loading torch."""
+
+
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": Dtype(8, "float64"),
+    "F32": Dtype(4, "float32"),
+    "F16": Dtype(2, "float16"),
+    "BF16": Dtype(2, "bfloat16"),
+    "I64": Dtype(8, "int64"),
+    "I32": Dtype(4, "int32"),
+    "I16": Dtype(2, "int16"),
+    "I8": Dtype(1, "int8"),
+    "U8": Dtype(1, "uint8"),
+    "BOOL": Dtype(1, "bool"),
 }
 
 
@@ -77,7 +88,9 @@ class TensorFile:
                 f"{path.name} cannot be read ({error.strerror}); check that it exists and its permissions."
             ) from error
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str) -> "Tensor":
+        import torch
+
         span = self.spans[name]
         dtype = check_dtype(name, span.dtype)
         if span.start == span.stop:
@@ -103,13 +116,16 @@ def same_tensor(one: tuple[TensorFile, str], other: tuple[TensorFile, str]) -> b
     )
 
 
-def check_dtype(tensor: str, dtype: str) -> torch.dtype:
+def check_dtype(tensor: str, dtype: str) -> "torch.dtype":
     """Raise `WeightsInvalid` for a dtype (as the file names it) that is not loaded."""
+    import torch
+
     if dtype not in DTYPES:
         raise WeightsInvalid(
             f"Tensor {tensor} has dtype {dtype}, which Muster does not load; choose an unquantised checkpoint."
         )
-    return DTYPES[dtype]
+    found: torch.dtype = getattr(torch, DTYPES[dtype].torch_name)
+    return found
 
 
 def read_header(file: BinaryIO, size: int, name: str) -> dict[str, Span]:

@@ -2,15 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-from torch import Tensor
 
 from muster.cost.config_fields import MAX_CONFIG_BYTES
 from muster.errors import WeightsInvalid
 from muster.model.folder import read_inside
 from muster.model.tensor_file import MAX_TENSORS, TensorFile, same_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -25,7 +27,7 @@ class Weights(Protocol):
 
     def names(self) -> frozenset[str]: ...
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str) -> "Tensor":
         """A copy on the CPU. Raise `WeightsInvalid` when the tensor is missing, cut off or of an unknown type."""
         ...
 
@@ -46,7 +48,7 @@ class DirectoryWeights:
     def names(self) -> frozenset[str]:
         return frozenset(self._file_of)
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str) -> "Tensor":
         return self.file(name).read(name)
 
     def same(self, one: str, other: str) -> bool:

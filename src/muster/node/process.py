@@ -1,54 +1,57 @@
 """A worker as a process of its own: endpoint, link shaping and `worker` in one event loop. Composes; decides nothing.
 
-Events told through `announce`: measured (device), joined (node), loading, load_failed and serving (epoch, first, last),
-draining, head_lost, left.
+Events told through `announce`: importing, measuring, measured (device), joined (node), loading, load_failed and serving
+(epoch, first, last), draining, head_lost, left.
 """
 
 import asyncio
 import signal
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from muster.link.base import Endpoint
 from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import shaped_as
-from muster.node import worker as node
 from muster.node.announce import Announce
 from muster.node.devices import pick_device
 from muster.wire.ticket import Ticket, parse, proof
 
+if TYPE_CHECKING:
+    from muster.node.worker import HeadDoor, Worker, WorkerOptions
+
 
 @dataclass(frozen=True, slots=True)
-class JoinOptions:
-    """`muster join`'s options, checked."""
+class LendOptions:
+    """What this machine lends to a pool, as its owner said it."""
 
-    ticket: str
     memory_bytes: int | None
-    name: str | None
+    name: str
     region: str
     device: str
     speed: float
     scenario: str | None
     data_dir: Path
+    """Where its key is kept."""
     cache_dir: Path
     drain_timeout_s: float = 60.0
 
 
-async def run_worker(options: JoinOptions, announce: Announce) -> None:
+async def run_worker(ticket_line: str, options: LendOptions, announce: Announce) -> None:
     """Runs until it is interrupted (drains first; a second interrupt leaves at once) or the head refuses it."""
     key = options.data_dir / "worker.key"
     # A machine that was in the pool may come back after its ticket has expired; whether it was, the head knows.
-    ticket = parse(options.ticket, 0.0 if key.exists() else time.time())
+    ticket = parse(ticket_line, 0.0 if key.exists() else time.time())
     with held_identity(key) as identity:
         await _lend(options, ticket, identity, announce)
 
 
-async def _lend(options: JoinOptions, ticket: Ticket, identity: Identity, announce: Announce) -> None:
+async def _lend(options: LendOptions, ticket: Ticket, identity: Identity, announce: Announce) -> None:
     regions = {identity.node_id: options.region}
     endpoint = shaped_as(options.scenario, await IrohEndpoint.bind(identity, relay=ticket.relay), regions.get)
-    worker = node.Worker(endpoint, door_of(ticket), node_options(options), announce, regions)
+    worker = await prepared(endpoint, ticket, options, announce, regions)
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(worker.run())
 
@@ -69,9 +72,34 @@ async def _lend(options: JoinOptions, ticket: Ticket, identity: Identity, announ
     announce("left", "Left the pool.")
 
 
-def node_options(options: JoinOptions) -> node.WorkerOptions:
-    return node.WorkerOptions(
-        name=options.name or socket.gethostname(),
+async def prepared(
+    endpoint: Endpoint,
+    ticket: Ticket,
+    options: LendOptions,
+    announce: Announce,
+    regions: dict[str, str] | None = None,
+) -> "Worker":
+    """A worker that has yet to run. What it imports takes seconds: in a thread, so that everything else goes on."""
+    announce("importing", "Loading PyTorch.")
+    try:
+        await asyncio.to_thread(import_worker)
+        from muster.node.worker import Worker
+
+        return Worker(endpoint, door_of(ticket), node_options(options), announce, regions)
+    except BaseException:
+        await endpoint.close()  # otherwise the worker does so at its end
+        raise
+
+
+def import_worker() -> None:
+    import muster.node.worker  # noqa: F401
+
+
+def node_options(options: LendOptions) -> "WorkerOptions":
+    from muster.node.worker import WorkerOptions
+
+    return WorkerOptions(
+        name=options.name,
         cache_dir=options.cache_dir,
         region=options.region,
         device=pick_device(options.device),
@@ -81,5 +109,7 @@ def node_options(options: JoinOptions) -> node.WorkerOptions:
     )
 
 
-def door_of(ticket: Ticket) -> node.HeadDoor:
-    return node.HeadDoor(ticket.address, lambda node_id: proof(ticket.secret, node_id, ticket.head))
+def door_of(ticket: Ticket) -> "HeadDoor":
+    from muster.node.worker import HeadDoor
+
+    return HeadDoor(ticket.address, lambda node_id: proof(ticket.secret, node_id, ticket.head))

@@ -39,6 +39,8 @@ class PlacingOptions:
     """Before the first placement, wait until nobody has joined for this long: machines tend to come in a group."""
     longest_settle_s: float = 5.0
     """But not longer than this after somebody could be used."""
+    own_machine: NodeId | None = None
+    """The head's own, if it computes: where that holds the whole model alone, the first placement waits for nobody."""
     retry_s: float = 1.0
     """Between attempts to place on a pool that did not suffice."""
     rebalance_s: float = 30.0
@@ -213,7 +215,20 @@ class Placing:
             wanted = self.options.min_nodes
             self.trouble = f"{len(here)} of {wanted} machines are here; join more, or serve with a lower --min-nodes."
             return False
-        return now_s - self._joined_s >= self.options.settle_s or waited_s >= self.options.longest_settle_s
+        if now_s - self._joined_s >= self.options.settle_s or waited_s >= self.options.longest_settle_s:
+            return True
+        return self._own_machine_suffices(now_s)
+
+    def _own_machine_suffices(self, now_s: float) -> bool:
+        pool = self.members.pool(now_s)
+        own = replace(pool, nodes=tuple(node for node in pool.nodes if node.id == self.options.own_machine))
+        if not own.nodes:
+            return False
+        try:
+            self.planner(self.served.shape, own)
+        except PoolUnavailable:
+            return False
+        return True
 
     def _move_away(self, now_s: float) -> list[Command]:
         """Somebody who serves wants to leave: prepare a pipeline without them while they go on."""
