@@ -5,7 +5,7 @@ from pathlib import Path
 
 from muster.errors import InvalidRequest
 from muster.model.blobs import Manifest, build_manifest
-from muster.model.checked_shape import checked_shape
+from muster.model.checked import checked_shape, described
 from muster.model.source import resolve, revision_of
 from muster.model.weights import open_directory
 from muster.node.devices import default_dtype
@@ -28,10 +28,13 @@ def load_model(name: str, dtype: str | None, device: str, max_context: int | Non
     Raises `MusterError`: unknown, unreadable, unsupported, or without a tokenizer.
     """
     path = resolve(name)
-    shape = checked_shape(open_directory(path), name, dtype or default_dtype(device))
+    weights, dtype = open_directory(path), dtype or default_dtype(device)
+    tensors = described(weights)
+    checked_shape(weights.config_json, tensors, name, dtype)  # before anything large is read
     tokenizer = load_tokenizer(path)
     name = model_name(name)
     manifest = build_manifest(path, name, revision_of(name, path))
+    shape = checked_shape(manifest.config_json, tensors, name, dtype)
     return LoadedModel(path, _limited(shape, max_context), manifest, tokenizer)
 
 

@@ -9,6 +9,6 @@ Weights: `folder` (opens nothing but a folder's own files), `tensor_file` and `w
 directory), `blobs` (by digest from another machine), `source` (a name becomes a directory), `disk` (where caches live).
 
 Trust: `conformance` (does this architecture come out right? a tiny model of it, made by `shrink`, goes through a
-`rehearsal`), `load` (both together), `checked_shape` (known without torch the next time), `settings` (who may build or
+`rehearsal`), `load` (both together), `checked` (known without torch the next time), `settings` (who may build or
 run a model when). Speed: `flashinfer_backend` (NVIDIA GPUs).
 """

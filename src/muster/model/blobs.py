@@ -15,7 +15,7 @@ import msgspec
 from blake3 import blake3
 
 from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
-from muster.model.checkpoint import as_stored
+from muster.model.checked import config_as_stored
 from muster.model.disk import cache_directory, write_if_possible
 from muster.model.folder import open_inside, read_inside
 from muster.model.source import HUB_ID, REVISION, resolve_local
@@ -123,7 +123,8 @@ def build_manifest(path: Path, model: str = "", revision: str = "") -> Manifest:
     known.save()
     files = {name: read_inside(path, name) for name in TOKENIZER_FILES if (path / name).exists()}
     entries = tuple(FileEntry(name, len(data), blake3(data).hexdigest()) for name, data in files.items())
-    return Manifest(model or path.name, as_stored(weights), entries, tensors, revision)
+    config_json = config_as_stored(weights, [(tensor.name, tensor.digest) for tensor in tensors])
+    return Manifest(model or path.name, config_json, entries, tensors, revision)
 
 
 def _describe(name: str, file: TensorFile, known: "_Digests") -> TensorEntry:

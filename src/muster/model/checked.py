@@ -1,0 +1,60 @@
+"""What was found out about a model, kept on disk: a head that serves it again loads no torch.
+
+Kept are what torch said of a configuration and of tensors, under both and under the versions of all that took part.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from muster.model.disk import cache_directory, version_of_checks, write_if_possible
+from muster.model.weights import DirectoryWeights
+from muster.spec.model_shape import ModelShape
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+"""Name -> dtype as the file names it, shape."""
+
+
+def described(weights: DirectoryWeights) -> Tensors:
+    spans = {name: weights.file(name).spans[name] for name in sorted(weights.names())}
+    return {name: (span.dtype, span.shape) for name, span in spans.items()}
+
+
+def checked_shape(config_json: str, tensors: Tensors, name: str, dtype: str) -> ModelShape:
+    """Raises `UnsupportedModel`, and `WeightsInvalid` unless the tensors make up the whole model."""
+    path = _path("shapes", (config_json, tensors, name, dtype))
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ModelShape)
+    except (OSError, msgspec.MsgspecError):  # none yet, or damaged: it costs time, nothing else
+        shape = _check(config_json, tensors, name, dtype)
+    write_if_possible(path, msgspec.json.encode(shape))
+    return shape
+
+
+def _check(config_json: str, tensors: Tensors, name: str, dtype: str) -> ModelShape:
+    from muster.model.conformance import check_conformance
+    from muster.model.shape import check_tensors, shape_of
+
+    check_conformance(config_json)  # first, as whatever reads the configuration trips over it
+    check_tensors(config_json, tensors)
+    return shape_of(config_json, name, dtype)
+
+
+def config_as_stored(weights: DirectoryWeights, digests: Sequence[tuple[str, str]]) -> str:
+    """As `checkpoint.as_stored`. `digests` are those of all tensors, by name."""
+    path = _path("configs", (weights.config_json, digests))
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=str)
+    except (OSError, msgspec.MsgspecError):
+        from muster.model.checkpoint import as_stored
+
+        config_json = as_stored(weights)
+    write_if_possible(path, msgspec.json.encode(config_json))
+    return config_json
+
+
+def _path(kind: str, about: object) -> Path:
+    key = msgspec.json.encode((version_of_checks(), about))
+    return cache_directory() / kind / f"{blake3(key).hexdigest()[:32]}.json"
