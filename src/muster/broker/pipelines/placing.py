@@ -225,7 +225,7 @@ class Placing:
         if not own.nodes:
             return False
         try:
-            self.planner(self.served.shape, own)
+            self.planner(self.served.shape, own, None, self._planning(now_s))
         except PoolUnavailable:
             return False
         return True
