@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from muster.lab.faults import Fault, play, scatter
+from muster.lab.faults import play, scatter
+from muster.spec.faults import Fault
 from muster.spec.request import Request
 from tests.chaos.streams import Streams
 from tests.flows.live_pool import LivePool, Machine
@@ -71,7 +72,7 @@ def test_whatever_happens_every_stream_ends_as_if_nothing_had(
     assert Streams(large_pool, wanted, "at last-").result(240) == expected
 
 
-async def disturb(pool: LivePool, faults: list[Fault], restarts: list[float]) -> None:
+async def disturb(pool: LivePool, faults: list[Fault[int]], restarts: list[float]) -> None:
     async def restart() -> None:
         now_s = 0.0
         for at_s in restarts:

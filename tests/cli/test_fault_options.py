@@ -6,8 +6,8 @@ import pytest
 
 from muster.cli.fault_options import read_faults, read_trace
 from muster.errors import InvalidRequest
-from muster.sim.faults import CutLink, Join, Leave, Slow
 from muster.sim.serve.arrivals import Arrival
+from muster.spec.faults import CutLink, Join, Leave, Slow
 from muster.spec.fleets import shipped_fleet
 
 POOL = shipped_fleet("deserve-8xl4")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from muster.errors import InvalidRequest
-from muster.sim.faults import CutLink, FaultTimeline, Leave, Slow
+from muster.sim.faults import FaultTimeline
 from muster.sim.serve.arrivals import Arrival, at_once, poisson, trace
+from muster.spec.faults import CutLink, Leave, Slow
 
 
 def test_a_machine_is_as_slow_as_the_last_fault_says():

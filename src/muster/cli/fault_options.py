@@ -13,9 +13,9 @@ from pathlib import Path
 from muster.cli.plan_inputs import read_text
 from muster.cli.planning import find_node
 from muster.errors import InvalidRequest
-from muster.sim.faults import CutLink, Fault, Join, Leave, Slow
 from muster.sim.serve.arrivals import Arrival, trace
-from muster.spec.pool import Pool
+from muster.spec.faults import CutLink, Fault, Join, Leave, Slow
+from muster.spec.pool import NodeId, Pool
 
 _SECONDS = r"\d+(?:\.\d+)?"
 _FORMS = {
@@ -30,12 +30,12 @@ MAX_REQUESTS = 100_000
 _EXAMPLES = "leave:ada@12, join:ada@40, slow:bob@5x0.3 (of its speed) or cut:ada,bob@10-20"
 
 
-def read_faults(words: Sequence[str], pool: Pool) -> tuple[Fault, ...]:
+def read_faults(words: Sequence[str], pool: Pool) -> tuple[Fault[NodeId], ...]:
     """Raises `InvalidRequest` on words that are none of the four forms, and on machines that the pool lacks."""
     return tuple(_read_fault(word, pool) for word in words)
 
 
-def _read_fault(word: str, pool: Pool) -> Fault:
+def _read_fault(word: str, pool: Pool) -> Fault[NodeId]:
     kind, _, rest = word.partition(":")
     match = _FORMS[kind].fullmatch(rest) if kind in _FORMS else None
     if match is None:

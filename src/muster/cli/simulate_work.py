@@ -17,14 +17,14 @@ from muster.cli.simulate_text import show_simulated
 from muster.errors import InvalidRequest, PoolUnavailable
 from muster.plan.quick.planner import place
 from muster.plan.quick.tables import PlanOptions
-from muster.sim.faults import Fault
 from muster.sim.serve.arrivals import Arrival
 from muster.sim.serve.result import ServeRun
 from muster.sim.serve.simulate import simulate_serving
 from muster.sim.train.simulate import TrainRun, simulate_training
+from muster.spec.faults import Fault
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.plan_file import PlanFile, why_useless
-from muster.spec.pool import Pool
+from muster.spec.pool import NodeId, Pool
 from muster.spec.workload import Objective, ServeWorkload, TrainWorkload
 
 MAX_PASSES = 10_000_000
@@ -71,11 +71,15 @@ def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool)
 
 
 def simulated(
-    question: Question, plan: Plan, asked: Asked, arrivals: tuple[Arrival, ...] | None, faults: tuple[Fault, ...]
+    question: Question,
+    plan: Plan,
+    asked: Asked,
+    arrivals: tuple[Arrival, ...] | None,
+    faults: tuple[Fault[NodeId], ...],
 ) -> Simulated:
     """The run, and where there are faults the same without them."""
 
-    def run(these: tuple[Fault, ...], timeline: bool) -> ServeRun | TrainRun:
+    def run(these: tuple[Fault[NodeId], ...], timeline: bool) -> ServeRun | TrainRun:
         if plan.trains:
             return _train(question, plan, asked.steps or 1, these, timeline)
         return _serve(question, plan, asked, arrivals, these, timeline)
@@ -84,7 +88,7 @@ def simulated(
     return Simulated(forecast_of(question, plan), made, run((), False) if faults else None)
 
 
-def _train(question: Question, plan: Plan, steps: int, faults: tuple[Fault, ...], timeline: bool) -> TrainRun:
+def _train(question: Question, plan: Plan, steps: int, faults: tuple[Fault[NodeId], ...], timeline: bool) -> TrainRun:
     workload = question.train or TrainWorkload()
     passes = steps * sum(len(one.stages) * one.train.num_microbatches for one in plan.pipelines)
     if passes > MAX_PASSES:
@@ -111,7 +115,7 @@ def _serve(
     plan: Plan,
     asked: Asked,
     arrivals: tuple[Arrival, ...] | None,
-    faults: tuple[Fault, ...],
+    faults: tuple[Fault[NodeId], ...],
     timeline: bool,
 ) -> ServeRun:
     if (asked.requests or 0) > MAX_REQUESTS:

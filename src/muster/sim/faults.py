@@ -1,64 +1,23 @@
-"""What goes wrong during a simulation, and when. Knows nothing of what it does to a ring.
-
-`node`, `source` and `target` are ids as in the plan.
-"""
+"""All faults of a simulation, to be asked about any moment. Knows nothing of what they do to a ring."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import inf
 
 from muster.errors import InvalidRequest
+from muster.spec.faults import CutLink, Fault, Slow
 from muster.spec.pool import NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """The machine is gone, with the steps it was at and the cache it held."""
-
-    node: NodeId
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """The machine is there (again): as a standby, or in the place that it left."""
-
-    node: NodeId
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Slow:
-    """From now on the machine computes at `factor` of the speed that the pool file gives; 1 ends it."""
-
-    node: NodeId
-    at_s: float
-    factor: float
-
-
-@dataclass(frozen=True, slots=True)
-class CutLink:
-    """Nothing passes between the two, in either direction, until `until_s`."""
-
-    source: NodeId
-    target: NodeId
-    at_s: float
-    until_s: float = inf
-
-
-Fault = Leave | Join | Slow | CutLink
 
 
 class FaultTimeline:
     """All faults of a simulation, to be asked about any moment."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[Fault[NodeId]]) -> None:
         """Raises `InvalidRequest` on a time or factor that cannot be."""
         self.faults = tuple(sorted(faults, key=lambda fault: fault.at_s))
         for fault in self.faults:
             _check(fault)
-        self._slow: dict[NodeId, list[Slow]] = {}
-        self._cuts: dict[frozenset[NodeId], list[CutLink]] = {}
+        self._slow: dict[NodeId, list[Slow[NodeId]]] = {}
+        self._cuts: dict[frozenset[NodeId], list[CutLink[NodeId]]] = {}
         for fault in self.faults:
             if isinstance(fault, Slow):
                 self._slow.setdefault(fault.node, []).append(fault)
@@ -82,7 +41,7 @@ class FaultTimeline:
         return now_s
 
 
-def _check(fault: Fault) -> None:
+def _check(fault: Fault[NodeId]) -> None:
     if not 0 <= fault.at_s < inf:
         raise InvalidRequest(f"A fault at {fault.at_s} s cannot be simulated; give a time from 0 on.", "faults")
     if isinstance(fault, Slow) and not 0 < fault.factor < inf:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from muster.cost.pace import Constants
 from muster.errors import DoesNotFit, InvalidRequest
-from muster.sim.faults import CutLink, Join, Leave, Slow
 from muster.sim.serve.arrivals import trace
 from muster.sim.serve.forecast import serve_forecast
 from muster.sim.serve.ring import BatchRules
 from muster.sim.serve.simulate import simulate_serving
+from muster.spec.faults import CutLink, Join, Leave, Slow
 from muster.spec.plan import Stage
 from muster.spec.workload import ServeWorkload
 from tests.sim.rings import node, pipeline, plan, pool, shape

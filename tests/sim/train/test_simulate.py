@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from muster.cost.pace import TYPICAL
 from muster.errors import InvalidRequest
-from muster.sim.faults import CutLink, Join, Leave, Slow
 from muster.sim.train.forecast import in_flight, train_forecast
 from muster.sim.train.pipeline_costs import costs_of
 from muster.sim.train.schedules import order
 from muster.sim.train.simulate import simulate_training
+from muster.spec.faults import CutLink, Join, Leave, Slow
 from muster.spec.plan import Plan
 from muster.spec.pool import LinkSpeed
 from muster.spec.workload import TrainWorkload

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from muster.sim.faults import CutLink, Join, Leave
 from muster.sim.network import Network
 from muster.sim.serve.arrivals import Arrival
 from muster.sim.serve.pipeline_run import PipelineRun
@@ -11,6 +10,7 @@ from muster.sim.serve.ring import Ring
 from muster.sim.serve.scheduler import Sequence as Request
 from muster.sim.serve.slots import PipelineSlot
 from muster.sim.standbys import Standbys
+from muster.spec.faults import CutLink, Join, Leave
 from muster.spec.plan import Pipeline
 from muster.spec.pool import NodeId
 
@@ -112,7 +112,7 @@ class Service:
                 self._down(slot)
         self._mend_later(self._events.now_s)
 
-    def _cut(self, cut: CutLink) -> None:
+    def _cut(self, cut: CutLink[NodeId]) -> None:
         ends = {cut.source, cut.target}
         for slot in self.slots:
             if any({hop.source.id, hop.target.id} == ends for hop in slot.ring.hops):

@@ -18,7 +18,7 @@ from numpy.random import default_rng
 from muster.cost.pace import TYPICAL, Constants
 from muster.errors import InvalidRequest
 from muster.sim.events import Events
-from muster.sim.faults import Fault, FaultTimeline
+from muster.sim.faults import FaultTimeline
 from muster.sim.network import Network
 from muster.sim.serve.arrivals import Arrival, at_once, poisson
 from muster.sim.serve.forecast import check
@@ -28,6 +28,7 @@ from muster.sim.serve.service import Service
 from muster.sim.serve.slots import PipelineSlot
 from muster.sim.serve.steady_state import steady_state
 from muster.sim.standbys import REPAIR_S, PlanAnew, Standbys, stays_down
+from muster.spec.faults import Fault
 from muster.spec.forecast import LinkForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
@@ -45,7 +46,7 @@ def simulate_serving(
     workload: ServeWorkload,
     *,
     arrivals: Sequence[Arrival] | None = None,
-    faults: Sequence[Fault] = (),
+    faults: Sequence[Fault[NodeId]] = (),
     constants: Constants = TYPICAL,
     seed: int = 0,
     num_requests: int | None = None,

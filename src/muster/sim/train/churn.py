@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import ceil, inf
 
-from muster.sim.faults import CutLink, Fault, FaultTimeline, Join, Leave
+from muster.sim.faults import FaultTimeline
 from muster.sim.standbys import Standbys
+from muster.spec.faults import CutLink, Fault, Join, Leave
 from muster.spec.plan import Pipeline
 from muster.spec.pool import NodeId
 from muster.spec.workload import TrainWorkload
@@ -27,7 +28,7 @@ class Churn:
         self._all = list(pipelines)
         self._works = [True] * len(self._all)
         self._standbys, self._repair_s, self._workload = standbys, repair_s, workload
-        self._coming: list[Fault] = list(faults.faults)
+        self._coming: list[Fault[NodeId]] = list(faults.faults)
         self._faults = faults.faults
         self._changed = False
 
@@ -44,7 +45,7 @@ class Churn:
         times = (fault.at_s for fault in self._faults if start_s <= fault.at_s < end_s and self._is_fatal(fault))
         return min(times, default=None)
 
-    def _is_fatal(self, fault: Fault) -> bool:
+    def _is_fatal(self, fault: Fault[NodeId]) -> bool:
         if isinstance(fault, Leave):
             return any(fault.node in pipeline.nodes() for pipeline in self.pipelines)
         if not isinstance(fault, CutLink) or fault.until_s - fault.at_s <= self._repair_s:

@@ -14,7 +14,7 @@ from math import inf
 from muster.cost.pace import TYPICAL, Constants
 from muster.errors import InvalidRequest
 from muster.sim.events import Events
-from muster.sim.faults import Fault, FaultTimeline
+from muster.sim.faults import FaultTimeline
 from muster.sim.network import Network
 from muster.sim.standbys import REPAIR_S, Standbys
 from muster.sim.timeline import Span
@@ -22,6 +22,7 @@ from muster.sim.train.churn import Churn
 from muster.sim.train.pipeline_costs import Exchange, PipelineCosts, costs_of, exchange_seconds
 from muster.sim.train.pipeline_time import CHUNKS
 from muster.sim.train.step import Step, StepRun
+from muster.spec.faults import Fault
 from muster.spec.forecast import LinkForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
@@ -66,7 +67,7 @@ def simulate_training(
     shape: ModelShape,
     workload: TrainWorkload,
     *,
-    faults: Sequence[Fault] = (),
+    faults: Sequence[Fault[NodeId]] = (),
     constants: Constants = TYPICAL,
     seed: int = 0,
     steps: int = 1,
