@@ -150,7 +150,7 @@ def _plan_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeli
         (anew,) = place(question.shape, machines, pipeline, options).pipelines
     except PoolUnavailable:
         return None
-    return anew.with_work(batch=pipeline.serve.batch)
+    return anew.with_work(batch=pipeline.serve.batch, prefill_tokens=pipeline.serve.prefill_tokens)
 
 
 def _check_belongs(asked: Asked, plan: Plan) -> None:

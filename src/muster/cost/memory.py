@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from muster.spec.model_shape import ModelShape
+from muster.spec.plan import ServeSettings, Work
 
 _DTYPE_BYTES = {
     "float64": 8,
@@ -34,6 +35,13 @@ class WorkspaceOptions:
     def of_steps(self, prefill_tokens: int = 0, batch: int = 0) -> "WorkspaceOptions":
         """For steps of so many prompt tokens and sequences, as a plan says it; with 0 it leaves them to these."""
         return WorkspaceOptions(prefill_tokens or self.prefill_tokens, max(self.samples, batch))
+
+
+def workspace_of(settings: Work, options: WorkspaceOptions = WorkspaceOptions()) -> WorkspaceOptions:
+    """For the steps of a pipeline with these settings; what they leave open is as in `options`."""
+    if not isinstance(settings, ServeSettings):
+        return options
+    return options.of_steps(settings.prefill_tokens, settings.batch)
 
 
 def workspace_bytes(shape: ModelShape, last: int, options: WorkspaceOptions) -> int:

@@ -14,6 +14,7 @@ MAX_LAYERS = 1024
 MAX_TOKENS = 2**40
 """That all pages hold together."""
 MAX_PREFILL_TOKENS = 2**20
+MAX_BATCH = 4096
 MAX_MICROBATCHES = 4096
 MAX_EOS_TOKENS = 4096
 
@@ -34,6 +35,7 @@ def _check_serving(work: ServeSettings) -> None:
     _require(min(work.num_pages, work.page_size) > 0, "a cache needs pages and pages need tokens")
     _require(work.cache_tokens <= MAX_TOKENS, "so large a cache does not exist")
     _require(0 < work.prefill_tokens <= MAX_PREFILL_TOKENS, f"{work.prefill_tokens} tokens are no step")
+    _require(0 <= work.batch <= MAX_BATCH, f"{work.batch} sequences are no step")
     _require(work.swap_pages == 0, "it swaps cache, which nodes cannot yet")
     _require(len(work.eos_token_ids) <= MAX_EOS_TOKENS, "it has too many tokens that end a sequence")
 

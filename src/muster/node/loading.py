@@ -18,7 +18,7 @@ import structlog
 import torch
 from huggingface_hub import is_offline_mode
 
-from muster.cost.memory import WorkspaceOptions, stage_bytes
+from muster.cost.memory import stage_bytes, workspace_of
 from muster.errors import DoesNotFit, MusterError, ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, TensorEntry, matching_directory
@@ -167,8 +167,7 @@ class StageLoader:
                 "restart `muster serve`."
             )
         work = assign.pipeline.serve
-        workspace = WorkspaceOptions(prefill_tokens=work.prefill_tokens)
-        needed = stage_bytes(shape, mine.first, mine.last, work.cache_tokens, workspace)
+        needed = stage_bytes(shape, mine.first, mine.last, work.cache_tokens, workspace_of(work))
         held = sum(use.nbytes for use in self._uses.values())
         if held + needed > self._memory_cap_bytes:
             beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
@@ -229,13 +228,7 @@ def _assemble(assign: Assign, stage: Stage, shape: ModelShape) -> AnyEngine:
         cache = stage.new_cache(work.num_pages, work.page_size)
     if assign.index > 0:
         return Follower(stage, cache, assign.epoch, work.prefill_tokens)
-    options = EngineOptions(
-        max_context=min(shape.max_context, work.cache_tokens),
-        eos_token_ids=frozenset(work.eos_token_ids),
-        epoch=assign.epoch,
-        num_microbatches=work.num_microbatches,
-        prefill_tokens=work.prefill_tokens,
-    )
+    options = EngineOptions.of(work, shape.max_context, assign.epoch)
     return Engine(stage, cache, options=options)
 
 

@@ -1,6 +1,8 @@
 """What can be set on an engine. Few dials: whoever plans a pipeline derives them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from muster.spec.plan import ServeSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +20,18 @@ class EngineOptions:
     """Most sequences that hold pages at the same time."""
     max_queue: int = 4096
     """Most sequences that wait; more are refused."""
+
+    @staticmethod
+    def of(settings: ServeSettings, max_context: int, epoch: int) -> "EngineOptions":
+        """As the plan has it; what it leaves open is as above. `max_context` is the model's."""
+        options = EngineOptions(
+            max_context=min(max_context, settings.cache_tokens),
+            eos_token_ids=frozenset(settings.eos_token_ids),
+            epoch=epoch,
+            num_microbatches=settings.num_microbatches,
+        )
+        if settings.prefill_tokens:
+            options = replace(options, prefill_tokens=settings.prefill_tokens)
+        if settings.batch:
+            options = replace(options, max_batch=settings.batch * settings.num_microbatches)
+        return options

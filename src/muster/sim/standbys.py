@@ -7,10 +7,10 @@ asked for the simulation may plan anew.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from muster.cost.memory import WorkspaceOptions, stage_bytes
+from muster.cost.memory import stage_bytes, workspace_of
 from muster.sim.faults import FaultTimeline
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
+from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Node, NodeId, Pool
 
 REPAIR_S = 10.0
@@ -104,10 +104,7 @@ class Standbys:
 
     def _fits(self, node: Node, stage: Stage, pipeline: Pipeline) -> bool:
         devices, work = len(stage.devices), pipeline.work
-        workspace = WorkspaceOptions()
-        if isinstance(work, ServeSettings):
-            workspace = workspace.of_steps(work.prefill_tokens, work.batch)
-        need = stage_bytes(self._shape, stage.first, stage.last, work.cache_tokens, workspace, devices)
+        need = stage_bytes(self._shape, stage.first, stage.last, work.cache_tokens, workspace_of(work), devices)
         return devices <= node.device_count and need <= node.device.memory_bytes
 
 

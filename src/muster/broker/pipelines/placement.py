@@ -8,7 +8,7 @@ everybody else has the weights, and the serving placement makes way.
 
 from dataclasses import dataclass, field
 
-from muster.cost.memory import WorkspaceOptions, stage_bytes
+from muster.cost.memory import WorkspaceOptions, stage_bytes, workspace_of
 from muster.plan.quick.tables import PlanOptions
 from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.model_shape import ModelShape
@@ -75,8 +75,9 @@ class Placement:
         stage = self.stage(node)
         if stage is None:
             return 0
-        tokens = self.pipeline.work.cache_tokens
-        return stage_bytes(served.shape, stage.first, stage.last, tokens, served.workspace)
+        work = self.pipeline.work
+        workspace = workspace_of(work, served.workspace)
+        return stage_bytes(served.shape, stage.first, stage.last, work.cache_tokens, workspace)
 
     def holds(self, node: NodeId) -> bool:
         """Whether the node was told to hold its stage."""
@@ -114,7 +115,9 @@ class Placement:
 
 def longest_step_seconds(pipeline: Pipeline, shape: ModelShape, pool: Pool, options: PlanOptions) -> float:
     """Of the slowest stage, for a step full of prompt tokens at the end of the longest text, and full of sequences."""
-    tokens, longest = options.workspace.prefill_tokens, min(shape.max_context, pipeline.serve.cache_tokens)
-    load = StepLoad(options.batch, longest, ((max(0, longest - tokens), tokens),), options.batch + 1)
+    work = pipeline.serve
+    tokens, longest = work.prefill_tokens or options.workspace.prefill_tokens, min(shape.max_context, work.cache_tokens)
+    batch = work.batch or options.batch
+    load = StepLoad(batch, longest, ((max(0, longest - tokens), tokens),), batch + 1)
     nodes = {node.id: node for node in pool.nodes}
     return max(StagePace(shape, stage, nodes[stage.node], options.constants).seconds(load) for stage in pipeline.stages)

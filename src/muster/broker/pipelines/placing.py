@@ -269,7 +269,7 @@ class Placing:
         """The plan that `choose` would go to, and what that costs and brings."""
         pool = self.members.pool(now_s)
         shape, planning = self.served.shape, self._planning(now_s)
-        situation = self._situation(planning, now_s)
+        situation = self.situation(planning, now_s)
         self.pin_trouble = ""
         try:
             return choose(around(self.planner), shape, pool, situation, planning, horizon_s)
@@ -309,7 +309,7 @@ class Placing:
         """Streams, as the machine that schedules them last said."""
         return self.members.members[serving.nodes[0]].active.get(serving.epoch, 0)
 
-    def _situation(self, planning: PlanOptions, now_s: float) -> Situation:
+    def situation(self, planning: PlanOptions, now_s: float) -> Situation:
         """What serves, and what a change would disturb."""
         serving = self.serving
         if serving is None:

@@ -146,7 +146,12 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
     # The way back carries token ids only, so its bandwidth does not bound the step.
     step_s = max([*work, *(wire_seconds(link, nbytes) for link in links[:-1])])
     ring_s = sum(options.hop_seconds(shape, link) for link in links)
-    settings = ServeSettings(pages, options.page_size, microbatches(len(stages), step_s, ring_s, options))
+    settings = ServeSettings(
+        num_pages=pages,
+        page_size=options.page_size,
+        num_microbatches=microbatches(len(stages), step_s, ring_s, options),
+        prefill_tokens=options.workspace.prefill_tokens,
+    )
     pipeline = Pipeline(tuple(stages), settings)
     used = set(pipeline.nodes())
     return Plan(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import inf
 
-from muster.cost.memory import stage_bytes
+from muster.cost.memory import stage_bytes, workspace_of
 from muster.cost.pace import seconds
 from muster.cost.work import prefill
 from muster.errors import InvalidRequest, PoolUnavailable
@@ -161,13 +161,14 @@ def _make_way(
 
 
 def _bytes(shape: ModelShape, stage: Stage, of: Pipeline, options: PlanOptions) -> int:
-    return stage_bytes(shape, stage.first, stage.last, of.serve.cache_tokens, options.workspace)
+    workspace = workspace_of(of.work, options.workspace)
+    return stage_bytes(shape, stage.first, stage.last, of.serve.cache_tokens, workspace)
 
 
 def _prefill_seconds(
     pipeline: Pipeline, shape: ModelShape, devices: dict[NodeId, Device], options: PlanOptions
 ) -> float:
     """Per token of prompt, on the stage that takes longest, in steps that are full of them."""
-    tokens = options.workspace.prefill_tokens
+    tokens = pipeline.serve.prefill_tokens or options.workspace.prefill_tokens
     work = {stage.node: prefill(shape, stage.first, stage.last, tokens) for stage in pipeline.stages}
     return max(seconds(work[node], devices[node], shape.dtype, options.constants) for node in work) / tokens

@@ -5,8 +5,10 @@ against its disturbance (`change`), small moves (`moves`) beside a plan made ane
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import inf
 
+from muster.cost.memory import workspace_of
 from muster.errors import PoolUnavailable
 from muster.plan.quick.candidates import by_use
 from muster.plan.quick.planner import Planner, as_plan
@@ -110,7 +112,9 @@ def can_be(plan: Plan, shape: ModelShape, pool: Pool, options: PlanOptions) -> b
         or pipeline.serve.swap_pages
     ):
         return False
-    return options.min_pages(shape) <= pipeline.serve.num_pages <= room_for_pages(shape, pool, pipeline.stages, options)
+    counting = replace(options, workspace=workspace_of(pipeline.work, options.workspace))
+    room = room_for_pages(shape, pool, pipeline.stages, counting)
+    return options.min_pages(shape) <= pipeline.serve.num_pages <= room
 
 
 def _honouring(plans: Iterable[Plan], options: PlanOptions) -> list[Plan]:

@@ -12,8 +12,9 @@ from muster.plan.quick.planner import as_plan
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
+from muster.sim.serve.ring import BatchRules
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Plan
+from muster.spec.plan import Pipeline, Plan, ServeSettings
 from muster.spec.pool import LinkSpeed, Node, NodeId, Pool
 from muster.spec.workload import ServeWorkload
 
@@ -48,7 +49,23 @@ def one_pipeline(
     pipeline = found.plan.only_pipeline
     pages = min(pipeline.serve.num_pages, options.max_pages(shape))
     plan = as_plan(shape, pool, pipeline.stages, pages, options, "")
-    return replace(plan, explanation=found.plan.explanation)
+    as_found = _as_found(plan.only_pipeline, pipeline.serve)
+    return replace(plan, pipelines=(as_found,), explanation=found.plan.explanation)
+
+
+def _as_found(pipeline: Pipeline, found: ServeSettings) -> Pipeline:
+    """With the steps in flight and what each carries as the search has it.
+
+    The search fills the pages with requests of one length, so pages bound the batch by themselves, and shorter requests
+    may run in larger numbers. It is told only where it is more than an engine would let in.
+    """
+    in_flight = max(len(pipeline.stages), found.num_microbatches)
+    is_more = found.batch * in_flight > BatchRules().max_sequences
+    return pipeline.with_work(
+        num_microbatches=in_flight,
+        batch=found.batch if is_more else 0,
+        prefill_tokens=found.prefill_tokens or pipeline.serve.prefill_tokens,
+    )
 
 
 def _links(pool: Pool, machines: list[Node]) -> dict[tuple[NodeId, NodeId], LinkSpeed]:
