@@ -45,7 +45,7 @@ log = structlog.get_logger()
 
 CONVERTING = Limit(cpu_s=120, memory_bytes=4 * 2**30)
 LOADING = Limit(cpu_s=60, memory_bytes=2 * 2**30)
-ENCODING = Limit(cpu_s=20, memory_bytes=2**30)
+ENCODING = Limit(cpu_s=20, memory_bytes=512 * 2**20)
 RENDERING = Limit(cpu_s=5, memory_bytes=512 * 2**20)
 LONG_FROM_CHARACTERS = 20_000
 MAX_BLAMELESS_CHARACTERS = 100_000

@@ -24,11 +24,11 @@ from muster.text.calls import (
 )
 from muster.text.worker.loop import Refusal, in_a_line, serve
 from muster.text.worker.template import ChatTemplate
-from muster.text.worker.turns import Turns
+from muster.text.worker.turns import TURN_ENDS, Turns
 
 IDLE_S = 60.0
-CHARACTERS_PER_TOKEN = 16
-"""Few texts have more on average: one that has so many characters for each token that fits is looked at in part."""
+CHARACTERS_PER_TOKEN = (4, 16)
+"""For each token that fits, so many characters are looked at before a longer text is read to its end."""
 
 
 class Worker:
@@ -45,7 +45,9 @@ class Worker:
         self._turns: Turns | None = None
 
     def turn_ends(self) -> TurnEnds:
-        names = {token.content: id for id, token in self._rust.get_added_tokens_decoder().items()}
+        known = {name: self._rust.token_to_id(name) for name in TURN_ENDS}  # not always an added token
+        names = {name: id for name, id in known.items() if id is not None}
+        names |= {token.content: id for id, token in self._rust.get_added_tokens_decoder().items()}
         return TurnEnds(tuple(names[name] for name in self._conversation().ends(list(names))))
 
     def encode(self, work: Encode, once: bool = True) -> list[int]:
@@ -57,12 +59,14 @@ class Worker:
         return ids
 
     def ids(self, work: Encode) -> Ids:
-        if work.at_most is not None and len(work.text) > work.at_most * CHARACTERS_PER_TOKEN:
-            beginning = self.encode(Encode(work.text[: work.at_most * CHARACTERS_PER_TOKEN], False))
-            # The last word was cut and may have more tokens than it had whole.
-            if len(beginning) > 2 * work.at_most:
-                return Ids(b"", cut=True)
+        most = work.at_most
+        if most is not None and any(self._begins_with_more(most, work.text, most * n) for n in CHARACTERS_PER_TOKEN):
+            return Ids(b"", cut=True)
         return Ids(array("I", self.encode(work)).tobytes())
+
+    def _begins_with_more(self, most: int, text: str, characters: int) -> bool:
+        # The last word is cut and may have more tokens than it had whole.
+        return len(text) > characters and len(self.encode(Encode(text[:characters], False))) > 2 * most
 
     def render(self, work: Render) -> Text:
         return Text(self._conversation().prompt(work.messages, work.variables))

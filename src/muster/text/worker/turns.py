@@ -20,7 +20,7 @@ MAX_REMEMBERED = 256
 MAX_REMEMBERED_MESSAGES = 64
 """Longer conversations are tried each time: keys would take memory, and rendering takes longer anyway."""
 
-_TURN_ENDS = (
+TURN_ENDS = (
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",
@@ -69,7 +69,7 @@ class Turns:
         Not where the assistant's turn begins otherwise than it is prompted for: such a model writes more than one
         message in a turn, and what ends a message does not end the turn.
         """
-        known = [name for name in names if name in _TURN_ENDS and name in self._template.source]
+        known = [name for name in names if name in TURN_ENDS and name in self._template.source]
         marked = _marked([Message("user", ""), Message("assistant", ""), Message("user", "")])
         try:
             whole = self.prompt(marked, {}, prompting=False)
