@@ -1,5 +1,8 @@
 """Stories about a pool: who comes, who goes, who lies, and what serves meanwhile."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from muster.broker.events import DrainNode, NodeSeen, Placed
@@ -9,7 +12,7 @@ from muster.spec.request import Request
 from muster.wire.messages.generate import Submit
 from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, PeerMeasured, StageVitals
 from muster.wire.messages.placement import Assign, LoadProgress, Release, StageLost
-from tests.broker.actors import SECRET, Stage, measured, node_id, pool_of
+from tests.broker.actors import SECRET, SERVED, Stage, measured, node_id, pool_of
 
 # --- serving ----------------------------------------------------------------------------------------------------------
 
@@ -348,3 +351,29 @@ def test_any_other_first_placement_waits_for_the_machines_that_come_together(own
     assert pool.routes == []
     pool.pass_time(2)
     assert len(pool.routes) == 1
+
+
+@pytest.mark.parametrize(
+    ("speeds", "dtype"),
+    [
+        ([{"float32": 1e12}], "float32"),
+        ([{"float32": 1e12, "bfloat16": 3e12}], "bfloat16"),
+        ([{"float32": 1e12}, {"float32": 1e12, "bfloat16": 3e12}], "bfloat16"),
+        ([{"float32": 1e12, "bfloat16": 1e10}, {"float32": 1e12, "bfloat16": 1.5e12}], "float32"),
+    ],
+)
+def test_the_machines_and_not_the_head_decide_in_which_dtype_a_model_is_placed(speeds, dtype):
+    wide = replace(SERVED.shape, dtype="float32", layer_bytes=tuple(2 * size for size in SERVED.shape.layer_bytes))
+    stage = Stage(
+        options=BrokerOptions(placing=PlacingOptions(min_nodes=len(speeds))),
+        served=replace(SERVED, choices=(SERVED.shape, wide)),
+    )
+    for number, flops in enumerate(speeds, start=1):
+        claim = measured(2000)
+        stage.tell(stage.dial(number), msgspec.structs.replace(claim, device=replace(claim.device, flops_per_s=flops)))
+    stage.pass_time(4)
+    assert stage.route is not None
+    assigned = [assign for actor in stage.actors.values() for assign in actor.stages.values()]
+    assert {assign.dtype for assign in assigned} == {dtype}
+    used = [stage.state.placing.held_bytes(actor.id) for actor in stage.actors.values()]
+    assert sum(used) > sum(wide.layer_bytes if dtype == "float32" else SERVED.shape.layer_bytes)

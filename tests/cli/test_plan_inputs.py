@@ -10,14 +10,16 @@ from muster.cli.plan_inputs import check_outputs, find_pool, find_shape, write_t
 from muster.cli.planning import Question, forecast_of
 from muster.cost.measured import constants_for
 from muster.cost.named_shapes import named_shape, shape_config
-from muster.errors import InvalidRequest, MachineTrouble, MusterError, UnknownModel
+from muster.errors import InvalidRequest, MachineTrouble, MusterError, UnknownModel, UnsupportedModel
 from muster.model.source import EMBEDDED
 from muster.sim.serve.forecast import serve_forecast
 from muster.spec.devices import device_facts
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
-from muster.spec.pool import Node, Pool
+from muster.spec.pool import Device, Node, Pool
 
 TINY = EMBEDDED["tiny"]
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "vocab_size": 100}
+SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 4}
 
 
 def live() -> tuple[Pool, str]:
@@ -39,8 +41,7 @@ def test_a_model_is_a_shape_a_folder_or_a_bare_configuration(tmp_path: Path) -> 
 
 
 def test_a_family_that_cannot_be_read_off_is_counted_from_its_modules(tmp_path: Path) -> None:
-    config = {"model_type": "stablelm", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
-    config |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 100}
+    config = {**SMALL, "model_type": "stablelm"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     shape = find_shape(str(tmp_path))
     assert (shape.num_layers, shape.dtype) == (3, "bfloat16")
@@ -140,3 +141,29 @@ def test_a_pool_of_processors_is_forecast_with_what_was_measured_on_one() -> Non
     measured = serve_forecast(plan, question.pool, question.shape, question.serve, constants_for("cpu"))
     assert forecast_of(question, plan) == measured
     assert measured != serve_forecast(plan, question.pool, question.shape, question.serve)
+
+
+def machine(**speeds: float) -> Node:
+    return Node("n", "n", "here", Device("cpu", "d", memory_bytes=2**30, flops_per_s=speeds))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "stablelm"])
+def test_the_dtype_is_what_the_machines_compute_fast_unless_somebody_says(model_type: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SMALL, "model_type": model_type, "torch_dtype": "auto"}))
+    slow, fast = machine(float32=1e12), machine(float32=1e12, bfloat16=3e12)
+    dtypes = [find_shape(str(tmp_path), nodes=nodes).dtype for nodes in ([slow], [fast], [slow, fast])]
+    assert dtypes == ["float32", "bfloat16", "bfloat16"]
+    assert find_shape(str(tmp_path), "float16", [slow, fast]).dtype == "float16"
+    with pytest.raises(UnsupportedModel, match="'int8' is not served"):
+        find_shape(str(tmp_path), "int8")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "stablelm"])
+def test_a_quantised_checkpoint_is_not_planned_as_if_it_were_none(model_type: str, tmp_path: Path) -> None:
+    plain = {**SMALL, "model_type": model_type}
+    (tmp_path / "config.json").write_text(json.dumps({**plain, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(UnsupportedModel, match=r"quantised \(gptq\), and what that takes of memory is not known"):
+        find_shape(str(tmp_path))
+    said = find_shape(str(tmp_path), "bfloat16")
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    assert said == find_shape(str(tmp_path), "bfloat16")

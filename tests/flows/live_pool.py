@@ -222,7 +222,7 @@ class LivePool:
         return [*request.emitted, *(sampled.token for step in steps for sampled in step.tokens)]
 
     async def _start(self) -> None:
-        self.model = await asyncio.to_thread(load_model, self._model_name, "float32", "cpu", None)
+        self.model = await asyncio.to_thread(load_model, self._model_name, "float32")
         self.store = Store.at(self.folder / "pool.db")
         self.key = self.store.add_key("tests")[0] if self._keys else "unused"
         self._identity = identity_of("head")

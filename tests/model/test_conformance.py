@@ -11,6 +11,7 @@ from muster.model import conformance
 from muster.model.attention import SdpaBackend
 from muster.model.conformance import MemoryWeights, check_conformance, random_model, shrunk
 from muster.model.load import load_stage
+from muster.model.probe import anatomy_of
 from tests.model.families import CPU, FAMILIES
 
 
@@ -110,3 +111,18 @@ def test_arithmetic_that_goes_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 def test_layer_kinds_survive_the_shrinking() -> None:
     config = AutoConfig.for_model("gemma3_text")
     assert set(shrunk(config).layer_types) == set(config.layer_types) == {"sliding_attention", "full_attention"}
+
+
+VALUES_ASKED_FOR = {
+    "llama": {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "qwen2": {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}, "pad_token_id": 5},
+    "gemma2": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "tie_word_embeddings": False},
+    "gpt2": {"pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("model_type", list(VALUES_ASKED_FOR))
+def test_a_forward_pass_that_asks_for_a_number_is_no_reason_to_refuse(model_type: str) -> None:
+    config = AutoConfig.for_model(model_type, num_hidden_layers=4, **VALUES_ASKED_FOR[model_type])
+    check_conformance(text(config))
+    assert len(anatomy_of(config).head_sizes) == config.num_hidden_layers

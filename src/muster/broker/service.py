@@ -267,7 +267,7 @@ class BrokerService:
 
     async def _look_for_better(self, wanted: Search) -> None:
         if self._searching is not None:
-            self._handle(await self._searching.run(self._served.shape, wanted))
+            self._handle(await self._searching.run(self._state.placing.served.shape, wanted))
 
     # --- connections --------------------------------------------------------------------------------------------------
 

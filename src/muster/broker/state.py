@@ -93,7 +93,7 @@ class BrokerState:
         self.members = Membership(head, options.leases)
         self.placing = Placing(self.members, served, planner, options.placing, remembered.epoch)
         self.placing.keep = remembered.pipeline
-        self.slowness = Slowness(self.members, served.shape, self.placing.forecasting)
+        self.slowness = Slowness(self.members, lambda: self.placing.served.shape, self.placing.forecasting)
         self.known = set(remembered.known)
         self.banned = set(remembered.banned)
         self.secrets = list(remembered.secrets)

@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from muster.api.prompt import with_named_stops
 from muster.cli.output import err, plain, progress
+from muster.cost.config_fields import Fields
+from muster.cost.dtypes import fastest_dtype, possible_dtypes
 from muster.errors import ContextTooLong, InvalidRequest
 from muster.model.conformance import check_conformance
 from muster.model.load import load_stage
 from muster.model.shape import shape_of, torch_dtype
 from muster.model.source import resolve
 from muster.model.weights import open_directory
-from muster.node.devices import default_dtype, pick_device
+from muster.node.devices import pick_device
+from muster.node.measure import matmul_speeds
 from muster.serve.engine import Engine
 from muster.serve.options import EngineOptions
+from muster.spec.pool import Device, Node
 from muster.spec.request import Finish, Request
 from muster.spec.sampling import Sampling
 from muster.text.stream import TextStream
@@ -55,7 +61,7 @@ def load(path: Path, prompt: str, max_tokens: int) -> tuple[LocalModel, list[int
     weights = open_directory(path)
     check_conformance(weights.config_json)
     device = pick_device()
-    shape = shape_of(weights.config_json, path.name, default_dtype())
+    shape = shape_of(weights.config_json, path.name, _dtype(weights.config_json, device))
     tokenizer = load_tokenizer(path)
     tokens = tokenizer.encode(prompt)
     num_tokens = len(tokens) + max_tokens
@@ -69,6 +75,12 @@ def load(path: Path, prompt: str, max_tokens: int) -> tuple[LocalModel, list[int
     cache = stage.new_cache(num_pages=-(-num_tokens // PAGE_SIZE) + 1, page_size=PAGE_SIZE)
     options = EngineOptions(max_context=num_tokens, eos_token_ids=frozenset(tokenizer.end_of_text_ids))
     return LocalModel(Engine(stage, cache, options=options), tokenizer), tokens
+
+
+def _dtype(config_json: str, device: torch.device) -> str:
+    """As a pool of this machine alone would choose it."""
+    here = Device(device.type, "here", memory_bytes=0, flops_per_s=matmul_speeds(device))
+    return fastest_dtype(possible_dtypes(Fields.parse(config_json)), [Node("here", "here", "here", here)])
 
 
 def generate(

@@ -84,8 +84,8 @@ def plan(
     check_outputs(picture, lock, save_pool)
     with progress(as_json) as bars:
         bars.add_task(f"reading {model} and {pool}", total=None)
-        shape = find_shape(model, dtype)
         found, text = find_pool(pool, lambda: live_pool(find_head(head, token, folder=data_dir)))
+        shape = find_shape(model, dtype, found.nodes)
     pins = read_pins(pin or (), found, shape)
     question = Question(shape, found, wanted, serve, train, pins, budget, compress, replicas, stages, seed)
     carry_out(question, Files(picture, lock, save_pool, text), explain, as_json)

@@ -1,15 +1,20 @@
 """What the words on a planner's command line stand for: a model's sizes, a pool, files to write. Knows no planner."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from muster.cost.config_fields import Fields, read_config
+from muster.cost.dtypes import fastest_dtype, possible_dtypes
+from muster.cost.families import FAMILIES
 from muster.cost.from_config import shape_from_config
+from muster.cost.limits import packing_of, unpacked
 from muster.cost.named_shapes import named_shape, shape_names
 from muster.errors import InvalidRequest, MachineTrouble, UnknownModel, UnsupportedModel
 from muster.spec.fleets import fleet_names, fleet_text
 from muster.spec.model_shape import ModelShape
-from muster.spec.pool import Pool
+from muster.spec.pool import Node, Pool
 from muster.spec.pool_file import parse_pool
 from muster.spec.written import suggest
 
@@ -19,24 +24,25 @@ MOST_BYTES = 2**27
 PICTURES = (".svg", ".png", ".html")
 
 
-def find_shape(name: str, dtype: str | None = None) -> ModelShape:
+def find_shape(name: str, dtype: str | None = None, nodes: Iterable[Node] = ()) -> ModelShape:
     """Sizes of a folder's model, a bare config.json, a shape that ships by name, or a model on the hub; no weights.
 
-    `dtype` None takes the published one. Raises `UnknownModel` with what could be meant, else what reading raises.
+    `dtype` None takes what suits the checkpoint and the machines, as `muster serve` would. Raises `UnknownModel` with
+    what could be meant, else what reading raises.
     """
     path = Path(name).expanduser()
     if path.is_file():
-        return _from_file(path, path.resolve().parent.name, dtype)
+        return _from_file(path, path.resolve().parent.name, dtype, nodes)
     if path.is_dir():
-        return _from_file(path / "config.json", path.resolve().name, dtype)
+        return _from_file(path / "config.json", path.resolve().name, dtype, nodes)
     if name in shape_names():
-        return named_shape(name, dtype)
+        return named_shape(name, dtype, nodes)
     from muster.model.source import EMBEDDED, HUB_ID, resolve_config  # the hub's client takes a while to import
 
     if name in EMBEDDED:
-        return _from_file(EMBEDDED[name] / "config.json", name, dtype)
+        return _from_file(EMBEDDED[name] / "config.json", name, dtype, nodes)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _from_file(resolve_config(name), name, dtype)
+        return _from_file(resolve_config(name), name, dtype, nodes)
     known = suggest(name, [*shape_names(), *EMBEDDED]).rstrip("?.")
     raise UnknownModel(
         f"There is no model {name!r} ({known}); give the name of a shape, a folder, a config.json, or a hub id like "
@@ -45,7 +51,7 @@ def find_shape(name: str, dtype: str | None = None) -> ModelShape:
     )
 
 
-def _from_file(path: Path, name: str, dtype: str | None) -> ModelShape:
+def _from_file(path: Path, name: str, dtype: str | None, nodes: Iterable[Node]) -> ModelShape:
     if not path.is_file():
         raise UnknownModel(
             f"{path.parent} has no config.json, so its sizes are unknown; name the model's folder.", "model"
@@ -53,23 +59,25 @@ def _from_file(path: Path, name: str, dtype: str | None) -> ModelShape:
     if path.suffix != ".json":
         raise UnknownModel(f"{path} is not a config.json; name that file of the model, or its folder.", "model")
     text = read_text(path, "model")
-    try:
-        return shape_from_config(text, name, dtype)
-    except UnsupportedModel as error:
-        return _counted(text, name, dtype, error)
+    entries = read_config(text)
+    if packing := packing_of(entries):
+        if dtype is None:
+            raise UnsupportedModel(
+                f"{name} is quantised ({packing}), and what that takes of memory is not known; name the unquantised "
+                "checkpoint, or say with --dtype what to plan its weights in."
+            )
+        text = json.dumps(unpacked(entries))
+    fields = Fields.parse(text)
+    if fields.model_type in FAMILIES:
+        return shape_from_config(text, name, dtype, nodes)
+    return _counted(text, name, fastest_dtype(possible_dtypes(fields, dtype), nodes))
 
 
-def _counted(config_json: str, name: str, dtype: str | None, unknown: UnsupportedModel) -> ModelShape:
+def _counted(config_json: str, name: str, dtype: str) -> ModelShape:
     """A family whose configuration cannot be read off: build the modules without memory, and count."""
-    import json
+    from muster.model.shape import shape_of
 
-    if str(unknown).startswith("dtype"):
-        raise unknown
-    from muster.model.shape import DTYPES, shape_of
-
-    entries = json.loads(config_json)
-    said = str(entries.get("dtype") or entries.get("torch_dtype"))
-    return shape_of(config_json, name, dtype or (said if said in DTYPES else "bfloat16"))
+    return shape_of(config_json, name, dtype)
 
 
 def find_pool(name: str, live: Callable[[], tuple[Pool, str]]) -> tuple[Pool, str]:

@@ -25,7 +25,9 @@ Wanted = Annotated[
     Objective | None,
     Option("--objective", help="What to make the most of.", show_default="slo with --deadline, else throughput"),
 ]
-Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16.", show_default="as published")]
+Dtype = Annotated[
+    str | None, Option(help="float32, bfloat16 or float16.", show_default="what suits the checkpoint and the machines")
+]
 Seed = Annotated[int, Option(min=0, max=2**53, help="The same seed gives the same result.")]
 Explain = Annotated[
     bool, Option("--explain", help="Also: why, what was rejected, what one machine more would add, break-even.")

@@ -38,7 +38,8 @@ def serve(
         str | None, typer.Option(help="Shape the links (delay, loss, cut): a shipped scenario's name or a TOML file.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as the checkpoint")
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16.", show_default="what suits the checkpoint and the machines"),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     max_context: Annotated[

@@ -208,7 +208,8 @@ def _from_model(
         )
     serve = _workload(asked, ServeWorkload())
     objective = check_objective(asked.objective, serve, None)
-    shape, (pool, _) = find_shape(asked.plan, asked.dtype), find_pool(asked.pool, live)
+    pool, _ = find_pool(asked.pool, live)
+    shape = find_shape(asked.plan, asked.dtype, pool.nodes)
     question = Question(shape, pool, objective, serve, seed=asked.seed)
     made = answer(question, out_of_time)
     # DT-FM's objective knows of a workload that is published together with the fleet.

@@ -27,6 +27,14 @@ def read_config(config_json: str) -> dict[str, Any]:
     return entries
 
 
+def decoder_entries(entries: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a model that also sees or hears: the entries of its decoder, with what the whole says of it."""
+    tied = {key: entries[key] for key in ("tie_word_embeddings",) if key in entries}
+    of_all = {key: entries[key] for key in ("dtype", "torch_dtype") if key in entries}
+    says_itself = any(text.get(key) is not None for key in of_all)
+    return {**text, **({} if says_itself else of_all), **tied}
+
+
 def _tagged_float(entries: dict[str, Any]) -> Any:
     """`transformers` writes a number that JSON does not have as {"__float__": "Infinity"}; older ones as Infinity."""
     tag = entries.get("__float__") if len(entries) == 1 else None
@@ -52,8 +60,7 @@ class Fields:
         entries = read_config(config_json)
         text = entries.get("text_config")
         if isinstance(text, dict) and "model_type" in text:
-            tied = {key: entries[key] for key in ("tie_word_embeddings",) if key in entries}
-            entries = {**text, **tied}
+            entries = decoder_entries(entries, text)
         if not isinstance(entries.get("model_type"), str):
             raise _no_config()
         return Fields(entries)

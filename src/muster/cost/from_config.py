@@ -3,15 +3,17 @@
 For a family that is not known here, `muster.model.shape` counts the modules themselves.
 """
 
+from collections.abc import Iterable
+
 from muster.cost.config_fields import Fields
+from muster.cost.dtypes import fastest_dtype, possible_dtypes
 from muster.cost.families import Family, family_of, fields_of, hidden_size, layer_sizes, num_layers
+from muster.cost.limits import longest_context
 from muster.cost.memory import dtype_bytes
 from muster.errors import UnsupportedModel
 from muster.spec.model_shape import ModelShape
+from muster.spec.pool import Node
 
-_DTYPES = ("float32", "bfloat16", "float16")
-_DEFAULT_CONTEXT = 2048
-"""For the rare configuration that names no limit."""
 _MOST_LAYERS = 10_000
 _NAMES = {
     "gpt2": "GPT2LMHeadModel",
@@ -21,16 +23,14 @@ _NAMES = {
 }
 
 
-def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> ModelShape:
+def shape_from_config(config_json: str, name: str, dtype: str | None = None, nodes: Iterable[Node] = ()) -> ModelShape:
     """Raises `WeightsInvalid` on a bad entry, `UnsupportedModel` on an unknown family or dtype.
 
-    `dtype`: None takes the one that the configuration names, else bfloat16.
+    `dtype`: None takes what suits the configuration and the machines.
     """
     fields = fields_of(config_json)
     family = family_of(fields)
-    served = dtype or _dtype_of(fields)
-    if served not in _DTYPES:
-        raise UnsupportedModel(f"dtype {served[:20]!r} is not served; choose one of {', '.join(_DTYPES)}.")
+    served = fastest_dtype(possible_dtypes(fields, dtype), nodes)
     count, itemsize = num_layers(fields), dtype_bytes(served)
     if count > _MOST_LAYERS:
         raise UnsupportedModel(f"A model of {count} layers is beyond the {_MOST_LAYERS} that are planned; check it.")
@@ -44,7 +44,7 @@ def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> 
         num_layers=count,
         hidden_size=hidden_size(fields),
         vocab_size=fields.count("vocab_size"),
-        max_context=_max_context(fields),
+        max_context=longest_context(fields),
         layer_bytes=tuple(layer.bytes(itemsize) for layer in layers),
         layer_flops_per_token=tuple(layer.flops_per_token() for layer in layers),
         kv_bytes_per_token=tuple(layer.heads.values_per_token * itemsize for layer in layers),
@@ -59,11 +59,6 @@ def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> 
         experts_per_token=experts.chosen if experts else 0,
         saved_bytes_per_token=tuple(layer.saved_bytes_per_token(itemsize) for layer in layers),
     )
-
-
-def _dtype_of(fields: Fields) -> str:
-    named = str(fields.value("dtype", "torch_dtype") or "bfloat16")
-    return named if named in _DTYPES else "bfloat16"
 
 
 def _architecture(fields: Fields) -> str:
@@ -102,15 +97,3 @@ def _beside_in_opt(fields: Fields, hidden: int) -> tuple[int, int]:
     norm = 2 * hidden if normed and fields.flag("layer_norm_elementwise_affine", True) else 0
     positions = (fields.count("max_position_embeddings") + 2) * hidden
     return positions + projection, norm + projection
-
-
-def _max_context(fields: Fields) -> int:
-    """As `muster.model.shape.max_context`: two kinds of rotary scaling end where the original training did."""
-    limit = fields.count("max_position_embeddings", "n_positions", "max_seq_len", default=_DEFAULT_CONTEXT)
-    rope = fields.value("rope_parameters", "rope_scaling")
-    rope = rope if isinstance(rope, dict) else {}
-    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        if parameters.get("rope_type", parameters.get("type")) in ("longrope", "su", "dynamic"):
-            name = "original_max_position_embeddings"
-            limit = min(limit, Fields(parameters).number(name) or fields.number(name) or limit)
-    return limit

@@ -51,7 +51,7 @@ class Head:
     async def start_broker(self, endpoint: Endpoint) -> None:
         """May be called again once `service` was closed: the new one finds the pool again in the store."""
         eos = tuple(sorted(self.model.tokenizer.end_of_text_ids))
-        served = Served(self.model.shape, self.model.manifest.digest, eos_token_ids=eos)
+        served = Served(self.model.shape, self.model.manifest.digest, eos_token_ids=eos, choices=self.model.choices)
         read_blob = blob_reader(DirectoryBlobs(self.model.path, self.model.manifest))
         service = BrokerService(served, self.store, read_blob, search=self._search, options=self._options)
         await service.start(endpoint)

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from muster.cost.config_fields import Fields
+from muster.cost.dtypes import possible_dtypes
 from muster.errors import InvalidRequest
 from muster.model.blobs import Manifest, build_manifest
 from muster.model.checked import checked_shape, described
 from muster.model.source import resolve, revision_of
 from muster.model.weights import open_directory
-from muster.node.devices import default_dtype
 from muster.spec.model_name import model_name
 from muster.spec.model_shape import ModelShape
 from muster.text.tokenizer import Tokenizer, load_tokenizer
@@ -17,25 +18,31 @@ from muster.text.tokenizer import Tokenizer, load_tokenizer
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     path: Path
-    shape: ModelShape
+    choices: tuple[ModelShape, ...]
+    """In every dtype that it may be served in, the checkpoint's own first."""
     manifest: Manifest
     tokenizer: Tokenizer
 
+    @property
+    def shape(self) -> ModelShape:
+        """In the first of them; for what does not depend on the dtype."""
+        return self.choices[0]
 
-def load_model(name: str, dtype: str | None, device: str, max_context: int | None) -> LoadedModel:
-    """`dtype` None takes what suits `device`. `max_context` None takes the model's own.
+
+def load_model(name: str, dtype: str | None = None, max_context: int | None = None) -> LoadedModel:
+    """`dtype` None leaves it to the machines of the pool. `max_context` None takes the model's own.
 
     Raises `MusterError`: unknown, unreadable, unsupported, or without a tokenizer.
     """
     path = resolve(name)
-    weights, dtype = open_directory(path), dtype or default_dtype(device)
-    tensors = described(weights)
-    checked_shape(weights.config_json, tensors, name, dtype)  # before anything large is read
+    weights = open_directory(path)
+    tensors, dtypes = described(weights), possible_dtypes(Fields.parse(weights.config_json), dtype)
+    checked_shape(weights.config_json, tensors, name, dtypes[0])  # before anything large is read
     tokenizer = load_tokenizer(path)
     name = model_name(name)
     manifest = build_manifest(path, name, revision_of(name, path))
-    shape = checked_shape(manifest.config_json, tensors, name, dtype)
-    return LoadedModel(path, _limited(shape, max_context), manifest, tokenizer)
+    choices = tuple(_limited(checked_shape(manifest.config_json, tensors, name, one), max_context) for one in dtypes)
+    return LoadedModel(path, choices, manifest, tokenizer)
 
 
 def _limited(shape: ModelShape, max_context: int | None) -> ModelShape:

@@ -33,6 +33,11 @@ class HeadOptions:
     plan: SavedPlan | None = None
     """A plan whose stages are pins."""
 
+    @property
+    def planned_dtype(self) -> str | None:
+        """The operator's word, or the plan's; None leaves it to the machines."""
+        return self.dtype or (self.plan.file.shape.dtype if self.plan is not None else None)
+
 
 def broker_options(options: HeadOptions, pins: tuple[Pin, ...], own_machine: NodeId | None) -> BrokerOptions:
     """`own_machine` is the local worker's id, where there is one."""

@@ -55,7 +55,7 @@ async def run_head(options: HeadOptions, announce: Announce) -> None:
             # The worker's imports take longer than all else together.
             await stack.enter_async_context(background(asyncio.to_thread(import_worker)))
         announce("reading", f"Reading {options.model}.", model=options.model)
-        model = await asyncio.to_thread(load_model, options.model, options.dtype, options.device, options.max_context)
+        model = await asyncio.to_thread(load_model, options.model, options.planned_dtype, options.max_context)
         stack.callback(model.tokenizer.close)
         pins = pins_of(options, model.shape)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))

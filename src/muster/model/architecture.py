@@ -12,7 +12,8 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from muster.cost.config_fields import read_config
+from muster.cost.config_fields import decoder_entries, read_config
+from muster.cost.limits import packing_of
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.attention import ATTENTION_NAME
 from muster.model.settings import building
@@ -27,9 +28,9 @@ def parse_config(config_json: str) -> PreTrainedConfig:
     model_type = fields.get("model_type")
     if not isinstance(model_type, str):
         raise WeightsInvalid("config.json names no model_type; download the model again.")
-    if fields.get("quantization_config"):
+    if packing := packing_of(fields):
         raise UnsupportedModel(
-            "This checkpoint is quantised, which Muster does not load yet; choose the unquantised checkpoint."
+            f"This checkpoint is quantised ({packing}), which Muster does not load yet; choose the unquantised one."
         )
     fields, model_type = _text_part(fields, model_type)
     if model_type not in CONFIG_MAPPING:
@@ -53,13 +54,16 @@ def _text_part(fields: dict[str, Any], model_type: str) -> tuple[dict[str, Any],
     text = fields.get("text_config")
     if not isinstance(text, dict) or text.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return fields, model_type
-    tied = {"tie_word_embeddings": fields["tie_word_embeddings"]} if "tie_word_embeddings" in fields else {}
-    return {**text, **tied}, text["model_type"]
+    return decoder_entries(fields, text), text["model_type"]
 
 
 def _without_code(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
-    """The configuration with every pointer to code in the repository dropped."""
-    kept = {key: value for key, value in fields.items() if key not in ("auto_map", "model_type")}
+    """The configuration with every pointer to code in the repository dropped.
+
+    The dtype goes, too: it is ours to say (`build_on_meta`), and `auto` or an unknown one would be an error.
+    """
+    dropped = ("auto_map", "model_type", "dtype", "torch_dtype")
+    kept = {key: value for key, value in fields.items() if key not in dropped}
     try:
         return AutoConfig.for_model(model_type, **kept)
     except Exception as error:  # each configuration class validates in its own way

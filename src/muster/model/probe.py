@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from muster.errors import UnsupportedModel
@@ -81,10 +82,26 @@ def parts_of(config: PreTrainedConfig) -> ModelParts:
     )
 
 
+class _ZeroForValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers 0 where a forward pass asks for a number that the meta device does not have.
+
+    Some ask: dynamic rotary scaling for the longest position, GPT-2 whether a token is padding. The token is token 0 at
+    position 0, and what is looked for here are shapes, which do not depend on it.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return torch.zeros((), dtype=args[0].dtype).item()
+        return func(*args, **(kwargs or {}))
+
+
 def _pass_one_token(model: PreTrainedModel) -> None:
     token_1T = torch.zeros(1, 1, dtype=torch.long, device="meta")
     try:
-        with running(), torch.inference_mode():
+        asked = _ZeroForValues()  # type: ignore[no-untyped-call]
+        with running(), torch.no_grad(), asked:  # in inference mode a dispatch mode does not see what is asked
             model(input_ids=token_1T, position_ids=token_1T, past_key_values=None, use_cache=False, return_dict=True)
     except UnsupportedModel:
         raise

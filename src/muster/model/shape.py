@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from muster.errors import UnsupportedModel
+from muster.cost.config_fields import Fields
+from muster.cost.dtypes import check_dtype as check_served
+from muster.cost.limits import CONTEXT_ENTRIES, ORIGINAL_ENTRY, ROPE_ENTRIES, longest_context
 from muster.model.architecture import build_on_meta, find_layers, parse_config
 from muster.model.cache import HeadSizes
 from muster.model.checkpoint import check_shape, parameter_dtype, recipe_of, recipes, tied_source, untie
@@ -21,15 +23,11 @@ from muster.model.weights import Weights
 from muster.spec.model_shape import ModelShape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DEFAULT_CONTEXT = 2048
-"""For the rare configuration that names no limit."""
 
 
 def torch_dtype(name: str) -> torch.dtype:
     """Raise `UnsupportedModel` on a dtype that is not served."""
-    if name not in DTYPES:
-        raise UnsupportedModel(f"dtype {name[:20]!r} is not served; choose one of {', '.join(DTYPES)}.")
-    return DTYPES[name]
+    return DTYPES[check_served(name)]
 
 
 def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
@@ -71,20 +69,10 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
 
 
 def max_context(config: PreTrainedConfig) -> int:
-    """The longest sequence that comes out exact.
-
-    Two kinds of rotary scaling (`longrope`, `dynamic`) switch all frequencies once a sequence outgrows the length of
-    the original training; keys already in the pages would then be wrong, so they are served up to that length.
-    """
+    """The longest sequence that comes out exact: `longest_context` of what the family makes of its config.json."""
     text = config.get_text_config(decoder=True)
-    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None) or DEFAULT_CONTEXT
-    rope = getattr(text, "rope_parameters", None) or {}
-    sets = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    for parameters in sets:
-        if parameters.get("rope_type") in ("longrope", "dynamic"):
-            original = parameters.get("original_max_position_embeddings") or limit
-            limit = min(int(limit), int(original))
-    return int(limit)
+    names = (*CONTEXT_ENTRIES, *ROPE_ENTRIES, ORIGINAL_ENTRY)
+    return longest_context(Fields({name: getattr(text, name, None) for name in names}))
 
 
 def tensor_names(weights: Weights, first: int, last: int) -> list[str]:

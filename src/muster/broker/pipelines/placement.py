@@ -6,14 +6,16 @@ While another placement still serves, a node that cannot hold both stages at onc
 everybody else has the weights, and the serving placement makes way.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
+from muster.cost.dtypes import fastest_dtype
 from muster.cost.memory import WorkspaceOptions, stage_bytes, workspace_of
 from muster.plan.quick.tables import PlanOptions
 from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
-from muster.spec.pool import NodeId, Pool
+from muster.spec.pool import Node, NodeId, Pool
 from muster.wire.messages.base import Address
 from muster.wire.messages.placement import Assign
 
@@ -27,6 +29,15 @@ class Served:
     """BLAKE3 of the manifest."""
     eos_token_ids: tuple[int, ...] = ()
     workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)
+    choices: tuple[ModelShape, ...] = ()
+    """The model in every dtype that it may be served in, the checkpoint's own first. Empty: only as `shape` says."""
+
+    def suited_to(self, nodes: Iterable[Node]) -> "Served":
+        """The same in the dtype that these machines compute fastest."""
+        if not self.choices:
+            return self
+        dtype = fastest_dtype([shape.dtype for shape in self.choices], nodes)
+        return replace(self, shape=next(shape for shape in self.choices if shape.dtype == dtype))
 
 
 @dataclass(slots=True)

@@ -189,6 +189,8 @@ class Placing:
     def _place(self, now_s: float) -> list[Command]:
         if now_s < self._next_attempt_s or not self._has_settled(now_s):
             return []
+        if self._settling:  # once: in another dtype every stage would be another, and streams would not go on alike
+            self.served = self.served.suited_to(self.members.pool(now_s).nodes)
         change = self._weighed(mended, self.options.mend_s, now_s)
         if change is None:
             self._next_attempt_s = now_s + self.options.retry_s

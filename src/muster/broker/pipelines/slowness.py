@@ -60,8 +60,11 @@ class _Forecast:
 
 
 class Slowness:
-    def __init__(self, members: Membership, shape: ModelShape, forecasting: Callable[[float], PlanOptions]) -> None:
-        """`forecasting`: time -> the step that is forecast, and by which constants."""
+    def __init__(
+        self, members: Membership, shape: Callable[[], ModelShape], forecasting: Callable[[float], PlanOptions]
+    ) -> None:
+        """`shape` gives the model as it is served now; `forecasting`: time -> the step that is forecast, and by which
+        constants."""
         self._members, self._shape, self._forecasting = members, shape, forecasting
         self._window = _Window(0, 0.0, {})
 
@@ -100,16 +103,16 @@ class Slowness:
     def _forecast(self, stage: Stage, forecasting: PlanOptions) -> _Forecast:
         device = self._members.members[stage.node].device
         assert device is not None, "whoever serves was measured"
-        work = forecasting.work(self._shape, stage.first, stage.last)
+        work = forecasting.work(self._shape(), stage.first, stage.last)
         start_s, whole_s = (
-            seconds(part, device, self._shape.dtype, forecasting.constants) for part in (work.times(0), work)
+            seconds(part, device, self._shape().dtype, forecasting.constants) for part in (work.times(0), work)
         )
         return _Forecast(start_s, max(whole_s - start_s, 1e-30))
 
     def _most(self, nodes: Sequence[NodeId], forecasting: PlanOptions) -> dict[NodeId, float]:
         """How slow each may count: whoever claims a million times what others do may prove as many times slower."""
         claimed_s = {
-            member.id: self._forecast(Stage(member.id, 0, self._shape.num_layers), forecasting).rest_s
+            member.id: self._forecast(Stage(member.id, 0, self._shape().num_layers), forecasting).rest_s
             for member in self._members
             if member.device is not None
         }
