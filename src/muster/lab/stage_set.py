@@ -24,7 +24,7 @@ CACHE_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`share` is of the memory that the whole model would need on one machine: below 1, nobody can play alone."""
+    """`share` is of the memory that the parts of the model need together: far below 1, nobody can play alone."""
 
     name: str
     region: str
@@ -59,13 +59,14 @@ def workers_for(shape: ModelShape) -> tuple[WorkerSpec, ...]:
     """The four parts, in bytes, rounded down to whole megabytes."""
     if shape.num_layers < len(PARTS):
         raise Unsupported(f"{shape.name} has {shape.num_layers} layers, too few to share out; demo another model.")
-    whole = alone_bytes(shape)
+    whole = together_bytes(shape)
     return tuple(WorkerSpec(p.name, p.region, int(whole * p.share) // 10**6 * 10**6, p.speed) for p in PARTS)
 
 
-def alone_bytes(shape: ModelShape) -> int:
-    """What one machine would need to hold the model and a sequence of full length."""
-    return stage_bytes(shape, 0, shape.num_layers, min(shape.max_context, CACHE_TOKENS), WorkspaceOptions())
+def together_bytes(shape: ModelShape) -> int:
+    """What machines need to hold the model and a sequence of full length; a tied matrix is held at both ends."""
+    alone = stage_bytes(shape, 0, shape.num_layers, min(shape.max_context, CACHE_TOKENS), WorkspaceOptions())
+    return alone + shape.tied_bytes
 
 
 def demo_prompts() -> list[Prompt]:
