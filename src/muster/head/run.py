@@ -57,6 +57,8 @@ async def run_head(options: HeadOptions, announce: Announce) -> None:
         announce("reading", f"Reading {options.model}.", model=options.model)
         model = await asyncio.to_thread(load_model, options.model, options.planned_dtype, options.max_context)
         stack.callback(model.tokenizer.close)
+        if model.tokenizer.chat_refusal is not None:
+            log.warning("chat.refused", reason=model.tokenizer.chat_refusal)
         pins = pins_of(options, model.shape)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())

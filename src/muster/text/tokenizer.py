@@ -20,8 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import structlog
-
 from muster.errors import ContextTooLong, InvalidRequest, MachineTrouble, Unsupported, WeightsInvalid
 from muster.text.calls import (
     Call,
@@ -40,8 +38,6 @@ from muster.text.calls import (
     Vocabulary,
 )
 from muster.text.confined import Broken, Confined
-
-log = structlog.get_logger()
 
 CONVERTING = Limit(cpu_s=120, memory_bytes=4 * 2**30)
 LOADING = Limit(cpu_s=60, memory_bytes=2 * 2**30)
@@ -203,7 +199,6 @@ class Tokenizer:
             f"This model's chat template {reason}, so it is not used; send a prompt to /v1/completions, or serve the "
             "model with another chat_template.jinja."
         )
-        log.warning("chat.refused", reason=reason)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
