@@ -35,7 +35,7 @@ HI = [Message("user", "hi")]
 @pytest.fixture(autouse=True)
 def _short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("muster.text.tokenizer.RENDERING", Limit(0.5, 256 * 2**20))
-    monkeypatch.setattr("muster.text.tokenizer.ENCODING", Limit(0.5, 256 * 2**20))
+    monkeypatch.setattr("muster.text.tokenizer.ENCODING", Limit(0.5, 128 * 2**20))
 
 
 def workers() -> set[int]:
@@ -66,12 +66,18 @@ def test_a_template_that_waits_for_a_word_before_it_misbehaves_is_found_out_then
         render_chat(tokenizer, HI)
 
 
-def test_a_huge_conversation_cannot_have_an_honest_template_refused(converted: Converted) -> None:
-    quadratic = (
-        "{% set n = namespace(t='') %}{% for m in messages %}{% set n.t = n.t ~ m.content %}{% endfor %}{{ n.t }}"
-    )
-    tokenizer = converted.tokenizer(chat_template=quadratic)
-    huge = [Message("user", "a" * 800)] * 9_000
+@pytest.mark.parametrize(
+    ("quadratic", "content"),
+    [
+        ("{% for m in messages %}{% set n.t = n.t ~ m.content %}{% endfor %}{{ n.t }}", "a" * 800),
+        ("{% for m in messages %}{% set n.t = messages | map(attribute='content') | join %}{% endfor %}{{ n.t }}", "a"),
+    ],
+)
+def test_a_huge_conversation_cannot_have_an_honest_template_refused(
+    converted: Converted, quadratic: str, content: str
+) -> None:
+    tokenizer = converted.tokenizer(chat_template="{% set n = namespace(t='') %}" + quadratic)
+    huge = [Message("user", content)] * 9_000
     with pytest.raises(InvalidRequest, match="send fewer or shorter") as caught:
         render_chat(tokenizer, huge)
     assert not isinstance(caught.value, Unsupported)
@@ -88,8 +94,7 @@ def test_no_request_starts_a_process_of_its_own(converted: Converted) -> None:
     assert workers() - before == {worker}
 
 
-def test_short_texts_do_not_wait_for_long_ones(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muster.text.tokenizer.ENCODING", Limit(20, 2**30))
+def test_short_texts_do_not_wait_for_long_ones(converted: Converted) -> None:
     tokenizer = converted.tokenizer()
     long = tokenizer.encoding("the quick brown fox " * 50_000)
     assert tokenizer.encode("hello") == tokenizer.encode("hello")

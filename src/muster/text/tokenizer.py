@@ -41,11 +41,12 @@ from muster.text.confined import Broken, Confined
 
 CONVERTING = Limit(cpu_s=120, memory_bytes=4 * 2**30)
 LOADING = Limit(cpu_s=60, memory_bytes=2 * 2**30)
-ENCODING = Limit(cpu_s=20, memory_bytes=512 * 2**20)
+ENCODING = Limit(cpu_s=2, memory_bytes=128 * 2**20)
+ENCODING_LONG = Limit(cpu_s=20, memory_bytes=512 * 2**20)
 RENDERING = Limit(cpu_s=5, memory_bytes=512 * 2**20)
 LONG_FROM_CHARACTERS = 20_000
-MAX_BLAMELESS_CHARACTERS = 100_000
-"""Of a conversation. One so short breaks no limit by itself: if the template does, it is never used again."""
+MESSAGE_CHARACTERS = 200
+"""What a message counts for besides its content: a template has work with it, too."""
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
@@ -102,7 +103,7 @@ class Tokenizer:
 
     def rendering(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> "Future[str]":
         """The prompt that the chat template makes of messages. `render_chat` says more."""
-        worker = self._worker_for(sum(len(message.content) for message in messages))
+        worker = self._worker_for(sum(len(message.content) + MESSAGE_CHARACTERS for message in messages))
         return worker.thread.submit(self._render, worker, Render(list(messages), dict(variables)))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -154,8 +155,9 @@ class Tokenizer:
         return reply.ids
 
     def _encode(self, worker: Confined, work: Encode) -> list[int]:
+        limit = ENCODING_LONG if worker is self._long else ENCODING
         try:
-            reply = worker.call(Call(ENCODING, work))
+            reply = worker.call(Call(limit, work))
         except Broken as broken:
             raise InvalidRequest(f"Cutting this text into tokens {broken.words}; send a shorter one.") from None
         if isinstance(reply, Failed):
@@ -186,7 +188,7 @@ class Tokenizer:
                     "put its text into another message.",
                     "messages",
                 )
-            if sum(len(message.content) for message in work.messages) > MAX_BLAMELESS_CHARACTERS:
+            if worker is self._long:  # a short conversation breaks no limit by itself
                 raise InvalidRequest(
                     f"Making a prompt of these messages {reply.reason}; send fewer or shorter ones.", "messages"
                 )
