@@ -29,12 +29,14 @@ def commands() -> str:
 
 def _command(path: str, command: Any) -> Iterator[str]:
     if children := getattr(command, "commands", None):
-        for name in children:
-            yield from _command(f"{path} {name}", children[name])
+        for name, child in children.items():
+            yield from _command(path if child.hidden else f"{path} {name}", child)
         return
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     words = [f"[{p.name.upper()}]" if not p.required else p.name.upper() for p in arguments]
     yield from (f"### `{' '.join([path, *words])}`", "", _one_line(command.help), "")
+    if command.hidden:  # another way to write its neighbours, which have the table
+        return
     yield from ("| | | default |", "|---|---|---|")
     for param in [*arguments, *(param for param in command.params if param not in arguments)]:
         if "--help" not in param.opts:

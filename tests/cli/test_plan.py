@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from muster.cli import find_head
+from muster.cli import plan_work
 from muster.cli.head_client import HeadClient
 from muster.cli.main import run_command
 from muster.spec.fleets import fleet_text
@@ -30,6 +30,35 @@ def test_a_person_sees_stages_forecast_and_bottleneck(capsys: pytest.CaptureFixt
     for part in ("machine", "l4-1", "layers", "of 22.5GiB", "tokens", "first token", "an hour", "power", "Bottleneck:"):
         assert part in said.replace(" GiB", "GiB"), part
     assert "Rejected" not in said, "only when asked to explain"
+
+
+@pytest.mark.parametrize(
+    ("kind", "short", "options"),
+    [
+        ("serve", [], ["--rate", "0.5", "--prompt-tokens", "64"]),
+        ("train", ["--objective", "train"], ["--sequences", "4", "--recompute"]),
+    ],
+)
+def test_both_forms_of_the_verb_plan_the_same(
+    kind: str, short: list[str], options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["gpt2-xl", "--pool", "deserve-8xl4", *options]
+    long = record(["plan", kind, *words], capsys)
+    assert long | {"seconds": 0} == record(["plan", *words, *short], capsys) | {"seconds": 0}
+
+
+@pytest.mark.parametrize(("kind", "strange"), [("serve", "--sequences"), ("train", "--rate")])
+def test_a_form_lacks_the_options_of_the_other(kind: str, strange: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["plan", kind, "gpt2-xl", "--pool", "deserve-8xl4", strange, "4"]) == 2
+    said = capsys.readouterr().err
+    assert f"No such option: {strange}" in said
+    assert f"see `muster plan {kind} --help`." in said
+
+
+def test_options_may_stand_before_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert record(["plan", "--pool", "deserve-8xl4", "gpt2-xl"], capsys)["model"]["name"] == "gpt2-xl"
+    assert run_command(["plan", "gpt2-xl"]) == 2
+    assert "Missing option '--pool'; see `muster plan --help`." in capsys.readouterr().err
 
 
 def test_a_program_gets_the_whole_plan_and_forecast(capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +168,7 @@ def test_the_pool_of_a_running_head_is_planned_for_and_kept_as_it_was_measured(
 ) -> None:
     measured = "# measured today\n" + fleet_text("deserve-8xl4").replace('"deserve-8xl4"', '"measured"')
     head = HeadClient("http://head", transport=httpx.MockTransport(lambda request: httpx.Response(200, text=measured)))
-    monkeypatch.setattr(find_head, "find_head", lambda *_, **__: head)
+    monkeypatch.setattr(plan_work, "find_head", lambda *_, **__: head)
     file = tmp_path / "live.toml"
     made = record(["plan", "llama-3-70b", "--pool", "live", "--save-pool", str(file)], capsys)
     assert 'name = "measured"' in made["pool"]

@@ -11,11 +11,13 @@ from muster.cli.run import collect
 
 
 def chat(
-    model: Annotated[str | None, typer.Argument(help="Which model, if the head has several.")] = None,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Say this, print the answer and end.")] = None,
-    system: Annotated[str | None, typer.Option(help="System message to begin with.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.7,
+    model: Annotated[str | None, typer.Argument(help="The model to talk with, if the head has several.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Say this, print the answer, and end.")] = None,
+    system: Annotated[str | None, typer.Option(help="Begin with this system message.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="An answer has at most so many tokens.")] = 512,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Sample with this temperature; 0 always takes the likeliest token.")
+    ] = 0.7,
     head: HeadUrl = None,
     key: ApiKey = None,
     data_dir: DataDir = None,

@@ -22,9 +22,9 @@ from muster.errors import PoolUnavailable
 
 
 def demo(
-    model: Annotated[str, typer.Option(help="What the pool serves.")] = "tiny",
-    max_tokens: Annotated[int, typer.Option(min=8, help="Tokens per stream.")] = 64,
-    kill: Annotated[str | None, typer.Option(help="Which worker to kill.", show_default="one from the middle")] = None,
+    model: Annotated[str, typer.Option(help="The pool serves this model.")] = "tiny",
+    max_tokens: Annotated[int, typer.Option(min=8, help="Each stream has so many tokens.")] = 64,
+    kill: Annotated[str | None, typer.Option(help="Kill this worker.", show_default="one in the middle")] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep the logs and keys of all processes in this folder.")] = None,
     as_json: Json = False,
 ) -> None:

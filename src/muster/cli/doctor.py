@@ -21,9 +21,9 @@ UNSURE = "[yellow]![/yellow]"
 
 def doctor(
     ticket: Annotated[
-        str | None, typer.Argument(help="A ticket to test: valid, in time, and its head in reach?")
+        str | None, typer.Argument(help="Also check whether this ticket is valid and its head in reach.")
     ] = None,
-    port: Annotated[int, typer.Option(help="The port that `muster serve` would take.")] = 8000,
+    port: Annotated[int, typer.Option(help="Check whether `muster serve` could take this port.")] = 8000,
     head: HeadUrl = None,
     data_dir_: DataDir = None,
     as_json: Json = False,

@@ -22,18 +22,19 @@ def join(
         ),
     ],
     memory: Annotated[
-        str | None, typer.Option(help="Most memory to lend, such as 8GB.", show_default="most of what is free")
+        str | None, typer.Option(help="Lend at most so much memory, such as 8GB.", show_default="most of what is free")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call this machine.", show_default="its host name")] = None,
-    region: Annotated[str, typer.Option(help="Where it stands, in your own words.")] = "home",
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    speed: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of this machine's speed to lend.")] = 1.0,
+    name: Annotated[str | None, typer.Option(help="Call this machine so.", show_default="its host name")] = None,
+    region: Annotated[str, typer.Option(help="This machine stands here; use your own words.")] = "home",
+    device: Annotated[str, typer.Option(help="Compute on cpu, cuda or mps; auto takes the fastest.")] = "auto",
+    speed: Annotated[float, typer.Option(min=0.01, max=1.0, help="Lend this share of the machine's speed.")] = 1.0,
     scenario: Annotated[
-        str | None, typer.Option(help="Shape the links (delay, loss, cut): a shipped scenario's name or a TOML file.")
+        str | None,
+        typer.Option(help="Slow down and cut links as this scenario says: one of Muster's by name, or a TOML file."),
     ] = None,
     data_dir_: DataDir = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where fetched weights are kept.", show_default="the data directory")
+        Path | None, typer.Option(help="Keep fetched weights in this folder.", show_default="the data directory")
     ] = None,
     as_json: Json = False,
 ) -> None:

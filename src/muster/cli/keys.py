@@ -16,16 +16,21 @@ if TYPE_CHECKING:
     from muster.broker.storage.store import Store
 
 app = typer.Typer(help="Hand out API keys and take them back.", no_args_is_help=True)
-Limit = Annotated[int | None, typer.Option(min=1, show_default="no limit")]
+RequestsPerMinute = Annotated[
+    int | None, typer.Option(min=1, help="The key may send so many requests per minute.", show_default="no limit")
+]
+TokensPerMinute = Annotated[
+    int | None, typer.Option(min=1, help="The key may use so many tokens per minute.", show_default="no limit")
+]
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
-    requests_per_minute: Limit = None,
-    tokens_per_minute: Limit = None,
+    name: Annotated[str, typer.Argument(help="Name the key after its owner or its purpose.")],
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
     token_limit: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that the key may use altogether.", show_default="no limit")
+        int | None, typer.Option(min=1, help="The key may use so many tokens altogether.", show_default="no limit")
     ] = None,
     data_dir_: DataDir = None,
     as_json: Json = False,
@@ -47,7 +52,7 @@ def add(
 
 @app.command("list")
 def list_keys(data_dir_: DataDir = None, as_json: Json = False) -> None:
-    """Every key with its limits and what it has used."""
+    """Show every key with its limits and what it has used."""
     with opened(data_dir_) as store:
         keys = store.keys()
     if as_json:
@@ -70,7 +75,7 @@ def list_keys(data_dir_: DataDir = None, as_json: Json = False) -> None:
 
 @app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="Name or id of the key.")],
+    name: Annotated[str, typer.Argument(help="The key's name or id.")],
     data_dir_: DataDir = None,
     as_json: Json = False,
 ) -> None:

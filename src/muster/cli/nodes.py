@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List the machines of the pool; let one leave, or keep one out.", no_args_is_help=True)
 DONE = {"drain": "is draining", "ban": "is banned", "unban": "may join again"}
-Named = Annotated[str, typer.Argument(help="Name, or the first digits of the id.")]
+Named = Annotated[str, typer.Argument(help="The machine's name, or the first digits of its id.")]
 
 
 @app.command("list")
 def list_nodes(head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Every machine that the pool knows, present or not."""
+    """Show every machine that the pool knows, present or not."""
     nodes = find_head(head, token, folder=data_dir).nodes()
     if as_json:
         show_json({"nodes": nodes})

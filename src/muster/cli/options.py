@@ -16,25 +16,27 @@ HeadUrl = Annotated[
     typer.Option(
         "--head",
         envvar="MUSTER_HEAD",
-        help="Address of the head, such as http://10.0.0.5:8000.",
+        help="The head's address, such as http://10.0.0.5:8000.",
         show_default="this machine's head",
     ),
 ]
 AdminToken = Annotated[
     str | None,
     typer.Option(
-        "--token", envvar="MUSTER_ADMIN_TOKEN", help="Admin token of a head on another machine (its admin.token file)."
+        "--token",
+        envvar="MUSTER_ADMIN_TOKEN",
+        help="The admin token of a head on another machine, from its file admin.token.",
     ),
 ]
 ApiKey = Annotated[
-    str | None, typer.Option("--key", envvar="MUSTER_API_KEY", help="API key, if the head asks for one.")
+    str | None, typer.Option("--key", envvar="MUSTER_API_KEY", help="Your API key, if the head asks for one.")
 ]
 DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
         envvar="MUSTER_DATA_DIR",
-        help="Where identity, state and tokens live.",
+        help="The folder that keeps identity, state and tokens.",
         show_default="~/.local/share/muster",
     ),
 ]

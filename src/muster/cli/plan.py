@@ -1,11 +1,17 @@
 """`muster plan`: which machine should do what, and what will come of it. Reads options; the searches are in `plan/`.
 
-Nothing slow begins before everything that was written has been checked.
+`muster plan serve MODEL` and `muster plan train MODEL` have the options of their own; `muster plan MODEL` has those of
+both, and its objective decides.
 """
 
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
-from muster.cli.output import progress
 from muster.cli.plan_options import (
+    Asked,
     Budget,
     Compress,
     Deadline,
@@ -28,15 +34,92 @@ from muster.cli.plan_options import (
     Schedule,
     Seed,
     Sequences,
+    ServeWanted,
     Stages,
+    TrainWanted,
     Wanted,
-    check_belongs,
-    check_objective,
-    serve_workload,
-    train_workload,
+)
+
+EITHER = "either"
+
+
+class _ShortForm(TyperGroup):
+    """`muster plan MODEL …`, without `serve` or `train` in between."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [EITHER, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return "" if name == EITHER else name, command, rest
+
+
+app = typer.Typer(
+    cls=_ShortForm,
+    help="Plan a model for a pool: which machine holds which layers, how fast that will be, what it costs, and what "
+    "limits it. `muster plan MODEL --pool POOL` plans serving, or what its --objective says.",
+    no_args_is_help=True,
 )
 
 
+@app.command("serve")
+def plan_serve(
+    model: Model,
+    pool: PoolName,
+    objective: ServeWanted = None,
+    dtype: Dtype = None,
+    rate: Rate = None,
+    deadline: Deadline = None,
+    prompt_tokens: PromptTokens = 512,
+    output_tokens: OutputTokens = 128,
+    budget: Budget = None,
+    pin: Pins = None,
+    seed: Seed = 0,
+    explain: Explain = False,
+    picture: Picture = None,
+    lock: Lock = None,
+    save_pool: SavePool = None,
+    head: HeadUrl = None,
+    token: AdminToken = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Plan how a pool serves MODEL."""
+    _carry_out(locals())
+
+
+@app.command("train")
+def plan_train(
+    model: Model,
+    pool: PoolName,
+    objective: TrainWanted = "train",
+    dtype: Dtype = None,
+    sequences: Sequences = None,
+    length: Length = None,
+    microbatch: Microbatch = None,
+    optimizer: Optimizer = None,
+    schedule: Schedule = None,
+    recompute: Recompute = False,
+    compress: Compress = False,
+    replicas: Replicas = None,
+    stages: Stages = None,
+    seed: Seed = 0,
+    explain: Explain = False,
+    picture: Picture = None,
+    lock: Lock = None,
+    save_pool: SavePool = None,
+    head: HeadUrl = None,
+    token: AdminToken = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Plan how a pool trains MODEL."""
+    _carry_out(locals())
+
+
+@app.command(EITHER, hidden=True)
 def plan(
     model: Model,
     pool: PoolName,
@@ -67,25 +150,12 @@ def plan(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Plan MODEL for a pool: who holds which layers, how fast that will be, what it costs, and what limits it."""
-    from muster.cli.find_head import find_head
-    from muster.cli.live_pool import live_pool
-    from muster.cli.plan_inputs import check_outputs, find_pool, find_shape
-    from muster.cli.plan_work import Files, carry_out
-    from muster.cli.planning import Question, read_pins
+    """Plan MODEL for a pool; the objective decides whether it serves or trains. Its options are those of both."""
+    _carry_out(locals())
 
-    serve = serve_workload(prompt_tokens, output_tokens, rate, deadline)
-    wanted = check_objective(objective, serve, budget)
-    said = {"sequences": sequences, "length": length, "microbatch": microbatch, "optimizer": optimizer}
-    said |= {"schedule": schedule, "recompute": recompute}
-    counts = {"replicas": replicas, "stages": stages, "compress": compress}
-    check_belongs(wanted, **said, **counts, rate=rate, deadline=deadline, budget=budget, pin=pin)
-    train = train_workload(**said)
-    check_outputs(picture, lock, save_pool)
-    with progress(as_json) as bars:
-        bars.add_task(f"reading {model} and {pool}", total=None)
-        found, text = find_pool(pool, lambda: live_pool(find_head(head, token, folder=data_dir)))
-        shape = find_shape(model, dtype, found.nodes)
-    pins = read_pins(pin or (), found, shape)
-    question = Question(shape, found, wanted, serve, train, pins, budget, compress, replicas, stages, seed)
-    carry_out(question, Files(picture, lock, save_pool, text), explain, as_json)
+
+def _carry_out(options: dict[str, Any]) -> None:
+    """`options` are the verb's own arguments, which have the names of the fields of `Asked`."""
+    from muster.cli.plan_work import plan_as_asked
+
+    plan_as_asked(Asked(**options))

@@ -1,7 +1,9 @@
 """The options of `muster plan` and `muster simulate`, and the workload that they describe. Knows no planner."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
@@ -9,91 +11,125 @@ from muster.errors import InvalidRequest
 from muster.spec.plan_check import MOST
 from muster.spec.workload import TRAINING, Objective, ServeWorkload, TrainWorkload
 
-_SERVING, _TRAINING, _FILES = "To serve", "To train (objectives train and dtfm)", "Files"
+_serving = partial(Option, rich_help_panel="To serve")
+_training = partial(Option, rich_help_panel="To train (objectives train and dtfm)")
+_files = partial(Option, rich_help_panel="Files")
+_OBJECTIVE = "The planner looks for the best plan by this measure."
+_DERIVED = "slo with --deadline, else throughput"
 
 Model = Annotated[
     str,
-    Argument(
-        help="A folder with a model, a bare config.json, a hub id, or the name of a shape such as llama-3-70b. Only "
-        "sizes are read, no weights."
-    ),
+    Argument(help="A model's folder, a config.json, a hub id, or a shape such as llama-3-70b. No weights are read."),
 ]
 PoolName = Annotated[
-    str, Option("--pool", help="A pool file, a published fleet by name, or `live`: what a running head has measured.")
+    str, Option("--pool", help="A pool file, the name of a published fleet, or `live`: what a running head measured.")
 ]
-Wanted = Annotated[
-    Objective | None,
-    Option("--objective", help="What to make the most of.", show_default="slo with --deadline, else throughput"),
+Wanted = Annotated[Objective | None, Option("--objective", help=_OBJECTIVE, show_default=_DERIVED)]
+ServeWanted = Annotated[
+    Literal["throughput", "cost", "slo", "latency"] | None,
+    Option("--objective", help=_OBJECTIVE, show_default=_DERIVED),
+]
+TrainWanted = Annotated[
+    Literal["train", "dtfm"],
+    Option("--objective", help="`train` looks for the shortest step, `dtfm` for the least cost by the DT-FM paper."),
 ]
 Dtype = Annotated[
-    str | None, Option(help="float32, bfloat16 or float16.", show_default="what suits the checkpoint and the machines")
+    str | None,
+    Option(
+        help="The model is in float32, bfloat16 or float16.", show_default="what suits the checkpoint and the machines"
+    ),
 ]
 Seed = Annotated[int, Option(min=0, max=2**53, help="The same seed gives the same result.")]
 Explain = Annotated[
-    bool, Option("--explain", help="Also: why, what was rejected, what one machine more would add, break-even.")
+    bool,
+    Option(
+        "--explain", help="Also show why, what was rejected, what one more machine would add, and when the pool pays."
+    ),
 ]
 
 Rate = Annotated[
-    float | None, Option(help="Requests a second.", show_default="offline: as many as go", rich_help_panel=_SERVING)
+    float | None, _serving(help="So many requests arrive per second.", show_default="offline: as many as possible")
 ]
-Deadline = Annotated[
-    float | None, Option(help="Seconds from a request's arrival to its last token.", rich_help_panel=_SERVING)
-]
-PromptTokens = Annotated[int, Option(min=1, help="Of a request, on average.", rich_help_panel=_SERVING)]
-OutputTokens = Annotated[int, Option(min=1, help="Of its answer, on average.", rich_help_panel=_SERVING)]
+Deadline = Annotated[float | None, _serving(help="A request may take so many seconds until its last token.")]
+PromptTokens = Annotated[int, _serving(min=1, help="Prompts have so many tokens on average.")]
+OutputTokens = Annotated[int, _serving(min=1, help="Answers have so many tokens on average.")]
 Budget = Annotated[
     float | None,
-    Option(help="Most US dollars an hour for the machines in use, without electricity.", rich_help_panel=_SERVING),
+    _serving(help="The machines in use may cost so many US dollars per hour, without electricity."),
 ]
 Pins = Annotated[
     list[str] | None,
-    Option("--pin", help="Keep layers on a machine, as in ada=0-19; may be given again.", rich_help_panel=_SERVING),
+    _serving("--pin", help="Keep these layers on this machine, as in ada=0-19. May be given several times."),
 ]
 
 Sequences = Annotated[
-    int | None,
-    Option(min=1, max=MOST, help="Texts in an optimizer step.", show_default="1024", rich_help_panel=_TRAINING),
+    int | None, _training(min=1, max=MOST, help="An optimizer step sees so many sequences.", show_default="1024")
 ]
-Length = Annotated[
-    int | None, Option(min=1, max=MOST, help="Tokens of a text.", show_default="2048", rich_help_panel=_TRAINING)
-]
+Length = Annotated[int | None, _training(min=1, max=MOST, help="A sequence has so many tokens.", show_default="2048")]
 Microbatch = Annotated[
-    int | None, Option(min=1, max=MOST, help="Texts in a microbatch.", show_default="1", rich_help_panel=_TRAINING)
+    int | None, _training(min=1, max=MOST, help="A microbatch has so many sequences.", show_default="1")
 ]
 Optimizer = Annotated[
-    str | None,
-    Option(help="adamw, adamw-8bit, momentum or sgd.", show_default="adamw", rich_help_panel=_TRAINING),
+    str | None, _training(help="The optimizer is adamw, adamw-8bit, momentum or sgd.", show_default="adamw")
 ]
 Schedule = Annotated[
     Literal["gpipe", "1f1b", "interleaved"] | None,
-    Option(help="Order of the microbatches.", show_default="1f1b", rich_help_panel=_TRAINING),
+    _training(help="The stages take microbatches in this order.", show_default="1f1b"),
 ]
 Recompute = Annotated[
-    bool, Option("--recompute", help="Compute activations again on the way back.", rich_help_panel=_TRAINING)
+    bool, _training("--recompute", help="Compute activations again in the backward pass; do not keep them.")
 ]
 Compress = Annotated[
     bool,
-    Option(
-        "--compress",
-        help="Let links carry compressed activations where that shortens the step (train only).",
-        rich_help_panel=_TRAINING,
-    ),
+    _training("--compress", help="Compress activations on links where that shortens the step (objective train)."),
 ]
 Replicas = Annotated[
     int | None,
-    Option(min=1, help="Pipelines side by side (dtfm only).", show_default="the best", rich_help_panel=_TRAINING),
+    _training(min=1, help="The plan has so many pipelines side by side (objective dtfm).", show_default="the best"),
 ]
 Stages = Annotated[
-    int | None, Option(min=1, help="Of each pipeline (dtfm only).", show_default="the best", rich_help_panel=_TRAINING)
+    int | None, _training(min=1, help="Each pipeline has so many stages (objective dtfm).", show_default="the best")
 ]
 
 Picture = Annotated[
-    Path | None, Option(help="Draw the map and the timeline: FILE.svg, .png or .html.", rich_help_panel=_FILES)
+    Path | None, _files(help="Draw a map and a timeline of the plan into FILE.svg, FILE.png or FILE.html.")
 ]
-Lock = Annotated[
-    Path | None, Option(help="Keep the plan in this file; one that is there is kept to.", rich_help_panel=_FILES)
-]
-SavePool = Annotated[Path | None, Option(help="Write the pool down as a pool file.", rich_help_panel=_FILES)]
+Lock = Annotated[Path | None, _files(help="Write the plan to this file. If the file exists, its plan is used.")]
+SavePool = Annotated[Path | None, _files(help="Write the pool to this file.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The command line of `muster plan`, of either form."""
+
+    model: str
+    pool: str
+    objective: Objective | None = None
+    dtype: str | None = None
+    rate: float | None = None
+    deadline: float | None = None
+    prompt_tokens: int = 512
+    output_tokens: int = 128
+    budget: float | None = None
+    pin: list[str] | None = None
+    sequences: int | None = None
+    length: int | None = None
+    microbatch: int | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    recompute: bool = False
+    compress: bool = False
+    replicas: int | None = None
+    stages: int | None = None
+    seed: int = 0
+    explain: bool = False
+    picture: Path | None = None
+    lock: Path | None = None
+    save_pool: Path | None = None
+    head: str | None = None
+    token: str | None = None
+    data_dir: Path | None = None
+    as_json: bool = False
 
 
 LEAST_RATE, MOST_RATE = 1e-6, 1e6
@@ -115,19 +151,20 @@ def serve_workload(prompt_tokens: int, output_tokens: int, rate: float | None, d
     return ServeWorkload(prompt_tokens, output_tokens, rate, deadline)
 
 
-def train_workload(**said: Any) -> TrainWorkload | None:
+def train_workload(asked: Asked) -> TrainWorkload | None:
     """None where nothing was said, so that a planner takes what it thinks of as usual."""
-    given = {key: value for key, value in said.items() if value not in (None, False)}
+    said = {name: getattr(asked, name) for name in _TRAINS}
+    given = {name: value for name, value in said.items() if value not in (None, False)}
     return TrainWorkload(**given) if given else None
 
 
-def check_belongs(objective: Objective, **said: object) -> None:
+def check_belongs(objective: Objective, asked: Asked) -> None:
     """Raises `InvalidRequest` on an option that this objective does not look at: silence would look like consent."""
     trains = objective in TRAINING
     strange = [*(_SERVES if trains else _TRAINS)]
     strange += [*(() if objective == "dtfm" else _DTFM), *(() if objective == "train" else ("compress",))]
     for option in strange:
-        if said.get(option.replace("-", "_")):
+        if getattr(asked, option):
             raise InvalidRequest(
                 f"--{option} says nothing to the objective {objective}; leave it out, or choose another objective.",
                 option,

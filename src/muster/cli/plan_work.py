@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.cli.explain_text import show_explanation
+from muster.cli.find_head import find_head
 from muster.cli.interruptible import interruptible
+from muster.cli.live_pool import live_pool
 from muster.cli.one_more import one_more
-from muster.cli.output import err, plain, show_json
-from muster.cli.plan_inputs import write_text
+from muster.cli.output import err, plain, progress, show_json
+from muster.cli.plan_inputs import check_outputs, find_pool, find_shape, write_text
+from muster.cli.plan_options import Asked, check_belongs, check_objective, serve_workload, train_workload
 from muster.cli.plan_record import plan_file, record
 from muster.cli.plan_text import show_answer
-from muster.cli.planning import Answer, Question, answer, spans_of
+from muster.cli.planning import Answer, Question, answer, read_pins, spans_of
 from muster.cli.saved_plan import forecast_again, read_plan
 from muster.errors import InvalidRequest
 from muster.plan.serve.options import Pin
@@ -27,6 +30,34 @@ class Files:
     save_pool: Path | None
     pool_text: str
     """The pool as a pool file."""
+
+
+def plan_as_asked(asked: Asked) -> None:
+    """Nothing slow begins before everything that was written has been checked."""
+    serve = serve_workload(asked.prompt_tokens, asked.output_tokens, asked.rate, asked.deadline)
+    objective = check_objective(asked.objective, serve, asked.budget)
+    check_belongs(objective, asked)
+    train = train_workload(asked)
+    check_outputs(asked.picture, asked.lock, asked.save_pool)
+    with progress(asked.as_json) as bars:
+        bars.add_task(f"reading {asked.model} and {asked.pool}", total=None)
+        pool, text = find_pool(asked.pool, lambda: live_pool(find_head(asked.head, asked.token, folder=asked.data_dir)))
+        shape = find_shape(asked.model, asked.dtype, pool.nodes)
+    pins = read_pins(asked.pin or (), pool, shape)
+    question = Question(
+        shape,
+        pool,
+        objective,
+        serve,
+        train,
+        pins,
+        budget_per_hour=asked.budget,
+        compress=asked.compress,
+        replicas=asked.replicas,
+        stages=asked.stages,
+        seed=asked.seed,
+    )
+    carry_out(question, Files(asked.picture, asked.lock, asked.save_pool, text), asked.explain, asked.as_json)
 
 
 def carry_out(question: Question, files: Files, explain: bool, as_json: bool) -> None:

@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 def run(
     model: Annotated[str, typer.Argument(help="`tiny`, a folder with safetensors, or a Hugging Face id.")],
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Share of probability to choose from.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Generate at most so many tokens.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Sample with this temperature; 0 always takes the likeliest token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Choose among the likeliest tokens that have this share of the probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End the answer at this text. May be given several times.")
+    ] = None,
     head: HeadUrl = None,
     key: ApiKey = None,
     data_dir: DataDir = None,

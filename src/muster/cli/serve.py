@@ -15,42 +15,55 @@ from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
 
 LOOPBACK = "127.0.0.1"
-LinkPort = Annotated[int, typer.Option(help="UDP port for the machines; 0 takes that of last time, or a free one.")]
+LinkPort = Annotated[int, typer.Option(help="Machines reach this UDP port; 0 takes that of last time, or a free one.")]
 ServePins = Annotated[
     list[str] | None,
-    typer.Option("--pin", help="Keep layers on a machine whenever it is here, as in ada=0-19; may be given again."),
+    typer.Option(
+        "--pin",
+        help="Keep these layers on this machine whenever it is here, as in ada=0-19. May be given several times.",
+    ),
 ]
 ServePlan = Annotated[
-    Path | None, typer.Option(help="Pin every machine to its layers in this plan, from `muster plan --lock`.")
+    Path | None,
+    typer.Option(help="Pin every machine to the layers that it has in this plan, from `muster plan --lock`."),
 ]
 
 
 def serve(
     model: Annotated[str, typer.Argument(help="`tiny`, a folder with safetensors, or a Hugging Face id.")],
-    host: Annotated[str, typer.Option(help="Address of the HTTP door; beyond loopback only with API keys.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(help="Port of the HTTP door; 0 picks a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="The HTTP door listens at this address. Beyond loopback it needs API keys.")
+    ] = LOOPBACK,
+    port: Annotated[int, typer.Option(help="The HTTP door listens on this port; 0 picks a free one.")] = 8000,
     data_dir_: DataDir = None,
-    local_worker: Annotated[bool, typer.Option(help="Whether this machine also computes.")] = True,
-    memory: Annotated[str | None, typer.Option(help="Most memory that the local worker may use, such as 8GB.")] = None,
-    name: Annotated[str | None, typer.Option(help="What to call this machine.", show_default="its host name")] = None,
-    region: Annotated[str, typer.Option(help="Where it stands, in your own words.")] = "home",
+    local_worker: Annotated[bool, typer.Option(help="Let this machine compute, too.")] = True,
+    memory: Annotated[str | None, typer.Option(help="The local worker may use so much memory, such as 8GB.")] = None,
+    name: Annotated[str | None, typer.Option(help="Call this machine so.", show_default="its host name")] = None,
+    region: Annotated[str, typer.Option(help="This machine stands here; use your own words.")] = "home",
     scenario: Annotated[
-        str | None, typer.Option(help="Shape the links (delay, loss, cut): a shipped scenario's name or a TOML file.")
+        str | None,
+        typer.Option(help="Slow down and cut links as this scenario says: one of Muster's by name, or a TOML file."),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16.", show_default="what suits the checkpoint and the machines"),
+        typer.Option(
+            help="The model computes in float32, bfloat16 or float16.",
+            show_default="what suits the checkpoint and the machines",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="Compute on cpu, cuda or mps; auto takes the fastest.")] = "auto",
     max_context: Annotated[
-        int | None, typer.Option(help="Longest prompt and answer together.", show_default="the model's")
+        int | None,
+        typer.Option(help="A prompt and its answer may have so many tokens together.", show_default="the model's"),
     ] = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
     pin: ServePins = None,
     plan: ServePlan = None,
     link_port: LinkPort = 0,
-    relay: Annotated[str | None, typer.Option(help="Relay for machines that cannot be dialled directly.")] = None,
-    ticket_hours: Annotated[float, typer.Option(help="How long the printed ticket lets machines join.")] = 24.0,
+    relay: Annotated[str | None, typer.Option(help="Machines that cannot be dialled directly use this relay.")] = None,
+    ticket_hours: Annotated[
+        float, typer.Option(help="The printed ticket lets machines join for so many hours.")
+    ] = 24.0,
     as_json: Json = False,
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""

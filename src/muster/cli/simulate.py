@@ -17,31 +17,44 @@ _TOKENS = "the plan's, else 512 and 128"
 
 def simulate(
     plan: Annotated[
-        str, Argument(help="A plan that `muster plan` wrote with --lock or --json; or a model, to plan for first.")
+        str,
+        Argument(help="A plan that `muster plan` wrote with --lock or --json, or a model, which is planned for first."),
     ],
     pool: Annotated[
         str | None,
-        Option(help="As of `muster plan`; needed with a model.", show_default="the pool that the plan was made for"),
+        Option(
+            help="The pool, as for `muster plan`. A model needs one.",
+            show_default="the pool that the plan was made for",
+        ),
     ] = None,
     objective: Wanted = None,
     dtype: Dtype = None,
     rate: Rate = None,
     deadline: Deadline = None,
-    prompt_tokens: Annotated[int | None, Option(min=1, help="Of a request, on average.", show_default=_TOKENS)] = None,
-    output_tokens: Annotated[int | None, Option(min=1, help="Of its answer.", show_default=_TOKENS)] = None,
-    requests: Annotated[
-        int | None, Option(min=1, help="How many come.", show_default="a few for every one that runs at once")
+    prompt_tokens: Annotated[
+        int | None, Option(min=1, help="Prompts have so many tokens on average.", show_default=_TOKENS)
     ] = None,
-    spread: Annotated[float, Option(min=0, max=0.99, help="Lengths vary by up to this share of their mean.")] = 0.0,
+    output_tokens: Annotated[
+        int | None, Option(min=1, help="Answers have so many tokens on average.", show_default=_TOKENS)
+    ] = None,
+    requests: Annotated[
+        int | None, Option(min=1, help="So many requests come.", show_default="a few for every one that runs at once")
+    ] = None,
+    spread: Annotated[
+        float, Option(min=0, max=0.99, help="Lengths vary around their mean by up to this share of it.")
+    ] = 0.0,
     trace: Annotated[
-        Path | None, Option(help="Recorded requests: lines of seconds,prompt tokens,output tokens.")
+        Path | None, Option(help="A file of recorded requests, with lines of seconds,prompt tokens,output tokens.")
     ] = None,
     steps: Annotated[
-        int | None, Option(min=1, help="Optimizer steps, of a plan for training.", show_default="1")
+        int | None, Option(min=1, help="A plan for training runs so many optimizer steps.", show_default="1")
     ] = None,
     fault: Annotated[
         list[str] | None,
-        Option(help="leave:ada@12, join:ada@40, slow:bob@5x0.3 (of its speed), cut:ada,bob@10-20; may be given again."),
+        Option(
+            help="A fault, such as leave:ada@12, join:ada@40, slow:bob@5x0.3 (to this share of its speed) or "
+            "cut:ada,bob@10-20. May be given several times."
+        ),
     ] = None,
     seed: Seed = 0,
     picture: Picture = None,
@@ -50,7 +63,7 @@ def simulate(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Run a plan in simulation: requests that arrive, machines that leave or slow down, and what that costs."""
+    """Simulate a plan at work: requests arrive, machines leave or slow down, and it shows what that costs."""
     from muster.cli.find_head import find_head
     from muster.cli.live_pool import live_pool
     from muster.cli.plan_inputs import check_outputs

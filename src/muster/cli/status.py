@@ -12,8 +12,8 @@ from muster.cli.placement_text import placement_lines
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every interval until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, help="Look again after so many seconds.")] = 1.0,
     head: HeadUrl = None,
     token: AdminToken = None,
     data_dir: DataDir = None,

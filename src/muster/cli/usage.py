@@ -26,5 +26,5 @@ def in_words(error: Exception) -> InvalidRequest:
     for theirs, ours in _WORDS:
         says = re.sub(theirs, ours, says, flags=re.DOTALL)
     context = getattr(error, "ctx", None)
-    verb = context.command_path if context is not None else "muster"
+    verb = " ".join(context.command_path.split()) if context is not None else "muster"
     return InvalidRequest(f"{says}; see `{verb} --help`." if says else "")
