@@ -53,6 +53,13 @@ for words in {commands!r}:
     assert ended.returncode == 0, ended.stderr
 
 
+def test_a_worker_imports_no_scipy_with_transformers() -> None:
+    code = "import sys; from muster.node.process import import_worker; import_worker(); import scipy; " + (
+        "sys.exit(any(name in sys.modules for name in ('scipy.optimize', 'scipy.linalg')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
 @pytest.mark.parametrize("words", [["nonsense"], ["serve"], ["join"], ["run", "tiny"], ["run", "tiny", "x", "--top-k"]])
 def test_wrong_usage_exits_with_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(words) == 2

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from muster.cli.options import DataDir, Json, parse_bytes
+from muster.cli.options import ComputeDevice, DataDir, Json, MachineName, Region, ScenarioName, parse_bytes
 from muster.cli.output import Announcer, progress
 from muster.head.data_directory import data_dir
 
@@ -24,14 +24,11 @@ def join(
     memory: Annotated[
         str | None, typer.Option(help="Lend at most so much memory, such as 8GB.", show_default="most of what is free")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Call this machine so.", show_default="its host name")] = None,
-    region: Annotated[str, typer.Option(help="This machine stands here; use your own words.")] = "home",
-    device: Annotated[str, typer.Option(help="Compute on cpu, cuda or mps; auto takes the fastest.")] = "auto",
+    name: MachineName = None,
+    region: Region = "home",
+    device: ComputeDevice = "auto",
     speed: Annotated[float, typer.Option(min=0.01, max=1.0, help="Lend this share of the machine's speed.")] = 1.0,
-    scenario: Annotated[
-        str | None,
-        typer.Option(help="Slow down and cut links as this scenario says: one of Muster's by name, or a TOML file."),
-    ] = None,
+    scenario: ScenarioName = None,
     data_dir_: DataDir = None,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Keep fetched weights in this folder.", show_default="the data directory")

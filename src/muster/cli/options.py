@@ -31,6 +31,15 @@ AdminToken = Annotated[
 ApiKey = Annotated[
     str | None, typer.Option("--key", envvar="MUSTER_API_KEY", help="Your API key, if the head asks for one.")
 ]
+MachineName = Annotated[str | None, typer.Option("--name", help="Call this machine so.", show_default="its host name")]
+Region = Annotated[str, typer.Option("--region", help="This machine stands here; use your own words.")]
+ComputeDevice = Annotated[str, typer.Option("--device", help="Compute on cpu, cuda or mps; auto takes the fastest.")]
+ScenarioName = Annotated[
+    str | None,
+    typer.Option(
+        "--scenario", help="Slow down and cut links as this scenario says: one of Muster's by name, or a TOML file."
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(

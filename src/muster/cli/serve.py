@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from muster.cli.options import DataDir, Json, parse_bytes
+from muster.cli.options import ComputeDevice, DataDir, Json, MachineName, Region, ScenarioName, parse_bytes
 from muster.cli.output import Announcer, progress
 from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
@@ -38,12 +38,9 @@ def serve(
     data_dir_: DataDir = None,
     local_worker: Annotated[bool, typer.Option(help="Let this machine compute, too.")] = True,
     memory: Annotated[str | None, typer.Option(help="The local worker may use so much memory, such as 8GB.")] = None,
-    name: Annotated[str | None, typer.Option(help="Call this machine so.", show_default="its host name")] = None,
-    region: Annotated[str, typer.Option(help="This machine stands here; use your own words.")] = "home",
-    scenario: Annotated[
-        str | None,
-        typer.Option(help="Slow down and cut links as this scenario says: one of Muster's by name, or a TOML file."),
-    ] = None,
+    name: MachineName = None,
+    region: Region = "home",
+    scenario: ScenarioName = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +48,7 @@ def serve(
             show_default="what suits the checkpoint and the machines",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Compute on cpu, cuda or mps; auto takes the fastest.")] = "auto",
+    device: ComputeDevice = "auto",
     max_context: Annotated[
         int | None,
         typer.Option(help="A prompt and its answer may have so many tokens together.", show_default="the model's"),

@@ -5,6 +5,7 @@ Events told through `announce`: importing, measuring, measured (device), joined 
 """
 
 import asyncio
+import importlib.util
 import signal
 import time
 from dataclasses import dataclass
@@ -92,7 +93,13 @@ async def prepared(
 
 
 def import_worker() -> None:
-    import muster.node.worker  # noqa: F401
+    """`transformers` imports scipy where it finds it, for losses that no decoder has: half a second of every start."""
+    find = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, package=None: None if name == "scipy" else find(name, package)
+    try:
+        import muster.node.worker  # noqa: F401
+    finally:
+        importlib.util.find_spec = find
 
 
 def node_options(options: LendOptions) -> "WorkerOptions":
