@@ -33,6 +33,14 @@ ApiKey = Annotated[
 ]
 MachineName = Annotated[str | None, typer.Option("--name", help="Call this machine so.", show_default="its host name")]
 Region = Annotated[str, typer.Option("--region", help="This machine stands here; use your own words.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="The model is in float32, bfloat16 or float16.",
+        show_default="what suits the checkpoint and the machines",
+    ),
+]
 ComputeDevice = Annotated[str, typer.Option("--device", help="Compute on cpu, cuda or mps; auto takes the fastest.")]
 ScenarioName = Annotated[
     str | None,

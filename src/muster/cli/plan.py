@@ -9,13 +9,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
+from muster.cli.options import AdminToken, DataDir, Dtype, HeadUrl, Json
 from muster.cli.plan_options import (
     Asked,
     Budget,
     Compress,
     Deadline,
-    Dtype,
     Explain,
     Length,
     Lock,

@@ -33,12 +33,6 @@ TrainWanted = Annotated[
     Literal["train", "dtfm"],
     Option("--objective", help="`train` looks for the shortest step, `dtfm` for the least cost by the DT-FM paper."),
 ]
-Dtype = Annotated[
-    str | None,
-    Option(
-        help="The model is in float32, bfloat16 or float16.", show_default="what suits the checkpoint and the machines"
-    ),
-]
 Seed = Annotated[int, Option(min=0, max=2**53, help="The same seed gives the same result.")]
 Explain = Annotated[
     bool,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from muster.cli.options import ComputeDevice, DataDir, Json, MachineName, Region, ScenarioName, parse_bytes
+from muster.cli.options import ComputeDevice, DataDir, Dtype, Json, MachineName, Region, ScenarioName, parse_bytes
 from muster.cli.output import Announcer, progress
 from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
@@ -41,13 +41,7 @@ def serve(
     name: MachineName = None,
     region: Region = "home",
     scenario: ScenarioName = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="The model computes in float32, bfloat16 or float16.",
-            show_default="what suits the checkpoint and the machines",
-        ),
-    ] = None,
+    dtype: Dtype = None,
     device: ComputeDevice = "auto",
     max_context: Annotated[
         int | None,

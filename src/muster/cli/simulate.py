@@ -9,8 +9,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
-from muster.cli.plan_options import Deadline, Dtype, Picture, Rate, Seed, Wanted
+from muster.cli.options import AdminToken, DataDir, Dtype, HeadUrl, Json
+from muster.cli.plan_options import Deadline, Picture, Rate, Seed, Wanted
 
 _TOKENS = "the plan's, else 512 and 128"
 
