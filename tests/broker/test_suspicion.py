@@ -89,3 +89,10 @@ def test_a_machine_that_breaks_the_rules_towards_a_client_is_left_out() -> None:
     assert set(stage.ranges()) == {1, 4, 3}
     stage.say(NodeAccused("f" * 64, "nobody knows it"))
     assert set(stage.ranges()) == {1, 4, 3}
+
+
+def test_whoever_hangs_is_found_though_its_last_heartbeat_is_a_little_old() -> None:
+    stage = silent_pool(12.0)
+    beat(stage, stage.at(2), steps=7, computing_s=9.9)
+    stage.say(PipelineSuspected(stage.route.epoch))
+    assert set(stage.ranges()) == {1, 4, 3}

@@ -303,11 +303,13 @@ class BrokerState:
             return self.placing.end(serving, now_s)
         patience_s = max(self.options.hang_s, HANG_STEPS * serving.longest_step_seconds)
         members = [self.members.members[node] for node in serving.nodes]
-        hanging = [member for member in members if member.computing_s >= patience_s]
+        still = all(now_s - member.stepped_s >= patience_s for member in members)
+        # Where nobody has finished a step for so long, the heartbeats of who hangs may lag behind: half of it will do.
+        hanging = [member for member in members if member.computing_s >= (patience_s / 2 if still else patience_s)]
         for member in hanging:
             member.hangs = True
             self.members.failed(member.id, now_s)
-        if not hanging and any(now_s - member.stepped_s < patience_s for member in members):
+        if not hanging and not still:
             return []
         return self.placing.end(serving, now_s)
 
