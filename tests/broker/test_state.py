@@ -354,22 +354,24 @@ def test_any_other_first_placement_waits_for_the_machines_that_come_together(own
 
 
 @pytest.mark.parametrize(
-    ("speeds", "dtype"),
+    ("speeds", "memory_mib", "dtype"),
     [
-        ([{"float32": 1e12}], "float32"),
-        ([{"float32": 1e12, "bfloat16": 3e12}], "bfloat16"),
-        ([{"float32": 1e12}, {"float32": 1e12, "bfloat16": 3e12}], "bfloat16"),
-        ([{"float32": 1e12, "bfloat16": 1e10}, {"float32": 1e12, "bfloat16": 1.5e12}], "float32"),
+        ([{"float32": 1e12}], 2000, "float32"),
+        ([{"float32": 1e12}], 1200, "bfloat16"),
+        ([{"float32": 1e12}] * 3, 500, "bfloat16"),
+        ([{"float32": 1e12, "bfloat16": 3e12}], 2000, "bfloat16"),
+        ([{"float32": 1e12}, {"float32": 1e12, "bfloat16": 3e12}], 2000, "bfloat16"),
+        ([{"float32": 1e12, "bfloat16": 1e10}, {"float32": 1e12, "bfloat16": 1.5e12}], 2000, "float32"),
     ],
 )
-def test_the_machines_and_not_the_head_decide_in_which_dtype_a_model_is_placed(speeds, dtype):
+def test_the_machines_and_not_the_head_decide_in_which_dtype_a_model_is_placed(speeds, memory_mib, dtype):
     wide = replace(SERVED.shape, dtype="float32", layer_bytes=tuple(2 * size for size in SERVED.shape.layer_bytes))
     stage = Stage(
         options=BrokerOptions(placing=PlacingOptions(min_nodes=len(speeds))),
         served=replace(SERVED, choices=(SERVED.shape, wide)),
     )
     for number, flops in enumerate(speeds, start=1):
-        claim = measured(2000)
+        claim = measured(memory_mib)
         stage.tell(stage.dial(number), msgspec.structs.replace(claim, device=replace(claim.device, flops_per_s=flops)))
     stage.pass_time(4)
     assert stage.route is not None

@@ -2,20 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from muster.cli.plan_inputs import check_outputs, find_pool, find_shape, write_text
-from muster.cli.planning import Question, forecast_of
+from muster.cli.plan_inputs import check_outputs, find_pool, find_shape, find_shapes, write_text
+from muster.cli.planning import Question, answer_in_dtype, forecast_of
 from muster.cost.measured import constants_for
 from muster.cost.named_shapes import named_shape, shape_config
-from muster.errors import InvalidRequest, MachineTrouble, MusterError, UnknownModel, UnsupportedModel
+from muster.errors import DoesNotFit, InvalidRequest, MachineTrouble, MusterError, UnknownModel, UnsupportedModel
 from muster.model.source import EMBEDDED
 from muster.sim.serve.forecast import serve_forecast
 from muster.spec.devices import device_facts
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Device, Node, Pool
+from muster.spec.workload import ServeWorkload
 
 TINY = EMBEDDED["tiny"]
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "vocab_size": 100}
@@ -151,9 +153,10 @@ def machine(**speeds: float) -> Node:
 def test_the_dtype_is_what_the_machines_compute_fast_unless_somebody_says(model_type: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**SMALL, "model_type": model_type, "torch_dtype": "auto"}))
     slow, fast = machine(float32=1e12), machine(float32=1e12, bfloat16=3e12)
-    dtypes = [find_shape(str(tmp_path), nodes=nodes).dtype for nodes in ([slow], [fast], [slow, fast])]
+    dtypes = [find_shapes(str(tmp_path), None, nodes)[0].dtype for nodes in ([slow], [fast], [slow, fast])]
     assert dtypes == ["float32", "bfloat16", "bfloat16"]
-    assert find_shape(str(tmp_path), "float16", [slow, fast]).dtype == "float16"
+    assert [shape.dtype for shape in find_shapes(str(tmp_path), None, [slow])] == ["float32", "bfloat16"]
+    assert [shape.dtype for shape in find_shapes(str(tmp_path), "float16", [slow, fast])] == ["float16"]
     with pytest.raises(UnsupportedModel, match="'int8' is not served"):
         find_shape(str(tmp_path), "int8")
 
@@ -167,3 +170,21 @@ def test_a_quantised_checkpoint_is_not_planned_as_if_it_were_none(model_type: st
     said = find_shape(str(tmp_path), "bfloat16")
     (tmp_path / "config.json").write_text(json.dumps(plain))
     assert said == find_shape(str(tmp_path), "bfloat16")
+
+
+@pytest.mark.parametrize(("memory_mib", "dtype"), [(4000, "float32"), (1200, "bfloat16")])
+def test_a_model_that_does_not_fit_in_the_fastest_dtype_is_planned_in_a_narrower_one(
+    memory_mib: int, dtype: str, tmp_path: Path
+) -> None:
+    large = {**SMALL, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps({**large, "num_attention_heads": 8, "num_key_value_heads": 2}))
+    slow = machine(float32=1e12)
+    pool = Pool((replace(slow, device=replace(slow.device, memory_bytes=memory_mib * 2**20)),))
+    shape, *narrower = find_shapes(str(tmp_path), None, pool.nodes)
+    asked = Question(shape, pool, "throughput", ServeWorkload(64, 16), narrower=tuple(narrower))
+    question, made = answer_in_dtype(asked, lambda: False)
+    assert question.shape.dtype == dtype
+    assert made.plan.pipelines
+    tiny_pool = Pool((replace(slow, device=replace(slow.device, memory_bytes=2**27)),))
+    with pytest.raises(DoesNotFit, match="needs"):
+        answer_in_dtype(replace(asked, pool=tiny_pool), lambda: False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from muster.cost.config_fields import Fields, read_config
-from muster.cost.dtypes import fastest_dtype, possible_dtypes
+from muster.cost.dtypes import dtypes_to_try, possible_dtypes, possible_for
 from muster.cost.families import FAMILIES
 from muster.cost.from_config import shape_from_config
 from muster.cost.limits import packing_of, unpacked
@@ -24,25 +24,30 @@ MOST_BYTES = 2**27
 PICTURES = (".svg", ".png", ".html")
 
 
-def find_shape(name: str, dtype: str | None = None, nodes: Iterable[Node] = ()) -> ModelShape:
+def find_shapes(name: str, dtype: str | None, nodes: Iterable[Node]) -> tuple[ModelShape, ...]:
+    """As `find_shape`, in the dtypes to try on these machines, one after the other until they can hold it."""
+    possible = (dtype,) if dtype else possible_for(find_shape(name).dtype)
+    return tuple(find_shape(name, one) for one in dtypes_to_try(possible, nodes))
+
+
+def find_shape(name: str, dtype: str | None = None) -> ModelShape:
     """Sizes of a folder's model, a bare config.json, a shape that ships by name, or a model on the hub; no weights.
 
-    `dtype` None takes what suits the checkpoint and the machines, as `muster serve` would. Raises `UnknownModel` with
-    what could be meant, else what reading raises.
+    `dtype` None takes the checkpoint's own. Raises `UnknownModel` with what could be meant, else what reading raises.
     """
     path = Path(name).expanduser()
     if path.is_file():
-        return _from_file(path, path.resolve().parent.name, dtype, nodes)
+        return _from_file(path, path.resolve().parent.name, dtype)
     if path.is_dir():
-        return _from_file(path / "config.json", path.resolve().name, dtype, nodes)
+        return _from_file(path / "config.json", path.resolve().name, dtype)
     if name in shape_names():
-        return named_shape(name, dtype, nodes)
+        return named_shape(name, dtype)
     from muster.model.source import EMBEDDED, HUB_ID, resolve_config  # the hub's client takes a while to import
 
     if name in EMBEDDED:
-        return _from_file(EMBEDDED[name] / "config.json", name, dtype, nodes)
+        return _from_file(EMBEDDED[name] / "config.json", name, dtype)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _from_file(resolve_config(name), name, dtype, nodes)
+        return _from_file(resolve_config(name), name, dtype)
     known = suggest(name, [*shape_names(), *EMBEDDED]).rstrip("?.")
     raise UnknownModel(
         f"There is no model {name!r} ({known}); give the name of a shape, a folder, a config.json, or a hub id like "
@@ -51,7 +56,7 @@ def find_shape(name: str, dtype: str | None = None, nodes: Iterable[Node] = ()) 
     )
 
 
-def _from_file(path: Path, name: str, dtype: str | None, nodes: Iterable[Node]) -> ModelShape:
+def _from_file(path: Path, name: str, dtype: str | None) -> ModelShape:
     if not path.is_file():
         raise UnknownModel(
             f"{path.parent} has no config.json, so its sizes are unknown; name the model's folder.", "model"
@@ -69,8 +74,8 @@ def _from_file(path: Path, name: str, dtype: str | None, nodes: Iterable[Node]) 
         text = json.dumps(unpacked(entries))
     fields = Fields.parse(text)
     if fields.model_type in FAMILIES:
-        return shape_from_config(text, name, dtype, nodes)
-    return _counted(text, name, fastest_dtype(possible_dtypes(fields, dtype), nodes))
+        return shape_from_config(text, name, dtype)
+    return _counted(text, name, possible_dtypes(fields, dtype)[0])
 
 
 def _counted(config_json: str, name: str, dtype: str) -> ModelShape:

@@ -10,11 +10,11 @@ from muster.cli.interruptible import interruptible
 from muster.cli.live_pool import live_pool
 from muster.cli.one_more import one_more
 from muster.cli.output import err, plain, progress, show_json
-from muster.cli.plan_inputs import check_outputs, find_pool, find_shape, write_text
+from muster.cli.plan_inputs import check_outputs, find_pool, find_shapes, write_text
 from muster.cli.plan_options import Asked, check_belongs, check_objective, serve_workload, train_workload
 from muster.cli.plan_record import plan_file, record
 from muster.cli.plan_text import show_answer
-from muster.cli.planning import Answer, Question, answer, read_pins, spans_of
+from muster.cli.planning import Answer, Question, answer_in_dtype, read_pins, spans_of
 from muster.cli.saved_plan import forecast_again, read_plan
 from muster.errors import InvalidRequest
 from muster.plan.serve.options import Pin
@@ -42,7 +42,7 @@ def plan_as_asked(asked: Asked) -> None:
     with progress(asked.as_json) as bars:
         bars.add_task(f"reading {asked.model} and {asked.pool}", total=None)
         pool, text = find_pool(asked.pool, lambda: live_pool(find_head(asked.head, asked.token, folder=asked.data_dir)))
-        shape = find_shape(asked.model, asked.dtype, pool.nodes)
+        shape, *narrower = find_shapes(asked.model, asked.dtype, pool.nodes)
     pins = read_pins(asked.pin or (), pool, shape)
     question = Question(
         shape,
@@ -56,6 +56,7 @@ def plan_as_asked(asked: Asked) -> None:
         replicas=asked.replicas,
         stages=asked.stages,
         seed=asked.seed,
+        narrower=tuple(narrower),
     )
     carry_out(question, Files(asked.picture, asked.lock, asked.save_pool, text), asked.explain, asked.as_json)
 
@@ -64,7 +65,7 @@ def carry_out(question: Question, files: Files, explain: bool, as_json: bool) ->
     if files.save_pool is not None:
         write_text(files.save_pool, files.pool_text)
     with interruptible("planning", as_json) as interrupt:
-        made = keep_to(files.lock, question) or answer(question, interrupt)
+        question, made = keep_to(files.lock, question) or answer_in_dtype(question, interrupt)
         if made.dtfm is not None:
             question = replace(question, train=made.dtfm.workload)
         more = one_more(question, made, interrupt) if explain else None
@@ -84,7 +85,7 @@ def carry_out(question: Question, files: Files, explain: bool, as_json: bool) ->
         show_explanation(question, made, more or ())
 
 
-def keep_to(lock: Path | None, question: Question) -> Answer | None:
+def keep_to(lock: Path | None, question: Question) -> tuple[Question, Answer] | None:
     """The plan of a lock file with a forecast for the pool as it is now; None where there is no file yet.
 
     Raises `InvalidRequest` on a lock that was made for something else, saying what.
@@ -92,6 +93,8 @@ def keep_to(lock: Path | None, question: Question) -> Answer | None:
     if lock is None or not lock.exists():
         return None
     held = read_plan(lock)
+    same = [shape for shape in (question.shape, *question.narrower) if shape == held.shape]
+    question = replace(question, shape=same[0]) if same else question
     reason = why_useless(held, question.shape, question.pool) or _asked_otherwise(held, question)
     if reason:
         raise InvalidRequest(
@@ -102,7 +105,7 @@ def keep_to(lock: Path | None, question: Question) -> Answer | None:
         err.print(
             plain(f"{lock} is kept to, though {changed}; delete it to plan anew."), style="yellow", soft_wrap=True
         )
-    return forecast_again(question, held.plan)
+    return question, forecast_again(question, held.plan)
 
 
 def _asked_otherwise(held: PlanFile, question: Question) -> str | None:

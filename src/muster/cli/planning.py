@@ -9,7 +9,7 @@ from muster.cli.pins import read_pin
 from muster.cost.codec_table import CODECS
 from muster.cost.measured import constants_of
 from muster.cost.pace import Constants
-from muster.errors import ContextTooLong, InvalidRequest, Unsupported
+from muster.errors import ContextTooLong, DoesNotFit, InvalidRequest, Unsupported
 from muster.head.pins import check_layers, over_each_other
 from muster.plan.found import Found, Rejected
 from muster.plan.serve.options import Objective as ServeObjective
@@ -51,6 +51,8 @@ class Question:
     seed: int = 0
     effort: int | None = None
     """Most layouts that a search looks at; None is the planner's own budget."""
+    narrower: tuple[ModelShape, ...] = ()
+    """The model in the dtypes to plan in where the machines cannot hold it in that of `shape`."""
 
     @property
     def constants(self) -> Constants:
@@ -88,6 +90,17 @@ def answer(question: Question, out_of_time: Callable[[], bool] = lambda: False) 
         check_serves(question.shape, question.workload)
     search = {"dtfm": _dtfm, "train": _train}.get(question.objective, _serve)
     return replace(search(question, out_of_time), seconds=perf_counter() - started)
+
+
+def answer_in_dtype(question: Question, out_of_time: Callable[[], bool]) -> tuple[Question, Answer]:
+    """In the first dtype in which the machines can hold the model. Raises as `answer` does, of the last one."""
+    try:
+        return question, answer(question, out_of_time)
+    except DoesNotFit:
+        if not question.narrower:
+            raise
+    shape, *narrower = question.narrower
+    return answer_in_dtype(replace(question, shape=shape, narrower=tuple(narrower)), out_of_time)
 
 
 def check_serves(shape: ModelShape, workload: ServeWorkload) -> None:

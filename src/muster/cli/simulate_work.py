@@ -8,9 +8,9 @@ from pathlib import Path
 from muster.cli.fault_options import MAX_REQUESTS, read_faults, read_trace
 from muster.cli.interruptible import interruptible
 from muster.cli.output import show_json
-from muster.cli.plan_inputs import find_pool, find_shape, read_text
+from muster.cli.plan_inputs import find_pool, find_shapes, read_text
 from muster.cli.plan_options import check_objective, serve_workload
-from muster.cli.planning import Question, answer, check_serves, forecast_of
+from muster.cli.planning import Question, answer_in_dtype, check_serves, forecast_of
 from muster.cli.saved_plan import forecast_again, read_plan
 from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
@@ -209,8 +209,8 @@ def _from_model(
     serve = _workload(asked, ServeWorkload())
     objective = check_objective(asked.objective, serve, None)
     pool, _ = find_pool(asked.pool, live)
-    shape = find_shape(asked.plan, asked.dtype, pool.nodes)
-    question = Question(shape, pool, objective, serve, seed=asked.seed)
-    made = answer(question, out_of_time)
+    shape, *narrower = find_shapes(asked.plan, asked.dtype, pool.nodes)
+    question = Question(shape, pool, objective, serve, seed=asked.seed, narrower=tuple(narrower))
+    question, made = answer_in_dtype(question, out_of_time)
     # DT-FM's objective knows of a workload that is published together with the fleet.
     return (replace(question, train=made.dtfm.workload) if made.dtfm else question), made.plan

@@ -1,12 +1,14 @@
 """In which dtype a model is computed: one rule for whoever plans it and whoever serves it. Knows no architecture.
 
 The checkpoint says what precision there is to lose, and the machines say what they compute fast. Of the dtypes that a
-checkpoint may be computed in, that one is taken in which all machines of the pool together multiply matrices fastest.
+checkpoint may be computed in, that one is taken in which all machines of the pool together multiply matrices fastest;
+a narrower one where they cannot hold the model in it.
 """
 
 from collections.abc import Iterable, Sequence
 
 from muster.cost.config_fields import Fields
+from muster.cost.memory import dtype_bytes
 from muster.errors import UnsupportedModel
 from muster.spec.pool import Device, Node
 
@@ -46,13 +48,25 @@ def possible_dtypes(fields: Fields, wanted: str | None = None) -> tuple[str, ...
 
     Raises `UnsupportedModel` on a wanted one that is not served.
     """
-    return (check_dtype(wanted),) if wanted else _MAY_BE_COMPUTED_IN[checkpoint_dtype(fields)]
+    return (check_dtype(wanted),) if wanted else possible_for(checkpoint_dtype(fields))
+
+
+def possible_for(checkpoint: str) -> tuple[str, ...]:
+    """By the checkpoint's own dtype, which comes first."""
+    return _MAY_BE_COMPUTED_IN[checkpoint]
 
 
 def fastest_dtype(possible: Sequence[str], nodes: Iterable[Node]) -> str:
     """Of the possible ones; the first where no machine is known."""
+    return dtypes_to_try(possible, nodes)[0]
+
+
+def dtypes_to_try(possible: Sequence[str], nodes: Iterable[Node]) -> tuple[str, ...]:
+    """The fastest; then the narrower ones, for machines that cannot hold the model in it."""
     machines = list(nodes)
-    return max(possible, key=lambda dtype: sum(one.device_count * _speed(one.device, dtype) for one in machines))
+    speeds = {dtype: sum(one.device_count * _speed(one.device, dtype) for one in machines) for dtype in possible}
+    fastest, *others = sorted(possible, key=lambda dtype: -speeds[dtype])
+    return (fastest, *(dtype for dtype in others if dtype_bytes(dtype) < dtype_bytes(fastest)))
 
 
 def _speed(device: Device, dtype: str) -> float:

@@ -3,16 +3,13 @@
 For a family that is not known here, `muster.model.shape` counts the modules themselves.
 """
 
-from collections.abc import Iterable
-
 from muster.cost.config_fields import Fields
-from muster.cost.dtypes import fastest_dtype, possible_dtypes
+from muster.cost.dtypes import possible_dtypes
 from muster.cost.families import Family, family_of, fields_of, hidden_size, layer_sizes, num_layers
 from muster.cost.limits import longest_context
 from muster.cost.memory import dtype_bytes
 from muster.errors import UnsupportedModel
 from muster.spec.model_shape import ModelShape
-from muster.spec.pool import Node
 
 _MOST_LAYERS = 10_000
 _NAMES = {
@@ -23,14 +20,14 @@ _NAMES = {
 }
 
 
-def shape_from_config(config_json: str, name: str, dtype: str | None = None, nodes: Iterable[Node] = ()) -> ModelShape:
+def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> ModelShape:
     """Raises `WeightsInvalid` on a bad entry, `UnsupportedModel` on an unknown family or dtype.
 
-    `dtype`: None takes what suits the configuration and the machines.
+    `dtype`: None takes the one of the checkpoint.
     """
     fields = fields_of(config_json)
     family = family_of(fields)
-    served = fastest_dtype(possible_dtypes(fields, dtype), nodes)
+    served = possible_dtypes(fields, dtype)[0]
     count, itemsize = num_layers(fields), dtype_bytes(served)
     if count > _MOST_LAYERS:
         raise UnsupportedModel(f"A model of {count} layers is beyond the {_MOST_LAYERS} that are planned; check it.")

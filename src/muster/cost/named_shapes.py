@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from muster.cost.from_config import shape_from_config
 from muster.errors import UnknownModel
 from muster.spec.model_shape import ModelShape
-from muster.spec.pool import Node
 from muster.spec.written import suggest
 
 
@@ -18,11 +16,11 @@ def shape_names() -> list[str]:
     return sorted(_entries())
 
 
-def named_shape(name: str, dtype: str | None = None, nodes: Iterable[Node] = ()) -> ModelShape:
+def named_shape(name: str, dtype: str | None = None) -> ModelShape:
     """Raises `UnknownModel` with the closest names, `UnsupportedModel` on a dtype that is not served."""
     if name not in _entries():
         raise UnknownModel(f"There is no model shape {name!r} with Muster; {suggest(name, shape_names())}", "model")
-    return shape_from_config(shape_config(name), name, dtype, nodes)
+    return shape_from_config(shape_config(name), name, dtype)
 
 
 def shape_config(name: str) -> str:

@@ -9,7 +9,7 @@ everybody else has the weights, and the serving placement makes way.
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from muster.cost.dtypes import fastest_dtype
+from muster.cost.dtypes import dtypes_to_try
 from muster.cost.memory import WorkspaceOptions, stage_bytes, workspace_of
 from muster.plan.quick.tables import PlanOptions
 from muster.sim.serve.stage_time import StagePace, StepLoad
@@ -32,12 +32,10 @@ class Served:
     choices: tuple[ModelShape, ...] = ()
     """The model in every dtype that it may be served in, the checkpoint's own first. Empty: only as `shape` says."""
 
-    def suited_to(self, nodes: Iterable[Node]) -> "Served":
-        """The same in the dtype that these machines compute fastest."""
-        if not self.choices:
-            return self
-        dtype = fastest_dtype([shape.dtype for shape in self.choices], nodes)
-        return replace(self, shape=next(shape for shape in self.choices if shape.dtype == dtype))
+    def suited_to(self, nodes: Iterable[Node]) -> tuple["Served", ...]:
+        """The same in the dtypes to try on these machines, one after the other until they can hold it."""
+        shapes = {shape.dtype: shape for shape in self.choices or (self.shape,)}
+        return tuple(replace(self, shape=shapes[dtype]) for dtype in dtypes_to_try(tuple(shapes), nodes))
 
 
 @dataclass(slots=True)

@@ -189,15 +189,22 @@ class Placing:
     def _place(self, now_s: float) -> list[Command]:
         if now_s < self._next_attempt_s or not self._has_settled(now_s):
             return []
-        if self._settling:  # once: in another dtype every stage would be another, and streams would not go on alike
-            self.served = self.served.suited_to(self.members.pool(now_s).nodes)
-        change = self._weighed(mended, self.options.mend_s, now_s)
+        change = self._first_change(now_s) if self._settling else self._weighed(mended, self.options.mend_s, now_s)
         if change is None:
             self._next_attempt_s = now_s + self.options.retry_s
             return []
         self._settling = False
         self.pool_changed = True  # a repair is quick, not always good: look again later
         return self._start(change.plan, now_s)
+
+    def _first_change(self, now_s: float) -> Change | None:
+        """Chooses the dtype, once: in another every stage would be another, and streams would not go on alike."""
+        for served in self.served.suited_to(self.members.pool(now_s).nodes):
+            self.served = served
+            change = self._weighed(mended, self.options.mend_s, now_s)
+            if change is not None:
+                return change
+        return None
 
     def _has_settled(self, now_s: float) -> bool:
         if not self._settling:
