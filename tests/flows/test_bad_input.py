@@ -123,7 +123,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda model: (model / "model.safetensors").unlink(), "holds no safetensors file"),
     "unreadable": (
         lambda model: ((model / "model.safetensors").unlink(), (model / "model.safetensors").mkdir()),
-        "cannot be read (Is a directory)",
+        "cannot be read (it is not an ordinary file)",
     ),
     "missing tensor": (lambda model: change_tensors(model, lambda some: some.pop(UP)), f"no tensor for {UP}"),
     "wrong shape": (
