@@ -109,7 +109,7 @@ class LivePool:
         text = (await self.client.get("/admin/pool", headers=self.operator)).raise_for_status().text
         status = await _get(self.client, "/admin/status", self.operator)
         stages = tuple(Stage(stage["node"], stage["first"], stage["last"]) for stage in status["placement"])
-        ring = status["pipeline"]
+        (ring,) = [pipeline["work"] for job in status["jobs"] for pipeline in job["pipelines"]]
         pipeline = Pipeline(stages, ServeSettings(ring["num_pages"], ring["page_size"], ring["num_microbatches"]))
         self.placed = Placed(parse_pool(text), text, Plan(self.model, (pipeline,)), status["epoch"])
         return self.placed

@@ -1,5 +1,6 @@
 """Simulated nodes and a fake clock around `BrokerState`, for tests that want to tell a story."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +11,9 @@ from muster.broker.events import (
     Event,
     Heard,
     NodeJoined,
+    PipelineId,
     Refuse,
+    Remembered,
     Route,
     RouteChanged,
     Save,
@@ -18,8 +21,10 @@ from muster.broker.events import (
     Send,
     Tick,
 )
-from muster.broker.pipelines.placement import Served
-from muster.broker.state import BrokerOptions, BrokerState, Remembered
+from muster.broker.pipelines.job import Job, JobModel, JobOptions, SearchPlan
+from muster.broker.pipelines.lifecycle import Lifecycle
+from muster.broker.pipelines.serve import serve_job
+from muster.broker.state import BrokerOptions, BrokerState
 from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.plan.quick.planner import place
 from muster.plan.quick.tables import PlanOptions
@@ -56,7 +61,9 @@ def shape(layers: int = 8, layer_mib: int = 100) -> ModelShape:
     )
 
 
-SERVED = Served(shape(), manifest="ab" * 32, workspace=WORKSPACE)
+SERVED = JobModel(shape(), manifest="ab" * 32, workspace=WORKSPACE)
+PIPELINE = PipelineId("model")
+"""The only one, unless a test says otherwise."""
 
 
 def node_id(number: int) -> str:
@@ -113,15 +120,25 @@ class Actor:
 class Stage:
     """The head on a fake clock with all its nodes; `say` is how everything enters."""
 
-    def __init__(self, remembered: Remembered | None = None, options: BrokerOptions | None = None, served=SERVED):
+    def __init__(
+        self,
+        remembered: Remembered | None = None,
+        options: BrokerOptions | None = None,
+        served: JobModel = SERVED,
+        job: JobOptions = JobOptions(),
+        search: SearchPlan | None = None,
+        jobs: Sequence[Job] | None = None,
+    ):
+        """With `jobs`, those instead of serving `served`."""
         remembered = remembered or Remembered(secrets=[(SECRET, 1e12)])
         self.served = served
-        options = options or BrokerOptions()
-        options = replace(options, placing=replace(options.placing, planning=PLANNING))
-        self.state = BrokerState(HEAD, served, place, options, remembered)
+        self.jobs = jobs or [serve_job(served, place, search, replace(job, planning=PLANNING))]
+        self.state = BrokerState(HEAD, self.jobs, options or BrokerOptions(), remembered)
         self.now_s = 1000.0
         self.actors: dict[int, Actor] = {}
         self.routes: list[Route | None] = []
+        """All that was announced, whatever the pipeline."""
+        self.route_of: dict[PipelineId, Route | None] = {}
         self.saved: list[object] = []
         self.searches: list[Search] = []
         self.refused: dict[int, str] = {}
@@ -167,8 +184,9 @@ class Stage:
                 self.hang_up(connection)
             case Close(connection, _):
                 self.hang_up(connection)
-            case RouteChanged(route):
+            case RouteChanged(pipeline, route):
                 self.routes.append(route)
+                self.route_of[pipeline] = route
             case Save(record):
                 self.saved.append(record)
             case Search():
@@ -238,6 +256,10 @@ class Stage:
     # --- what one wants to know -------------------------------------------------------------------------------------
 
     @property
+    def lifecycle(self) -> Lifecycle:
+        return self.state.pipelines[PIPELINE]
+
+    @property
     def route(self) -> Route | None:
         return self.routes[-1] if self.routes else None
 
@@ -257,5 +279,5 @@ def pool_of(*sizes: float, speeds: tuple[float, ...] = ()) -> Stage:
     for number, size in enumerate(sizes, start=1):
         stage.join(number, size, speeds[number - 1] if speeds else 1.0)
     stage.pass_time(2)
-    assert stage.route is not None, stage.state.placing.trouble
+    assert stage.route is not None, stage.lifecycle.trouble
     return stage

@@ -6,21 +6,20 @@ from pathlib import Path
 
 from muster.broker.events import Route
 from muster.broker.members.membership import LeaseOptions
-from muster.broker.pipelines.placing import PlacingOptions
-from muster.broker.pipelines.searching import SearchPlan
+from muster.broker.pipelines.job import JobOptions, SearchPlan
+from muster.broker.pipelines.serve import serve_job
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
+from muster.head.compose import newest
 from muster.link.memory import MemoryNetwork
 from muster.plan.quick.planner import Planner, place
 from muster.wire.messages.membership import Welcome
-from tests.broker.actors import HEAD, PLANNING, SERVED, node_id
+from tests.broker.actors import HEAD, PIPELINE, PLANNING, SERVED, node_id
 from tests.broker.fake_node import FakeNode
 
-OPTIONS = BrokerOptions(
-    leases=LeaseOptions(heartbeat_s=0.1, lease_s=0.8, rest_s=0.1),
-    placing=PlacingOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5, planning=PLANNING),
-)
+OPTIONS = BrokerOptions(leases=LeaseOptions(heartbeat_s=0.1, lease_s=0.8, rest_s=0.1))
+JOB_OPTIONS = JobOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5, planning=PLANNING)
 BLOB = bytes(range(256)) * 100
 
 
@@ -40,11 +39,9 @@ class Pool:
     async def start_head(self) -> None:
         self.store = Store.at(self.folder / "pool.db")
         self.service = BrokerService(
-            SERVED,
+            [serve_job(SERVED, self.planner, self.search, JOB_OPTIONS)],
             self.store,
             read_blob,
-            planner=self.planner,
-            search=self.search,
             options=OPTIONS,
             wall_clock=lambda: self.wall_s,
         )
@@ -75,11 +72,14 @@ class Pool:
             while not what():
                 await asyncio.sleep(0.02)
 
+    def route(self) -> Route | None:
+        return newest(self.service.routes(PIPELINE.job))
+
     async def serving(self, *numbers: int) -> Route:
         """Wait until exactly these nodes serve."""
         wanted = {node_id(number) for number in numbers}
-        await self.until(lambda: (r := self.service.route()) is not None and set(r.pipeline.nodes()) == wanted)
-        route = self.service.route()
+        await self.until(lambda: (r := self.route()) is not None and set(r.pipeline.nodes()) == wanted)
+        route = self.route()
         assert route is not None
         return route
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from muster.broker.members.measured_pool import measured_pool, pool_file
+from muster.broker.pipelines.serve import situation
 from muster.cli.planning import Question, forecast_of
 from muster.cost.measured import constants_for
 from muster.cost.pace import TYPICAL
@@ -42,10 +43,10 @@ def serving_pool(kinds: tuple[str, ...]) -> Stage:
 )
 def test_head_planner_and_simulator_forecast_the_same_of_a_live_pool(kinds, constants):
     stage = serving_pool(kinds)
-    placing = stage.state.placing
-    serving, options = placing.serving, placing.forecasting(stage.now_s)
+    lifecycle = stage.lifecycle
+    serving, options = lifecycle.serving, lifecycle.forecasting(stage.now_s)
     assert len(serving.pipeline.stages) > 1
-    expected = placing.situation(options, stage.now_s).tokens_per_s
+    expected = situation(lifecycle.job, lifecycle.circumstances(stage.now_s), options).tokens_per_s
 
     pool = parse_pool(pool_file(measured_pool(stage.state.members, "live", stage.now_s), "just now"))
     question = Question(SHAPE, pool, "throughput", serve=usual(SHAPE, options))

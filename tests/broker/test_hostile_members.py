@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from muster.broker.service import BURST_MESSAGES
+from muster.broker.connections import BURST_MESSAGES
 from muster.errors import LinkDown
 from muster.wire.messages.membership import Welcome
 from muster.wire.messages.transfer import Relay
@@ -24,13 +24,13 @@ async def test_a_node_that_floods_the_head_is_put_out(pool):
 
 
 async def test_strangers_at_the_door_are_counted_and_members_are_not(pool, monkeypatch):
-    monkeypatch.setattr("muster.broker.service.MOST_STRANGERS", 2)
+    monkeypatch.setattr("muster.broker.connections.MAX_STRANGERS", 2)
     await pool.join(100, 100, 100)
     connections = [await pool.fake(n).endpoint.dial(pool.fake(n + 10).ticket.address) for n in (4, 5, 6)]
     await asyncio.wait_for(connections[2].closed.wait(), 5)
     assert not any(connection.closed.is_set() for connection in connections[:2])
     await connections[0].close()
-    await pool.until(lambda: len(pool.service._visitors) == 4)
+    await pool.until(lambda: len(pool.service._connections._visitors) == 4)
     assert isinstance(await pool.fake(7).join(), Welcome)
 
 
@@ -42,5 +42,5 @@ async def test_a_member_with_two_carriers_cannot_end_the_head(pool):
         for _ in range(20):
             await first.send(Relay(source=node.id, target="f" * 64, channel="data/x/1"), b"a frame")
             await asyncio.sleep(0.01)
-    assert not pool.service._ended.done()
+    assert not pool.service._tasks._over.is_set()
     assert isinstance(await pool.fake(2).join(), Welcome)

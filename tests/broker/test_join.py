@@ -5,8 +5,7 @@ from math import inf, nan
 
 import pytest
 
-from muster.broker.events import BanNode, NodeJoined, TicketIssued, UnbanNode
-from muster.broker.state import Remembered
+from muster.broker.events import BanNode, NodeJoined, Remembered, TicketIssued, UnbanNode
 from muster.spec.pool import Device
 from muster.wire.messages.base import Address
 from muster.wire.messages.membership import Heartbeat, Measured, PeerMeasured, StageVitals, Welcome
@@ -133,7 +132,7 @@ def test_only_what_is_free_counts():
     stage.tell(actor, measured(5000, free_mib=10))
     stage.pass_time(3)
     assert stage.route is None
-    assert "at least" in stage.state.placing.trouble
+    assert "at least" in stage.lifecycle.trouble
 
 
 def test_a_node_that_cannot_hold_what_it_claimed_is_believed_less_and_finally_left_alone():

@@ -12,8 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from muster.broker.events import BanNode, Disconnected, DrainNode, Placed, UnbanNode
-from muster.broker.state import Remembered
+from muster.broker.events import BanNode, Disconnected, DrainNode, Placed, Remembered, UnbanNode
 from muster.wire.messages.membership import Goodbye, Heartbeat, Measured, PeerMeasured, StageVitals
 from muster.wire.messages.placement import LoadFailed, LoadProgress, StageLost
 from tests.broker.actors import MIB, SECRET, Actor, Stage, measured, node_id
@@ -61,7 +60,7 @@ class Crowd(Stage):
                 assert record.epoch > self.last_epoch, "an epoch was given twice"
                 self.last_epoch = record.epoch
         self.saved.clear()
-        serving = self.state.placing.serving
+        serving = self.lifecycle.serving
         assert (serving is None) == (self.route is None), "the announced route is not what serves"
         if serving is not None and self.route is not None:
             assert serving.epoch == self.route.epoch
@@ -70,7 +69,7 @@ class Crowd(Stage):
             assert actor.id == node
             assert actor.alive, "the head kept somebody whose connection it closed"
             told = set(actor.stages)
-            booked = {placement.epoch for placement in self.state.placing.live() if placement.holds(node)}
+            booked = {placement.epoch for placement in self.lifecycle.live() if placement.holds(node)}
             assert booked <= told, f"the head believes in stages {booked - told} that the node was told to drop"
             assert told <= booked, f"the node still holds {told - booked}, which the head has forgotten"
 
@@ -150,7 +149,7 @@ class Crowd(Stage):
         self.say(BanNode(node_id(self.random.randint(1, self.nodes))))
 
     def unban(self) -> None:
-        for node in sorted(self.state.banned):
+        for node in sorted(self.state.admission.banned):
             self.say(UnbanNode(node))
 
     def lose_a_link(self) -> None:
@@ -242,7 +241,7 @@ def test_the_books_hold_through_ten_thousand_events_of_two_hundred_nodes():
     print(f"{seconds:.1f} s, up to {most} nodes at once, {crowd.last_epoch} placements, serving {served / EVENTS:.0%}")
     print(dict(crowd.seen))
     crowd.calm(60)
-    assert crowd.route is not None, "the pool is well again and does not serve: " + crowd.state.placing.trouble
+    assert crowd.route is not None, "the pool is well again and does not serve: " + crowd.lifecycle.trouble
     assert most > 150
     assert crowd.last_epoch > 100
     assert served > EVENTS / 4

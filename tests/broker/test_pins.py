@@ -6,20 +6,19 @@ from random import Random
 import pytest
 
 from muster.broker.events import DrainNode, PlanFound
-from muster.broker.pipelines.placing import PlacingOptions
-from muster.broker.state import BrokerOptions
+from muster.broker.pipelines.job import JobOptions
 from muster.broker.view import pins_view
 from muster.plan.serve.one_pipeline import one_pipeline
 from muster.plan.serve.options import Pin
 from muster.spec.plan import Stage as Layers
-from tests.broker.actors import PLANNING, SERVED, Stage, measured, node_id
+from tests.broker.actors import PIPELINE, PLANNING, SERVED, Stage, measured, node_id
 from tests.broker.test_adapting import pass_quickly, switches
 
 SHAPE = SERVED.shape
 
 
 def pinned_pool(*pins: Pin, sizes=(500, 500, 500), searches=False) -> Stage:
-    stage = Stage(options=BrokerOptions(placing=PlacingOptions(pins=pins, searches=searches)))
+    stage = Stage(job=JobOptions(pins=pins), search=one_pipeline if searches else None)
     for number, size in enumerate(sizes, start=1):
         stage.join(number, size)
     stage.pass_time(2)
@@ -37,7 +36,7 @@ def test_pinned_machines_get_exactly_their_layers_and_others_the_rest():
 
 
 def test_a_machine_may_be_pinned_by_the_beginning_of_its_id():
-    stage = Stage(options=BrokerOptions(placing=PlacingOptions(pins=(Pin(node_id(1)[:63], 5, 8),))))
+    stage = Stage(job=JobOptions(pins=(Pin(node_id(1)[:63], 5, 8),)))
     for number in (0x21, 0x31, 1):
         stage.join(number, 500, name="the same")
     stage.pass_time(2)
@@ -48,7 +47,7 @@ def test_a_pool_waits_for_its_pinned_machine_but_not_for_ever():
     stage = pinned_pool(Pin("late", 0, 4))
     stage.pass_time(50)
     assert stage.route is None
-    assert "late" in stage.state.placing.trouble
+    assert "late" in stage.lifecycle.trouble
     stage.pass_time(15)
     assert stage.route is not None
     assert views(stage) == [(False, "late is not here; others hold layers 0 to 3 until it is.")]
@@ -107,7 +106,7 @@ def test_pins_that_leave_the_others_too_much_are_passed_over_and_explained():
 
 
 def test_two_machines_of_one_name_are_told_apart_by_id():
-    stage = Stage(options=BrokerOptions(placing=PlacingOptions(pins=(Pin("twin", 0, 2),))))
+    stage = Stage(job=JobOptions(pins=(Pin("twin", 0, 2),)))
     for number in (1, 2, 3):
         stage.join(number, 500, name="twin" if number < 3 else "other")
     stage.pass_time(70)
@@ -146,5 +145,5 @@ def test_a_plan_found_aside_keeps_the_pins_or_is_not_taken():
     assert Layers(node_id(1), 5, 8) in found.pipelines[0].stages
     free = one_pipeline(SHAPE, wanted.pool, replace(PLANNING, fixed=()))
     assert Layers(node_id(1), 5, 8) not in free.pipelines[0].stages
-    stage.say(PlanFound(free))
+    stage.say(PlanFound(PIPELINE, free))
     assert stage.ranges()[1] == (5, 8)

@@ -7,25 +7,22 @@ from dataclasses import replace
 import pytest
 
 from muster.broker.events import PlanFound, Search
-from muster.broker.pipelines.placing import PlacingOptions
 from muster.broker.pipelines.searching import Searching
-from muster.broker.state import BrokerOptions
 from muster.errors import DoesNotFit
 from muster.plan.quick.planner import as_plan, place
 from muster.plan.serve.one_pipeline import one_pipeline
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.plan import Stage as Layers
 from muster.spec.pool import Pool
-from tests.broker.actors import PLANNING, SERVED, Stage, node_id
+from tests.broker.actors import PIPELINE, PLANNING, SERVED, Stage, node_id
 from tests.broker.live_broker import Pool as Head
 from tests.broker.test_state import pool_of
 
-SEARCHING = BrokerOptions(placing=PlacingOptions(searches=True))
 SHAPE = SERVED.shape
 
 
 def searching_pool(*speeds: float) -> Stage:
-    stage = Stage(options=SEARCHING)
+    stage = Stage(search=one_pipeline)
     for number, speed in enumerate(speeds, start=1):
         stage.join(number, 500, speed)
     stage.pass_time(2)
@@ -56,7 +53,7 @@ def test_a_search_is_asked_for_once_and_its_plan_is_used_if_it_is_worth_it():
     assert {node.id for node in wanted.pool.nodes} == {node_id(number) for number in range(1, 6)}
     stage.pass_time(300)
     assert stage.searches == [], "the first has not come to an end"
-    stage.say(PlanFound(plan_of(stage, (4, 0, 4), (5, 4, 8))))
+    stage.say(PlanFound(PIPELINE, plan_of(stage, (4, 0, 4), (5, 4, 8))))
     assert set(stage.ranges()) == {4, 5}
 
 
@@ -65,7 +62,7 @@ def test_a_search_that_found_nothing_leaves_the_planners_own_word():
     stage.join(4, 500, 20.0)
     stage.join(5, 500, 20.0)
     until_asked(stage)
-    stage.say(PlanFound(None))
+    stage.say(PlanFound(PIPELINE, None))
     assert {4, 5} <= set(stage.ranges())
 
 
@@ -73,7 +70,7 @@ def test_a_search_that_found_nothing_leaves_the_planners_own_word():
 def test_a_plan_that_cannot_be_or_is_not_worth_it_changes_nothing(why):
     stage = searching_pool(1, 1)
     before = stage.ranges()
-    stage.state.placing.pool_changed = True
+    stage.lifecycle.pool_changed = True
     until_asked(stage)
     other = {1: 2, 2: 1}
     layers = [
@@ -89,30 +86,30 @@ def test_a_plan_that_cannot_be_or_is_not_worth_it_changes_nothing(why):
         "replicas": (pipeline, pipeline),
         "not worth it": (pipeline,),
     }[why]
-    stage.say(PlanFound(replace(plan, pipelines=whole)))
+    stage.say(PlanFound(PIPELINE, replace(plan, pipelines=whole)))
     assert stage.ranges() == before
 
 
 def test_a_plan_that_comes_while_something_is_mended_is_too_late():
     stage = searching_pool(1, 1, 0.1)
-    stage.state.placing.pool_changed = True
+    stage.lifecycle.pool_changed = True
     until_asked(stage)
     late = plan_of(stage, (1, 0, 4), (2, 4, 8))
     stage.cut(stage.at(1))
     assert set(stage.ranges()) == {2, 3}
-    stage.say(PlanFound(late))
+    stage.say(PlanFound(PIPELINE, late))
     assert set(stage.ranges()) == {2, 3}
 
 
 def test_what_fits_on_one_machine_is_not_split_by_a_search():
-    stage = Stage(options=SEARCHING)
+    stage = Stage(search=one_pipeline)
     for number in (1, 2):
         stage.join(number, 2000)
     stage.pass_time(2)
     assert len(stage.ranges()) == 1
-    stage.state.placing.pool_changed = True
+    stage.lifecycle.pool_changed = True
     until_asked(stage)
-    stage.say(PlanFound(plan_of(stage, (1, 0, 4), (2, 4, 8))))
+    stage.say(PlanFound(PIPELINE, plan_of(stage, (1, 0, 4), (2, 4, 8))))
     assert len(stage.ranges()) == 1
 
 
@@ -142,7 +139,7 @@ def test_the_serve_planner_goes_around_a_link_that_is_down():
 
 # --- the shell --------------------------------------------------------------------------------------------------------
 
-WANTED = Search(Pool(()), PLANNING)
+WANTED = Search(PIPELINE, Pool(()), PLANNING)
 
 
 @pytest.mark.anyio
@@ -151,7 +148,7 @@ async def test_a_search_that_fails_has_found_nothing(error):
     def search(*_):
         raise error
 
-    assert await Searching(search).run(SHAPE, WANTED) == PlanFound(None)
+    assert await Searching(search).run(SHAPE, WANTED) == PlanFound(PIPELINE, None)
 
 
 @pytest.mark.anyio
@@ -168,7 +165,7 @@ async def test_a_search_ends_when_the_head_closes():
     running = asyncio.create_task(searching.run(SHAPE, WANTED))
     await asyncio.to_thread(begun.wait)
     searching.close()
-    assert await asyncio.wait_for(running, 2) == PlanFound(None)
+    assert await asyncio.wait_for(running, 2) == PlanFound(PIPELINE, None)
 
 
 @pytest.mark.anyio

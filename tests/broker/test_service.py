@@ -8,11 +8,12 @@ import pytest
 
 from muster.broker.events import Placed, Route
 from muster.errors import InvalidRequest, LinkDown
+from muster.head.compose import newest
 from muster.spec.pool import Device
 from muster.spec.request import Request
 from muster.wire.messages.generate import Submit
 from muster.wire.messages.membership import Heartbeat, HeartbeatSeen, Measured, Refused, Welcome
-from tests.broker.actors import SERVED, node_id
+from tests.broker.actors import PIPELINE, SERVED, node_id
 
 pytestmark = pytest.mark.anyio
 
@@ -27,8 +28,9 @@ async def test_nodes_join_by_ticket_load_and_serve(pool):
     assert status["ready"]
     assert status["placement"][0]["first"] == 0
     assert status["placement"][-1]["last"] == SERVED.shape.num_layers
-    assert status["pipeline"]["num_pages"] * status["pipeline"]["page_size"] >= status["max_context"]
-    assert status["pipeline"]["num_microbatches"] >= len(status["placement"])
+    work = status["jobs"][0]["pipelines"][0]["work"]
+    assert work["num_pages"] * work["page_size"] >= status["max_context"]
+    assert work["num_microbatches"] >= len(status["placement"])
     assert {view["state"] for view in status["nodes"]} == {"serving"}
     assert status["max_context"] > 0
 
@@ -37,7 +39,7 @@ async def test_a_pool_that_is_too_small_says_so_in_its_status(pool):
     await pool.join(500)
     await pool.until(lambda: "Add a machine" in pool.service.status()["reason"])
     assert pool.state(1) == "standby"
-    assert pool.service.route() is None
+    assert pool.route() is None
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ async def test_a_lying_node_is_refused_and_nobody_else_is_disturbed(pool):
     liar.claim = Measured(device=Device("cpu", "x", 2**60), free_memory_bytes=1)
     await liar.join()
     await pool.until(lambda: any(isinstance(message, Refused) for message in liar.heard))
-    assert pool.service.route().epoch == 1
+    assert pool.route().epoch == 1
 
 
 async def test_a_first_message_that_is_no_hello_is_refused(pool):
@@ -94,7 +96,7 @@ async def test_a_node_that_falls_silent_loses_its_lease_and_its_layers(pool):
     await pool.serving(1, 2, 3)
     nodes[0].beats = False
     await pool.serving(4, 2, 3)
-    assert pool.service.route().epoch == 2
+    assert pool.route().epoch == 2
     await asyncio.wait_for(nodes[0].connection.closed.wait(), 5)
 
 
@@ -117,7 +119,7 @@ async def test_a_drained_node_serves_until_the_next_pipeline_is_ready_and_is_the
     await pool.service.drain(node_id(1))
     await pool.until(lambda: bool(nodes[3].assigned))
     assert pool.state(1) == "draining"
-    assert pool.service.route().epoch == 1
+    assert pool.route().epoch == 1
     (epoch,) = nodes[3].assigned
     await nodes[3].load(epoch)
     await pool.serving(2, 3, 4)
@@ -178,7 +180,7 @@ async def test_a_head_that_closes_does_not_take_its_own_farewell_for_a_loss_of_i
     await pool.stop_head()
     await pool.start_head()
     remembered = await asyncio.to_thread(pool.store.remembered)
-    assert remembered.pipeline == before.pipeline
+    assert remembered.pipelines == {PIPELINE: before.pipeline}
 
 
 async def test_what_was_decided_just_before_the_end_is_still_written_however_slow_the_disk(pool, monkeypatch):
@@ -193,7 +195,7 @@ async def test_what_was_decided_just_before_the_end_is_still_written_however_slo
     await pool.join(500, 500, 500)
     route = await pool.serving(1, 2, 3)
     await pool.stop_head()
-    assert saved[-1] == Placed(route.epoch, route.pipeline)
+    assert saved[-1] == Placed(PIPELINE, route.epoch, route.pipeline)
     await pool.start_head()
 
 
@@ -201,8 +203,8 @@ async def test_whoever_watches_sees_every_route_that_lasts(pool):
     seen: list[Route | None] = []
 
     async def watch() -> None:
-        async for route in pool.service.watch():
-            seen.append(route)  # noqa: PERF401 - read while it grows
+        async for routes in pool.service.watch(PIPELINE.job):
+            seen.append(newest(routes))  # noqa: PERF401 - read while it grows
 
     watching = asyncio.create_task(watch())
     nodes = await pool.join(500, 500, 500)
@@ -221,9 +223,9 @@ async def test_a_suspected_pipeline_is_arranged_anew(pool):
     await pool.join(500, 500)
     route = await pool.serving(1, 2)
     pool.service.suspect(route.epoch, unreachable=True)
-    await pool.until(lambda: (r := pool.service.route()) is not None and r.epoch == 2)
+    await pool.until(lambda: (r := pool.route()) is not None and r.epoch == 2)
     pool.service.suspect(route.epoch, unreachable=True)  # an old one changes nothing
-    assert pool.service.route().epoch == 2
+    assert pool.route().epoch == 2
 
 
 async def test_a_second_connection_of_a_node_replaces_the_first(pool):
@@ -232,4 +234,4 @@ async def test_a_second_connection_of_a_node_replaces_the_first(pool):
     old = nodes[0].connection
     assert isinstance(await nodes[0].join(), Welcome)
     await asyncio.wait_for(old.closed.wait(), 5)
-    await pool.until(lambda: (r := pool.service.route()) is not None and r.epoch == 2)
+    await pool.until(lambda: (r := pool.route()) is not None and r.epoch == 2)

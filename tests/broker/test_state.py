@@ -5,9 +5,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from muster.broker.events import DrainNode, NodeSeen, Placed
-from muster.broker.pipelines.placing import PlacingOptions
-from muster.broker.state import BrokerOptions, Remembered
+from muster.broker.events import DrainNode, NodeSeen, Placed, Remembered
+from muster.broker.pipelines.job import JobOptions
 from muster.spec.request import Request
 from muster.wire.messages.generate import Submit
 from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, PeerMeasured, StageVitals
@@ -37,7 +36,7 @@ def test_a_pool_that_is_too_small_says_what_is_missing():
     stage.join(1)
     stage.pass_time(3)
     assert stage.route is None
-    assert "Add a machine that lends at least" in stage.state.placing.trouble
+    assert "Add a machine that lends at least" in stage.lifecycle.trouble
 
 
 def test_machines_that_join_together_are_placed_together():
@@ -51,7 +50,7 @@ def test_machines_that_join_together_are_placed_together():
 
 
 def test_the_first_placement_waits_for_as_many_machines_as_the_operator_asked_for():
-    stage = Stage(options=BrokerOptions(placing=PlacingOptions(min_nodes=3)))
+    stage = Stage(job=JobOptions(min_nodes=3))
     for number in (1, 2):
         stage.join(number, 1000)
     stage.pass_time(20)
@@ -209,7 +208,7 @@ def test_when_every_machine_has_failed_the_status_says_what_at():
     stage.pass_time(2)
     stage.fail_load(actor, 1, code="unsupported_model")
     stage.pass_time(1)
-    assert stage.state.placing.trouble == "Node node-1 could not load its layers: It does not fit; lend more."
+    assert stage.lifecycle.trouble == "Node node-1 could not load its layers: It does not fit; lend more."
 
 
 def test_a_broken_link_between_two_living_nodes_is_avoided_after_the_second_report():
@@ -284,7 +283,7 @@ def test_a_restarted_head_gives_its_old_nodes_their_old_layers_under_a_new_epoch
     placed = [record for record in first.saved if isinstance(record, Placed)][-1]
     known = {record.node for record in first.saved if isinstance(record, NodeSeen)}
     assert len(known) == 3
-    second = Stage(Remembered(placed.epoch, placed.pipeline, known, (), [(SECRET, 1.0)]))
+    second = Stage(Remembered(placed.epoch, {placed.id: placed.pipeline}, known, (), [(SECRET, 1.0)]))
     for number in (3, 1, 2):
         second.join(number, 500, (1, 0.9, 0.8)[number - 1])
     second.pass_time(2)
@@ -296,8 +295,8 @@ def restarted(first: Stage, **options) -> Stage:
     """A head that remembers what `first` decided."""
     placed = [record for record in first.saved if isinstance(record, Placed)][-1]
     known = {record.node for record in first.saved if isinstance(record, NodeSeen)}
-    remembered = Remembered(placed.epoch, placed.pipeline, known, (), [(SECRET, 1.0)])
-    return Stage(remembered, BrokerOptions(placing=PlacingOptions(**options)))
+    remembered = Remembered(placed.epoch, {placed.id: placed.pipeline}, known, (), [(SECRET, 1.0)])
+    return Stage(remembered, job=JobOptions(**options))
 
 
 def test_a_restarted_head_serves_as_soon_as_its_machines_are_back():
@@ -319,10 +318,10 @@ def test_a_restarted_head_does_not_wait_for_ever_for_a_machine_that_is_gone():
 
 
 def test_a_pool_that_waits_for_more_machines_says_for_how_many():
-    stage = Stage(options=BrokerOptions(placing=PlacingOptions(min_nodes=3)))
+    stage = Stage(job=JobOptions(min_nodes=3))
     stage.join(1, 1000)
     stage.pass_time(20)
-    assert stage.state.placing.trouble.startswith("1 of 3 machines are here")
+    assert stage.lifecycle.trouble.startswith("1 of 3 machines are here")
 
 
 def test_the_assignment_names_everything_that_a_node_needs():
@@ -336,15 +335,14 @@ def test_the_assignment_names_everything_that_a_node_needs():
 
 
 def test_the_heads_own_machine_waits_for_nobody_if_it_holds_the_whole_model():
-    alone = Stage(options=BrokerOptions(placing=PlacingOptions(own_machine=node_id(1))))
+    alone = Stage(job=JobOptions(own_machine=node_id(1)))
     alone.join(1, 1000)
     assert set(alone.ranges()) == {1}
 
 
 @pytest.mark.parametrize(("own", "memory_mib"), [(1, 500), (2, 1000), (None, 1000)])
 def test_any_other_first_placement_waits_for_the_machines_that_come_together(own, memory_mib):
-    options = PlacingOptions(own_machine=None if own is None else node_id(own))
-    pool = Stage(options=BrokerOptions(placing=options))
+    pool = Stage(job=JobOptions(own_machine=None if own is None else node_id(own)))
     pool.join(1, memory_mib)
     assert pool.routes == []
     pool.join(3, 500)
@@ -367,7 +365,7 @@ def test_any_other_first_placement_waits_for_the_machines_that_come_together(own
 def test_the_machines_and_not_the_head_decide_in_which_dtype_a_model_is_placed(speeds, memory_mib, dtype):
     wide = replace(SERVED.shape, dtype="float32", layer_bytes=tuple(2 * size for size in SERVED.shape.layer_bytes))
     stage = Stage(
-        options=BrokerOptions(placing=PlacingOptions(min_nodes=len(speeds))),
+        job=JobOptions(min_nodes=len(speeds)),
         served=replace(SERVED, choices=(SERVED.shape, wide)),
     )
     for number, flops in enumerate(speeds, start=1):
@@ -377,5 +375,5 @@ def test_the_machines_and_not_the_head_decide_in_which_dtype_a_model_is_placed(s
     assert stage.route is not None
     assigned = [assign for actor in stage.actors.values() for assign in actor.stages.values()]
     assert {assign.dtype for assign in assigned} == {dtype}
-    used = [stage.state.placing.held_bytes(actor.id) for actor in stage.actors.values()]
+    used = [stage.state.pipelines.allocation.held_bytes(actor.id) for actor in stage.actors.values()]
     assert sum(used) > sum(wide.layer_bytes if dtype == "float32" else SERVED.shape.layer_bytes)

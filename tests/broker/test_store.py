@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from muster.broker.events import BanChanged, NodeSeen, Placed
+from muster.broker.events import BanChanged, NodeSeen, PipelineId, Placed
 from muster.broker.storage.store import EPOCH_MARGIN, Store
 from muster.broker.storage.tables import Base, PlacementRow
 from muster.errors import InvalidRequest, MachineTrouble
 from muster.spec.plan import Pipeline, ServeSettings, Stage
 from tests.broker.databases import find_postgres, postgres
 
+ID = PipelineId("model")
 NODE, OTHER = "0a" * 32, "0b" * 32
 PIPELINE = Pipeline(
     (Stage(NODE, 0, 3), Stage(OTHER, 3, 8)), ServeSettings(num_pages=7, page_size=16, num_microbatches=3)
@@ -66,13 +67,13 @@ def test_a_restarted_head_finds_its_pool_again(store, url):
     store.save(NodeSeen(NODE, "anna", "east", claim_bytes=2**40))
     store.save(NodeSeen(NODE, "anna", "west", claim_bytes=0))
     store.save(BanChanged(OTHER, banned=True))
-    store.save(Placed(1, PIPELINE))
-    store.save(Placed(5, PIPELINE))
+    store.save(Placed(ID, 1, PIPELINE))
+    store.save(Placed(ID, 5, PIPELINE))
     store.add_secret(b"s" * 32, 123.5)
     again = Store(url)
     remembered = again.remembered()
     assert remembered.epoch == 5 + EPOCH_MARGIN
-    assert remembered.pipeline == PIPELINE
+    assert remembered.pipelines == {ID: PIPELINE}
     assert remembered.known == {NODE}
     assert remembered.banned == {OTHER}
     assert remembered.secrets == [(b"s" * 32, 123.5)]
@@ -83,7 +84,7 @@ def test_a_restarted_head_finds_its_pool_again(store, url):
 
 def test_a_new_store_remembers_nothing(store):
     remembered = store.remembered()
-    assert (remembered.epoch, remembered.pipeline, remembered.secrets) == (0, None, [])
+    assert (remembered.epoch, remembered.pipelines, remembered.secrets) == (0, {}, [])
 
 
 def test_a_ban_can_be_lifted_and_a_banned_node_keeps_its_name(store):
@@ -98,7 +99,7 @@ def test_a_ban_can_be_lifted_and_a_banned_node_keeps_its_name(store):
 
 def test_old_placements_are_dropped(store):
     for epoch in range(1, 130):
-        store.save(Placed(epoch, PIPELINE))
+        store.save(Placed(ID, epoch, PIPELINE))
     with store._session() as session:
         assert session.scalar(select(func.count()).select_from(PlacementRow)) == 100
 
@@ -107,7 +108,7 @@ def test_a_placement_that_another_version_wrote_is_forgotten(store):
     with store._session() as session:
         session.add(PlacementRow(epoch=3, pipeline='{"other": 1}', made_s=0.0))
     remembered = store.remembered()
-    assert remembered.pipeline is None
+    assert remembered.pipelines == {}
     assert remembered.epoch == 3 + EPOCH_MARGIN
 
 

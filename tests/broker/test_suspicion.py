@@ -56,7 +56,7 @@ def test_a_pipeline_that_makes_steps_is_slow_and_not_dead() -> None:
 def test_a_step_may_take_as_long_as_the_forecast_lets_expect() -> None:
     stage = silent_pool(2.0)
     before = stage.route
-    stage.state.placing.serving.longest_step_seconds = 1.0
+    stage.lifecycle.serving.longest_step_seconds = 1.0
     beat(stage, stage.at(2), steps=7, computing_s=12.0)
     stage.say(PipelineSuspected(before.epoch))
     assert stage.route == before

@@ -70,15 +70,15 @@ def runtime(machine: Machine) -> Any:
 def self_reports(pool: LivePool) -> list[str]:
     """Will be filled with the machines that report their own stage as broken."""
     seen: list[str] = []
-    state = pool.service._state
-    inner = state._stage_lost
+    blame = pool.service._state.blame
+    inner = blame.stage_lost
 
     def watched(member: Any, lost: StageLost, now_s: float) -> Any:
         if lost.peer == member.id:
             seen.append(member.id)
         return inner(member, lost, now_s)
 
-    state._stage_lost = watched  # type: ignore[method-assign]
+    blame.stage_lost = watched  # type: ignore[method-assign]
     return seen
 
 

@@ -19,14 +19,14 @@ from openai import OpenAI
 from muster.api.server import ApiServer
 from muster.broker.events import Route
 from muster.broker.members.membership import LeaseOptions
-from muster.broker.pipelines.placing import PlacingOptions
+from muster.broker.pipelines.job import JobOptions
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
 from muster.client.session import Sessions
 from muster.client.state import Patience
 from muster.cost.memory import WorkspaceOptions, stage_bytes
-from muster.head.compose import Head
+from muster.head.compose import Head, newest
 from muster.head.model import load_model
 from muster.link.base import Endpoint
 from muster.link.identity import Identity
@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 SLOW = 1e9
 """FLOP/s and bytes/s of every machine: so slow that the planner takes as many as there are."""
 LEASES = LeaseOptions(heartbeat_s=0.2, lease_s=2.0, rest_s=0.2)
-PLACING = PlacingOptions(min_nodes=4, settle_s=0.3, longest_settle_s=10.0, retry_s=0.1, rebalance_s=1.0)
+JOB = JobOptions(min_nodes=4, settle_s=0.3, longest_settle_s=10.0, retry_s=0.1, rebalance_s=1.0)
 PATIENCE = Patience(no_pipeline_s=60.0, silence_s=3.0)
 WAIT_S = 60.0
 
@@ -95,7 +95,7 @@ class LivePool:
         self._loop.set_exception_handler(lambda _, context: self.troubles.append(str(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._clients: list[OpenAI] = []
-        self._placing = replace(PLACING, pins=pins)
+        self._job = replace(JOB, pins=pins)
         self._made = 0
 
     # --- from outside the loop ----------------------------------------------------------------------------------------
@@ -146,18 +146,21 @@ class LivePool:
             assert time.monotonic() < deadline, f"{what} did not come about; {self.describe()}"
             time.sleep(0.02)
 
+    def route(self) -> Route | None:
+        return newest(self.service.routes(self.head.job.name))
+
     def until_serving(self, stages: int | None = None, without: Sequence[Machine] = (), after: int = 0) -> Route:
         """Wait for a route later than epoch `after`, of so many stages, that avoids some machines."""
         avoided = {machine.id for machine in without}
 
         def good() -> bool:
-            route = self.service.route()
+            route = self.route()
             if route is None or route.epoch <= after or avoided & set(route.pipeline.nodes()):
                 return False
             return stages is None or len(route.pipeline.stages) == stages
 
         self.until("a pipeline", good)
-        route = self.service.route()
+        route = self.route()
         assert route is not None
         return route
 
@@ -170,7 +173,7 @@ class LivePool:
 
     def serving(self, index: int) -> Machine:
         """The machine that holds stage `index` now."""
-        route = self.service.route()
+        route = self.route()
         assert route is not None
         node = route.pipeline.stages[index].node
         return next(machine for machine in self.machines if machine.id == node)
@@ -209,7 +212,7 @@ class LivePool:
         return self.run(self.service.pool_file())
 
     def describe(self) -> str:
-        route, status = self.service.route(), self.status()
+        route, status = self.route(), self.status()
         stages = [(s.node[:6], s.first, s.last) for s in route.pipeline.stages] if route else None
         nodes = [(node["name"], node["state"]) for node in status["nodes"]]
         return f"route {stages}, {status['reason']!r}, {nodes}, live {list(self.sessions.state.live)}"
@@ -226,8 +229,8 @@ class LivePool:
         self.store = Store.at(self.folder / "pool.db")
         self.key = self.store.add_key("tests")[0] if self._keys else "unused"
         self._identity = identity_of("head")
-        options = BrokerOptions(leases=LEASES, placing=self._placing, hang_s=1.0)
-        self.head = Head(self.model, self.store, options, search=None, patience=PATIENCE)
+        options = BrokerOptions(leases=LEASES, hang_s=1.0)
+        self.head = Head(self.model, self.store, options, self._job, search=None, patience=PATIENCE)
         await self._start_broker()
         self.ticket = await self.service.issue_ticket(3600)
         check_after(self.sessions, "_carry_out", self.sessions.state.check, self.troubles)
@@ -263,9 +266,9 @@ class LivePool:
         seen: Route | None = None
         yield seen
         while True:
-            while self.service.route() is seen:
+            while self.route() is seen:
                 await asyncio.sleep(0.005)
-            seen = self.service.route()
+            seen = self.route()
             yield seen
 
     async def _add_machine(

@@ -38,12 +38,12 @@ def quiet(shared_pool: LivePool) -> list[str]:
 @pytest.fixture
 def undisturbed(pool: LivePool, client: OpenAI, quiet: list[str]) -> Iterator[None]:
     """Streams run all through the test, and end as on a quiet day, on the same pipeline."""
-    before, resubmitted = pool.service.route(), pool.sessions.state.resubmissions
+    before, resubmitted = pool.route(), pool.sessions.state.resubmissions
     with ThreadPoolExecutor(STREAMS) as threads:
         futures = [threads.submit(read, pool, client, seed) for seed in range(STREAMS)]
         yield
         assert [future.result() for future in futures] == quiet
-    assert pool.service.route() == before
+    assert pool.route() == before
     assert pool.sessions.state.resubmissions == resubmitted
 
 
@@ -136,7 +136,8 @@ def test_a_machine_whose_disk_is_full(pool: LivePool, monkeypatch: pytest.Monkey
     poor = pool.add_machine(max_layers=8, measure=in_a_flash)
     state = pool.service._state
     pool.until("its complaint", lambda: state.members.record(poor.id, 0.0).failures > 0)
-    assert "cannot be written (No space left on device); free disk space" in state.placing.failure
+    failure = "".join(lifecycle.failure for lifecycle in state.pipelines)
+    assert "cannot be written (No space left on device); free disk space" in failure
     pool.kill(poor)
 
 

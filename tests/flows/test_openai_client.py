@@ -22,7 +22,7 @@ def model(pool: LivePool) -> str:
 
 
 def test_the_model_is_split_over_four_machines_none_of_which_holds_it_alone(pool: LivePool) -> None:
-    stages = pool.service.route().pipeline.stages
+    stages = pool.route().pipeline.stages
     assert [(stage.first, stage.last) for stage in stages] == [(0, 2), (2, 4), (4, 6), (6, 8)]
     assert len({stage.node for stage in stages}) == 4
 

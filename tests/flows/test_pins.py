@@ -9,7 +9,7 @@ from tests.flows.live_pool import LivePool, Machine
 
 
 def stage_of(pool: LivePool, machine: Machine) -> Stage | None:
-    route = pool.service.route()
+    route = pool.route()
     stages = route.pipeline.stages if route is not None else ()
     return next((stage for stage in stages if stage.node == machine.id), None)
 

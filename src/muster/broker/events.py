@@ -4,16 +4,42 @@ A node may be connected twice for a moment (the old connection is a ghost), so b
 that the shell gives out, never twice.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from muster.plan.quick.tables import PlanOptions
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
+from muster.spec.story import Caused
 from muster.wire.messages.base import Address
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Hello
 
 ConnectionId = int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineId:
+    """Which of a job's pipelines. It stays the same when machines or layers change; each placement has a new epoch."""
+
+    job: str
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.job}/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a restarted head knows of its pool."""
+
+    epoch: int = 0
+    pipelines: Mapping[PipelineId, Pipeline] = field(default_factory=dict)
+    """The last placement of each."""
+    known: Collection[NodeId] = ()
+    banned: Collection[NodeId] = ()
+    secrets: Collection[tuple[bytes, float]] = ()
+    """(join secret, expiry in seconds since the Unix epoch)"""
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
@@ -88,6 +114,7 @@ class PipelineSuspected:
 class PlanFound:
     """What came of a `Search`; None where nothing did."""
 
+    pipeline: PipelineId
     plan: Plan | None
 
 
@@ -118,13 +145,13 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class Send(Caused):
     connection: ConnectionId
     message: AnyMessage
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(Caused):
     """Say why (`Refused`), then close. `code` is that of an error in `muster.errors`."""
 
     connection: ConnectionId
@@ -133,14 +160,14 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class Close(Caused):
     connection: ConnectionId
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A pipeline that serves: send requests of `epoch` to `first`, the node with its first stage."""
+    """A pipeline that is ready: send requests of `epoch` to `first`, the node with its first stage."""
 
     epoch: int
     first: Address
@@ -152,9 +179,10 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteChanged:
-    """None: nothing serves now; keep requests until the next route."""
+class RouteChanged(Caused):
+    """None: the pipeline does nothing now; keep requests until the next route."""
 
+    pipeline: PipelineId
     route: Route | None
 
 
@@ -178,21 +206,23 @@ class BanChanged:
 class Placed:
     """A placement was decided. The last few may never be written, so a restarted head skips some epochs."""
 
+    id: PipelineId
     epoch: int
     pipeline: Pipeline
 
 
 @dataclass(frozen=True, slots=True)
-class Save:
+class Save(Caused):
     """Write it down: a restarted head wants to find it."""
 
     record: NodeSeen | BanChanged | Placed
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class Search(Caused):
     """Look for a better plan for this pool, aside and not for long, and answer with `PlanFound` whatever happens."""
 
+    pipeline: PipelineId
     pool: Pool
     options: PlanOptions
 

@@ -4,43 +4,51 @@ from collections.abc import Set
 from math import inf
 
 from muster.broker.members.membership import Membership
+from muster.broker.pipelines.every import Pipelines
+from muster.broker.pipelines.lifecycle import Lifecycle
 from muster.broker.pipelines.placement import Placement
-from muster.broker.pipelines.placing import Placing
+from muster.spec.plan import Pipeline, ServeSettings, TrainSettings
 from muster.spec.pool import NodeId
 
 
-def check_books(
-    members: Membership, placing: Placing, banned: Set[NodeId], ticked_s: float | None, now_s: float
-) -> None:
-    """All of the below. `ticked_s` is when leases were last looked at."""
-    check_members(members, banned, ticked_s)
-    check_epochs(placing)
-    for placement in placing.live():
-        check_layers(placement, placing.served.shape.num_layers)
+def check_books(members: Membership, pipelines: Pipelines, banned: Set[NodeId], now_s: float) -> None:
+    """All of the below."""
+    check_members(members, banned)
+    check_epochs(pipelines)
+    for placement in pipelines.live():
+        check_layers(placement)
+        check_work(placement.pipeline)
         check_presence(placement, members)
-    check_memory(members, placing, now_s)
-    check_progress(placing, members)
+    check_memory(members, pipelines, now_s)
+    check_apart(pipelines)
+    for lifecycle in pipelines:
+        check_progress(lifecycle, members)
 
 
-def check_members(members: Membership, banned: Set[NodeId], ticked_s: float | None) -> None:
+def check_members(members: Membership, banned: Set[NodeId]) -> None:
     connections = {member.connection for member in members}
     assert len(connections) == len(members.members), "two members share a connection"
     here_banned = members.members.keys() & banned
     assert not here_banned, f"{here_banned} are banned and here"
-    oldest_s = -inf if ticked_s is None else ticked_s - members.options.lease_s
+    oldest_s = -inf if members.ticked_s is None else members.ticked_s - members.options.lease_s
     for node, member in members.members.items():
         assert member.id == node, f"{member.id} is filed under {node}"
         assert members.at(member.connection) is member, f"{node} is not found by its connection"
         assert member.heard_s >= oldest_s, f"{node} was silent since {member.heard_s} and is still here"
 
 
-def check_epochs(placing: Placing) -> None:
-    epochs = [placement.epoch for placement in placing.live()]
-    assert epochs == sorted(set(epochs)), f"epochs {epochs} are not increasing"
-    assert all(0 < epoch <= placing.epoch for epoch in epochs), f"epochs {epochs} beyond {placing.epoch}"
+def check_epochs(pipelines: Pipelines) -> None:
+    for lifecycle in pipelines:
+        own = [placement.epoch for placement in lifecycle.live()]
+        assert own == sorted(own), f"epochs {own} of {lifecycle.id} are not increasing"
+    epochs = [placement.epoch for placement in pipelines.live()]
+    assert len(set(epochs)) == len(epochs), f"an epoch is given twice in {epochs}"
+    newest = pipelines.allocation.epoch
+    assert all(0 < epoch <= newest for epoch in epochs), f"epochs {epochs} beyond {newest}"
 
 
-def check_layers(placement: Placement, num_layers: int) -> None:
+def check_layers(placement: Placement) -> None:
+    num_layers = placement.model.shape.num_layers
     stages = placement.pipeline.stages
     assert stages, "a pipeline without stages"
     starts, ends = [stage.first for stage in stages], [stage.last for stage in stages]
@@ -48,9 +56,15 @@ def check_layers(placement: Placement, num_layers: int) -> None:
     assert ends[-1] == num_layers, f"layers end at {ends[-1]} of {num_layers}"
     assert all(stage.first < stage.last for stage in stages), "an empty stage"
     assert len(set(placement.nodes)) == len(stages), "a node holds two stages of one pipeline"
-    pipeline = placement.pipeline
-    assert pipeline.serve.num_pages > 0, "no cache"
-    assert pipeline.serve.num_microbatches >= len(stages), "fewer steps in flight than stages"
+
+
+def check_work(pipeline: Pipeline) -> None:
+    match pipeline.work:
+        case ServeSettings(num_pages=pages, num_microbatches=microbatches):
+            assert pages > 0, "no cache"
+            assert microbatches >= len(pipeline.stages), "fewer steps in flight than stages"
+        case TrainSettings(num_microbatches=microbatches):
+            assert microbatches > 0, "nothing to compute"
 
 
 def check_presence(placement: Placement, members: Membership) -> None:
@@ -61,17 +75,28 @@ def check_presence(placement: Placement, members: Membership) -> None:
     assert not set(placement.loads) & placement.deferred, "somebody is both assigned and deferred"
 
 
-def check_memory(members: Membership, placing: Placing, now_s: float) -> None:
-    """No node is asked to hold more than it lends and is believed to have, over all live placements."""
-    for node in {node for placement in placing.live() for node in placement.nodes}:
-        member, held = members.members[node], placing.held_bytes(node)
-        cap = members.cap(member, now_s)
-        assert held <= cap, f"{node} is to hold {held} bytes and is believed to have {cap}"
-        assert held <= member.claim_bytes, f"{node} is to hold {held} bytes and lends {member.claim_bytes}"
+def check_memory(members: Membership, pipelines: Pipelines, now_s: float) -> None:
+    """No node is to hold more than it lends and is believed to have, over all pipelines."""
+    for node in {node for placement in pipelines.live() for node in placement.nodes}:
+        member, booked = members.members[node], pipelines.allocation.booked_bytes(node)
+        held, cap = pipelines.allocation.held_bytes(node), members.cap(member, now_s)
+        assert held <= booked, f"{node} is to hold {held} bytes, of which {booked} are in the books"
+        assert booked <= cap, f"{node} is to hold {booked} bytes and is believed to have {cap}"
+        assert booked <= member.claim_bytes, f"{node} is to hold {booked} bytes and lends {member.claim_bytes}"
 
 
-def check_progress(placing: Placing, members: Membership) -> None:
-    serving, pending = placing.serving, placing.pending
+def check_apart(pipelines: Pipelines) -> None:
+    """The pipelines of one job share no machine."""
+    for job in pipelines.jobs:
+        holders: dict[NodeId, Lifecycle] = {}
+        for lifecycle in pipelines.of_job(job):
+            for node in {node for placement in lifecycle.live() for node in placement.nodes}:
+                assert node not in holders, f"{node} works for {lifecycle.id} and {holders[node].id}"
+                holders[node] = lifecycle
+
+
+def check_progress(lifecycle: Lifecycle, members: Membership) -> None:
+    serving, pending = lifecycle.serving, lifecycle.pending
     if serving is not None:
         assert serving.is_ready, f"epoch {serving.epoch} serves and is not loaded everywhere"
         assert not serving.deferred, f"epoch {serving.epoch} serves and waits for {serving.deferred}"

@@ -1,10 +1,17 @@
-"""The pool as people see it: plain records for the status page and the command line. Decides nothing."""
+"""The pool as people see it: plain records for the status page and the command line. Decides nothing.
+
+What stands at the top of the status is of all pipelines together, in the order of their jobs; under `jobs` it stands
+for each. While one pipeline serves both say the same.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from muster.broker.members.membership import Member
+from muster.broker.pipelines.lifecycle import Lifecycle
+from muster.broker.pipelines.placement import Placement
 from muster.broker.state import BrokerState
+from muster.spec.plan import ServeSettings, Work
 from muster.spec.pool import NodeId
 
 View = dict[str, Any]
@@ -12,56 +19,77 @@ PIN_DUE = "It is here, and gets its layers when the pool next looks for somethin
 
 
 def status_view(state: BrokerState) -> View:
-    """What serves, what loads, who is here, and what is wrong if nothing serves."""
-    placing = state.placing
-    serving, pending = placing.serving, placing.pending
+    """What works, what loads, who is here, and what is wrong where nothing works."""
+    pipelines = state.pipelines
+    serving = pipelines.serving()
+    jobs = [_job(state, job) for job in pipelines.jobs]
     return {
-        "model": state.served.shape.name,
-        "ready": serving is not None,
-        "reason": "" if serving is not None else _reason(state),
-        "epoch": serving.epoch if serving is not None else 0,
+        "model": ", ".join(job["model"] for job in jobs),
+        "ready": all(job["ready"] for job in jobs),
+        "reason": next((job["reason"] for job in jobs if job["reason"]), ""),
+        "epoch": max((placement.epoch for placement in serving), default=0),
         "active_requests": sum(member.active_requests for member in state.members),
-        "placement": _stages(state),
-        "pipeline": _pipeline(state),
-        "explanation": serving.explanation if serving is not None else "",
-        "max_context": max_context(state),
-        "loading": _loading(state) if pending is not None else [],
+        "placement": [stage for placement in serving for stage in _stages(state, placement)],
+        "explanation": "\n".join(placement.explanation for placement in serving),
+        "max_context": max((max_context(state, job) for job in pipelines.jobs), default=0),
+        "loading": [load for placement in pipelines.pending() for load in _loading(state, placement)],
+        "jobs": jobs,
         "nodes": [],
     }
 
 
-def pins_view(state: BrokerState, now_s: float) -> list[View]:
-    """What became of every pin; `reason` says why it is not kept."""
-    serving = state.placing.serving
-    stages = serving.pipeline.stages if serving is not None else ()
-    views = []
-    for one in state.placing.pinned(now_s):
-        kept = one.stage is not None and one.stage in stages
-        reason = "" if kept else one.trouble or state.placing.pin_trouble or PIN_DUE
-        views.append(
-            {"node": one.pin.node, "first": one.pin.first, "last": one.pin.last, "kept": kept, "reason": reason}
-        )
-    return views
+def _job(state: BrokerState, name: str) -> View:
+    lifecycles = state.pipelines.of_job(name)
+    ready = any(lifecycle.serving is not None for lifecycle in lifecycles)
+    reasons = [_reason(lifecycle) for lifecycle in lifecycles if lifecycle.serving is None]
+    return {
+        "job": name,
+        "model": state.pipelines.jobs[name].model.shape.name,
+        "ready": ready,
+        "reason": "" if ready else next(iter(reasons), ""),
+        "max_context": max_context(state, name),
+        "pipelines": [_pipeline(state, lifecycle) for lifecycle in lifecycles],
+    }
 
 
-def _reason(state: BrokerState) -> str:
-    if state.placing.pending is not None:
+def _pipeline(state: BrokerState, lifecycle: Lifecycle) -> View:
+    serving, pending = lifecycle.serving, lifecycle.pending
+    return {
+        "pipeline": str(lifecycle.id),
+        "reason": _reason(lifecycle) if serving is None else "",
+        "epoch": serving.epoch if serving is not None else 0,
+        "placement": _stages(state, serving) if serving is not None else [],
+        "work": _work(serving.pipeline.work) if serving is not None else None,
+        "explanation": serving.explanation if serving is not None else "",
+        "loading": _loading(state, pending) if pending is not None else [],
+    }
+
+
+def _work(work: Work) -> View:
+    """How full a pipeline that serves may be run; what one that trains computes in a step."""
+    if isinstance(work, ServeSettings):
+        return {
+            "num_pages": work.num_pages,
+            "page_size": work.page_size,
+            "num_microbatches": work.num_microbatches,
+        }
+    return {"num_microbatches": work.num_microbatches, "microbatch": work.microbatch}
+
+
+def _reason(lifecycle: Lifecycle) -> str:
+    if lifecycle.pending is not None:
         return "Machines are loading their layers."
-    return state.placing.trouble or "The pool is being arranged."
+    return lifecycle.trouble or "The pool is being arranged."
 
 
-def max_context(state: BrokerState) -> int:
-    """Longest sequence that the serving pipeline has cache for; 0 while nothing serves."""
-    serving = state.placing.serving
-    if serving is None:
-        return 0
-    return min(state.served.shape.max_context, serving.pipeline.serve.cache_tokens)
+def max_context(state: BrokerState, job: str) -> int:
+    """Longest sequence that some pipeline of the job has cache for; 0 while none is ready."""
+    works = [lifecycle.serving.pipeline.work for lifecycle in state.pipelines.of_job(job) if lifecycle.serving]
+    most = max((work.cache_tokens for work in works), default=0)
+    return min(state.pipelines.jobs[job].model.shape.max_context, most)
 
 
-def _stages(state: BrokerState) -> list[View]:
-    serving = state.placing.serving
-    if serving is None:
-        return []
+def _stages(state: BrokerState, serving: Placement) -> list[View]:
     members = state.members.members
     return [
         {
@@ -75,22 +103,7 @@ def _stages(state: BrokerState) -> list[View]:
     ]
 
 
-def _pipeline(state: BrokerState) -> View | None:
-    """How full the serving pipeline may be run."""
-    if state.placing.serving is None:
-        return None
-    pipeline = state.placing.serving.pipeline
-    return {
-        "num_pages": pipeline.serve.num_pages,
-        "page_size": pipeline.serve.page_size,
-        "num_microbatches": pipeline.serve.num_microbatches,
-    }
-
-
-def _loading(state: BrokerState) -> list[View]:
-    pending = state.placing.pending
-    if pending is None:
-        return []
+def _loading(state: BrokerState, pending: Placement) -> list[View]:
     return [
         {
             "node": node,
@@ -103,6 +116,23 @@ def _loading(state: BrokerState) -> list[View]:
     ]
 
 
+def pins_view(state: BrokerState, now_s: float) -> list[View]:
+    """What became of every pin; `reason` says why it is not kept."""
+    return [view for lifecycle in state.pipelines for view in _pins(lifecycle, now_s)]
+
+
+def _pins(lifecycle: Lifecycle, now_s: float) -> list[View]:
+    stages = lifecycle.serving.pipeline.stages if lifecycle.serving is not None else ()
+    views = []
+    for one in lifecycle.pinned(now_s):
+        kept = one.stage is not None and one.stage in stages
+        reason = "" if kept else one.trouble or lifecycle.pin_trouble or PIN_DUE
+        views.append(
+            {"node": one.pin.node, "first": one.pin.first, "last": one.pin.last, "kept": kept, "reason": reason}
+        )
+    return views
+
+
 def nodes_view(state: BrokerState, past: Iterable[Mapping[str, Any]], now_s: float) -> list[View]:
     """Everybody who is here, then everybody who was (`past`: the store's records)."""
     here = [_member(state, member, now_s) for member in state.members]
@@ -112,8 +142,11 @@ def nodes_view(state: BrokerState, past: Iterable[Mapping[str, Any]], now_s: flo
 
 
 def _member(state: BrokerState, member: Member, now_s: float) -> View:
-    serving = state.placing.serving
-    stage = serving.stage(member.id) if serving is not None else None
+    held = [
+        (placement, stage)
+        for placement in state.pipelines.serving()
+        if (stage := placement.stage(member.id)) is not None
+    ]
     to_head = member.links.get(state.head)
     return {
         "id": member.id,
@@ -122,7 +155,8 @@ def _member(state: BrokerState, member: Member, now_s: float) -> View:
         "state": _state(state, member, now_s),
         "device": member.device.name if member.device is not None else "",
         "memory_bytes": state.members.cap(member, now_s),
-        "layers": [stage.first, stage.last] if stage is not None else None,
+        "layers": next(([stage.first, stage.last] for _, stage in held), None),
+        "stages": [{"pipeline": str(p.id), "first": stage.first, "last": stage.last} for p, stage in held],
         "round_trip_s": 2 * to_head.latency_s if to_head is not None else None,
         "active_requests": member.active_requests,
         "steps": member.steps,
@@ -133,12 +167,11 @@ def _member(state: BrokerState, member: Member, now_s: float) -> View:
 
 
 def _state(state: BrokerState, member: Member, now_s: float) -> str:
-    serving, pending = state.placing.serving, state.placing.pending
     if member.draining:
         return "draining"
-    if serving is not None and serving.holds(member.id):
+    if any(placement.holds(member.id) for placement in state.pipelines.serving()):
         return "serving"
-    if pending is not None and pending.holds(member.id):
+    if any(placement.holds(member.id) for placement in state.pipelines.pending()):
         return "loading"
     if member.device is None:
         return "measuring"
@@ -151,10 +184,11 @@ def _gone(state: BrokerState, record: Mapping[str, Any]) -> View:
         "id": node,
         "name": record["name"],
         "region": record["region"],
-        "state": "banned" if node in state.banned else "gone",
+        "state": "banned" if node in state.admission.banned else "gone",
         "device": "",
         "memory_bytes": record["claim_bytes"],
         "layers": None,
+        "stages": [],
         "round_trip_s": None,
         "active_requests": 0,
         "steps": None,

@@ -12,8 +12,8 @@ from muster.spec.request import Progress, Request
 class PoolBackend:
     """Implements `api/backend`. `service` gives the broker that runs now."""
 
-    def __init__(self, model: LoadedModel, sessions: Sessions, service: Callable[[], BrokerService]) -> None:
-        self._model, self._sessions, self._service = model, sessions, service
+    def __init__(self, job: str, model: LoadedModel, sessions: Sessions, service: Callable[[], BrokerService]) -> None:
+        self._job, self._model, self._sessions, self._service = job, model, sessions, service
 
     @property
     def model(self) -> str:
@@ -26,7 +26,7 @@ class PoolBackend:
     @property
     def max_context(self) -> int:
         """Of the pipeline that serves; the model's own while none does. Asked with every request, so it is quick."""
-        return self._service().max_context() or self._model.shape.max_context
+        return self._service().max_context(self._job) or self._model.shape.max_context
 
     def generate(self, request: Request) -> AsyncIterator[Progress]:
         return self._sessions.generate(request)

@@ -4,12 +4,15 @@ Who runs it gives the model, a store and an endpoint, so that tests run this com
 process: signals, sockets and files are `run`'s.
 """
 
+from collections.abc import AsyncIterator, Collection
+
 from starlette.types import ASGIApp
 
 from muster.api.app import create_app
 from muster.broker.bulk import ReadBlob
-from muster.broker.pipelines.placement import Served
-from muster.broker.pipelines.searching import SearchPlan
+from muster.broker.events import Route
+from muster.broker.pipelines.job import JobModel, JobOptions, SearchPlan
+from muster.broker.pipelines.serve import serve_job
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
@@ -31,14 +34,18 @@ class Head:
         self,
         model: LoadedModel,
         store: Store,
-        options: BrokerOptions,
+        options: BrokerOptions = BrokerOptions(),
+        job_options: JobOptions = JobOptions(),
         *,
         search: SearchPlan | None = one_pipeline,
         patience: Patience | None = None,
     ) -> None:
         """`search` looks for better plans while the quick planner's serve."""
         self.model, self.store = model, store
-        self._options, self._search = options, search
+        self._options = options
+        eos = tuple(sorted(model.tokenizer.end_of_text_ids))
+        served = JobModel(model.shape, model.manifest.digest, eos_token_ids=eos, choices=model.choices)
+        self.job = serve_job(served, search=search, options=job_options)
         # Through `self.service`, and not bound to one: another broker may take its place while streams wait.
         self.sessions = Sessions(
             lambda node: self.service.open(node, "data"),
@@ -50,21 +57,29 @@ class Head:
 
     async def start_broker(self, endpoint: Endpoint) -> None:
         """May be called again once `service` was closed: the new one finds the pool again in the store."""
-        eos = tuple(sorted(self.model.tokenizer.end_of_text_ids))
-        served = Served(self.model.shape, self.model.manifest.digest, eos_token_ids=eos, choices=self.model.choices)
         read_blob = blob_reader(DirectoryBlobs(self.model.path, self.model.manifest))
-        service = BrokerService(served, self.store, read_blob, search=self._search, options=self._options)
+        service = BrokerService([self.job], self.store, read_blob, options=self._options)
         await service.start(endpoint)
         self.service = service
 
     async def follow(self) -> None:
         """Send requests along the broker's routes until cancelled."""
-        await self.sessions.run(self.service.watch())
+        await self.sessions.run(newest_routes(self.service.watch(self.job.name)))
 
     def app(self, admin_token: str = "") -> ASGIApp:
         """The HTTP door. Without a token it has no `/admin`."""
-        backend = PoolBackend(self.model, self.sessions, lambda: self.service)
+        backend = PoolBackend(self.job.name, self.model, self.sessions, lambda: self.service)
         return create_app(backend, self.model.tokenizer, keys=self.store, admin=self.service, admin_token=admin_token)
+
+
+def newest(routes: Collection[Route]) -> Route | None:
+    """Of a job's routes the one that sessions follow: they send all requests to one pipeline."""
+    return max(routes, key=lambda route: route.epoch, default=None)
+
+
+async def newest_routes(changes: AsyncIterator[Collection[Route]]) -> AsyncIterator[Route | None]:
+    async for routes in changes:
+        yield newest(routes)
 
 
 def blob_reader(blobs: DirectoryBlobs) -> ReadBlob:

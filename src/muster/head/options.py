@@ -1,8 +1,9 @@
 """What a head was asked to be. Knows nothing of how it becomes that."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from muster.broker.pipelines.job import JobOptions
 from muster.broker.state import BrokerOptions
 from muster.head.pins import SavedPlan
 from muster.plan.serve.options import Pin
@@ -39,8 +40,10 @@ class HeadOptions:
         return self.dtype or (self.plan.file.shape.dtype if self.plan is not None else None)
 
 
-def broker_options(options: HeadOptions, pins: tuple[Pin, ...], own_machine: NodeId | None) -> BrokerOptions:
+def broker_options(options: HeadOptions) -> BrokerOptions:
+    return BrokerOptions(region=options.region)
+
+
+def job_options(options: HeadOptions, pins: tuple[Pin, ...], own_machine: NodeId | None) -> JobOptions:
     """`own_machine` is the local worker's id, where there is one."""
-    defaults = BrokerOptions()
-    placing = replace(defaults.placing, min_nodes=options.min_nodes, pins=pins, own_machine=own_machine)
-    return replace(defaults, region=options.region, placing=placing)
+    return JobOptions(min_nodes=options.min_nodes, pins=pins, own_machine=own_machine)

@@ -26,7 +26,7 @@ from muster.head.data_directory import (
 )
 from muster.head.local_worker import local_worker
 from muster.head.model import load_model
-from muster.head.options import HeadOptions, broker_options
+from muster.head.options import HeadOptions, broker_options, job_options
 from muster.head.pins import check_apart, pins_of_plan
 from muster.head.watch import announce_door, watch
 from muster.link.identity import Identity, held_identity
@@ -63,7 +63,8 @@ async def run_head(options: HeadOptions, announce: Announce) -> None:
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
         endpoint = await bind_where_it_was(identity, options)
-        head = Head(model, store, broker_options(options, pins, own.node_id if own is not None else None))
+        own_machine = own.node_id if own is not None else None
+        head = Head(model, store, broker_options(options), job_options(options, pins, own_machine))
         await stack.enter_async_context(started(head, endpoint, options.scenario))
         ticket = await head.service.issue_ticket(options.ticket_s)
         # Whatever is entered later ends earlier: clients first, then what serves them.

@@ -11,6 +11,7 @@ from muster.broker.events import ConnectionId
 from muster.broker.members.links import Links
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
 from muster.wire.messages.base import Address
+from muster.wire.messages.membership import Heartbeat, Measured
 
 MOST_RECORDS = 20_000
 MOST_LINKS_PER_NODE = 256
@@ -92,6 +93,8 @@ class Membership:
         self.options = options
         self.members: dict[NodeId, Member] = {}
         self.records: dict[NodeId, Record] = {}
+        self.ticked_s: float | None = None
+        """When leases were last looked at."""
         self.broken: dict[frozenset[NodeId], float] = {}
         """Pairs whose link was reported broken twice -> until when it is not used."""
         self._reported: dict[frozenset[NodeId], float] = {}
@@ -115,11 +118,51 @@ class Membership:
         return member
 
     def expired(self, now_s: float) -> list[Member]:
+        """Members that were silent for too long; called now and then."""
+        slept_s = 0.0 if self.ticked_s is None else now_s - self.ticked_s
+        self.ticked_s = now_s
+        if slept_s > self.options.lease_s / 2:  # the head itself was away: nobody else is to blame for the silence
+            for member in self:
+                member.heard_s = now_s
         return [member for member in self if now_s - member.heard_s > self.options.lease_s]
 
-    def renew_all(self, now_s: float) -> None:
-        for member in self:
+    # --- what a member says -------------------------------------------------------------------------------------------
+
+    def heard(self, connection: ConnectionId, now_s: float) -> Member | None:
+        """Whoever said something on this connection; its lease begins anew. None for a ghost."""
+        member = self.at(connection)
+        if member is not None:
             member.heard_s = now_s
+        return member
+
+    def beat(self, member: Member, beat: Heartbeat, now_s: float) -> bool:
+        """Take a heartbeat in; whether a step that did not seem to end has ended."""
+        recovered = member.hangs and beat.computing_s < member.computing_s
+        if recovered:
+            member.hangs = False
+        if beat.steps > member.steps:
+            member.stepped_s = now_s
+        member.free_memory_bytes = beat.free_memory_bytes
+        member.active = {stage.epoch: stage.active_requests for stage in beat.stages}
+        member.steps, member.computing_s, member.busy_s = beat.steps, beat.computing_s, beat.busy_s
+        return recovered
+
+    def measured(self, member: Member, measured: Measured, held_bytes: int) -> None:
+        """What it lends is the least of its device's memory and of what it says is free beside `held_bytes`."""
+        member.device, member.free_memory_bytes = measured.device, measured.free_memory_bytes
+        member.claim_bytes = min(measured.device.memory_bytes, measured.free_memory_bytes + held_bytes)
+
+    def drain(self, node: NodeId) -> bool:
+        """It gets nothing new from now on; whether it is here."""
+        member = self.members.get(node)
+        if member is not None:
+            member.draining = True
+        return member is not None
+
+    def hangs(self, member: Member, now_s: float) -> None:
+        """Its step at hand does not end: nothing new until it does."""
+        member.hangs = True
+        self.failed(member.id, now_s)
 
     # --- reputation -------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Who holds which layers: pipelines on their way from plan to service and beyond.
 
-Reading order: `placement` (one pipeline on its way from plan to service), `placing` (from pool to placements), `pauses`
-(how long one is left alone), `slowness` (who computes slower than forecast), `searching` (looks for better plans beside
-the event loop).
+Reading order: `job` (what is to be done, and who plans it), `serve` (how a pipeline that serves is planned),
+`placement` (one placement of a pipeline), `allocation` (machines among all pipelines), `lifecycle` (one pipeline from
+plan to placement to the next), `every` (all of them), `pauses` (how long one is left alone), `slowness` (who computes
+slower than forecast), `searching` (looks for better plans beside the event loop).
 """

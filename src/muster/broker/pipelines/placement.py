@@ -6,36 +6,18 @@ While another placement still serves, a node that cannot hold both stages at onc
 everybody else has the weights, and the serving placement makes way.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from muster.cost.dtypes import dtypes_to_try
-from muster.cost.memory import WorkspaceOptions, stage_bytes, workspace_of
+from muster.broker.events import PipelineId
+from muster.broker.pipelines.job import JobModel
+from muster.cost.memory import stage_bytes, workspace_of
 from muster.plan.quick.tables import PlanOptions
 from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, Stage
-from muster.spec.pool import Node, NodeId, Pool
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
+from muster.spec.pool import NodeId, Pool
 from muster.wire.messages.base import Address
 from muster.wire.messages.placement import Assign
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The model that this pool serves."""
-
-    shape: ModelShape
-    manifest: str
-    """BLAKE3 of the manifest."""
-    eos_token_ids: tuple[int, ...] = ()
-    workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)
-    choices: tuple[ModelShape, ...] = ()
-    """The model in every dtype that it may be served in, the checkpoint's own first. Empty: only as `shape` says."""
-
-    def suited_to(self, nodes: Iterable[Node]) -> tuple["Served", ...]:
-        """The same in the dtypes to try on these machines, one after the other until they can hold it."""
-        shapes = {shape.dtype: shape for shape in self.choices or (self.shape,)}
-        return tuple(replace(self, shape=shapes[dtype]) for dtype in dtypes_to_try(tuple(shapes), nodes))
 
 
 @dataclass(slots=True)
@@ -53,10 +35,12 @@ class Load:
 
 @dataclass(slots=True)
 class Placement:
+    id: PipelineId
+    model: JobModel
     epoch: int
     pipeline: Pipeline
     step_seconds: float
-    """Forecast of the slowest stage's time for one decode step."""
+    """Forecast of the slowest stage's time for one step; while it serves, for a decode step."""
     longest_step_seconds: float
     """The same for a step as long as steps can be here."""
     explanation: str
@@ -66,11 +50,13 @@ class Placement:
     """Nodes that will be assigned when the serving placement makes way."""
 
     @classmethod
-    def of(cls, epoch: int, plan: Plan, served: Served, pool: Pool, options: PlanOptions) -> "Placement":
-        """Of the only pipeline of `plan`, whose machines are in the pool."""
-        (pipeline,) = plan.pipelines
-        longest_s = longest_step_seconds(pipeline, served.shape, pool, options)
-        return cls(epoch, pipeline, plan.step_seconds, longest_s, plan.explanation)
+    def of(
+        cls, id: PipelineId, model: JobModel, epoch: int, plan: Plan, pool: Pool, options: PlanOptions
+    ) -> "Placement":
+        """Of a plan that was made for one pipeline, whose machines are in the pool."""
+        pipeline = plan.only_pipeline
+        longest_s = max(plan.step_seconds, longest_step_seconds(pipeline, model.shape, pool, options))
+        return cls(id, model, epoch, pipeline, plan.step_seconds, longest_s, plan.explanation)
 
     @property
     def nodes(self) -> tuple[NodeId, ...]:
@@ -79,14 +65,14 @@ class Placement:
     def stage(self, node: NodeId) -> Stage | None:
         return next((stage for stage in self.pipeline.stages if stage.node == node), None)
 
-    def bytes_on(self, node: NodeId, served: Served) -> int:
+    def bytes_on(self, node: NodeId) -> int:
         """Memory that this placement takes on `node`; 0 if it has no stage there."""
         stage = self.stage(node)
         if stage is None:
             return 0
         work = self.pipeline.work
-        workspace = workspace_of(work, served.workspace)
-        return stage_bytes(served.shape, stage.first, stage.last, work.cache_tokens, workspace)
+        workspace = workspace_of(work, self.model.workspace)
+        return stage_bytes(self.model.shape, stage.first, stage.last, work.cache_tokens, workspace)
 
     def holds(self, node: NodeId) -> bool:
         """Whether the node was told to hold its stage."""
@@ -106,25 +92,37 @@ class Placement:
         index = order.index(node)
         return {order[index - 1], order[(index + 1) % len(order)]} - {node}
 
-    def assignment(self, node: NodeId, peers: tuple[Address, ...], served: Served) -> Assign:
+    def assignment(self, node: NodeId, peers: tuple[Address, ...]) -> Assign:
         return Assign(
             epoch=self.epoch,
-            job=served.shape.name,
-            model=served.shape.name,
-            manifest=served.manifest,
-            dtype=served.shape.dtype,
+            job=self.id.job,
+            model=self.model.shape.name,
+            manifest=self.model.manifest,
+            dtype=self.model.shape.dtype,
             index=self.nodes.index(node),
-            pipeline=self.pipeline.with_work(
-                prefill_tokens=self.pipeline.serve.prefill_tokens or served.workspace.prefill_tokens,
-                eos_token_ids=served.eos_token_ids,
-            ),
+            pipeline=_instructed(self.pipeline, self.model),
             peers=peers,
         )
 
 
+def _instructed(pipeline: Pipeline, model: JobModel) -> Pipeline:
+    """With what the plan left to whoever knows the model."""
+    if not isinstance(pipeline.work, ServeSettings):
+        return pipeline
+    return pipeline.with_work(
+        prefill_tokens=pipeline.work.prefill_tokens or model.workspace.prefill_tokens,
+        eos_token_ids=model.eos_token_ids,
+    )
+
+
 def longest_step_seconds(pipeline: Pipeline, shape: ModelShape, pool: Pool, options: PlanOptions) -> float:
-    """Of the slowest stage, for a step full of prompt tokens at the end of the longest text, and full of sequences."""
-    work = pipeline.serve
+    """Of the slowest stage, for a step full of prompt tokens at the end of the longest text, and full of sequences.
+
+    0 for a pipeline that does not serve.
+    """
+    work = pipeline.work
+    if not isinstance(work, ServeSettings):
+        return 0.0
     tokens, longest = work.prefill_tokens or options.workspace.prefill_tokens, min(shape.max_context, work.cache_tokens)
     batch = work.batch or options.batch
     load = StepLoad(batch, longest, ((max(0, longest - tokens), tokens),), batch + 1)

@@ -2,24 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from threading import Event
 
 import structlog
 
 from muster.broker.events import PlanFound, Search
+from muster.broker.pipelines.job import SearchPlan
 from muster.errors import PoolUnavailable
-from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Plan
-from muster.spec.pool import Pool
 
 log = structlog.get_logger()
 LONGEST_S = 5.0
 """A search shares the processor with whoever serves requests here."""
-
-SearchPlan = Callable[[ModelShape, Pool, PlanOptions, Callable[[], bool]], Plan]
-"""Model, pool, options and whether to come to an end -> the best plan that was found."""
 
 
 class Searching:
@@ -35,12 +29,13 @@ class Searching:
             return self._closing.is_set() or time.monotonic() > deadline_s
 
         try:
-            return PlanFound(await asyncio.to_thread(self._search, shape, wanted.pool, wanted.options, out_of_time))
+            plan = await asyncio.to_thread(self._search, shape, wanted.pool, wanted.options, out_of_time)
+            return PlanFound(wanted.pipeline, plan)
         except PoolUnavailable as error:
             log.info("search.found_nothing", reason=str(error))
         except Exception as error:
             log.error("search.broke", exc_info=error)
-        return PlanFound(None)
+        return PlanFound(wanted.pipeline, None)
 
     def close(self) -> None:
         """A search under way comes to an end."""

@@ -3,15 +3,17 @@
 All machines of a ring compute the same steps, so what each was busy in the same while, held against its forecast,
 should be alike, whatever the requests are. One that needs twice what the others need, thrice in a row, counts as slower
 from then on, by as much as explains that, until it is as fast as they are again, or was left alone for long enough to
-be tried again. A machine that serves alone has nobody to be compared with, and one that also makes up how long it was
-busy is not seen through here.
+be tried again. A machine that serves alone has nobody to be compared with, one that works for several pipelines cannot
+be judged by one of them, and one that also makes up how long it was busy is not seen through here.
 
     seconds of a step = start + slowness x the rest      the start of a step takes what it takes on any machine
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from muster.broker.events import PipelineId
 from muster.broker.members.membership import Membership
 from muster.broker.pipelines.placement import Placement
 from muster.cost.pace import seconds
@@ -60,59 +62,51 @@ class _Forecast:
 
 
 class Slowness:
-    def __init__(
-        self, members: Membership, shape: Callable[[], ModelShape], forecasting: Callable[[float], PlanOptions]
-    ) -> None:
-        """`shape` gives the model as it is served now; `forecasting`: time -> the step that is forecast, and by which
-        constants."""
-        self._members, self._shape, self._forecasting = members, shape, forecasting
-        self._window = _Window(0, 0.0, {})
+    def __init__(self, members: Membership, forecasting: Callable[[PipelineId, float], PlanOptions]) -> None:
+        """`forecasting`: pipeline, time -> the step that is forecast, and by which constants."""
+        self._members, self._forecasting = members, forecasting
+        self._windows: dict[PipelineId, _Window] = {}
 
-    def look(self, serving: Placement | None, now_s: float) -> bool:
+    def look(self, serving: Collection[Placement], now_s: float) -> bool:
         """Whether somebody turned out to be slower or faster than was believed; called now and then."""
-        tried_again = self._try_again(serving, now_s)
-        if serving is None or len(serving.nodes) < 2:
-            return tried_again
+        works_for = Counter(node for placement in serving for node in placement.nodes)
+        tried_again = self._try_again(works_for, now_s)
+        alone = [placement for placement in serving if all(works_for[node] == 1 for node in placement.nodes)]
+        news = [self._judge(placement, now_s) for placement in alone if len(placement.nodes) > 1]
+        return any(news) or tried_again
+
+    def _judge(self, serving: Placement, now_s: float) -> bool:
+        """By each other, the machines of one ring; whether there is news."""
         busy_s = {node: self._members.members[node].busy_s for node in serving.nodes}
-        if self._window.epoch != serving.epoch:
-            self._window = _Window(serving.epoch, now_s, busy_s)
-        if now_s - self._window.start_s < WINDOW_S:
-            return tried_again
-        forecasting = self._forecasting(now_s)
-        forecasts = {stage.node: self._forecast(stage, forecasting) for stage in serving.pipeline.stages}
-        found = (*self._window.before, self._compared(forecasts, busy_s))[-IN_A_ROW:]
-        self._window = _Window(serving.epoch, now_s, busy_s, found)
+        window = self._windows.get(serving.id)
+        if window is None or window.epoch != serving.epoch:
+            window = self._windows[serving.id] = _Window(serving.epoch, now_s, busy_s)
+        if now_s - window.start_s < WINDOW_S:
+            return False
+        shape, forecasting = serving.model.shape, self._forecasting(serving.id, now_s)
+        forecasts = {stage.node: self._forecast(shape, stage, forecasting) for stage in serving.pipeline.stages}
+        found = (*window.before, _compared(forecasts, window.busy_s, busy_s))[-IN_A_ROW:]
+        self._windows[serving.id] = _Window(serving.epoch, now_s, busy_s, found)
         if len(found) < IN_A_ROW or not all(found):
-            return tried_again
-        most = self._most(serving.nodes, forecasting)
+            return False
+        most = self._most(shape, serving.nodes, forecasting)
         news = [
             self._believe(node, forecasts[node], [times[node] for times in found], most[node], now_s)
             for node in serving.nodes
         ]
-        return any(news) or tried_again
+        return any(news)
 
-    def _compared(self, forecasts: Mapping[NodeId, _Forecast], busy_s: Mapping[NodeId, float]) -> dict[NodeId, float]:
-        """How many times longer than the others each was busy, by its forecast; empty where that cannot be said."""
-        spent = {node: busy_s[node] - self._window.busy_s[node] for node in busy_s}
-        if max(spent.values()) < LEAST_BUSY_S or min(spent.values()) <= 0:
-            return {}
-        ratios = {node: spent[node] / forecast.seconds() for node, forecast in forecasts.items()}
-        usual = sorted(ratios.values())[(len(ratios) - 1) // 2]
-        return {node: ratio / usual for node, ratio in ratios.items()}
-
-    def _forecast(self, stage: Stage, forecasting: PlanOptions) -> _Forecast:
+    def _forecast(self, shape: ModelShape, stage: Stage, forecasting: PlanOptions) -> _Forecast:
         device = self._members.members[stage.node].device
         assert device is not None, "whoever serves was measured"
-        work = forecasting.work(self._shape(), stage.first, stage.last)
-        start_s, whole_s = (
-            seconds(part, device, self._shape().dtype, forecasting.constants) for part in (work.times(0), work)
-        )
+        work = forecasting.work(shape, stage.first, stage.last)
+        start_s, whole_s = (seconds(part, device, shape.dtype, forecasting.constants) for part in (work.times(0), work))
         return _Forecast(start_s, max(whole_s - start_s, 1e-30))
 
-    def _most(self, nodes: Sequence[NodeId], forecasting: PlanOptions) -> dict[NodeId, float]:
+    def _most(self, shape: ModelShape, nodes: Sequence[NodeId], forecasting: PlanOptions) -> dict[NodeId, float]:
         """How slow each may count: whoever claims a million times what others do may prove as many times slower."""
         claimed_s = {
-            member.id: self._forecast(Stage(member.id, 0, self._shape().num_layers), forecasting).rest_s
+            member.id: self._forecast(shape, Stage(member.id, 0, shape.num_layers), forecasting).rest_s
             for member in self._members
             if member.device is not None
         }
@@ -132,10 +126,22 @@ class Slowness:
         member.slowness = believed
         return True
 
-    def _try_again(self, serving: Placement | None, now_s: float) -> bool:
+    def _try_again(self, busy: Collection[NodeId], now_s: float) -> bool:
         """Forget the slowness of those who have had nothing to do for long; whether there were any."""
         slow = [member for member in self._members if member.slowness > 1.0 and now_s - member.slow_s > TRY_AGAIN_S]
-        rested = [member for member in slow if serving is None or not serving.holds(member.id)]
+        rested = [member for member in slow if member.id not in busy]
         for member in rested:
             member.slowness = 1.0
         return bool(rested)
+
+
+def _compared(
+    forecasts: Mapping[NodeId, _Forecast], before_s: Mapping[NodeId, float], busy_s: Mapping[NodeId, float]
+) -> dict[NodeId, float]:
+    """How many times longer than the others each was busy, by its forecast; empty where that cannot be said."""
+    spent = {node: busy_s[node] - before_s[node] for node in busy_s}
+    if max(spent.values()) < LEAST_BUSY_S or min(spent.values()) <= 0:
+        return {}
+    ratios = {node: spent[node] / forecast.seconds() for node, forecast in forecasts.items()}
+    usual = sorted(ratios.values())[(len(ratios) - 1) // 2]
+    return {node: ratio / usual for node, ratio in ratios.items()}

@@ -4,9 +4,8 @@ SQLite by default, PostgreSQL by URL, both through SQLAlchemy. Synchronous: the 
 and outputs never come near it; API keys are kept as hashes only (keys are long and random, so a plain hash suffices).
 """
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,19 +13,19 @@ from pathlib import Path
 from secrets import token_urlsafe
 
 import msgspec
-from sqlalchemy import create_engine, delete, event, func, select, update
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from muster.broker.events import BanChanged, NodeSeen, Placed
-from muster.broker.state import Remembered
-from muster.broker.storage.tables import ApiKeyRow, Base, NodeRow, PlacementRow, SecretRow, UsageRow
-from muster.errors import InvalidRequest, MachineTrouble
+from muster.broker.events import BanChanged, NodeSeen, PipelineId, Placed, Remembered
+from muster.broker.storage.database import open_database, trouble
+from muster.broker.storage.tables import ApiKeyRow, NodeRow, PlacementRow, SecretRow, UsageRow
+from muster.errors import InvalidRequest
 from muster.spec.plan import Pipeline
 
 KEY_PREFIX = "sk-muster-"
 KEPT_PLACEMENTS = 100
+"""Of each pipeline."""
 EPOCH_MARGIN = 16
 """A crash may have lost the last few writes; epochs go on beyond what they could have been."""
 
@@ -67,7 +66,7 @@ class Store:
     """Thread-safe as far as the database is; every method is one transaction."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
-        self._engine = _open(url)
+        self._engine = open_database(url)
         self._clock = clock
 
     @classmethod
@@ -85,7 +84,7 @@ class Store:
             with Session(self._engine) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
-            raise _trouble(error) from error
+            raise trouble(error) from error
 
     # --- the pool -----------------------------------------------------------------------------------------------------
 
@@ -99,11 +98,20 @@ class Store:
                     row = session.get(NodeRow, node) or NodeRow(id=node, seen_s=self._clock())
                     row.banned = banned
                     session.add(row)
-            case Placed(epoch, pipeline):
-                with self._session() as session:
-                    stages = msgspec.json.encode(pipeline).decode()
-                    session.merge(PlacementRow(epoch=epoch, pipeline=stages, made_s=self._clock()))
-                    session.execute(delete(PlacementRow).where(PlacementRow.epoch <= epoch - KEPT_PLACEMENTS))
+            case Placed():
+                self._save_placement(record)
+
+    def _save_placement(self, placed: Placed) -> None:
+        id, written = placed.id, msgspec.json.encode(placed.pipeline).decode()
+        of_pipeline = (PlacementRow.job == id.job, PlacementRow.number == id.number)
+        with self._session() as session:
+            row = PlacementRow(epoch=placed.epoch, job=id.job, number=id.number, pipeline=written)
+            row.made_s = self._clock()
+            session.merge(row)
+            epochs = select(PlacementRow.epoch).where(*of_pipeline).order_by(PlacementRow.epoch.desc())
+            oldest = session.scalar(epochs.offset(KEPT_PLACEMENTS - 1).limit(1))
+            if oldest is not None:
+                session.execute(delete(PlacementRow).where(*of_pipeline, PlacementRow.epoch < oldest))
 
     def _save_node(self, seen: NodeSeen) -> None:
         with self._session() as session:
@@ -115,12 +123,12 @@ class Store:
     def remembered(self) -> Remembered:
         """Everything that `BrokerState` wants to know after a restart."""
         with self._session() as session:
-            last = session.scalars(select(PlacementRow).order_by(PlacementRow.epoch.desc()).limit(1)).first()
+            placements = session.scalars(select(PlacementRow).order_by(PlacementRow.epoch)).all()
             nodes = session.scalars(select(NodeRow)).all()
             secrets = session.scalars(select(SecretRow)).all()
             return Remembered(
-                epoch=last.epoch + EPOCH_MARGIN if last else 0,
-                pipeline=_pipeline(last.pipeline) if last else None,
+                epoch=placements[-1].epoch + EPOCH_MARGIN if placements else 0,
+                pipelines=_latest(placements),
                 known={row.id for row in nodes if row.name},
                 banned={row.id for row in nodes if row.banned},
                 secrets=[(row.secret, row.expires_s) for row in secrets],
@@ -258,49 +266,17 @@ def _key(row: ApiKeyRow) -> ApiKey:
     )
 
 
+def _latest(rows: Iterable[PlacementRow]) -> dict[PipelineId, Pipeline]:
+    """The last of each pipeline; `rows` are the oldest first.
+
+    Without what another version wrote differently: a new placement is then made from nothing.
+    """
+    last = {PipelineId(row.job, row.number): row.pipeline for row in rows}
+    return {id: pipeline for id, text in last.items() if (pipeline := _pipeline(text)) is not None}
+
+
 def _pipeline(text: str) -> Pipeline | None:
-    """None where another version wrote it differently: a new placement is then made from nothing."""
     try:
         return msgspec.json.decode(text, type=Pipeline)
     except msgspec.MsgspecError:
         return None
-
-
-def _open(url: str) -> Engine:
-    try:
-        address = make_url(url.replace("postgresql://", "postgresql+psycopg://", 1))
-        # A server in the C locale would hand out bytes instead of text.
-        arguments = {"client_encoding": "utf8"} if address.get_backend_name() == "postgresql" else {}
-        if address.get_backend_name() == "sqlite" and address.database:
-            _keep_private(Path(address.database))
-        engine = create_engine(address, pool_pre_ping=True, connect_args=arguments)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _tune_sqlite)
-        Base.metadata.create_all(engine)
-    except ModuleNotFoundError as error:
-        raise MachineTrouble(f"The database needs {error.name}; install `muster-llm[postgres]`.") from error
-    except (SQLAlchemyError, ValueError, OSError) as error:
-        raise _trouble(error) from error
-    return engine
-
-
-def _keep_private(path: Path) -> None:
-    """Join secrets are in it. The files that SQLite puts beside it take over its mode."""
-    if str(path) != ":memory:":
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        path.chmod(0o600)
-
-
-def _tune_sqlite(connection: object, _: object) -> None:
-    """Readers beside a writer, and waiting instead of failing while another process writes."""
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA busy_timeout=5000")
-    cursor.close()
-
-
-def _trouble(error: Exception) -> MachineTrouble:
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    return MachineTrouble(
-        f"The pool's database cannot be used ({reason}); check its path or URL, rights and disk space."
-    )

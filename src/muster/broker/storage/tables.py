@@ -25,6 +25,9 @@ class PlacementRow(Base):
     __tablename__ = "placements"
 
     epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    job: Mapped[str] = mapped_column(String(256), server_default="")
+    number: Mapped[int] = mapped_column(server_default="0")
+    """Which of the job's pipelines."""
     pipeline: Mapped[str] = mapped_column(Text)
     """JSON of `spec.plan.Pipeline`."""
     made_s: Mapped[float]

@@ -1,0 +1,38 @@
+"""Who may join: tickets, bans, and those who were here before. Pure."""
+
+from muster.broker.events import NodeJoined, Remembered
+from muster.broker.members.join import check_hello, check_not_banned
+from muster.broker.members.membership import Member, Membership
+from muster.errors import LimitReached
+from muster.spec.pool import NodeId
+
+
+class Admission:
+    def __init__(self, members: Membership, max_members: int, remembered: Remembered) -> None:
+        self._members, self._max_members = members, max_members
+        self.known = set(remembered.known)
+        """They may come back with a ticket that has expired."""
+        self.banned = set(remembered.banned)
+        self._secrets = list(remembered.secrets)
+
+    def ticket_issued(self, secret: bytes, expires_s: float) -> None:
+        self._secrets.append((secret, expires_s))
+
+    def ban(self, node: NodeId) -> None:
+        self.banned.add(node)
+
+    def unban(self, node: NodeId) -> None:
+        self.banned.discard(node)
+
+    def check(self, event: NodeJoined) -> None:
+        """Raises `MusterError` unless the node may come in."""
+        node, here = event.node, self._members.members
+        check_not_banned(node, self.banned)
+        check_hello(node, event.hello, self._members.head, self._secrets, node in self.known, event.wall_s)
+        if len(here) >= self._max_members and node not in here:
+            raise LimitReached("This pool is full; ask whoever runs it, or try again later.")
+
+    def admit(self, event: NodeJoined, now_s: float) -> None:
+        hello = event.hello
+        self._members.add(Member(event.node, event.connection, hello.name, hello.region, hello.address, heard_s=now_s))
+        self.known.add(event.node)

@@ -1,0 +1,325 @@
+"""One pipeline of a job: when to plan, whom to tell, when to switch. Pure; knows nothing of connections' frames.
+
+    waiting ── a plan ──> loading ── everybody has loaded ──> working ── something is lost ──> waiting
+                                                                └── something better: loading beside it ──> switch
+
+At most two placements of it live at once: the one that works (`serving`) and the one that loads (`pending`). Each has
+an epoch of its own, larger than any before. What is lost is repaired at once; what could merely be better waits for
+`rebalance_s` and must be worth its disturbance, because every switch makes running streams start over on the new
+placement. The more often that happens, the longer the next look waits (`pauses`).
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from muster.broker.events import Command, PipelineId, Placed, Route, RouteChanged, Save, Search, Send
+from muster.broker.members.membership import Membership
+from muster.broker.pipelines.allocation import Allocation
+from muster.broker.pipelines.job import Circumstances, Job, Outcome
+from muster.broker.pipelines.pauses import Pauses
+from muster.broker.pipelines.placement import Load, Placement
+from muster.plan.quick.tables import PlanOptions
+from muster.plan.replan.pinned import Pinned
+from muster.spec.plan import Pipeline, Plan
+from muster.spec.pool import NodeId, Pool
+from muster.wire.messages.placement import Release
+
+NOBODY_YET = "No machine has joined yet; start one with `muster join` and the ticket."
+
+
+class Lifecycle:
+    def __init__(
+        self, id: PipelineId, job: Job, members: Membership, allocation: Allocation, keep: Pipeline | None = None
+    ) -> None:
+        """`keep` is what a head that was restarted remembers of it."""
+        self.id, self.job = id, job
+        self._members, self._allocation = members, allocation
+        self.serving: Placement | None = None
+        self.pending: Placement | None = None
+        self.keep = keep
+        """What worked last; its machines have the weights of their layers."""
+        self.trouble = NOBODY_YET
+        """Why nothing works, in one sentence."""
+        self.failure = ""
+        """What the last machine that is not to be had any more failed at."""
+        self.pin_trouble = ""
+        """Why not even the pins whose machines are here can be kept."""
+        self.pool_changed = False
+        self._useful_since_s: float | None = None
+        self._joined_s = 0.0
+        self._next_attempt_s = 0.0
+        self._searching = False
+        self._pauses = Pauses(job.options.rebalance_s, job.options.longest_rebalance_s)
+        self._settling = True
+        self._hasty = False
+        """Whether the next placement need not wait until the newcomers say that they have their weights."""
+
+    def live(self) -> list[Placement]:
+        return [placement for placement in (self.serving, self.pending) if placement is not None]
+
+    # --- what happened ------------------------------------------------------------------------------------------------
+
+    def usable(self, now_s: float) -> None:
+        """The pool gained something: a machine, memory, or good standing."""
+        self.pool_changed = True
+        self._joined_s = now_s
+        if self._useful_since_s is None:
+            self._useful_since_s = now_s
+
+    def look_again(self) -> None:
+        """Something better may be possible now."""
+        self.pool_changed = True
+
+    def failed(self, sentence: str) -> None:
+        """A machine could not do its part."""
+        self.failure = self.trouble = sentence
+
+    def left_out(self, sentence: str) -> None:
+        """A machine may not do its part for a while."""
+        self.failure = sentence
+
+    def progressed(self, placement: Placement, node: NodeId, done: int, total: int, now_s: float) -> list[Command]:
+        load = placement.loads[node]
+        if done > load.done_bytes:
+            load.heard_s = now_s
+        load.done_bytes, load.total_bytes = done, total
+        load.has_weights = done >= total
+        return self._advance(now_s)
+
+    def loaded(self, placement: Placement, node: NodeId, now_s: float) -> list[Command]:
+        placement.loads[node].loaded = True
+        self._members.proved(node, self._allocation.loaded_bytes(node), now_s)
+        return self._advance(now_s)
+
+    def lost(self, nodes: Collection[NodeId], now_s: float) -> list[Command]:
+        """These nodes no longer hold anything: end every placement that counted on one of them."""
+        commands: list[Command] = []
+        # The pending one first: it must not be moved forward on behalf of a node that is gone.
+        for placement in reversed(self.live()):
+            if any(node in placement.nodes for node in nodes):
+                commands += self.end(placement, now_s)
+        return commands
+
+    def end(self, placement: Placement, now_s: float) -> list[Command]:
+        """Give up a placement: everybody who holds a part of it lets go."""
+        commands: list[Command] = []
+        if placement is self.serving:
+            self.serving = None
+            self.keep = placement.pipeline
+            commands.append(RouteChanged(self.id, None))
+        else:
+            self.pending = None
+            if self.serving is None:
+                self.keep = placement.pipeline
+        commands += self._release(placement, placement.loads)
+        self._next_attempt_s = now_s
+        return commands + self._advance(now_s)
+
+    def give_up_waiting(self, placement: Placement, now_s: float) -> list[Command]:
+        """A newcomer has its weights and waited in vain for a neighbour that is deferred: next time, switch at once."""
+        self._hasty = True
+        return self.end(placement, now_s)
+
+    def stalled(self, now_s: float) -> list[tuple[Placement, NodeId]]:
+        """Loads that have not got further for too long."""
+        if self.pending is None:
+            return []
+        options = self.job.options
+        return [
+            (self.pending, node)
+            for node, load in self.pending.loads.items()
+            if not load.loaded
+            and (now_s - load.heard_s > options.load_stall_s or now_s - load.started_s > options.longest_load_s)
+        ]
+
+    # --- what to do about it ------------------------------------------------------------------------------------------
+
+    def decide(self, now_s: float) -> list[Command]:
+        """Plan if something is missing or could be better."""
+        if self.pending is not None:
+            return []
+        if self.serving is None:
+            return self._place(now_s)
+        leaving = {node for node in self.serving.nodes if self._members.members[node].draining}
+        if leaving:
+            return self._move_away(now_s)
+        if self.pool_changed and not self._searching and self._pauses.is_over(now_s, self._running(self.serving)):
+            return self._rebalance(now_s)
+        return []
+
+    def _place(self, now_s: float) -> list[Command]:
+        if now_s < self._next_attempt_s or not self._has_settled(now_s):
+            return []
+        return self._mend(now_s)
+
+    def _mended(self, now_s: float) -> Plan | None:
+        now = self.circumstances(now_s)
+        return self._told(self.job.planning.mend(self.job, now), now)
+
+    def _first_plan(self, now_s: float) -> Plan | None:
+        """Chooses the dtype, once: in another every stage would be another, and streams would not go on alike."""
+        for model in self.job.model.suited_to(self._pool(now_s).nodes):
+            self.job = replace(self.job, model=model)
+            plan = self._mended(now_s)
+            if plan is not None:
+                return plan
+        return None
+
+    def _has_settled(self, now_s: float) -> bool:
+        if not self._settling:
+            return True
+        if self._useful_since_s is None:
+            return False
+        waited_s = now_s - self._useful_since_s
+        absent = [pinned.pin.node for pinned in self.pinned(now_s) if not pinned.is_here]
+        if absent and waited_s < self.job.options.pin_wait_s:
+            seconds = self.job.options.pin_wait_s
+            self.trouble = f"Waiting up to {seconds:.0f} s for {', '.join(absent)} because of --pin; start it there."
+            return False
+        here = {node.id for node in self._members.pool(now_s).nodes}
+        if self.keep is not None:  # the head was restarted, and its machines come back one after the other
+            return here.issuperset(self.keep.nodes()) or waited_s >= self.job.options.longest_settle_s
+        if len(here) < self.job.options.min_nodes:
+            wanted = self.job.options.min_nodes
+            self.trouble = f"{len(here)} of {wanted} machines are here; join more, or serve with a lower --min-nodes."
+            return False
+        if now_s - self._joined_s >= self.job.options.settle_s or waited_s >= self.job.options.longest_settle_s:
+            return True
+        return self._own_machine_suffices(now_s)
+
+    def _own_machine_suffices(self, now_s: float) -> bool:
+        now = self.circumstances(now_s)
+        own = tuple(node for node in now.pool.nodes if node.id == self.job.options.own_machine)
+        if not own:
+            return False
+        alone = replace(now, pool=replace(now.pool, nodes=own))
+        return self.job.planning.mend(self.job, alone).plan is not None
+
+    def _move_away(self, now_s: float) -> list[Command]:
+        """Somebody who serves wants to leave: prepare a pipeline without them while they go on."""
+        assert self.serving is not None
+        if now_s < self._next_attempt_s:
+            return []
+        return self._mend(now_s)
+
+    def _mend(self, now_s: float) -> list[Command]:
+        plan = self._first_plan(now_s) if self._settling else self._mended(now_s)
+        if plan is None:
+            self._next_attempt_s = now_s + self.job.options.retry_s
+            return []
+        self._settling = False
+        self.pool_changed = True  # a repair is quick, not always good: look again later
+        return self._start(plan, now_s)
+
+    def _rebalance(self, now_s: float) -> list[Command]:
+        self._pauses.looked(now_s)
+        # Whoever rests now may be useful at the next look.
+        self.pool_changed = any(self._members.is_resting(member.id, now_s) for member in self._members)
+        if self.job.search is None:
+            return self._improve((), now_s)
+        self._searching = True
+        pool = self._pool(now_s)
+        return [Search(self.id, pool, self.job.planning.search_options(self.job, pool))]
+
+    def found(self, plan: Plan | None, now_s: float) -> list[Command]:
+        """A search that was asked for has ended."""
+        self._searching = False
+        if self.serving is None or self.pending is not None:
+            return []  # more urgent things have happened
+        return self._improve(() if plan is None else (plan,), now_s)
+
+    def _improve(self, proposals: Sequence[Plan], now_s: float) -> list[Command]:
+        now = self.circumstances(now_s)
+        plan = self._told(self.job.planning.improve(self.job, now, proposals), now)
+        if plan is None:
+            return []
+        self._pauses.changed(now_s)
+        return self._start(plan, now_s)
+
+    def _told(self, outcome: Outcome, now: Circumstances) -> Plan | None:
+        """The plan that was chosen; why there is none, or not the one that was wanted, is kept for people."""
+        self.pin_trouble = outcome.pin_trouble
+        if outcome.trouble:
+            # Where nobody is left to try, what the last one failed at says more than "nobody is here".
+            self.trouble = self.failure if self.failure and not now.pool.nodes else outcome.trouble
+        return outcome.plan
+
+    def pinned(self, now_s: float) -> tuple[Pinned, ...]:
+        """The operator's pins, as far as they can be kept now."""
+        return self.job.planning.pinned(self.job, self._pool(now_s))
+
+    def forecasting(self, now_s: float) -> PlanOptions:
+        """By what everything is forecast on the pool as it is."""
+        return self.job.planning.forecasting(self.job, self._pool(now_s))
+
+    def _pool(self, now_s: float) -> Pool:
+        """That a plan may use."""
+        return self._allocation.pool(self.id, now_s)
+
+    def _running(self, serving: Placement) -> int:
+        """Streams, as the machine that schedules them last said."""
+        return self._members.members[serving.nodes[0]].active.get(serving.epoch, 0)
+
+    def circumstances(self, now_s: float) -> Circumstances:
+        serving, pool = self.serving, self._pool(now_s)
+        fetch = self._members.fetch_bytes_per_s
+        if serving is None:
+            return Circumstances(pool, pool, fetch, held=self.keep)
+        with_serving = self._allocation.pool(self.id, now_s, also=serving.nodes)
+        return Circumstances(pool, with_serving, fetch, serving.pipeline, self._running(serving))
+
+    def _start(self, plan: Plan, now_s: float) -> list[Command]:
+        """Make `plan` the pending placement and tell everybody who has room for it beside what serves."""
+        pool, options, epoch = self._pool(now_s), self.forecasting(now_s), self._allocation.next_epoch()
+        self.pending = placement = Placement.of(self.id, self.job.model, epoch, plan, pool, options)
+        self._pauses.looked(now_s)
+        placement.deferred = {n for n in placement.nodes if self._allocation.must_wait(n, placement, now_s)}
+        now = [node for node in placement.nodes if node not in placement.deferred]
+        saved = Save(Placed(self.id, placement.epoch, placement.pipeline))
+        return [saved, *self._assign(placement, now, now_s), *self._advance(now_s)]
+
+    def _advance(self, now_s: float) -> list[Command]:
+        """Switch over if the pending placement is far enough."""
+        placement = self.pending
+        if placement is None:
+            return []
+        commands: list[Command] = []
+        if placement.deferred and (self.serving is None or self._hasty or placement.can_switch):
+            commands += self._make_way()
+            deferred = [node for node in placement.nodes if node in placement.deferred]
+            placement.deferred.clear()
+            commands += self._assign(placement, deferred, now_s)
+        if placement.is_ready:
+            commands += self._switch(placement)
+        return commands
+
+    def _make_way(self) -> list[Command]:
+        """End the serving placement because its memory is needed for the next."""
+        old, self.serving, self._hasty = self.serving, None, False
+        if old is None:
+            return []
+        self.keep = old.pipeline
+        return [RouteChanged(self.id, None), *self._release(old, old.loads)]
+
+    def _switch(self, placement: Placement) -> list[Command]:
+        old, self.serving, self.pending = self.serving, placement, None
+        self.keep = placement.pipeline
+        self._settling = False
+        self.trouble = self.failure = ""
+        first = self._members.members[placement.nodes[0]].address
+        route = RouteChanged(self.id, Route(placement.epoch, first, placement.pipeline))
+        return [route, *(self._release(old, old.loads) if old is not None else [])]
+
+    def _assign(self, placement: Placement, nodes: Iterable[NodeId], now_s: float) -> list[Command]:
+        peers = tuple(self._members.members[node].address for node in placement.nodes)
+        commands: list[Command] = []
+        for node in nodes:
+            placement.loads[node] = Load(started_s=now_s, heard_s=now_s)
+            message = placement.assignment(node, peers)
+            commands.append(Send(self._members.members[node].connection, message))
+        return commands
+
+    def _release(self, placement: Placement, nodes: Iterable[NodeId]) -> list[Command]:
+        """Tell those of `nodes` that are still here to let go."""
+        here = [self._members.members[node] for node in nodes if node in self._members.members]
+        return [Send(member.connection, Release(epoch=placement.epoch)) for member in here]

@@ -1,0 +1,92 @@
+"""Which plan a pipeline that serves goes to: tokens until a horizon, weighed against what a change disturbs. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from muster.broker.pipelines.job import Circumstances, Job, JobModel, JobOptions, Outcome, SearchPlan
+from muster.cost.measured import constants_of
+from muster.errors import PoolUnavailable
+from muster.plan.quick.planner import Planner, place
+from muster.plan.quick.tables import PlanOptions
+from muster.plan.replan.change import Change, Situation, tokens_per_s, worth
+from muster.plan.replan.choose import improved, mended
+from muster.plan.replan.pinned import Pinned, around, honours, pinned
+from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Plan
+from muster.spec.pool import Pool
+
+Chooser = Callable[[Planner, ModelShape, Pool, Situation, PlanOptions, float], Change]
+"""Planner, model, pool, situation, options and seconds until the horizon -> the change it would make."""
+
+
+def serve_job(
+    model: JobModel,
+    planner: Planner = place,
+    search: SearchPlan | None = None,
+    options: JobOptions = JobOptions(),
+) -> Job:
+    """Serve `model` under its own name. `planner` must be quick; `search` may take its time."""
+    return Job(model.shape.name, model, ServePlanning(planner), search, options=options)
+
+
+@dataclass(frozen=True, slots=True)
+class ServePlanning:
+    planner: Planner = place
+
+    def mend(self, job: Job, now: Circumstances) -> Outcome:
+        change, outcome = self._weighed(job, now, mended, job.options.mend_s)
+        return outcome if change is None else replace(outcome, plan=change.plan)
+
+    def improve(self, job: Job, now: Circumstances, proposals: Sequence[Plan]) -> Outcome:
+        horizon_s = job.options.horizon_s
+        change, outcome = self._weighed(job, now, partial(improved, proposals=proposals), horizon_s)
+        if change is None or not (worth(change, horizon_s) or self._obeys(job, now, change.plan)):
+            return outcome
+        return replace(outcome, plan=change.plan)
+
+    def pinned(self, job: Job, pool: Pool) -> tuple[Pinned, ...]:
+        return pinned(job.options.pins, job.model.shape, pool, self.forecasting(job, pool))
+
+    def forecasting(self, job: Job, pool: Pool) -> PlanOptions:
+        """With the constants that `muster plan` takes for this pool."""
+        return replace(job.options.planning, workspace=job.model.workspace, constants=constants_of(pool))
+
+    def search_options(self, job: Job, pool: Pool) -> PlanOptions:
+        """With the layers of pinned machines fixed."""
+        held = self.pinned(job, pool)
+        return replace(self.forecasting(job, pool), fixed=tuple(one.stage for one in held if one.stage is not None))
+
+    def _weighed(
+        self, job: Job, now: Circumstances, choose: Chooser, horizon_s: float
+    ) -> tuple[Change | None, Outcome]:
+        """The change that `choose` would make, and what is to be said of it."""
+        shape, options = job.model.shape, self.search_options(job, now.pool)
+        before = situation(job, now, options)
+        try:
+            change = choose(around(self.planner), shape, now.pool, before, options, horizon_s)
+            return change, Outcome(None)
+        except PoolUnavailable as error:
+            trouble = str(error)
+        if not options.fixed:
+            return None, Outcome(None, trouble)
+        try:  # no pin is worth that nobody is served
+            change = choose(self.planner, shape, now.pool, before, replace(options, fixed=()), horizon_s)
+            return change, Outcome(None, pin_trouble=trouble)
+        except PoolUnavailable as error:
+            return None, Outcome(None, str(error), pin_trouble=trouble)
+
+    def _obeys(self, job: Job, now: Circumstances, plan: Plan) -> bool:
+        """Whether pins are kept by this plan and not by what serves: reason enough to change."""
+        fixed = self.search_options(job, now.pool).fixed
+        current = now.current is not None and honours(now.current, fixed)
+        return honours(plan.only_pipeline, fixed) and not current
+
+
+def situation(job: Job, now: Circumstances, options: PlanOptions) -> Situation:
+    """What serves, and what a change would disturb."""
+    if now.current is None:
+        return Situation(None, holders=now.held, fetch_bytes_per_s=now.fetch_bytes_per_s)
+    cached_tokens = min(now.running * options.context, now.current.work.cache_tokens)
+    speed = tokens_per_s(now.current, job.model.shape, now.current_pool, options)
+    return Situation(now.current, speed, cached_tokens=cached_tokens, fetch_bytes_per_s=now.fetch_bytes_per_s)
