@@ -24,7 +24,7 @@ from muster.cost.work import Work
 from muster.model.load import load_stage
 from muster.model.source import resolve
 from muster.model.weights import open_directory
-from muster.node.runtime import MAX_HIDDEN_BYTES
+from muster.node.runners.serve.ring import MAX_HIDDEN_BYTES
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, cast
 
 from muster.errors import MusterError
-from muster.node.runtime import HeadRuntime
+from muster.node.runners.serve.first import FirstStage
 from muster.spec.request import Priority, Request
 from muster.spec.sampling import Sampling
 from tests.flows.live_pool import LivePool, engines
@@ -64,9 +64,9 @@ def test_two_hundred_clients_who_leave_at_random_leave_nothing_behind(pool: Live
     pool.until_idle()
     for machine in pool.machines:
         for held in machine.worker._stages._held.values():
-            if isinstance(held.runtime, HeadRuntime):
-                assert held.runtime._replies == {}
-                assert not held.runtime._inbox
+            if isinstance(held.runner, FirstStage):
+                assert held.runner._replies == {}
+                assert not held.runner._inbox
         for engine in engines(machine):
             stats = engine.stats()
             assert stats.available_pages == stats.num_pages

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from muster.node.runtime import FollowerRuntime, HeadRuntime
+from muster.node.runners.serve.first import FirstStage
+from muster.node.runners.serve.later import LaterStage
 from muster.spec.request import Request
 from muster.wire.messages.generate import StepDone
 from muster.wire.messages.placement import StageLost
@@ -63,8 +64,8 @@ def _long(progress: Any) -> Any:
 
 def runtime(machine: Machine) -> Any:
     (held,) = machine.worker._stages._held.values()
-    assert isinstance(held.runtime, HeadRuntime | FollowerRuntime)
-    return held.runtime
+    assert isinstance(held.runner, FirstStage | LaterStage)
+    return held.runner
 
 
 def self_reports(pool: LivePool) -> list[str]:

@@ -41,7 +41,7 @@ class PoolWorld:
 
     async def slow(self, node: int, factor: float) -> None:
         for held in self._machines[node].worker._stages._held.values():
-            held.runtime._wait_factor = 1.0 / factor - 1.0
+            held.runner._wait_factor = 1.0 / factor - 1.0
 
 
 @pytest.fixture

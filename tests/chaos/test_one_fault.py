@@ -10,7 +10,7 @@ import pytest
 from muster.model.load import load_stage
 from muster.model.stage import Stage
 from muster.model.weights import Weights
-from muster.node.runtime import HeadRuntime
+from muster.node.runners.serve.first import FirstStage
 from muster.spec.request import Request
 from tests.chaos.streams import Streams
 from tests.flows.live_pool import LivePool, Machine
@@ -22,7 +22,7 @@ Expected = list[list[int]]
 def hanging(pool: LivePool, machine: Machine) -> Iterator[None]:
     """No step of the stage that the machine holds now ends before the block does."""
     (held,) = machine.worker._stages._held.values()
-    work = held.runtime._engine if isinstance(held.runtime, HeadRuntime) else held.runtime._follower
+    work = held.runner._engine if isinstance(held.runner, FirstStage) else held.runner._follower
     end, stage = Event(), work._stage
     run = stage.run
 

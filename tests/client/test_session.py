@@ -14,7 +14,7 @@ from muster.link.memory import MemoryNetwork
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.sampling import Sampling
 from muster.wire.messages.base import Address
-from muster.wire.messages.generate import Submit, Tokens
+from muster.wire.messages.generate import EpochUnknown, Submit, Tokens
 
 HEAD, NODE = "0" * 64, "1" * 64
 
@@ -91,8 +91,8 @@ def test_a_request_moves_to_the_next_pipeline_and_the_old_channel_is_closed() ->
         assert await collected == [0, 1, 2, 3, 4, 5]
         with pytest.raises(LinkDown):
             await first.receive()
-        # What is left in the end: a sender and a receiver of the pipeline at work, the ticker and the follower.
-        while len(world.sessions._tasks) > 4:
+        # What is left in the end: a receiver of the pipeline at work, the ticker and the follower.
+        while len(world.sessions._tasks) > 3:
             await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -113,6 +113,27 @@ def test_a_first_stage_that_breaks_its_channel_is_reported_as_unreachable() -> N
             await asyncio.sleep(0.01)
         assert world.suspicions == [(1, True)]
         assert world.sessions.state.epoch is None
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run(story())
+
+
+def test_what_was_submitted_to_a_node_that_holds_no_such_stage_is_submitted_again_elsewhere() -> None:
+    async def story() -> None:
+        world = World()
+        running = asyncio.create_task(world.sessions.run(world.watch()))
+        collected = asyncio.create_task(collect(world.sessions))
+        world.routes.put_nowait(ARoute(1))
+        channel = await world.accept()
+        await answer(channel, 1, 0, 2, last=False)
+        await channel.send(EpochUnknown(epoch=1))
+        while not world.suspicions:
+            await asyncio.sleep(0.01)
+        assert (world.accused, world.suspicions) == ([], [(1, True)])
+        world.routes.put_nowait(ARoute(2))
+        await answer(await world.accept(), 2, 2, 4, last=True)
+        assert await collected == [0, 1, 2, 3, 4, 5]
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -7,7 +7,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from muster.client.state import CancelAt, ClientState, Command, Deliver, End, Patience, SubmitTo, Suspect
+from muster.client.events import (
+    CancelAt,
+    Cancelled,
+    Command,
+    Deliver,
+    End,
+    Progressed,
+    RequestFailed,
+    RouteDown,
+    RouteUp,
+    Started,
+    SubmitTo,
+    Suspect,
+    Tick,
+)
+from muster.client.state import ClientState, Patience
 from muster.errors import InvalidRequest, PoolUnavailable, ProtocolViolation
 from muster.spec.request import Finish, Progress, Request, Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
@@ -23,110 +38,115 @@ def tokens(*ids: int) -> tuple[Sampled, ...]:
 
 def test_a_request_waits_for_a_pipeline_and_is_then_submitted() -> None:
     state = ClientState()
-    assert state.start(a_request(), 0.0) == []
-    assert state.route_up(7, 1.0) == [SubmitTo(7, a_request())]
+    assert state.handle(Started(a_request()), 0.0) == []
+    assert state.handle(RouteUp(7), 1.0) == [SubmitTo(7, a_request())]
 
 
 def test_what_was_emitted_goes_along_to_the_repaired_pipeline() -> None:
     state = ClientState()
-    state.route_up(1, 0.0)
-    state.start(a_request(), 0.0)
-    state.progressed(1, Progress("r", 0, tokens(10, 11)), 0.1)
-    state.route_down(1, 0.2)
-    (command,) = state.route_up(2, 0.3)
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request()), 0.0)
+    state.handle(Progressed(1, Progress("r", 0, tokens(10, 11))), 0.1)
+    state.handle(RouteDown(1), 0.2)
+    (command,) = state.handle(RouteUp(2), 0.3)
     assert isinstance(command, SubmitTo)
     assert command.request.emitted == (10, 11)
 
 
 def test_tokens_that_arrive_twice_are_delivered_once() -> None:
     state = ClientState()
-    state.route_up(1, 0.0)
-    state.start(a_request(), 0.0)
-    state.progressed(1, Progress("r", 0, tokens(10, 11)), 0.1)
-    (command,) = state.progressed(1, Progress("r", 1, tokens(11, 12)), 0.2)
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request()), 0.0)
+    state.handle(Progressed(1, Progress("r", 0, tokens(10, 11))), 0.1)
+    (command,) = state.handle(Progressed(1, Progress("r", 1, tokens(11, 12))), 0.2)
     assert command == Deliver(Progress("r", 2, tokens(12)))
 
 
 def test_a_hole_in_the_tokens_means_starting_again_from_what_the_client_has() -> None:
     state = ClientState()
-    state.route_up(1, 0.0)
-    state.start(a_request(), 0.0)
-    assert state.progressed(1, Progress("r", 3, tokens(13)), 0.1) == [CancelAt(1, "r"), SubmitTo(1, a_request())]
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request()), 0.0)
+    assert state.handle(Progressed(1, Progress("r", 3, tokens(13))), 0.1) == [
+        CancelAt(1, "r"),
+        SubmitTo(1, a_request()),
+    ]
 
 
 def test_tokens_of_an_abandoned_pipeline_are_ignored() -> None:
     state = ClientState()
-    state.route_up(1, 0.0)
-    state.start(a_request(), 0.0)
-    state.route_up(2, 0.1)
-    assert state.progressed(1, Progress("r", 0, tokens(10)), 0.2) == []
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request()), 0.0)
+    state.handle(RouteUp(2), 0.1)
+    assert state.handle(Progressed(1, Progress("r", 0, tokens(10))), 0.2) == []
 
 
 def test_a_request_that_cannot_be_served_ends_with_the_error_of_the_pipeline() -> None:
     state = ClientState()
-    state.route_up(1, 0.0)
-    state.start(a_request(), 0.0)
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request()), 0.0)
     error = InvalidRequest("no")
-    assert state.failed(1, "r", error, retry=False, now=0.1) == [End("r", error)]
+    assert state.handle(RequestFailed(1, "r", error, retry=False), 0.1) == [End("r", error)]
     assert state.live == {}
 
 
 def test_a_request_is_given_up_after_repeated_failures_without_a_token() -> None:
     state = ClientState(Patience(failures=2))
-    state.route_up(1, 0.0)
-    state.start(a_request(), 0.0)
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request()), 0.0)
     for _ in range(2):
-        assert any(isinstance(c, SubmitTo) for c in state.failed(1, "r", InvalidRequest("x"), retry=True, now=0.0))
-    last = state.failed(1, "r", InvalidRequest("x"), retry=True, now=0.0)[-1]
+        assert any(
+            isinstance(c, SubmitTo) for c in state.handle(RequestFailed(1, "r", InvalidRequest("x"), retry=True), 0.0)
+        )
+    last = state.handle(RequestFailed(1, "r", InvalidRequest("x"), retry=True), 0.0)[-1]
     assert isinstance(last, End)
     assert isinstance(last.error, PoolUnavailable)
 
 
 def test_without_any_pipeline_a_request_ends_in_time_and_says_why() -> None:
     state = ClientState(Patience(no_pipeline_s=10))
-    state.start(a_request(), 0.0)
-    assert state.tick(9.9) == []
-    (command,) = state.tick(10.1)
+    state.handle(Started(a_request()), 0.0)
+    assert state.handle(Tick(), 9.9) == []
+    (command,) = state.handle(Tick(), 10.1)
     assert isinstance(command, End)
     assert "muster status" in str(command.error)
 
 
 def test_a_silent_pipeline_is_suspected_once_per_silence() -> None:
     state = ClientState(Patience(silence_s=5))
-    state.route_up(1, 0.0)
-    assert state.tick(100.0) == []  # idle: nothing is owed
-    state.start(a_request(), 100.0)
-    assert state.tick(104.0) == []
-    assert state.tick(106.0) == [Suspect(1)]
-    assert state.tick(106.5) == []
+    state.handle(RouteUp(1), 0.0)
+    assert state.handle(Tick(), 100.0) == []  # idle: nothing is owed
+    state.handle(Started(a_request()), 100.0)
+    assert state.handle(Tick(), 104.0) == []
+    assert state.handle(Tick(), 106.0) == [Suspect(1)]
+    assert state.handle(Tick(), 106.5) == []
 
 
 def test_progress_without_a_token_does_not_pass_for_a_sign_of_life() -> None:
     state = ClientState(Patience(silence_s=5))
-    state.route_up(1, 0.0)
-    state.start(a_request(), 0.0)
-    state.progressed(1, Progress("r", 0, ()), 4.0)
-    assert state.tick(6.0) == [Suspect(1)]
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request()), 0.0)
+    state.handle(Progressed(1, Progress("r", 0, ())), 4.0)
+    assert state.handle(Tick(), 6.0) == [Suspect(1)]
 
 
 def test_a_request_that_breaks_every_pipeline_is_given_up_and_takes_nobody_with_it() -> None:
     state = ClientState()
     names = ["a", "poison", "b", "c"]
     for name in names:
-        state.start(a_request(name, 1), 0.0)
+        state.handle(Started(a_request(name, 1)), 0.0)
     ended: dict[str, str] = {}
     epoch = 0
     while state.live:
         epoch += 1
         assert epoch < 20, "it goes on for ever"
-        commands = state.route_up(epoch, float(epoch))
+        commands = state.handle(RouteUp(epoch), float(epoch))
         while commands and state.epoch is not None:
             submitted = [command.request.id for command in commands if isinstance(command, SubmitTo)]
             commands = []
             if "poison" in submitted:  # before anybody else has a token
-                commands = state.route_down(epoch, float(epoch), "a stage broke")
+                commands = state.handle(RouteDown(epoch, "a stage broke"), float(epoch))
             for name in submitted if state.epoch is not None else []:
-                commands += state.progressed(epoch, Progress(name, 0, tokens(7), Finish.LENGTH), float(epoch))
+                commands += state.handle(Progressed(epoch, Progress(name, 0, tokens(7), Finish.LENGTH)), float(epoch))
                 ended[name] = "answered"
             state.check()
         ended |= {command.request_id: str(command.error) for command in commands if isinstance(command, End)}
@@ -160,21 +180,21 @@ NAN = float("nan")
 )
 def test_what_cannot_be_the_answer_is_a_violation_and_never_reaches_the_client(wrong: Progress) -> None:
     state = ClientState(vocab_size=100)
-    state.route_up(1, 0.0)
+    state.handle(RouteUp(1), 0.0)
     scored = wrong.tokens == (Sampled(5),) or wrong.tokens[0].logprob is not None
-    state.start(Request("r", (1, 2, 3), Sampling(max_tokens=8, logprobs=2 if scored else None)), 0.0)
+    state.handle(Started(Request("r", (1, 2, 3), Sampling(max_tokens=8, logprobs=2 if scored else None))), 0.0)
     with pytest.raises(ProtocolViolation):
-        state.progressed(1, wrong, 0.1)
+        state.handle(Progressed(1, wrong), 0.1)
     assert state.live["r"].request.emitted == ()
     state.check()
 
 
 def test_scores_that_were_asked_for_may_say_that_a_token_was_impossible() -> None:
     state = ClientState(vocab_size=100)
-    state.route_up(1, 0.0)
-    state.start(Request("r", (1, 2, 3), Sampling(max_tokens=8, logprobs=1)), 0.0)
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(Request("r", (1, 2, 3), Sampling(max_tokens=8, logprobs=1))), 0.0)
     sampled = Sampled(5, float("-inf"), (TokenLogprob(1, 1e-7),))
-    assert state.progressed(1, Progress("r", 0, (sampled,)), 0.1) == [Deliver(Progress("r", 0, (sampled,)))]
+    assert state.handle(Progressed(1, Progress("r", 0, (sampled,))), 0.1) == [Deliver(Progress("r", 0, (sampled,)))]
 
 
 @dataclass
@@ -217,19 +237,19 @@ class AnyFate(RuleBasedStateMachine):
         self.names += 1
         name = f"r{self.names}"
         self.read[name] = []
-        self.obey(self.state.start(a_request(name, length), self.now))
+        self.obey(self.state.handle(Started(a_request(name, length)), self.now))
 
     @rule()
     def route_up(self) -> None:
         self.epoch += 1
         self.pipelines[self.epoch] = _Pipeline()
-        self.obey(self.state.route_up(self.epoch, self.now))
+        self.obey(self.state.handle(RouteUp(self.epoch), self.now))
 
     @precondition(lambda self: self.state.epoch is not None)
     @rule()
     def route_down(self) -> None:
         assert self.state.epoch is not None
-        self.obey(self.state.route_down(self.state.epoch, self.now))
+        self.obey(self.state.handle(RouteDown(self.state.epoch), self.now))
 
     @rule(data=st.data())
     def emit(self, data: st.DataObject) -> None:
@@ -247,21 +267,21 @@ class AnyFate(RuleBasedStateMachine):
         else:
             self.pipelines[epoch].requests[request_id] = (request, end)
         progress = Progress(request_id, start, tokens(*(100 + i for i in range(start, end))), finish)
-        self.obey(self.state.progressed(epoch, progress, self.now))
+        self.obey(self.state.handle(Progressed(epoch, progress), self.now))
 
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         busy = [(e, r) for e, pipeline in self.pipelines.items() for r in pipeline.requests]
         if busy:
             epoch, request_id = data.draw(st.sampled_from(busy))
-            self.obey(self.state.failed(epoch, request_id, PoolUnavailable("x"), retry=True, now=self.now))
+            self.obey(self.state.handle(RequestFailed(epoch, request_id, PoolUnavailable("x"), retry=True), self.now))
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         if self.state.live:
             name = data.draw(st.sampled_from(sorted(self.state.live)))
             del self.read[name]
-            self.obey(self.state.cancel(name, self.now))
+            self.obey(self.state.handle(Cancelled(name), self.now))
 
     @invariant()
     def every_client_reads_the_one_true_stream(self) -> None:
@@ -273,3 +293,16 @@ class AnyFate(RuleBasedStateMachine):
 
 TestAnyFate = AnyFate.TestCase
 TestAnyFate.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_failed_check_tells_what_led_to_it_and_not_what_people_said() -> None:
+    state = ClientState()
+    state.handle(Started(Request("r", (424242,) * 3, Sampling(max_tokens=8))), 0.0)
+    (submitted,) = state.handle(RouteUp(7), 1.0)
+    assert submitted.cause == RouteUp(7)
+    state.live["r"].failures = 99
+    with pytest.raises(AssertionError, match=r"RouteUp\(epoch=7\)") as failed:
+        state.check()
+    assert "SubmitTo(epoch=7, r: 3 + 0 tokens)" in str(failed.value)
+    assert "424242" not in str(failed.value)
+    assert "424242" not in str(list(state.story.entries))

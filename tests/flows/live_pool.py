@@ -33,7 +33,7 @@ from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.memory import MemoryNetwork
 from muster.node.process import door_of
-from muster.node.runtime import HeadRuntime
+from muster.node.runners.serve.first import FirstStage
 from muster.node.worker import Measure, Worker, WorkerOptions
 from muster.plan.serve.options import Pin
 from muster.serve.engine import Engine
@@ -320,7 +320,7 @@ class LivePool:
 
 def engines(machine: Machine) -> list[Engine[Any]]:
     held = machine.worker._stages._held.values()
-    return [one.runtime._engine for one in held if isinstance(one.runtime, HeadRuntime)]
+    return [one.runner._engine for one in held if isinstance(one.runner, FirstStage)]
 
 
 def check_after(owner: object, method: str, check: Callable[[], None], troubles: list[str]) -> None:

@@ -10,8 +10,9 @@ import torch
 from muster.errors import DoesNotFit
 from muster.model.blobs import Manifest, TensorEntry
 from muster.model.shape import shape_of
-from muster.node.loading import StageLoader, _Use
-from muster.node.shelf import StageKey
+from muster.node.loading import StageLoader, Wish, _Use
+from muster.node.runners.serve.kind import needed_bytes
+from muster.node.stage_cache import StageKey
 from muster.wire.messages.membership import Heartbeat
 from muster.wire.messages.placement import LoadFailed
 from tests.node.hostile_head import MEMORY_BYTES, HostileHead, assignment
@@ -84,13 +85,14 @@ def test_all_placements_together_stay_below_what_the_owner_lends(tmp_path: Path)
     shape = shape_of(json.dumps(LLAMA), "m", "float32")
     loader = StageLoader(tmp_path, torch.device("cpu"), MEMORY_BYTES)
     assign = assignment(b"", num_pages=MEMORY_BYTES // 2 // 16 // shape.cache_bytes_per_token(0, 2))
-    needed = loader._check_fits(assign, shape)
+    wish: Wish[Any] = Wish(assign, lambda shape: needed_bytes(assign, shape), lambda stage, shape: None)
+    needed = loader._check_fits(wish, shape)
     assert MEMORY_BYTES // 2 < needed < MEMORY_BYTES
     loader._uses[1] = _Use(StageKey("", 0, 2, "float32"), needed)
     with pytest.raises(DoesNotFit, match="beside"):
-        loader._check_fits(assign, shape)
+        loader._check_fits(wish, shape)
     loader._uses.clear()
-    loader._check_fits(assign, shape)
+    loader._check_fits(wish, shape)
 
 
 LIES = {

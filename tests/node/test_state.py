@@ -6,7 +6,23 @@ import pytest
 from msgspec.structs import replace
 
 from muster.errors import NotAllowed, WeightsInvalid
-from muster.node.state import MOST_STAGES, Drop, Load, NodeState, Quit, Rejoin, Say, Vitals
+from muster.node.events import (
+    DrainAsked,
+    Drop,
+    HeadLost,
+    Heard,
+    Load,
+    NeighbourLost,
+    Quit,
+    Rejoin,
+    Say,
+    StageFailed,
+    StageReady,
+    Tick,
+    Vitals,
+)
+from muster.node.runners.registry import PRODUCTION
+from muster.node.state import MAX_STAGES, NodeState
 from muster.spec.plan import Pipeline, ServeSettings, Stage
 from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, Refused, StageVitals, Welcome
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, Release, StageLost
@@ -37,21 +53,21 @@ def spoilt(assign: Assign, **changes: Any) -> Assign:
 
 
 def joined() -> NodeState:
-    state = NodeState(ME)
-    state.heard(Welcome(heartbeat_s=1.0, lease_s=3.0, model="tiny"), 0.0)
+    state = NodeState(ME, PRODUCTION.check)
+    state.handle(Heard(Welcome(heartbeat_s=1.0, lease_s=3.0, model="tiny")), 0.0)
     return state
 
 
 def test_an_assignment_is_loaded_and_reported() -> None:
     state = joined()
-    assert state.heard(assign(), 1.0) == [Load(assign())]
-    assert state.loaded(1) == [Say(Loaded(epoch=1))]
+    assert state.handle(Heard(assign()), 1.0) == [Load(assign())]
+    assert state.handle(StageReady(1), 2.0) == [Say(Loaded(epoch=1))]
 
 
 def test_the_same_assignment_twice_is_loaded_once() -> None:
     state = joined()
-    state.heard(assign(), 1.0)
-    assert state.heard(assign(), 1.1) == []
+    state.handle(Heard(assign()), 1.0)
+    assert state.handle(Heard(assign()), 1.1) == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +99,7 @@ def test_the_same_assignment_twice_is_loaded_once() -> None:
     ],
 )
 def test_an_assignment_that_makes_no_sense_is_refused_before_anything_is_done_for_it(nonsense) -> None:
-    (command,) = joined().heard(spoilt(assign(), **nonsense), 1.0)
+    (command,) = joined().handle(Heard(spoilt(assign(), **nonsense)), 1.0)
     assert isinstance(command, Say)
     assert isinstance(command.message, LoadFailed)
     assert command.message.code == "protocol_violation"
@@ -91,107 +107,107 @@ def test_an_assignment_that_makes_no_sense_is_refused_before_anything_is_done_fo
 
 def test_a_head_cannot_pile_up_stages_on_one_node() -> None:
     state = joined()
-    for epoch in range(1, MOST_STAGES + 1):
-        assert state.heard(assign(epoch), 1.0) == [Load(assign(epoch))]
-    (command,) = state.heard(assign(MOST_STAGES + 1), 1.0)
+    for epoch in range(1, MAX_STAGES + 1):
+        assert state.handle(Heard(assign(epoch)), 1.0) == [Load(assign(epoch))]
+    (command,) = state.handle(Heard(assign(MAX_STAGES + 1)), 1.0)
     assert isinstance(command, Say)
     assert isinstance(command.message, LoadFailed)
-    state.heard(Release(epoch=1), 1.0)
-    assert state.heard(assign(MOST_STAGES + 1), 1.0) == [Load(assign(MOST_STAGES + 1))]
+    state.handle(Heard(Release(epoch=1)), 1.0)
+    assert state.handle(Heard(assign(MAX_STAGES + 1)), 1.0) == [Load(assign(MAX_STAGES + 1))]
 
 
 def test_an_assignment_meant_for_another_node_is_refused() -> None:
-    (command,) = joined().heard(assign(index=1), 1.0)
+    (command,) = joined().handle(Heard(assign(index=1)), 1.0)
     assert isinstance(command, Say)
     assert isinstance(command.message, LoadFailed)
 
 
 def test_a_stage_index_out_of_range_is_refused_without_a_crash() -> None:
-    (command,) = joined().heard(assign(index=-3), 1.0)
+    (command,) = joined().handle(Heard(assign(index=-3)), 1.0)
     assert isinstance(command, Say)
     assert isinstance(command.message, LoadFailed)
 
 
 def test_two_placements_are_held_side_by_side_until_one_is_released() -> None:
     state = joined()
-    state.heard(assign(1), 1.0)
-    state.loaded(1)
-    state.heard(assign(2), 2.0)
-    assert state.heard(Release(epoch=1), 3.0) == [Drop(1)]
+    state.handle(Heard(assign(1)), 1.0)
+    state.handle(StageReady(1), 2.0)
+    state.handle(Heard(assign(2)), 2.0)
+    assert state.handle(Heard(Release(epoch=1)), 3.0) == [Drop(1)]
     assert list(state.stages) == [2]
 
 
 def test_a_stage_released_while_it_loads_is_dropped_when_it_arrives() -> None:
     state = joined()
-    state.heard(assign(), 1.0)
-    state.heard(Release(epoch=1), 1.5)
-    assert state.loaded(1) == [Drop(1)]
+    state.handle(Heard(assign()), 1.0)
+    state.handle(Heard(Release(epoch=1)), 1.5)
+    assert state.handle(StageReady(1), 2.0) == [Drop(1)]
 
 
 def test_a_failed_load_says_why() -> None:
     state = joined()
-    state.heard(assign(), 1.0)
-    said, dropped = state.load_failed(1, WeightsInvalid("truncated"))
+    state.handle(Heard(assign()), 1.0)
+    said, dropped = state.handle(StageFailed(1, WeightsInvalid("truncated")), 2.0)
     assert said == Say(LoadFailed(epoch=1, code="weights_invalid", reason="truncated"))
     assert dropped == Drop(1)
 
 
 def test_heartbeats_go_out_once_a_second_with_the_epoch_that_is_served() -> None:
     state = joined()
-    state.heard(assign(4), 0.0)
-    state.loaded(4)
-    assert state.tick(1.0, Vitals(99, (StageVitals(4, 2),))) == [
+    state.handle(Heard(assign(4)), 0.0)
+    state.handle(StageReady(4), 2.0)
+    assert state.handle(Tick(Vitals(99, (StageVitals(4, 2),))), 1.0) == [
         Say(Heartbeat(free_memory_bytes=99, stages=(StageVitals(4, 2),)))
     ]
-    assert state.tick(1.5, Vitals(99, (StageVitals(4, 2),))) == []
+    assert state.handle(Tick(Vitals(99, (StageVitals(4, 2),))), 1.5) == []
 
 
 def test_a_silent_head_is_dialled_again_with_growing_patience() -> None:
     state = joined()
-    assert state.tick(3.5, Vitals(0)) == [Rejoin(0.5)]
-    assert state.head_lost(4.0) == [Rejoin(1.0)]
-    assert state.head_lost(5.0) == [Rejoin(2.0)]
+    assert state.handle(Tick(Vitals(0)), 3.5) == [Rejoin(0.5)]
+    assert state.handle(HeadLost(), 4.0) == [Rejoin(1.0)]
+    assert state.handle(HeadLost(), 5.0) == [Rejoin(2.0)]
 
 
 def test_a_head_that_answers_heartbeats_is_not_dialled_again() -> None:
     state = joined()
-    state.heard(HeartbeatSeen(), 3.0)
-    assert not any(isinstance(command, Rejoin) for command in state.tick(5.5, Vitals(0)))
+    state.handle(Heard(HeartbeatSeen()), 3.0)
+    assert not any(isinstance(command, Rejoin) for command in state.handle(Tick(Vitals(0)), 5.5))
 
 
 def test_rejoining_gives_up_the_stages_of_the_old_membership() -> None:
     state = joined()
-    state.heard(assign(), 1.0)
-    state.loaded(1)
-    state.head_lost(2.0)
-    assert state.heard(Welcome(heartbeat_s=1.0, lease_s=3.0, model="tiny"), 3.0) == [Drop(1)]
+    state.handle(Heard(assign()), 1.0)
+    state.handle(StageReady(1), 2.0)
+    state.handle(HeadLost(), 2.0)
+    assert state.handle(Heard(Welcome(heartbeat_s=1.0, lease_s=3.0, model="tiny")), 3.0) == [Drop(1)]
 
 
 def test_a_refusal_ends_the_node_with_the_heads_reason() -> None:
-    (command,) = NodeState(ME).heard(Refused(code="invalid_api_key", reason="Banned."), 0.0)
+    (command,) = NodeState(ME, PRODUCTION.check).handle(Heard(Refused(code="invalid_api_key", reason="Banned.")), 0.0)
     assert isinstance(command, Quit)
     assert isinstance(command.error, NotAllowed)
 
 
 def test_a_drain_asks_first_and_leaves_when_the_last_stage_is_released() -> None:
     state = joined()
-    state.heard(assign(), 1.0)
-    state.loaded(1)
-    assert state.drain(2.0, 60.0) == [Say(Goodbye(drain=True))]
-    assert state.heard(Release(epoch=1), 5.0) == [Drop(1), Quit(None)]
+    state.handle(Heard(assign()), 1.0)
+    state.handle(StageReady(1), 2.0)
+    assert state.handle(DrainAsked(60.0), 2.0) == [Say(Goodbye(drain=True))]
+    assert state.handle(Heard(Release(epoch=1)), 5.0) == [Drop(1), Quit(None)]
 
 
 def test_an_idle_node_leaves_at_once() -> None:
-    assert joined().drain(2.0, 60.0) == [Say(Goodbye()), Quit(None)]
+    assert joined().handle(DrainAsked(60.0), 2.0) == [Say(Goodbye()), Quit(None)]
 
 
 def test_a_drain_that_takes_too_long_ends_with_an_error() -> None:
     state = joined()
-    state.heard(assign(), 1.0)
-    state.loaded(1)
-    state.drain(2.0, 60.0)
+    state.handle(Heard(assign()), 1.0)
+    state.handle(StageReady(1), 2.0)
+    state.handle(DrainAsked(60.0), 2.0)
     state.heard_at = 62.0
-    said, ended = state.tick(62.0, Vitals(0))
+    said, ended = state.handle(Tick(Vitals(0)), 62.0)
     assert said == Say(Goodbye())
     assert isinstance(ended, Quit)
     assert ended.error is not None
@@ -199,13 +215,24 @@ def test_a_drain_that_takes_too_long_ends_with_an_error() -> None:
 
 def test_a_lost_neighbour_is_reported_only_for_a_stage_that_is_held() -> None:
     state = joined()
-    assert state.neighbour_lost(1, OTHER, "cut") == []
-    state.heard(assign(), 1.0)
-    assert state.neighbour_lost(1, OTHER, "cut") == [Say(StageLost(epoch=1, peer=OTHER, reason="cut"))]
+    assert state.handle(NeighbourLost(1, OTHER, "cut"), 2.0) == []
+    state.handle(Heard(assign()), 1.0)
+    assert state.handle(NeighbourLost(1, OTHER, "cut"), 2.0) == [Say(StageLost(epoch=1, peer=OTHER, reason="cut"))]
 
 
 def test_a_node_that_is_refused_does_not_look_for_the_head_that_hangs_up() -> None:
     state = joined()
-    (quitting,) = state.heard(Refused(code="invalid_api_key", reason="Banned; ask why."), 1.0)
+    (quitting,) = state.handle(Heard(Refused(code="invalid_api_key", reason="Banned; ask why.")), 1.0)
     assert isinstance(quitting, Quit)
-    assert state.head_lost(1.1) == []
+    assert state.handle(HeadLost(), 1.1) == []
+
+
+def test_a_failed_check_tells_what_led_to_it() -> None:
+    state = joined()
+    (load,) = state.handle(Heard(assign(5)), 1.0)
+    assert load.cause == Heard(assign(5))
+    state.check()
+    state.rejoins = 1
+    with pytest.raises(AssertionError, match=r"Heard\(message=Welcome\(") as failed:
+        state.check()
+    assert "-> Load(assign=Assign(epoch=5, job=tiny" in str(failed.value)

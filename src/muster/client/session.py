@@ -5,27 +5,47 @@ Knows nothing of HTTP, nor of how a pipeline was chosen: the broker's routes com
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
-from muster.client.state import CancelAt, ClientState, Command, Deliver, End, Patience, SubmitTo, Suspect
+from muster.client.events import (
+    CancelAt,
+    Cancelled,
+    Command,
+    Deliver,
+    End,
+    Event,
+    Progressed,
+    RequestFailed,
+    RouteDown,
+    RouteUp,
+    Started,
+    SubmitTo,
+    Suspect,
+    Tick,
+)
+from muster.client.state import ClientState, Patience
 from muster.errors import LinkDown, MusterError, ProtocolViolation, from_code
 from muster.link.base import Channel
+from muster.link.outbox import Outbox
+from muster.link.tasks import Tasks
 from muster.spec.request import Progress, Request
-from muster.wire.messages.generate import Cancel, Failed, Submit, Tokens
+from muster.wire.messages.generate import Cancel, EpochUnknown, Failed, Submit, Tokens
 
 log = structlog.get_logger()
 TICK_S = 0.5
 DIAL_S = 10.0
 """How long a first stage may take to let us in."""
-LONGEST_REASON = 500
+MAX_REASON = 500
 """Characters of a machine's own words that a client gets to read."""
 LAST_WORDS_S = 1.0
 """What was said on a channel has left by then."""
-Outbox = asyncio.Queue[Submit | Cancel | None]
-"""None: nothing comes any more."""
+MAX_WAITING_REQUESTS = 100_000
+"""Submitted and not yet sent. After a repair every request that is live is submitted at once."""
 Suspicion = Callable[[int, bool], None]
 """(epoch, whether its first stage cannot be reached): told when a pipeline should be looked at."""
 
@@ -38,6 +58,15 @@ class Route(Protocol):
 
     @property
     def node(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The way to a pipeline."""
+
+    node: str
+    channel: Channel
+    outbox: Outbox
 
 
 class Sessions:
@@ -57,35 +86,27 @@ class Sessions:
         self._dial = dial
         self._suspect = suspect
         self._accuse = accuse
-        self._nodes: dict[int, str] = {}
         self._queues: dict[str, asyncio.Queue[Progress | MusterError]] = {}
-        self._channels: dict[int, Channel] = {}
-        self._outboxes: dict[int, Outbox] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._bug: asyncio.Future[None] | None = None
-        """Never done, unless one of the tasks fails in a way that nobody thought of."""
+        self._open: dict[int, _Open] = {}
+        self._tasks = Tasks()
 
     async def run(self, routes: AsyncIterator[Route | None]) -> None:
         """Follow the broker's routes until cancelled. Raises only if there is a bug here: nobody is served then."""
-        self._bug = asyncio.get_running_loop().create_future()
-        self._spawn(self._tick_forever())
-        self._spawn(self._follow_all(routes))
+        self._tasks.spawn(self._tick_forever())
+        self._tasks.spawn(self._follow_all(routes))
         try:
-            await self._bug
+            await self._tasks.wait()
         finally:
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for epoch in list(self._channels):
-                await self._drop(epoch)
+            await self._tasks.cancel()
+            for epoch in list(self._open):
+                await self._open.pop(epoch).outbox.close()
 
     async def generate(self, request: Request) -> AsyncIterator[Progress]:
         """Yield the request's new tokens. Closing the iterator cancels the request. Raises `MusterError`."""
         queue: asyncio.Queue[Progress | MusterError] = asyncio.Queue()
         self._queues[request.id] = queue
         try:
-            self._carry_out(self.state.start(request, self._now()))
+            self._handle(Started(request))
             while True:
                 item = await queue.get()
                 if isinstance(item, MusterError):
@@ -95,7 +116,7 @@ class Sessions:
                     return
         finally:
             del self._queues[request.id]
-            self._carry_out(self.state.cancel(request.id, self._now()))
+            self._handle(Cancelled(request.id))
 
     async def _follow_all(self, routes: AsyncIterator[Route | None]) -> None:
         async for route in routes:
@@ -105,8 +126,8 @@ class Sessions:
         current = self.state.epoch
         if route is None:
             if current is not None:
-                self._carry_out(self.state.route_down(current, self._now(), "a machine left and none could replace it"))
-                self._forget_when_sent(current)
+                self._handle(RouteDown(current, "a machine left and none could replace it"))
+                self._leave(current)
             return
         if route.epoch == current:
             return
@@ -116,14 +137,17 @@ class Sessions:
             log.warning("route.unreachable", epoch=route.epoch, node=route.node[:12], reason=str(error))
             self._suspect(route.epoch, True)
             return
-        outbox: Outbox = asyncio.Queue()
-        self._channels[route.epoch], self._outboxes[route.epoch] = channel, outbox
-        self._nodes[route.epoch] = route.node
-        self._spawn(self._send_forever(route.epoch, channel, outbox))
-        self._spawn(self._receive_forever(route.epoch, channel))
-        self._carry_out(self.state.route_up(route.epoch, self._now()))
+        self._enter(route.epoch, route.node, channel)
+        self._handle(RouteUp(route.epoch))
         if current is not None:
-            self._forget_when_sent(current)
+            self._leave(current)
+
+    def _enter(self, epoch: int, node: str, channel: Channel) -> None:
+        def lost(error: MusterError) -> None:
+            self._tasks.spawn(self._lost(epoch, error))
+
+        self._open[epoch] = _Open(node, channel, Outbox(channel, lost, MAX_WAITING_REQUESTS))
+        self._tasks.spawn(self._receive_forever(epoch, channel))
 
     async def _reach(self, node: str) -> Channel:
         """Raises `MusterError`, also where a node that is connected takes no channel: every route waits for this."""
@@ -135,71 +159,55 @@ class Sessions:
             self._accuse(node, reason)
             raise LinkDown(reason) from None
 
-    def _forget_when_sent(self, epoch: int) -> None:
+    def _leave(self, epoch: int) -> None:
         """Close the channel of a pipeline that was replaced, once the cancellations have gone out."""
+        if (left := self._open.pop(epoch, None)) is not None:
+            self._tasks.spawn(self._close_when_sent(left.outbox))
 
-        async def forget() -> None:
-            await asyncio.sleep(LAST_WORDS_S)
-            await self._drop(epoch)
-
-        self._spawn(forget())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and self._bug is not None and not self._bug.done():
-            self._bug.set_exception(error)
-
-    async def _send_forever(self, epoch: int, channel: Channel, outbox: Outbox) -> None:
-        try:
-            while (message := await outbox.get()) is not None:
-                await channel.send(message)
-        except (LinkDown, ProtocolViolation) as error:
-            await self._lost(epoch, error)
+    async def _close_when_sent(self, outbox: Outbox) -> None:
+        outbox.end()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(outbox.ended(), LAST_WORDS_S)
+        await outbox.close()
 
     async def _receive_forever(self, epoch: int, channel: Channel) -> None:
         try:
             while True:
                 message, _ = await channel.receive()
-                if isinstance(message, Tokens):
-                    for progress in message.progress:
-                        self._carry_out(self.state.progressed(epoch, progress, self._now()))
-                elif isinstance(message, Failed):
-                    error = from_code(message.code, message.reason[:LONGEST_REASON])
-                    now = self._now()
-                    self._carry_out(self.state.failed(epoch, message.request_id, error, message.retry, now))
-                else:
-                    raise ProtocolViolation(f"a first stage sent {type(message).__name__}, which only others may send.")
+                match message:
+                    case Tokens():
+                        for progress in message.progress:
+                            self._handle(Progressed(epoch, progress))
+                    case Failed():
+                        error = from_code(message.code, message.reason[:MAX_REASON])
+                        self._handle(RequestFailed(epoch, message.request_id, error, message.retry))
+                    case EpochUnknown(epoch=unknown) if unknown == epoch:
+                        raise LinkDown("its first stage does not hold it any more")
+                    case _:
+                        kind = type(message).__name__
+                        raise ProtocolViolation(f"A first stage sent {kind}, which only others may send; update it.")
         except (LinkDown, ProtocolViolation) as error:
             await self._lost(epoch, error)
 
     async def _lost(self, epoch: int, error: MusterError) -> None:
-        node = self._nodes.get(epoch)
-        if await self._drop(epoch):
-            log.warning("pipeline.lost", epoch=epoch, reason=str(error), live=len(self.state.live))
-            if node is not None and isinstance(error, ProtocolViolation):
-                self._accuse(node, str(error))
-            self._suspect(epoch, True)
-            self._carry_out(self.state.route_down(epoch, self._now(), str(error)))
-
-    async def _drop(self, epoch: int) -> bool:
-        channel, outbox = self._channels.pop(epoch, None), self._outboxes.pop(epoch, None)
-        self._nodes.pop(epoch, None)
-        if outbox is not None:
-            outbox.put_nowait(None)
-        if channel is not None:
-            await channel.close()
-        return channel is not None
+        """All that was submitted there must be submitted again, elsewhere."""
+        lost = self._open.pop(epoch, None)
+        if lost is None:
+            return
+        log.warning("pipeline.lost", epoch=epoch, reason=str(error), live=len(self.state.live))
+        if isinstance(error, ProtocolViolation):
+            self._accuse(lost.node, str(error))
+        self._suspect(epoch, True)
+        self._handle(RouteDown(epoch, str(error)))
+        await lost.outbox.close()
 
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._carry_out(self.state.tick(self._now()))
+            self._handle(Tick())
+
+    def _handle(self, event: Event) -> None:
+        self._carry_out(self.state.handle(event, asyncio.get_running_loop().time()))
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -217,13 +225,9 @@ class Sessions:
                     self._suspect(epoch, False)
 
     def _post(self, epoch: int, message: Submit | Cancel) -> None:
-        if outbox := self._outboxes.get(epoch):
-            outbox.put_nowait(message)
+        if way := self._open.get(epoch):
+            way.outbox.put(message)
 
     def _hand_over(self, request_id: str, item: Progress | MusterError) -> None:
         if queue := self._queues.get(request_id):
             queue.put_nowait(item)
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()

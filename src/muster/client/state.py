@@ -11,49 +11,25 @@ suspects are submitted one at a time: the innocent get their token and go on, th
 from dataclasses import dataclass, field, replace
 
 from muster.client.accept import check_progress
+from muster.client.events import (
+    CancelAt,
+    Cancelled,
+    Command,
+    Deliver,
+    End,
+    Event,
+    Progressed,
+    RequestFailed,
+    RouteDown,
+    RouteUp,
+    Started,
+    SubmitTo,
+    Suspect,
+    Tick,
+)
 from muster.errors import MusterError, PoolUnavailable
-from muster.spec.request import Finish, Progress, Request
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitTo:
-    """Command: hand the request to the pipeline of `epoch`."""
-
-    epoch: int
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class CancelAt:
-    """Command: tell the pipeline of `epoch` to forget the request."""
-
-    epoch: int
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Command: these tokens are new to the client."""
-
-    progress: Progress
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Command: the request ends with this error."""
-
-    request_id: str
-    error: MusterError
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """Command: the pipeline of `epoch` accepted work and has been silent too long; have the broker look."""
-
-    epoch: int
-
-
-Command = SubmitTo | CancelAt | Deliver | End | Suspect
+from muster.spec.request import Progress, Request
+from muster.spec.story import Story
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +71,50 @@ class ClientState:
     heard_at: float = 0.0
     resubmissions: int = 0
     unavailable_reason: str = ""
+    story: Story = field(default_factory=Story)
 
-    def start(self, request: Request, now: float) -> list[Command]:
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take in `event`; what to do, in order. `now` is a steady clock, in seconds.
+
+        Raises `ProtocolViolation` where tokens cannot be what was asked for: their pipeline is then of no use.
+        """
+        commands = self._decide(event, now)
+        if isinstance(event, Tick) and not commands:
+            return commands  # too many of them to be told
+        self.story.remember(now, _without_prompt(event), [_without_prompt(command) for command in commands])
+        return [replace(command, cause=event) for command in commands]
+
+    def _decide(self, event: Event, now: float) -> list[Command]:
+        match event:
+            case Started(request):
+                return self._start(request, now)
+            case Cancelled(request_id):
+                return self._cancel(request_id, now)
+            case RouteUp(epoch):
+                return self._route_up(epoch, now)
+            case RouteDown(epoch, reason):
+                return self._route_down(epoch, now, reason)
+            case Progressed(epoch, progress):
+                return self._progressed(epoch, progress, now)
+            case RequestFailed(epoch, request_id, error, retry):
+                return self._failed(epoch, request_id, error, retry, now)
+            case Tick():
+                return self._tick(now)
+
+    def _start(self, request: Request, now: float) -> list[Command]:
         if request.id in self.live:
             raise ValueError(f"request {request.id} is already live")
         self.live[request.id] = _Live(request, None, now)
         return self._place(request.id, now)
 
-    def cancel(self, request_id: str, now: float) -> list[Command]:
+    def _cancel(self, request_id: str, now: float) -> list[Command]:
         live = self.live.pop(request_id, None)
         if live is None or live.epoch is None:
             return []
         return [CancelAt(live.epoch, request_id), *self._after(live.is_suspect, now)]
 
-    def route_up(self, epoch: int, now: float) -> list[Command]:
-        """A pipeline is ready. Requests on an older one move over: what they have emitted goes with them."""
+    def _route_up(self, epoch: int, now: float) -> list[Command]:
+        """Requests on an older pipeline move over: what they have emitted goes with them."""
         commands: list[Command] = []
         self.epoch, self.heard_at = epoch, now
         for request_id, live in self.live.items():
@@ -123,8 +128,8 @@ class ClientState:
                 commands += self._place(request_id, now)
         return commands + self._next_suspect(now)
 
-    def route_down(self, epoch: int, now: float, reason: str = "") -> list[Command]:
-        """The pipeline of `epoch` is gone; its requests wait for the next."""
+    def _route_down(self, epoch: int, now: float, reason: str) -> list[Command]:
+        """Its requests wait for the next."""
         if self.epoch == epoch:
             self.epoch, self.unavailable_reason = None, reason
         commands: list[Command] = []
@@ -133,8 +138,7 @@ class ClientState:
                 commands += self._lost(request_id, now, reason)
         return commands
 
-    def progressed(self, epoch: int, progress: Progress, now: float) -> list[Command]:
-        """Raises `ProtocolViolation` where this cannot be what was asked for: the pipeline is then of no use."""
+    def _progressed(self, epoch: int, progress: Progress, now: float) -> list[Command]:
         live = self.live.get(progress.request_id)
         if live is None or live.epoch != epoch:
             return []
@@ -152,8 +156,7 @@ class ClientState:
             del self.live[progress.request_id]
         return [Deliver(replace(progress, index=have, tokens=fresh)), *self._after(was_suspect, now)]
 
-    def failed(self, epoch: int, request_id: str, error: MusterError, retry: bool, now: float) -> list[Command]:
-        """The pipeline could not go on with the request."""
+    def _failed(self, epoch: int, request_id: str, error: MusterError, retry: bool, now: float) -> list[Command]:
         live = self.live.get(request_id)
         if live is None or live.epoch != epoch:
             return []
@@ -162,7 +165,7 @@ class ClientState:
         del self.live[request_id]
         return [End(request_id, error), *self._after(live.is_suspect, now)]
 
-    def tick(self, now: float) -> list[Command]:
+    def _tick(self, now: float) -> list[Command]:
         commands: list[Command] = []
         for request_id, live in list(self.live.items()):
             if live.epoch is None and now - live.waiting_since > self.patience.no_pipeline_s:
@@ -176,15 +179,16 @@ class ClientState:
 
     def check(self) -> None:
         """Raise AssertionError where the books do not balance."""
-        for request_id, live in self.live.items():
-            assert live.request.id == request_id
-            assert live.failures <= self.patience.failures
-            assert len(live.request.emitted) < live.request.sampling.max_tokens
-        at_work = [live for live in self.live.values() if live.is_suspect and live.epoch is not None]
-        assert len(at_work) <= 1, "two suspects run at once"
-        waiting = [live for live in self.live.values() if live.epoch is None]
-        assert self.epoch is None or all(live.is_suspect for live in waiting), "one waits beside a pipeline"
-        assert self.epoch is None or not waiting or at_work, "suspects wait for nobody"
+        with self.story.told():
+            for request_id, live in self.live.items():
+                assert live.request.id == request_id
+                assert live.failures <= self.patience.failures
+                assert len(live.request.emitted) < live.request.sampling.max_tokens
+            at_work = [live for live in self.live.values() if live.is_suspect and live.epoch is not None]
+            assert len(at_work) <= 1, "two suspects run at once"
+            waiting = [live for live in self.live.values() if live.epoch is None]
+            assert self.epoch is None or all(live.is_suspect for live in waiting), "one waits beside a pipeline"
+            assert self.epoch is None or not waiting or at_work, "suspects wait for nobody"
 
     def _place(self, request_id: str, now: float) -> list[Command]:
         live = self.live[request_id]
@@ -234,6 +238,10 @@ class ClientState:
         )
 
 
-def cancelled(request: Request) -> Progress:
-    """The last word to a client whose request was cancelled."""
-    return Progress(request.id, len(request.emitted), (), Finish.CANCELLED)
+def _without_prompt(record: Event | Command) -> object:
+    """What the story keeps: a request may be large, and private, and is often over long before its story is."""
+    if not isinstance(record, Started | SubmitTo):
+        return record
+    where = f"epoch={record.epoch}, " if isinstance(record, SubmitTo) else ""
+    request = record.request
+    return f"{type(record).__name__}({where}{request.id}: {len(request.prompt)} + {len(request.emitted)} tokens)"

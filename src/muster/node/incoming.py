@@ -1,15 +1,15 @@
 """What others open towards this node: who may, and where their messages go. Knows nothing of leases or loading."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import structlog
 
 from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.outbox import Outbox
 from muster.link.relay import RelayCarrier
-from muster.node.neighbours import Outbox
+from muster.link.serving import serve_channels
+from muster.link.tasks import Tasks
 from muster.node.stages import Stages
 from muster.wire.messages.transfer import Ping, Pong
 
@@ -17,23 +17,21 @@ log = structlog.get_logger()
 STRANGER_S = 15.0
 """A peer may dial a moment before the head tells us that it is a neighbour."""
 MAX_STRANGERS = 64
-MOST_CHANNELS = 8
+MAX_CHANNELS = 8
 """Open at once on one connection: each may hold a frame that is being received."""
-
-Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
 class Incoming:
-    def __init__(self, stages: Stages, spawn: Spawn) -> None:
+    def __init__(self, stages: Stages, tasks: Tasks) -> None:
         self._stages = stages
-        self._spawn = spawn
+        self._tasks = tasks
         self._strangers = 0
 
     async def connections(self, endpoint: Endpoint) -> None:
         """Let neighbours in, for ever."""
         while True:
             connection = await endpoint.accept()
-            self._spawn(self._admit(connection))
+            self._tasks.spawn(self._admit(connection))
 
     async def _admit(self, connection: Connection) -> None:
         if not await self._becomes_member(connection.peer):
@@ -60,18 +58,11 @@ class Incoming:
 
     async def channels(self, connection: Connection) -> None:
         """Serve every channel that the peer opens, until the connection ends."""
-        served: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                name, channel = await connection.accept()
-                served = {task for task in served if not task.done()}
-                if len(served) >= MOST_CHANNELS:
-                    await channel.close()
-                    continue
-                serve = self._serve_data if name == "data" else self._answer_pings
-                served.add(self._spawn(serve(connection.peer, channel)))
-        except LinkDown:
-            return
+
+        async def serve(name: str, channel: Channel) -> None:
+            await (self._serve_data if name == "data" else self._answer_pings)(connection.peer, channel)
+
+        await serve_channels(connection, serve, self._tasks, MAX_CHANNELS)
 
     async def relayed(self, carrier: RelayCarrier) -> None:
         """Serve every channel that comes through the head, until the carrier ends."""
@@ -79,15 +70,15 @@ class Incoming:
             while True:
                 channel = await carrier.accept()
                 if self._stages.is_member(channel.peer):
-                    self._spawn(self._serve_data(channel.peer, channel))
+                    self._tasks.spawn(self._serve_data(channel.peer, channel))
                 else:
                     await channel.close()
         except LinkDown:
             return
 
     async def _serve_data(self, peer: str, channel: Channel) -> None:
-        box = Outbox(channel, lambda error: None)
-        reply = box.put  # tells this session from others
+        box = Outbox(channel)
+        reply = box.put  # tells this channel from others
         try:
             while True:
                 message, payload = await channel.receive()
@@ -99,7 +90,7 @@ class Incoming:
         except (LinkDown, ProtocolViolation) as error:
             log.info("data.closed", peer=short_id(peer), reason=str(error))
         finally:
-            self._stages.forget_session(reply)
+            self._stages.forget(reply)
             await box.close()
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""From an assignment to a stage that can run: manifest, weights, pages, engine. Knows nothing of leases.
+"""From an assignment to layers in memory: manifest, weights, stage. Knows nothing of leases, nor of what is done there.
 
 Weights come from the nearest place that has them: a stage that is still in memory, a copy of the model on this machine,
 blobs of earlier loads, a head that is near, the hub that the head took them from, the head wherever it is. Whatever the
@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import structlog
 import torch
 from huggingface_hub import is_offline_mode
 
-from muster.cost.memory import stage_bytes, workspace_of
 from muster.errors import DoesNotFit, MusterError, ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, TensorEntry, matching_directory
@@ -30,23 +29,31 @@ from muster.model.weights import Weights
 from muster.node.fetch import Wanted, fetch_blobs
 from muster.node.hub import HubUnusable, fetch_from_hub
 from muster.node.probes import greet
-from muster.node.shelf import Shelf, Shelved, StageKey
-from muster.serve.engine import Engine
-from muster.serve.follower import Follower
-from muster.serve.options import EngineOptions
+from muster.node.stage_cache import CachedStage, StageCache, StageKey
 from muster.spec.model_shape import ModelShape
 from muster.wire.messages.placement import Assign, LoadProgress
 
 log = structlog.get_logger()
 REPORT_EVERY_S = 0.5
-CHECKPOINT_SHARE = 4
+MAX_CHECKPOINT_SHARE = 4
 """A checkpoint's numbers take at most so many times the memory that they take here: float64 against half precision."""
 NEAR_S = 0.010
 """A head with a shorter round trip is mostly on the same network, where it gives faster than the hub would."""
 HUB_REST_S = 600.0
 """A hub that gave no weights is not asked again for so long."""
 Report = Callable[[LoadProgress], None]
-AnyEngine = Engine[Any] | Follower[Any]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish(Generic[Result]):
+    """What a kind of work makes of a stage. `needed_bytes` and `assemble` are told the shape of the whole model."""
+
+    assign: Assign
+    needed_bytes: Callable[[ModelShape], int]
+    """Of the weights and everything beside them."""
+    assemble: Callable[[Stage, ModelShape], Result]
+    """Runs in a thread."""
 
 
 @dataclass(slots=True)
@@ -55,7 +62,7 @@ class _Use:
 
     key: StageKey
     nbytes: int
-    """Weights, pages and workspace."""
+    """Weights, and what its kind of work has beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +76,30 @@ class StageLoader:
         self._store = BlobStore(cache_dir / "blobs")
         self._device = device
         self._memory_cap_bytes = memory_cap_bytes
-        self._shelf = Shelf()
+        self._cache = StageCache()
         self._uses: dict[int, _Use] = {}
         self._building: asyncio.Future[Stage] | None = None
         self._hub_rests_until_s = -inf
 
-    async def load(self, assign: Assign, head: Connection, report: Report) -> AnyEngine:
+    async def load(self, wish: Wish[Result], head: Connection, report: Report) -> Result:
         """Until `release` of its epoch. A stage that is still in memory is not read again.
 
         Raises `MusterError`: the weights cannot be had, do not fit, or the architecture does not come out right.
         """
-        mine = assign.mine
+        assign, mine = wish.assign, wish.assign.mine
         key = StageKey(assign.manifest, mine.first, mine.last, assign.dtype)
-        shelved = self._shelf.take(key) or await self._fresh(assign, key, head, report)
+        cached = self._cache.take(key) or await self._fresh(wish, key, head, report)
         try:
-            shape = shelved.shape
-            needed = self._check_fits(assign, shape)
+            needed = self._check_fits(wish, cached.shape)
             self._make_room(needed)
             self._uses[assign.epoch] = _Use(key, needed)
-            work = await asyncio.to_thread(_assemble, assign, shelved.stage, shape)
+            work = await asyncio.to_thread(_assemble, wish, cached)
         except BaseException:
             self._uses.pop(assign.epoch, None)
-            self._shelf.give_back(key, time.monotonic())
+            self._cache.give_back(key, time.monotonic())
             raise
-        # The last word before the ring is closed: whoever waits for our weights to arrive may now make way for us.
-        nbytes = shape.weight_bytes(mine.first, mine.last)
+        # The last word before neighbours are dialled: whoever waits for our weights may now make way for us.
+        nbytes = cached.shape.weight_bytes(mine.first, mine.last)
         report(LoadProgress(epoch=assign.epoch, done_bytes=nbytes, total_bytes=nbytes))
         return work
 
@@ -101,28 +107,29 @@ class StageLoader:
         """What `load` gave for this epoch runs no more. Its stage stays in memory for a while."""
         use = self._uses.pop(epoch, None)
         if use is not None:
-            self._shelf.give_back(use.key, time.monotonic())
+            self._cache.give_back(use.key, time.monotonic())
 
     def tidy(self) -> None:
         """Free what was idle for too long; called now and then."""
-        self._shelf.tidy(time.monotonic())
+        self._cache.tidy(time.monotonic())
 
     @property
     def idle_bytes(self) -> int:
         """Memory that is taken and would be freed for the next load."""
-        return self._shelf.idle_bytes
+        return self._cache.idle_bytes
 
     def _make_room(self, needed: int) -> None:
         held = sum(use.nbytes for use in self._uses.values())
-        self._shelf.make_room(max(0, self._memory_cap_bytes - held - needed))
+        self._cache.make_room(max(0, self._memory_cap_bytes - held - needed))
 
-    async def _fresh(self, assign: Assign, key: StageKey, head: Connection, report: Report) -> Shelved:
-        """A stage from its weights, taken from the shelf."""
+    async def _fresh(self, wish: Wish[Any], key: StageKey, head: Connection, report: Report) -> CachedStage:
+        """A stage from its weights, in use from now on."""
+        assign = wish.assign
         bulk = await head.open("bulk")
         try:
             manifest = await self._manifest(assign.manifest, bulk)
             shape = await asyncio.to_thread(shape_of, manifest.config_json, assign.model, assign.dtype)
-            needed = self._check_fits(assign, shape)
+            needed = self._check_fits(wish, shape)
             await asyncio.to_thread(check_conformance, manifest.config_json)
             weights: Weights = self._store.open(manifest)
             names = await asyncio.to_thread(tensor_names, weights, key.first, key.last)
@@ -133,23 +140,23 @@ class StageLoader:
             await bulk.close()
         while self._building is not None:  # two at once might not fit; and it may be the very one that we want
             await asyncio.wait([self._building])
-        shelved = self._shelf.take(key)
-        if shelved is None:
+        cached = self._cache.take(key)
+        if cached is None:
             self._make_room(needed)
             await self._build(key, local or weights, shape)
-            shelved = self._shelf.take(key)
-        assert shelved is not None, "what was just built is on the shelf"
-        return shelved
+            cached = self._cache.take(key)
+        assert cached is not None, "what was just built is in the cache"
+        return cached
 
     async def _build(self, key: StageKey, weights: Weights, shape: ModelShape) -> None:
-        """Put the stage on the shelf, even if whoever wants it gives up meanwhile: a thread cannot be stopped."""
+        """Put the stage into the cache, even if whoever wants it gives up meanwhile: a thread cannot be stopped."""
         building = asyncio.ensure_future(asyncio.to_thread(_read_stage, key, weights, self._device))
         self._building = building
 
         def built(done: "asyncio.Future[Stage]") -> None:
             self._building = None
             if not done.cancelled() and done.exception() is None:
-                self._shelf.put(key, done.result(), shape, time.monotonic())
+                self._cache.put(key, done.result(), shape, time.monotonic())
 
         building.add_done_callback(built)
         await asyncio.shield(building)
@@ -158,16 +165,15 @@ class StageLoader:
         await fetch_blobs(bulk, self._store, [Wanted(digest, None)])
         return Manifest.from_bytes(await asyncio.to_thread(self._store.read, digest))
 
-    def _check_fits(self, assign: Assign, shape: ModelShape) -> int:
+    def _check_fits(self, wish: Wish[Any], shape: ModelShape) -> int:
         """The bytes that the stage takes. The head's arithmetic, done again: a cap is a promise to this owner."""
-        mine = assign.mine
-        if shape.num_layers != assign.stages[-1].last:
+        mine, num_layers = wish.assign.mine, wish.assign.stages[-1].last
+        if shape.num_layers != num_layers:
             raise WeightsInvalid(
-                f"The placement covers {assign.stages[-1].last} layers but the model has {shape.num_layers}; "
+                f"The placement covers {num_layers} layers but the model has {shape.num_layers}; "
                 "restart `muster serve`."
             )
-        work = assign.pipeline.serve
-        needed = stage_bytes(shape, mine.first, mine.last, work.cache_tokens, workspace_of(work))
+        needed = wish.needed_bytes(shape)
         held = sum(use.nbytes for use in self._uses.values())
         if held + needed > self._memory_cap_bytes:
             beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
@@ -182,7 +188,7 @@ class StageLoader:
         entries = [entry for entry in manifest.tensors if entry.name in wanted]
         missing = {entry.digest: entry for entry in entries if not self._store.has(entry.digest)}
         total = sum(entry.nbytes for entry in missing.values())
-        if total > CHECKPOINT_SHARE * self._memory_cap_bytes:
+        if total > MAX_CHECKPOINT_SHARE * self._memory_cap_bytes:
             raise ProtocolViolation(
                 f"The head's manifest holds {total / 1e9:.0f} GB for a stage that fits in memory; it contradicts the "
                 "model's config.json."
@@ -221,15 +227,9 @@ def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
         return load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device)
 
 
-def _assemble(assign: Assign, stage: Stage, shape: ModelShape) -> AnyEngine:
-    """The stage with pages of its own."""
-    work = assign.pipeline.serve
+def _assemble(wish: Wish[Result], cached: CachedStage) -> Result:
     with memory_trouble():
-        cache = stage.new_cache(work.num_pages, work.page_size)
-    if assign.index > 0:
-        return Follower(stage, cache, assign.epoch, work.prefill_tokens)
-    options = EngineOptions.of(work, shape.max_context, assign.epoch)
-    return Engine(stage, cache, options=options)
+        return wish.assemble(cached.stage, cached.shape)
 
 
 @contextmanager

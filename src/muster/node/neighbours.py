@@ -4,47 +4,19 @@ Knows nothing of what is said on the channels.
 """
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
-from muster.errors import LinkDown, MusterError, ProtocolViolation
+from muster.errors import LinkDown
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.relay import RelayCarrier
 from muster.node.probes import GREETING_S
-from muster.wire.frame import Payload
 from muster.wire.messages.base import Address
-from muster.wire.messages.every import AnyMessage
 
 log = structlog.get_logger()
 DIAL_S = 5.0
-DIAL_TRIES = 3
+MAX_DIALS = 3
 DIAL_PAUSE_S = 0.5
-
-
-class Outbox:
-    """A queue before a channel: putting never waits, and the first failure is reported once."""
-
-    def __init__(self, channel: Channel, on_lost: Callable[[MusterError], None]) -> None:
-        self.channel = channel
-        self._on_lost = on_lost
-        self._queue: asyncio.Queue[tuple[AnyMessage, Payload]] = asyncio.Queue()
-        self._task = asyncio.create_task(self._send_forever())
-
-    def put(self, message: AnyMessage, payload: Payload = b"") -> None:
-        self._queue.put_nowait((message, payload))
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self.channel.close()
-
-    async def _send_forever(self) -> None:
-        try:
-            while True:
-                await self.channel.send(*await self._queue.get())
-        except (LinkDown, ProtocolViolation) as error:
-            self._on_lost(error)
 
 
 class Neighbours:
@@ -79,12 +51,12 @@ class Neighbours:
         return {node: seconds for node, seconds in seen.items() if seconds is not None}
 
     async def _dial(self, address: Address) -> Connection:
-        for attempt in range(1, DIAL_TRIES + 1):
+        for attempt in range(1, MAX_DIALS + 1):
             try:
                 return await self._endpoint.dial(address, timeout_s=DIAL_S)
             except LinkDown as error:
                 log.info("dial.failed", peer=short_id(address.node), attempt=attempt, reason=str(error))
-                if attempt == DIAL_TRIES:
+                if attempt == MAX_DIALS:
                     raise
                 await asyncio.sleep(DIAL_PAUSE_S * attempt)
         raise AssertionError("unreachable")

@@ -3,73 +3,45 @@
 A node may hold two stages for a while: the one that serves and the one of the next placement, which loads beside it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from muster.errors import LimitReached, MusterError, PoolUnavailable, ProtocolViolation, from_code
+from muster.errors import LimitReached, MusterError, PoolUnavailable, from_code
 from muster.node.accept import check_assign
+from muster.node.events import (
+    Command,
+    DrainAsked,
+    Drop,
+    Event,
+    HeadLost,
+    Heard,
+    Load,
+    NeighbourLost,
+    Quit,
+    Rejoin,
+    Say,
+    StageFailed,
+    StageReady,
+    Tick,
+    Vitals,
+)
+from muster.spec.pool import NodeId
+from muster.spec.story import Story
 from muster.wire.messages.every import AnyMessage
-from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, Refused, StageVitals, Welcome
+from muster.wire.messages.membership import Goodbye, Heartbeat, Refused, Welcome
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, Release, StageLost
 
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Command: send this to the head on the control channel."""
-
-    message: AnyMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Command: fetch the weights, build the stage, reserve its pages, and report."""
-
-    assign: Assign
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Command: stop the stage of this epoch and free its memory."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rejoin:
-    """Command: the head is silent or gone; dial it again after `after_s`."""
-
-    after_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Quit:
-    """Command: stop for good."""
-
-    error: MusterError | None
-
-
-Command = Say | Load | Drop | Rejoin | Quit
-
-
-@dataclass(frozen=True, slots=True)
-class Vitals:
-    """How the machine is, as its heartbeats tell; the fields are those of `Heartbeat`."""
-
-    free_memory_bytes: int
-    stages: tuple[StageVitals, ...] = ()
-    steps: int = 0
-    computing_s: float = 0.0
-    busy_s: float = 0.0
-
-
-MOST_STAGES = 4
+MAX_STAGES = 4
 """Held or loading at once; an honest head gives two at most."""
-REJOIN_FIRST_S = 0.5
-REJOIN_LONGEST_S = 15.0
+FIRST_REJOIN_S = 0.5
+MAX_REJOIN_S = 15.0
 
 
 @dataclass(slots=True)
 class NodeState:
-    node: str
+    node: NodeId
+    check_work: Callable[[Assign], None]
+    """Raises `MusterError` where this node cannot do the kind of work that is assigned."""
     stages: dict[int, bool] = field(default_factory=dict)
     """epoch -> loaded?"""
     heartbeat_s: float = 1.0
@@ -82,10 +54,43 @@ class NodeState:
     """The head wants us no more and is about to hang up."""
     draining: bool = False
     leave_by: float = 0.0
+    story: Story = field(default_factory=Story)
 
-    def heard(self, message: AnyMessage, now: float) -> list[Command]:
-        """A message from the head."""
-        self.heard_at = now
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take in `event`; what to do, in order. `now` is a steady clock, in seconds."""
+        commands = self._decide(event, now)
+        if isinstance(event, Tick) and not commands:
+            return commands  # too many of them to be told
+        return self.story.add(now, event, commands)
+
+    def check(self) -> None:
+        """Raise `AssertionError` unless the books are in order."""
+        with self.story.told():
+            assert len(self.stages) <= MAX_STAGES, f"{len(self.stages)} stages are held"
+            assert all(epoch > 0 for epoch in self.stages), f"epochs {sorted(self.stages)} are held"
+            assert self.joined or self.said_at <= self.heard_at, "a heartbeat went out to nobody"
+            assert not self.joined or self.rejoins == 0, "a node that has joined still counts its tries"
+
+    def _decide(self, event: Event, now: float) -> list[Command]:
+        match event:
+            case Heard(message):
+                self.heard_at = now
+                return self._heard(message)
+            case HeadLost():
+                return self._head_lost(now)
+            case StageReady(epoch):
+                return self._ready(epoch)
+            case StageFailed(epoch, error):
+                return self._failed(epoch, error)
+            case NeighbourLost(epoch, peer, reason):
+                # Only the broker knows whether to wait or to repair.
+                return [Say(StageLost(epoch=epoch, peer=peer, reason=reason))] if epoch in self.stages else []
+            case DrainAsked(patience_s):
+                return self._drain(now + patience_s)
+            case Tick(vitals):
+                return self._tick(now, vitals)
+
+    def _heard(self, message: AnyMessage) -> list[Command]:
         match message:
             case Welcome():
                 self.joined, self.rejoins = True, 0
@@ -99,21 +104,18 @@ class NodeState:
                 return self._assign(message)
             case Release():
                 return self._release(message.epoch)
-            case HeartbeatSeen():
-                return []
-            case _:
-                return []
+        return []
 
     def _assign(self, assign: Assign) -> list[Command]:
         try:
             check_assign(assign, self.node)
-        except ProtocolViolation as error:
+            self.check_work(assign)
+            if assign.epoch in self.stages:
+                return []
+            if len(self.stages) >= MAX_STAGES:
+                raise LimitReached(f"This node holds {len(self.stages)} stages already; release some first.")
+        except MusterError as error:
             return [Say(LoadFailed(epoch=assign.epoch, code=error.code, reason=str(error)))]
-        if assign.epoch in self.stages:
-            return []
-        if len(self.stages) >= MOST_STAGES:
-            reason = f"This node holds {len(self.stages)} stages already; release some first."
-            return [Say(LoadFailed(epoch=assign.epoch, code=LimitReached.code, reason=reason))]
         self.stages[assign.epoch] = False
         return [Load(assign)]
 
@@ -126,50 +128,43 @@ class NodeState:
             commands.append(Quit(None))
         return commands
 
-    def loaded(self, epoch: int) -> list[Command]:
+    def _ready(self, epoch: int) -> list[Command]:
         if epoch not in self.stages:  # released while it loaded
             return [Drop(epoch)]
         self.stages[epoch] = True
         return [Say(Loaded(epoch=epoch))]
 
-    def load_failed(self, epoch: int, error: MusterError) -> list[Command]:
+    def _failed(self, epoch: int, error: MusterError) -> list[Command]:
         if self.stages.pop(epoch, None) is None:
             return []
         return [Say(LoadFailed(epoch=epoch, code=error.code, reason=str(error))), Drop(epoch)]
 
-    def neighbour_lost(self, epoch: int, peer: str, reason: str) -> list[Command]:
-        """The link to the next or previous stage is down: only the broker knows whether to wait or to repair."""
-        if epoch not in self.stages:
-            return []
-        return [Say(StageLost(epoch=epoch, peer=peer, reason=reason))]
-
-    def head_lost(self, now: float) -> list[Command]:
-        """The connection to the head is gone. Stages go on: the head may only be restarting."""
+    def _head_lost(self, now: float) -> list[Command]:
+        """Stages go on: the head may only be restarting."""
         if self.refused:
             return []
         if self.draining and not self.stages:
             return [Quit(None)]
         self.joined = False
-        after_s = min(REJOIN_LONGEST_S, REJOIN_FIRST_S * 2**self.rejoins)
+        after_s = min(MAX_REJOIN_S, FIRST_REJOIN_S * 2**self.rejoins)
         self.rejoins += 1
         self.heard_at = now
         return [Rejoin(after_s)]
 
-    def drain(self, now: float, patience_s: float) -> list[Command]:
-        """The owner wants the machine back: leave when what runs here has moved, at the latest after `patience_s`."""
-        self.draining, self.leave_by = True, now + patience_s
+    def _drain(self, leave_by: float) -> list[Command]:
+        self.draining, self.leave_by = True, leave_by
         if not self.joined or not self.stages:
             return [Say(Goodbye()), Quit(None)] if self.joined else [Quit(None)]
         return [Say(Goodbye(drain=True))]
 
-    def tick(self, now: float, vitals: Vitals) -> list[Command]:
+    def _tick(self, now: float, vitals: Vitals) -> list[Command]:
         if self.draining and now >= self.leave_by:
             reason = "Left before the drain was over; raise --drain-timeout to let requests move first."
             return [Say(Goodbye()), Quit(PoolUnavailable(reason))]
         if not self.joined:
             return []
         if now - self.heard_at > self.lease_s:
-            return self.head_lost(now)
+            return self._head_lost(now)
         if now - self.said_at < self.heartbeat_s:
             return []
         self.said_at = now

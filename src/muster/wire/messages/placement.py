@@ -7,7 +7,7 @@ from muster.wire.messages.base import Address, EpochMessage
 class Assign(EpochMessage, frozen=True, tag="assign"):
     """Hold stage `index` of `pipeline` under `epoch`: load the weights, get ready for its work, answer `Loaded`.
 
-    `peers` says how to dial each node of the pipeline. Messages of another epoch are dropped.
+    `peers` says how to dial each node of the pipeline. Messages of another epoch have nothing to do with it.
     """
 
     job: str

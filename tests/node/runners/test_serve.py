@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from muster.compress.registry import make_coder
 from muster.errors import ProtocolViolation
-from muster.node.runtime import FollowerRuntime, HeadRuntime, slowed
+from muster.node.runners.base import Runner, Send
+from muster.node.runners.serve.first import FirstStage
+from muster.node.runners.serve.later import LaterStage
+from muster.node.runners.serve.ring import RingPlace
+from muster.node.runners.thread import ComputeThread, slowed
 from muster.node.stages import Stages
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
@@ -18,7 +23,7 @@ from muster.spec.plan import Pipeline, ServeSettings, Stage
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
 from muster.wire.messages.every import AnyMessage
-from muster.wire.messages.generate import Cancel, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.generate import Cancel, EpochUnknown, Failed, Step, StepDone, Submit, Tokens
 from muster.wire.messages.placement import Assign
 from tests.serve.fake_stage import FakeCache, FakeStage
 from tests.serve.ring import alone
@@ -79,6 +84,28 @@ def assign(index: int) -> Assign:
     )
 
 
+def runner(index: int, work: Any, send: Send | None, most_steps: int = 64) -> Runner:
+    place = RingPlace(1, HEAD, (SECOND, FIRST)[index], send, most_steps)
+    coder, thread = make_coder(None), ComputeThread(1, speed=1.0)
+    if index == 0:
+        return FirstStage(place, work, coder.encode, thread)
+    return LaterStage(place, work, coder.decode, coder.encode, thread)
+
+
+class _Place:
+    """What a node would give to a placement."""
+
+    def __init__(self, assign: Assign) -> None:
+        self.assign = assign
+
+    async def close(self) -> None: ...
+
+
+def start(stages: Stages, assign: Assign, work: Any, box: "_Box") -> None:
+    steps = assign.pipeline.work.num_microbatches
+    stages.start(_Place(assign), runner(assign.index, work, box.put, steps))  # type: ignore[arg-type]
+
+
 class _Box:
     """A neighbour's outbox that hands over on the spot."""
 
@@ -96,13 +123,13 @@ class _Box:
 def test_a_ring_of_two_runtimes_answers_as_the_model_alone() -> None:
     async def body() -> None:
         lost: list[Any] = []
-        first = Stages(FIRST, HEAD, 1.0, lambda *what: lost.append(what))
-        second = Stages(SECOND, HEAD, 1.0, lambda *what: lost.append(what))
+        first = Stages(FIRST, HEAD, lambda *what: lost.append(what))
+        second = Stages(SECOND, HEAD, lambda *what: lost.append(what))
         engine, follower = two_stages()
         forward, back = _Box(FIRST), _Box(SECOND)
         forward.target, back.target = second, first
-        first.start(assign(0), engine, forward)  # type: ignore[arg-type]
-        second.start(assign(1), follower, back)  # type: ignore[arg-type]
+        start(first, assign(0), engine, forward)
+        start(second, assign(1), follower, back)
         session = Session()
         requests = [a_request(f"r{i}", 5 + i) for i in range(6)]
         for request in requests:
@@ -118,9 +145,9 @@ def test_a_ring_of_two_runtimes_answers_as_the_model_alone() -> None:
 
 def test_only_the_head_may_submit_and_only_the_previous_stage_may_send_steps() -> None:
     async def body() -> None:
-        stages = Stages(SECOND, HEAD, 1.0, lambda *what: None)
+        stages = Stages(SECOND, HEAD, lambda *what: None)
         _, follower = two_stages()
-        stages.start(assign(1), follower, _Box(SECOND))  # type: ignore[arg-type]
+        start(stages, assign(1), follower, _Box(SECOND))
         for message in (Submit(epoch=1, request=a_request("r")), Cancel(epoch=1, request_id="r")):
             with pytest.raises(ProtocolViolation):
                 stages.receive(FIRST, message, b"", lambda message, payload: None)
@@ -132,12 +159,16 @@ def test_only_the_head_may_submit_and_only_the_previous_stage_may_send_steps() -
     run(body())
 
 
-def test_a_request_for_a_placement_that_is_gone_comes_back_to_be_resubmitted() -> None:
+def test_whoever_submits_to_a_placement_that_is_gone_hears_of_it_and_a_neighbour_does_not() -> None:
     async def body() -> None:
-        stages = Stages(FIRST, HEAD, 1.0, lambda *what: None)
-        session = Session()
-        stages.receive(HEAD, Submit(epoch=9, request=a_request("r")), b"", session.reply)
-        assert session.failures[0].retry
+        stages = Stages(FIRST, HEAD, lambda *what: None)
+        said: list[Any] = []
+        stages.receive(
+            HEAD, Submit(epoch=9, request=a_request("r")), b"", lambda message, payload: said.append(message)
+        )
+        assert said == [EpochUnknown(epoch=9)]
+        stages.receive(SECOND, StepDone(epoch=9, sequence=0, sampled=()), b"", lambda *what: said.append(what))
+        assert len(said) == 1
 
     run(body())
 
@@ -149,8 +180,8 @@ def test_a_stage_that_breaks_sends_its_requests_elsewhere_and_is_reported() -> N
 
     async def body() -> None:
         lost: list[tuple[int, str, str]] = []
-        stages = Stages(FIRST, HEAD, 1.0, lambda *what: lost.append(what))
-        stages.start(assign(0), Engine(Broken(0, 2), FakeCache(64, 4), options=OPTIONS), _Box(FIRST))  # type: ignore[arg-type]
+        stages = Stages(FIRST, HEAD, lambda *what: lost.append(what))
+        start(stages, assign(0), Engine(Broken(0, 2), FakeCache(64, 4), options=OPTIONS), _Box(FIRST))
         session = Session()
         stages.receive(HEAD, Submit(epoch=1, request=a_request("r")), b"", session.reply)
         await session.until(1)
@@ -167,8 +198,8 @@ def test_a_stage_that_was_sent_nonsense_reports_the_sender_and_not_itself(index:
     async def body() -> None:
         lost: list[tuple[int, str, str]] = []
         me, sender = (FIRST, SECOND) if index == 0 else (SECOND, FIRST)
-        stages = Stages(me, HEAD, 1.0, lambda *what: lost.append(what))
-        stages.start(assign(index), two_stages()[index], _Box(me))  # type: ignore[arg-type]
+        stages = Stages(me, HEAD, lambda *what: lost.append(what))
+        start(stages, assign(index), two_stages()[index], _Box(me))
         nonsense = StepDone(epoch=1, sequence=-1, sampled=()) if index == 0 else Step(epoch=1, sequence=0, rows=())
         stages.receive(sender, nonsense, b"", lambda message, payload: None)
         while not lost:
@@ -183,8 +214,8 @@ def test_a_stage_that_was_sent_nonsense_reports_the_sender_and_not_itself(index:
 def test_a_neighbour_cannot_make_more_steps_wait_than_are_ever_in_flight(index: int) -> None:
     async def body() -> None:
         me, sender = (FIRST, SECOND) if index == 0 else (SECOND, FIRST)
-        stages = Stages(me, HEAD, 1.0, lambda *what: None)
-        stages.start(assign(index), two_stages()[index], _Box(me))  # type: ignore[arg-type]
+        stages = Stages(me, HEAD, lambda *what: None)
+        start(stages, assign(index), two_stages()[index], _Box(me))
         step = StepDone(epoch=1, sequence=9, sampled=()) if index == 0 else Step(epoch=1, sequence=9, rows=())
         for _ in range(3):
             stages.receive(sender, step, b"", lambda message, payload: None)
@@ -198,16 +229,16 @@ def test_a_neighbour_cannot_make_more_steps_wait_than_are_ever_in_flight(index: 
 def test_a_session_that_goes_away_at_once_leaves_no_work_behind() -> None:
     async def body() -> None:
         engine = Engine(FakeStage(0, 1), FakeCache(64, 4), options=EngineOptions(max_context=4096, epoch=1))
-        head = HeadRuntime(1, engine, None)
+        head = runner(0, engine, None)
         session = Session()
-        head.submit(Request("r", (1, 2), Sampling(max_tokens=200)), session.reply)
-        head.forget_session(session.reply)
+        head.receive(HEAD, Submit(epoch=1, request=Request("r", (1, 2), Sampling(max_tokens=200))), b"", session.reply)
+        head.forget(session.reply)
         task = asyncio.create_task(head.run())
         await asyncio.sleep(0.05)
-        assert head.active_requests == engine.stats().running == 0
+        assert head.vitals().active_requests == engine.stats().running == 0
         assert engine.stats().generated_tokens == 0
         task.cancel()
-        head.close()
+        await head.close()
 
     run(body())
 
@@ -215,10 +246,10 @@ def test_a_session_that_goes_away_at_once_leaves_no_work_behind() -> None:
 def test_a_request_that_cannot_be_served_is_refused_with_its_reason_and_not_retried() -> None:
     async def body() -> None:
         engine, _ = two_stages()
-        head = HeadRuntime(1, engine, None)
+        head = runner(0, engine, None)
         session = Session()
         task = asyncio.create_task(head.run())
-        head.submit(a_request("long", 70), session.reply)
+        head.receive(HEAD, Submit(epoch=1, request=a_request("long", 70)), b"", session.reply)
         await session.until(1)
         task.cancel()
         assert session.failures[0].code == "context_length_exceeded"
@@ -230,15 +261,15 @@ def test_a_request_that_cannot_be_served_is_refused_with_its_reason_and_not_retr
 def test_a_session_that_goes_away_leaves_no_work_behind() -> None:
     async def body() -> None:
         engine = Engine(FakeStage(0, 1), FakeCache(64, 4), options=EngineOptions(max_context=4096, epoch=1))
-        head = HeadRuntime(1, engine, None)
+        head = runner(0, engine, None)
         session = Session()
         task = asyncio.create_task(head.run())
-        head.submit(Request("r", (1, 2), Sampling(max_tokens=200)), session.reply)
+        head.receive(HEAD, Submit(epoch=1, request=Request("r", (1, 2), Sampling(max_tokens=200))), b"", session.reply)
         await session.changed.wait()
-        head.forget_session(session.reply)
+        head.forget(session.reply)
         while engine.stats().running:
             await asyncio.sleep(0.01)
-        assert head.active_requests == 0
+        assert head.vitals().active_requests == 0
         task.cancel()
 
     run(body())
@@ -247,11 +278,11 @@ def test_a_session_that_goes_away_leaves_no_work_behind() -> None:
 def test_a_step_without_its_hidden_state_breaks_the_stage_not_the_process() -> None:
     async def body() -> None:
         _, follower = two_stages()
-        runtime = FollowerRuntime(1, follower, lambda message, payload: None)
-        runtime.step(Step(epoch=1, sequence=0, rows=()), b"")
+        later = runner(1, follower, lambda message, payload: None)
+        later.receive(FIRST, Step(epoch=1, sequence=0, rows=()), b"", lambda message, payload: None)
         with pytest.raises(ProtocolViolation):
-            await runtime.run()
-        runtime.close()
+            await later.run()
+        await later.close()
 
     run(body())
 

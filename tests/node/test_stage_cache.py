@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 from muster.model.conformance import MemoryWeights, random_model
 from muster.model.shape import shape_of
 from muster.model.stage import Stage, build_stage
-from muster.node.shelf import KEEP_S, Shelf, StageKey
+from muster.node.stage_cache import KEEP_S, StageCache, StageKey
 from muster.spec.model_shape import ModelShape
 
 Made = tuple[Stage, ModelShape]
@@ -32,52 +32,52 @@ def key(first: int, last: int, manifest: str = "aa") -> StageKey:
 
 
 def test_only_the_very_same_stage_is_taken_again(weights: MemoryWeights) -> None:
-    shelf = Shelf()
-    shelf.put(key(0, 1), *make(weights, 0, 1), now_s=0.0)
-    assert shelf.take(key(0, 2)) is None
-    assert shelf.take(key(0, 1, manifest="bb")) is None
-    taken = shelf.take(key(0, 1))
+    cache = StageCache()
+    cache.put(key(0, 1), *make(weights, 0, 1), now_s=0.0)
+    assert cache.take(key(0, 2)) is None
+    assert cache.take(key(0, 1, manifest="bb")) is None
+    taken = cache.take(key(0, 1))
     assert taken is not None
-    assert shelf.take(key(0, 1)) is taken
+    assert cache.take(key(0, 1)) is taken
 
 
 def test_a_stage_in_use_stays_whatever_is_needed_and_however_long_it_takes(weights: MemoryWeights) -> None:
-    shelf = Shelf()
-    shelf.put(key(0, 1), *make(weights, 0, 1), now_s=0.0)
-    assert shelf.take(key(0, 1))
-    assert shelf.take(key(0, 1))
-    shelf.give_back(key(0, 1), 1.0)
-    shelf.make_room(0)
-    shelf.tidy(10 * KEEP_S)
-    assert shelf.idle_bytes == 0
-    assert shelf.take(key(0, 1))
+    cache = StageCache()
+    cache.put(key(0, 1), *make(weights, 0, 1), now_s=0.0)
+    assert cache.take(key(0, 1))
+    assert cache.take(key(0, 1))
+    cache.give_back(key(0, 1), 1.0)
+    cache.make_room(0)
+    cache.tidy(10 * KEEP_S)
+    assert cache.idle_bytes == 0
+    assert cache.take(key(0, 1))
 
 
 def test_the_longest_idle_goes_first_and_no_more_than_must(weights: MemoryWeights) -> None:
-    shelf = Shelf()
+    cache = StageCache()
     for number, (first, last) in enumerate([(0, 1), (1, 2)]):
-        shelf.put(key(first, last), *make(weights, first, last), now_s=float(number))
-    both = shelf.idle_bytes
-    shelf.make_room(both)
-    assert shelf.idle_bytes == both
-    shelf.make_room(both - 1)
-    assert shelf.take(key(0, 1)) is None
-    assert shelf.take(key(1, 2)) is not None
+        cache.put(key(first, last), *make(weights, first, last), now_s=float(number))
+    both = cache.idle_bytes
+    cache.make_room(both)
+    assert cache.idle_bytes == both
+    cache.make_room(both - 1)
+    assert cache.take(key(0, 1)) is None
+    assert cache.take(key(1, 2)) is not None
 
 
 def test_what_is_idle_for_long_is_let_go_and_its_memory_is_free_at_once(weights: MemoryWeights) -> None:
-    shelf = Shelf()
+    cache = StageCache()
     stage, shape = make(weights, 0, 2)
     gone = weakref.ref(stage)
-    shelf.put(key(0, 2), stage, shape, now_s=0.0)
+    cache.put(key(0, 2), stage, shape, now_s=0.0)
     del stage
-    assert shelf.idle_bytes == shape.weight_bytes(0, 2)
-    shelf.tidy(KEEP_S - 1)
-    assert shelf.idle_bytes > 0
+    assert cache.idle_bytes == shape.weight_bytes(0, 2)
+    cache.tidy(KEEP_S - 1)
+    assert cache.idle_bytes > 0
     gc.disable()
     try:
-        shelf.tidy(KEEP_S + 1)
-        assert shelf.idle_bytes == 0
+        cache.tidy(KEEP_S + 1)
+        assert cache.idle_bytes == 0
         assert gone() is None
     finally:
         gc.enable()

@@ -28,7 +28,7 @@ class StageKey:
 
 
 @dataclass(slots=True)
-class Shelved:
+class CachedStage:
     stage: Stage
     shape: ModelShape
     """Of the whole model."""
@@ -41,24 +41,24 @@ class Shelved:
         return self.shape.weight_bytes(self.stage.first, self.stage.last)
 
 
-class Shelf:
+class StageCache:
     def __init__(self) -> None:
-        self._shelved: dict[StageKey, Shelved] = {}
+        self._stages: dict[StageKey, CachedStage] = {}
 
     def put(self, key: StageKey, stage: Stage, shape: ModelShape, now_s: float) -> None:
         """A stage that was just built, idle at first. If there is one like it already, that one stays."""
-        self._shelved.setdefault(key, Shelved(stage, shape, idle_since_s=now_s))
+        self._stages.setdefault(key, CachedStage(stage, shape, idle_since_s=now_s))
 
-    def take(self, key: StageKey) -> Shelved | None:
+    def take(self, key: StageKey) -> CachedStage | None:
         """The stage, in use from now on, if it is here."""
-        found = self._shelved.get(key)
+        found = self._stages.get(key)
         if found is not None:
             found.users += 1
         return found
 
     def give_back(self, key: StageKey, now_s: float) -> None:
         """One use has ended."""
-        found = self._shelved[key]
+        found = self._stages[key]
         assert found.users > 0, "a stage was given back more often than taken"
         found.users -= 1
         found.idle_since_s = now_s
@@ -66,7 +66,7 @@ class Shelf:
     @property
     def idle_bytes(self) -> int:
         """What would be free if it were needed."""
-        return sum(shelved.nbytes for shelved in self._shelved.values() if not shelved.users)
+        return sum(cached.nbytes for cached in self._stages.values() if not cached.users)
 
     def make_room(self, most_idle_bytes: int) -> None:
         """Let go of idle stages, the longest idle first, until the others take no more than this."""
@@ -78,15 +78,15 @@ class Shelf:
     def tidy(self, now_s: float) -> None:
         """Let go of what was idle for too long."""
         for key in self._idle():
-            if now_s - self._shelved[key].idle_since_s > KEEP_S:
+            if now_s - self._stages[key].idle_since_s > KEEP_S:
                 self._let_go(key)
 
     def _idle(self) -> list[StageKey]:
-        idle = [(shelved.idle_since_s, key) for key, shelved in self._shelved.items() if not shelved.users]
+        idle = [(cached.idle_since_s, key) for key, cached in self._stages.items() if not cached.users]
         return [key for _, key in sorted(idle, key=lambda pair: pair[0])]
 
     def _let_go(self, key: StageKey) -> None:
-        device = self._shelved.pop(key).stage.device
+        device = self._stages.pop(key).stage.device
         gc.collect()  # a model refers to itself in circles, and its memory is wanted now
         if device.type == "cuda":
             torch.cuda.empty_cache()

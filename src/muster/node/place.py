@@ -1,0 +1,83 @@
+"""What this node gives to one placement: its layers in memory and channels to its neighbours. Knows no kind of work.
+
+`Place` says what of this a kind of work gets to see.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from muster.compress.registry import Coder, make_coder
+from muster.errors import LinkDown, ProtocolViolation
+from muster.link.base import Connection, short_id
+from muster.link.outbox import Outbox
+from muster.model.stage import Stage
+from muster.node.loading import StageLoader, Wish
+from muster.node.neighbours import Neighbours
+from muster.node.probes import greet
+from muster.node.runners.base import Send
+from muster.spec.model_shape import ModelShape
+from muster.spec.pool import NodeId
+from muster.wire.messages.base import Address
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.placement import Assign
+
+Result = TypeVar("Result")
+Lost = Callable[[int, NodeId, str], None]
+"""(epoch, peer, reason): a neighbour is lost, or broke the rules; `peer` is this node where its own stage broke."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all placements on this node share."""
+
+    node: NodeId
+    head: NodeId
+    speed: float
+    loader: StageLoader
+    neighbours: Neighbours
+    tell: Callable[[AnyMessage], None]
+    """Says something to the head."""
+    lost: Lost
+    reached: Callable[[Address, float], None]
+    """Told of every neighbour that answered, and the round trip in seconds."""
+
+
+class NodePlace:
+    """Implements `Place`."""
+
+    def __init__(self, assign: Assign, connection: Connection | None, surroundings: Surroundings) -> None:
+        """`connection` leads to the head; None while there is none."""
+        self.assign = assign
+        self.node, self.head, self.speed = surroundings.node, surroundings.head, surroundings.speed
+        self._connection = connection
+        self._around = surroundings
+        self._boxes: list[Outbox] = []
+
+    async def load(
+        self, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]
+    ) -> Result:
+        if self._connection is None:
+            raise LinkDown("The head is gone; its next placement will ask again.")
+        wish = Wish(self.assign, needed_bytes, assemble)
+        return await self._around.loader.load(wish, self._connection, self._around.tell)
+
+    async def reach(self, node: NodeId) -> Send:
+        address = next((address for address in self.assign.peers if address.node == node), None)
+        if address is None:
+            raise ProtocolViolation(f"The head named no address for node {short_id(node)}; its books are wrong.")
+        channel = await self._around.neighbours.open(address, "data")
+        epoch, lost = self.assign.epoch, self._around.lost
+        box = Outbox(channel, lambda error: lost(epoch, node, str(error)))
+        self._boxes.append(box)
+        self._around.reached(address, await greet(channel, node))
+        return box.put
+
+    def coder(self, source: NodeId, target: NodeId) -> Coder:
+        return make_coder(self.assign.pipeline.codec(source, target))
+
+    async def close(self) -> None:
+        """Hang up on the neighbours. The layers stay until the loader is told."""
+        boxes, self._boxes = self._boxes, []
+        await asyncio.gather(*(box.close() for box in boxes))

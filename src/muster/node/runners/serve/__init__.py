@@ -1,0 +1,5 @@
+"""Serving: the stages of a ring that generates tokens.
+
+Reading order: `accept` (settings that make sense), `ring` (whom a stage hears and tells), `first` (the stage that
+schedules and talks to sessions), `later` (the others), `kind` (from an assignment to one of these).
+"""

@@ -1,0 +1,25 @@
+"""What must hold before a stage that serves is loaded: these sizes become loops and memory. Reads, changes nothing."""
+
+from muster.errors import ProtocolViolation
+from muster.spec.plan import ServeSettings
+
+MAX_TOKENS = 2**40
+"""That all pages hold together."""
+MAX_PREFILL_TOKENS = 2**20
+MAX_BATCH = 4096
+MAX_EOS_TOKENS = 4096
+
+
+def check_settings(work: ServeSettings) -> None:
+    """Raises `ProtocolViolation`."""
+    _require(min(work.num_pages, work.page_size) > 0, "a cache needs pages and pages need tokens")
+    _require(work.cache_tokens <= MAX_TOKENS, "so large a cache does not exist")
+    _require(0 < work.prefill_tokens <= MAX_PREFILL_TOKENS, f"{work.prefill_tokens} tokens are no step")
+    _require(0 <= work.batch <= MAX_BATCH, f"{work.batch} sequences are no step")
+    _require(work.swap_pages == 0, "it swaps cache, which nodes cannot yet")
+    _require(len(work.eos_token_ids) <= MAX_EOS_TOKENS, "it has too many tokens that end a sequence")
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise ProtocolViolation(f"The head's placement makes no sense ({what}); restart the head, or update it.")

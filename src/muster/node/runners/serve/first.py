@@ -1,0 +1,169 @@
+"""The first stage of a ring: it schedules every step and talks to sessions.
+
+What arrives waits in an inbox; all touching of the engine happens in the compute thread, so the engine needs no locks.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+
+from muster.compress.registry import Encode
+from muster.errors import MachineTrouble, MusterError, ProtocolViolation
+from muster.node.runners.base import Cheated, RunnerVitals, Send, refuse
+from muster.node.runners.serve.ring import RingPlace, WaitingSteps
+from muster.node.runners.thread import ComputeThread
+from muster.serve.engine import Engine
+from muster.spec.pool import NodeId
+from muster.spec.request import Progress, Request
+from muster.wire.frame import Payload
+from muster.wire.messages.base import EpochMessage
+from muster.wire.messages.generate import Cancel, Failed, Step, StepDone, Submit, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    request: Request
+    reply: Send
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancelled:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _SessionGone:
+    reply: Send
+
+
+_Item = _Submitted | _Cancelled | _SessionGone | StepDone
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What one turn of the compute thread brought to light."""
+
+    progress: list[Progress] = field(default_factory=list)
+    refused: list[tuple[str, Send, MusterError]] = field(default_factory=list)
+    step: Step | None = None
+    payload: Payload = b""
+
+
+class FirstStage:
+    """Implements `Runner`."""
+
+    def __init__(self, place: RingPlace, engine: Engine[Any], encode: Encode, thread: ComputeThread) -> None:
+        self._place = place
+        self._engine = engine
+        self._encode = encode
+        self._thread = thread
+        self._inbox: deque[_Item] = deque()
+        self._waiting = WaitingSteps(place.max_steps)
+        self._replies: dict[str, Send] = {}
+        self._wake = asyncio.Event()
+
+    def receive(self, peer: NodeId, message: EpochMessage, payload: Payload, reply: Send) -> None:
+        match message:
+            case Submit(request=request) if peer == self._place.head:
+                self._put(_Submitted(request, reply))
+            case Cancel(request_id=request_id) if peer == self._place.head:
+                self._put(_Cancelled(request_id))
+            case StepDone() if peer == self._place.previous:
+                self._waiting.add("results")
+                self._put(message)
+            case _:
+                raise refuse(peer, message)
+
+    def forget(self, reply: Send) -> None:
+        """Stop working for this session, also for what it has only just submitted."""
+        self._put(_SessionGone(reply))
+
+    def _put(self, item: _Item) -> None:
+        self._inbox.append(item)
+        self._wake.set()
+
+    async def run(self) -> None:
+        try:
+            await self._work()
+        except ProtocolViolation as error:
+            self._give_up(error)
+            raise Cheated(self._place.previous, str(error)) from error
+        except Exception as error:
+            self._give_up(error if isinstance(error, MusterError) else MachineTrouble(f"A stage broke ({error!r})."))
+            raise
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._inbox or self._engine.has_work:
+                self._deliver(await self._thread.compute(self._turn))
+                # Let channels breathe between steps: a busy engine must not starve the event loop.
+                await asyncio.sleep(0)
+
+    def vitals(self) -> RunnerVitals:
+        return self._thread.vitals(len(self._replies))
+
+    async def close(self) -> None:
+        await self._thread.close()
+
+    def _turn(self) -> _Turn:
+        turn = _Turn()
+        while self._inbox:
+            self._apply(self._inbox.popleft(), turn)
+        outputs = self._engine.step()
+        turn.progress += outputs.progress
+        if outputs.forward is not None:
+            step, hidden_TH = outputs.forward
+            header, turn.payload = self._encode(hidden_TH)
+            turn.step = replace(step, hidden=header)
+        return turn
+
+    def _apply(self, item: _Item, turn: _Turn) -> None:
+        match item:
+            case _Submitted(request, reply):
+                try:
+                    self._engine.submit(request)
+                    self._replies[request.id] = reply
+                except MusterError as error:
+                    turn.refused.append((request.id, reply, error))
+            case _Cancelled(request_id):
+                self._cancel(request_id)
+            case _SessionGone(reply):
+                for request_id in [name for name, owner in self._replies.items() if owner == reply]:
+                    self._cancel(request_id)
+            case StepDone():
+                self._waiting.take()
+                turn.progress += self._engine.receive(item)
+
+    def _cancel(self, request_id: str) -> None:
+        self._engine.cancel(request_id)
+        self._replies.pop(request_id, None)
+
+    def _deliver(self, turn: _Turn) -> None:
+        if turn.step is not None and self._place.send is not None:
+            self._place.send(turn.step, turn.payload)
+        by_reply: dict[Send, list[Progress]] = {}
+        for progress in turn.progress:
+            reply = self._replies.get(progress.request_id)
+            if reply is not None:
+                by_reply.setdefault(reply, []).append(progress)
+            if progress.finish is not None:
+                self._replies.pop(progress.request_id, None)
+        for reply, items in by_reply.items():
+            reply(Tokens(epoch=self._place.epoch, progress=tuple(items)), b"")
+        for request_id, reply, error in turn.refused:
+            reply(self._failure(request_id, error, retry=error.status == 503), b"")
+
+    def _give_up(self, error: MusterError) -> None:
+        """Tell every session to go elsewhere with what it has."""
+        for request_id, reply in self._replies.items():
+            reply(self._failure(request_id, error, retry=True), b"")
+        self._replies.clear()
+
+    def _failure(self, request_id: str, error: MusterError, retry: bool) -> Failed:
+        code, reason = error.code, str(error)
+        return Failed(epoch=self._place.epoch, request_id=request_id, code=code, reason=reason, retry=retry)

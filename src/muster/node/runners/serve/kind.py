@@ -1,0 +1,67 @@
+"""From an assignment to a stage that serves: pages beside the weights, an engine or a follower on top."""
+
+from muster.cost.memory import stage_bytes, workspace_of
+from muster.model.cache import KVCache
+from muster.model.stage import Stage
+from muster.node.runners.base import Kind, Place, Runner
+from muster.node.runners.serve.accept import check_settings
+from muster.node.runners.serve.first import FirstStage
+from muster.node.runners.serve.later import LaterStage
+from muster.node.runners.serve.ring import RingPlace
+from muster.node.runners.thread import ComputeThread
+from muster.serve.engine import Engine
+from muster.serve.follower import Follower
+from muster.serve.options import EngineOptions
+from muster.spec.model_shape import ModelShape
+from muster.wire.messages.placement import Assign
+
+
+def needed_bytes(assign: Assign, shape: ModelShape) -> int:
+    """Weights, pages and workspace together."""
+    work = assign.pipeline.serve
+    return stage_bytes(shape, assign.mine.first, assign.mine.last, work.cache_tokens, workspace_of(work))
+
+
+async def build(place: Place) -> Runner:
+    return await (_build_first(place) if place.assign.index == 0 else _build_later(place))
+
+
+async def _build_first(place: Place) -> Runner:
+    assign, work = place.assign, place.assign.pipeline.serve
+
+    def assemble(stage: Stage, shape: ModelShape) -> Engine[KVCache]:
+        options = EngineOptions.of(work, shape.max_context, assign.epoch)
+        return Engine(stage, stage.new_cache(work.num_pages, work.page_size), options=options)
+
+    engine = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
+    encode = place.coder(place.node, _next(assign)).encode
+    return FirstStage(await _ring_place(place), engine, encode, ComputeThread(assign.epoch, place.speed))
+
+
+async def _build_later(place: Place) -> Runner:
+    assign, work = place.assign, place.assign.pipeline.serve
+
+    def assemble(stage: Stage, shape: ModelShape) -> Follower[KVCache]:
+        return Follower(stage, stage.new_cache(work.num_pages, work.page_size), assign.epoch, work.prefill_tokens)
+
+    follower = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
+    decode = place.coder(_previous(assign), place.node).decode
+    encode = place.coder(place.node, _next(assign)).encode
+    return LaterStage(await _ring_place(place), follower, decode, encode, ComputeThread(assign.epoch, place.speed))
+
+
+async def _ring_place(place: Place) -> RingPlace:
+    assign = place.assign
+    send = await place.reach(_next(assign)) if len(assign.stages) > 1 else None
+    return RingPlace(assign.epoch, place.head, _previous(assign), send, assign.pipeline.work.num_microbatches)
+
+
+def _next(assign: Assign) -> str:
+    return assign.stages[(assign.index + 1) % len(assign.stages)].node
+
+
+def _previous(assign: Assign) -> str:
+    return assign.stages[assign.index - 1].node
+
+
+SERVE = Kind(check_settings, build)

@@ -1,0 +1,78 @@
+"""A later stage of a ring: takes steps in, hands hidden states on; the last hands on what it sampled."""
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import Any
+
+from msgspec.structs import replace
+
+from muster.compress.registry import Decode, Encode
+from muster.errors import ProtocolViolation
+from muster.node.runners.base import Cheated, RunnerVitals, Send, refuse
+from muster.node.runners.serve.ring import MAX_HIDDEN_BYTES, RingPlace, WaitingSteps
+from muster.node.runners.thread import ComputeThread
+from muster.serve.follower import Follower
+from muster.spec.pool import NodeId
+from muster.wire.frame import Payload
+from muster.wire.messages.base import EpochMessage
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.generate import Step, StepDone
+
+
+class LaterStage:
+    """Implements `Runner`."""
+
+    def __init__(
+        self, place: RingPlace, follower: Follower[Any], decode: Decode, encode: Encode, thread: ComputeThread
+    ) -> None:
+        self._place = place
+        self._follower = follower
+        self._decode, self._encode = decode, encode
+        self._thread = thread
+        self._inbox: deque[tuple[Step, Payload]] = deque()
+        self._waiting = WaitingSteps(place.max_steps)
+        self._wake = asyncio.Event()
+
+    def receive(self, peer: NodeId, message: EpochMessage, payload: Payload, reply: Send) -> None:
+        if not isinstance(message, Step) or peer != self._place.previous:
+            raise refuse(peer, message)
+        self._waiting.add("steps")
+        self._inbox.append((message, payload))
+        self._wake.set()
+
+    def forget(self, reply: Send) -> None:
+        """No session talks to a later stage."""
+
+    async def run(self) -> None:
+        try:
+            await self._work()
+        except ProtocolViolation as error:
+            raise Cheated(self._place.previous, str(error)) from error
+
+    async def _work(self) -> None:
+        assert self._place.send is not None, "a later stage has a stage before it to answer to"
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._inbox:
+                step, payload = self._inbox.popleft()
+                self._waiting.take()
+                self._place.send(*await self._thread.compute(partial(self._turn, step, payload)))
+                await asyncio.sleep(0)
+
+    def vitals(self) -> RunnerVitals:
+        return self._thread.vitals()
+
+    async def close(self) -> None:
+        await self._thread.close()
+
+    def _turn(self, step: Step, payload: Payload) -> tuple[AnyMessage, Payload]:
+        if step.hidden is None:
+            raise ProtocolViolation("A step came without a hidden state; the sender must put one in its payload.")
+        result = self._follower.run(step, self._decode(step.hidden, payload, MAX_HIDDEN_BYTES))
+        if isinstance(result, StepDone):
+            return result, b""
+        forward, hidden_TH = result
+        header, packed = self._encode(hidden_TH)
+        return replace(forward, hidden=header), packed
