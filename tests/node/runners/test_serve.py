@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from muster.spec.plan import Pipeline, ServeSettings, Stage
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
 from muster.wire.messages.every import AnyMessage
-from muster.wire.messages.generate import Cancel, EpochUnknown, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.generate import Admissions, Cancel, EpochUnknown, Failed, Step, StepDone, Submit, Tokens
 from muster.wire.messages.placement import Assign
 from tests.serve.fake_stage import FakeCache, FakeStage
 from tests.serve.ring import alone
@@ -85,7 +86,7 @@ def assign(index: int) -> Assign:
 
 
 def runner(index: int, work: Any, send: Send | None, most_steps: int = 64) -> Runner:
-    place = RingPlace(1, HEAD, (SECOND, FIRST)[index], send, most_steps)
+    place = RingPlace(1, HEAD, (SECOND, FIRST)[index], send, FIRST, index == 1, None, most_steps)
     coder, thread = make_coder(None), ComputeThread(1, speed=1.0)
     if index == 0:
         return FirstStage(place, work, coder.encode, thread)
@@ -141,6 +142,79 @@ def test_a_ring_of_two_runtimes_answers_as_the_model_alone() -> None:
         await second.close()
 
     run(body())
+
+
+THIRD = "3" * 64
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["admissions first", "admissions behind their steps"])
+def test_a_middle_stage_sees_no_prompt_and_the_last_one_waits_for_it(late: bool) -> None:
+    async def body() -> None:
+        coder, seen = make_coder(None), list[AnyMessage]()
+        options = replace(OPTIONS, num_microbatches=2)
+        apart: list[tuple[AnyMessage, Any]] = []
+
+        def to_middle(message: AnyMessage, payload: Any) -> None:
+            seen.append(message)
+            middle.receive(FIRST, message, bytes(payload), nowhere)  # type: ignore[arg-type]
+
+        def to_last(message: AnyMessage, payload: Any) -> None:
+            last.receive(SECOND, message, bytes(payload), nowhere)  # type: ignore[arg-type]
+            for held in apart:
+                last.receive(FIRST, held[0], held[1], nowhere)  # type: ignore[arg-type]
+            apart.clear()
+
+        def past_the_middle(message: AnyMessage, payload: Any) -> None:
+            if late:
+                apart.append((message, payload))
+            else:
+                last.receive(FIRST, message, payload, nowhere)  # type: ignore[arg-type]
+
+        def home(message: AnyMessage, payload: Any) -> None:
+            first.receive(THIRD, message, bytes(payload), nowhere)  # type: ignore[arg-type]
+
+        def at(previous: str, send: Send, is_last: bool = False, to: Send | None = None) -> RingPlace:
+            return RingPlace(1, HEAD, previous, send, FIRST, is_last, to, max_steps=2)
+
+        engine = Engine(FakeStage(0, 3), FakeCache(64, 4), options=options)
+        others = [Follower(FakeStage(index, 3), FakeCache(64, 4), OPTIONS.epoch) for index in (1, 2)]
+        threads = [ComputeThread(1, speed=1.0) for _ in range(3)]
+        first = FirstStage(at(THIRD, to_middle, to=past_the_middle), engine, coder.encode, threads[0])
+        middle = LaterStage(at(FIRST, to_last), others[0], coder.decode, coder.encode, threads[1])
+        last = LaterStage(at(SECOND, home, is_last=True), others[1], coder.decode, coder.encode, threads[2])
+        running = [asyncio.create_task(one.run()) for one in (first, middle, last)]
+        session = Session()
+        requests = [a_request(f"r{i}", 5 + i) for i in range(6)]
+        for request in requests:
+            first.receive(HEAD, Submit(epoch=1, request=request), b"", session.reply)
+        await session.until(len(requests))
+        assert {r.id: alone(r, 3, 64) for r in requests} == session.tokens
+        assert all(isinstance(step, Step) and not step.admit and not step.release for step in seen)
+        assert any(isinstance(step, Step) and step.apart for step in seen)
+        assert apart == []
+        assert last._admissions == {}
+        for one, task in zip((first, middle, last), running, strict=True):
+            task.cancel()
+            await one.close()
+
+    run(body())
+
+
+def test_admissions_come_from_the_first_stage_to_the_last_and_are_bounded() -> None:
+    async def body() -> None:
+        later = runner(1, two_stages()[1], lambda message, payload: None, most_steps=2)
+        for sequence in range(2):
+            later.receive(FIRST, Admissions(epoch=1, sequence=sequence), b"", nowhere)
+        with pytest.raises(ProtocolViolation, match="More than 2"):
+            later.receive(FIRST, Admissions(epoch=1, sequence=2), b"", nowhere)
+        with pytest.raises(ProtocolViolation, match="forbids"):
+            later.receive(HEAD, Admissions(epoch=1, sequence=0), b"", nowhere)
+        await later.close()
+
+    run(body())
+
+
+def nowhere(message: AnyMessage, payload: Any) -> None: ...
 
 
 def test_only_the_head_may_submit_and_only_the_previous_stage_may_send_steps() -> None:

@@ -1,6 +1,6 @@
 """The union of all messages: what a frame may hold."""
 
-from muster.wire.messages.generate import Cancel, EpochUnknown, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.generate import Admissions, Cancel, EpochUnknown, Failed, Step, StepDone, Submit, Tokens
 from muster.wire.messages.membership import (
     Goodbye,
     Heartbeat,
@@ -18,6 +18,6 @@ AnyMessage = (
     Hello | Welcome | Refused | Measured | PeerMeasured | Heartbeat | HeartbeatSeen | Goodbye
     | Assign | LoadProgress | Loaded | LoadFailed | Release | StageLost
     | Submit | Cancel | Tokens | Failed | EpochUnknown
-    | Step | StepDone
+    | Step | StepDone | Admissions
     | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay
 )  # fmt: skip

@@ -64,7 +64,7 @@ class Step(EpochMessage, frozen=True, tag="step"):
     """Run these rows through your layers. The payload is the hidden state [sum of lengths, hidden size].
 
     Steps of an epoch arrive in the order of `sequence`. `copies` are (from, to) pages to be copied before the rows run
-    (copy-on-write); `admit` and `release` concern the last stage and are passed along by the others.
+    (copy-on-write). `admit` and `release` concern the last stage alone: where others are between, they travel apart.
     """
 
     sequence: int
@@ -72,7 +72,20 @@ class Step(EpochMessage, frozen=True, tag="step"):
     copies: tuple[tuple[int, int], ...] = ()
     admit: tuple[Admit, ...] = ()
     release: tuple[int, ...] = ()
+    apart: bool = False
+    """`admit` and `release` of this step come as `Admissions`; the last stage waits for them."""
     hidden: TensorHeader | None = None
+
+
+class Admissions(EpochMessage, frozen=True, tag="admissions"):
+    """First stage to last, past the stages between, which have no business with prompts. Belongs to step `sequence`.
+
+    It may come before its step or after it.
+    """
+
+    sequence: int
+    admit: tuple[Admit, ...] = ()
+    release: tuple[int, ...] = ()
 
 
 class StepDone(EpochMessage, frozen=True, tag="step_done"):

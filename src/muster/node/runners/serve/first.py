@@ -20,7 +20,7 @@ from muster.spec.pool import NodeId
 from muster.spec.request import Progress, Request
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
-from muster.wire.messages.generate import Cancel, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.generate import Admissions, Cancel, Failed, Step, StepDone, Submit, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class FirstStage:
 
     def _deliver(self, turn: _Turn) -> None:
         if turn.step is not None and self._place.send is not None:
-            self._place.send(turn.step, turn.payload)
+            self._place.send(self._without_prompts(turn.step), turn.payload)
         by_reply: dict[Send, list[Progress]] = {}
         for progress in turn.progress:
             reply = self._replies.get(progress.request_id)
@@ -157,6 +157,14 @@ class FirstStage:
             reply(Tokens(epoch=self._place.epoch, progress=tuple(items)), b"")
         for request_id, reply, error in turn.refused:
             reply(self._failure(request_id, error, retry=error.status == 503), b"")
+
+    def _without_prompts(self, step: Step) -> Step:
+        """What stages between may see; the rest goes straight to the last."""
+        if self._place.send_to_last is None or not (step.admit or step.release):
+            return step
+        apart = Admissions(epoch=step.epoch, sequence=step.sequence, admit=step.admit, release=step.release)
+        self._place.send_to_last(apart, b"")
+        return replace(step, admit=(), release=(), apart=True)
 
     def _give_up(self, error: MusterError) -> None:
         """Tell every session to go elsewhere with what it has."""

@@ -52,8 +52,18 @@ async def _build_later(place: Place) -> Runner:
 
 async def _ring_place(place: Place) -> RingPlace:
     assign = place.assign
-    send = await place.reach(_next(assign)) if len(assign.stages) > 1 else None
-    return RingPlace(assign.epoch, place.head, _previous(assign), send, assign.pipeline.work.num_microbatches)
+    nodes = assign.pipeline.nodes()
+    are_between = assign.index == 0 and len(nodes) > 2
+    return RingPlace(
+        epoch=assign.epoch,
+        head=place.head,
+        previous=_previous(assign),
+        send=await place.reach(_next(assign)) if len(nodes) > 1 else None,
+        first=nodes[0],
+        is_last=assign.index == len(nodes) - 1,
+        send_to_last=await place.reach(nodes[-1]) if are_between else None,
+        max_steps=assign.pipeline.work.num_microbatches,
+    )
 
 
 def _next(assign: Assign) -> str:

@@ -17,7 +17,7 @@ from muster.spec.pool import NodeId
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
 from muster.wire.messages.every import AnyMessage
-from muster.wire.messages.generate import Step, StepDone
+from muster.wire.messages.generate import Admissions, Step, StepDone
 
 
 class LaterStage:
@@ -32,13 +32,20 @@ class LaterStage:
         self._thread = thread
         self._inbox: deque[tuple[Step, Payload]] = deque()
         self._waiting = WaitingSteps(place.max_steps)
+        self._admissions: dict[int, Admissions] = {}
+        self._waiting_admissions = WaitingSteps(place.max_steps)
         self._wake = asyncio.Event()
 
     def receive(self, peer: NodeId, message: EpochMessage, payload: Payload, reply: Send) -> None:
-        if not isinstance(message, Step) or peer != self._place.previous:
-            raise refuse(peer, message)
-        self._waiting.add("steps")
-        self._inbox.append((message, payload))
+        match message:
+            case Step() if peer == self._place.previous:
+                self._waiting.add("steps")
+                self._inbox.append((message, payload))
+            case Admissions(sequence=sequence) if peer == self._place.first and self._place.is_last:
+                self._waiting_admissions.add("admissions")
+                self._admissions[sequence] = message
+            case _:
+                raise refuse(peer, message)
         self._wake.set()
 
     def forget(self, reply: Send) -> None:
@@ -55,11 +62,24 @@ class LaterStage:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._inbox:
-                step, payload = self._inbox.popleft()
-                self._waiting.take()
-                self._place.send(*await self._thread.compute(partial(self._turn, step, payload)))
+            while (due := self._take()) is not None:
+                self._place.send(*await self._thread.compute(partial(self._turn, *due)))
                 await asyncio.sleep(0)
+
+    def _take(self) -> tuple[Step, Payload] | None:
+        """The next step with all that belongs to it, once that is here."""
+        if not self._inbox:
+            return None
+        step, payload = self._inbox[0]
+        if step.apart and self._place.is_last:
+            admissions = self._admissions.pop(step.sequence, None)
+            if admissions is None:
+                return None  # on its way, or lost with its link; then the first stage reports that
+            self._waiting_admissions.take()
+            step = replace(step, admit=admissions.admit, release=admissions.release, apart=False)
+        self._inbox.popleft()
+        self._waiting.take()
+        return step, payload
 
     def vitals(self) -> RunnerVitals:
         return self._thread.vitals()

@@ -19,6 +19,11 @@ class RingPlace:
     """The stage before; of the first it is the last. Only it may hand over steps, or what came of them."""
     send: Send | None
     """To the stage behind; None where there is only one."""
+    first: NodeId
+    """Only it may send `Admissions`, and only to the last stage."""
+    is_last: bool
+    send_to_last: Send | None
+    """From the first stage past those between; None where there are none between."""
     max_steps: int
     """In flight at once in the whole ring."""
 
