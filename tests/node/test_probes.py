@@ -11,7 +11,7 @@ from muster.link.base import Channel
 from muster.link.memory import MemoryNetwork
 from muster.link.shaped import shape
 from muster.node.neighbours import Neighbours
-from muster.node.probes import AGAIN_S, MOST_BYTES, Probes, greet, measure_bandwidth
+from muster.node.probes import MAX_BYTES, PROBE_EVERY_S, Probes, greet, measure_bandwidth
 from muster.spec.scenario import Link, Scenario
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.transfer import Ping, Pong
@@ -75,7 +75,7 @@ async def test_a_probe_loads_a_slow_link_only_for_a_moment_and_a_fast_one_with_l
             started = loop.time()
             await measure_bandwidth(channel, B, 0.02)
             assert loop.time() - started < 0.6
-            assert max(sizes) <= MOST_BYTES
+            assert max(sizes) <= MAX_BYTES
 
 
 async def test_a_round_trip_that_shrank_meanwhile_makes_no_endless_bandwidth() -> None:
@@ -113,5 +113,5 @@ async def test_neighbours_know_how_far_away_those_are_that_they_are_connected_to
 def test_a_way_is_not_loaded_again_and_again() -> None:
     probes = Probes()
     assert [probes.take(peer, 5.0) for peer in (A, A, B)] == [True, False, True]
-    assert not probes.take(A, 5.0 + AGAIN_S / 2)
-    assert probes.take(A, 5.0 + AGAIN_S)
+    assert not probes.take(A, 5.0 + PROBE_EVERY_S / 2)
+    assert probes.take(A, 5.0 + PROBE_EVERY_S)

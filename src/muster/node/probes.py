@@ -1,4 +1,4 @@
-"""How far away and how wide the way to another machine is, from pings that are answered at once. Knows no broker.
+"""How far away another machine is and how wide the link to it, from pings that are answered at once. Knows no broker.
 
 A bandwidth is that of the last of a few payloads, each twice the one before: the early ones open the transport's
 window, and a slow link is asked for no more than it carries in a moment. It is what one transfer gets now, so it is at
@@ -13,22 +13,22 @@ from muster.wire.messages.transfer import Ping, Pong
 
 GREETING_S = 15.0
 """How long the peer may take to hear of the placement that makes us its neighbour."""
-LEAST_BYTES, MOST_BYTES = 64 * 2**10, 4 * 2**20
+FIRST_BYTES, MAX_BYTES = 64 * 2**10, 4 * 2**20
 LONG_ENOUGH_S = 0.1
 """A payload that takes this long beyond the round trip tells enough."""
-AGAIN_S = 600.0
-"""A way is not loaded with payloads more often than this."""
+PROBE_EVERY_S = 600.0
+"""A link is not loaded with payloads more often than this."""
 
 
 class Probes:
-    """Which ways are due for a look."""
+    """Which links are due for a look."""
 
     def __init__(self) -> None:
         self._looked_s: dict[str, float] = {}
 
     def take(self, peer: str, now_s: float) -> bool:
-        """Whether the way to `peer` is due; if so it is not again for a while."""
-        self._looked_s = {known: at for known, at in self._looked_s.items() if now_s - at < AGAIN_S}
+        """Whether the link to `peer` is due; if so it is not again for a while."""
+        self._looked_s = {known: at for known, at in self._looked_s.items() if now_s - at < PROBE_EVERY_S}
         if peer in self._looked_s:
             return False
         self._looked_s[peer] = now_s
@@ -42,12 +42,12 @@ async def greet(channel: Channel, peer: str) -> float:
 
 async def measure_bandwidth(channel: Channel, peer: str, round_trip_s: float) -> float:
     """Bytes per second from here to the peer. Raises `LinkDown`."""
-    size, token = LEAST_BYTES, 3
+    size, token = FIRST_BYTES, 3
     while True:
         took_s = await _answered(channel, peer, token, bytes(size))
         # On a busy machine the way there may seem to take no time at all.
         moving_s = max(took_s - round_trip_s, took_s / 10)
-        if moving_s >= LONG_ENOUGH_S or size >= MOST_BYTES:
+        if moving_s >= LONG_ENOUGH_S or size >= MAX_BYTES:
             return size / moving_s
         size, token = 2 * size, token + 1
 
