@@ -2,13 +2,11 @@
 
 Tensor parallelism of degree D: each device does 1/D of the work, and every layer ends two all-reduces of the hidden
 state, each 2 (D - 1) messages of 1/D of it (HexGen, arXiv 2311.11514, section 3.2; the cost model in its repository).
+`Constants` says what one costs however small, and what really passes between two devices.
 """
-
-from math import ceil
 
 from muster.cost.codecs import message_bytes
 from muster.cost.pace import IDEAL, Constants, seconds
-from muster.cost.transfer import transfer_seconds
 from muster.cost.work import Work
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import LinkSpeed, Node
@@ -24,12 +22,19 @@ def island_seconds(
     if devices == 1:
         return seconds(work, node.device, shape.dtype, constants)
     return seconds(work.times(1 / devices), node.device, shape.dtype, constants) + work.layers * all_reduce_seconds(
-        shape, tokens, node, devices
+        shape, tokens, node, devices, constants
     )
 
 
-def all_reduce_seconds(shape: ModelShape, tokens: int, node: Node, devices: int) -> float:
+def all_reduce_seconds(shape: ModelShape, tokens: int, node: Node, devices: int, constants: Constants = IDEAL) -> float:
     """Both all-reduces of one layer."""
-    inside = node.inside or SLOWEST_INSIDE
-    part = ceil(message_bytes(shape, tokens) / devices)
-    return 2 * 2 * (devices - 1) * transfer_seconds(inside, part)
+    each_s, byte_s = all_reduce(node, devices, constants)
+    return 2 * (each_s + message_bytes(shape, tokens) * byte_s)
+
+
+def all_reduce(node: Node, devices: int, constants: Constants = IDEAL) -> tuple[float, float]:
+    """Seconds of one all-reduce however small, and for each byte of what is reduced."""
+    inside, own = node.inside or SLOWEST_INSIDE, constants.of(node.device)
+    messages = 2 * (devices - 1)
+    bandwidth = min(inside.bandwidth_bytes_per_s, own.reduce_bytes_per_s)
+    return own.reduce_s + messages * inside.latency_s, messages / devices / bandwidth

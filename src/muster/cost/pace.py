@@ -54,10 +54,18 @@ class Constants:
     """Share of the lesser of computing and moving that hides behind the greater: 1 is the roofline, 0 a plain sum."""
     message_s: float = 0.0
     """Per message from stage to stage, beside latency and bandwidth: framing, copying, waking up at both ends."""
+    reduce_s: float = 0.0
+    """Per all-reduce among devices of one machine, however small: starting it, and waiting for the last."""
+    reduce_bytes_per_s: float = inf
+    """The most that passes from one device to the next in an all-reduce, whatever the link between them could carry."""
     host_flops_per_s: float = 0.0
     """Peak in float32 of the processor whose overheads these are. One that computes slower also starts a step, a layer
     or a row slower, in proportion: it lends a share of such a processor's time, and pauses for the rest of every step.
     0 is a host apart from the device, with the same overheads everywhere."""
+
+    def of(self, device: Device) -> "Constants":
+        """Those of one device of a pool; here all are alike."""
+        return self
 
 
 IDEAL = Constants()
@@ -94,6 +102,7 @@ def seconds(
     work: Work | WorkTable, device: Device, dtype: str, constants: Constants = IDEAL, pause_s: float = inf
 ) -> float | Floats:
     """`pause_s` since the device did work of the same kind; who does not know it expects a long one."""
+    constants = constants.of(device)
     peak = peak_flops_per_s(device, dtype)
     computing = (constants.matmul * work.matmul_flops + constants.attention * work.attention_flops) / peak
     moving = constants.memory * work.memory_bytes / memory_bandwidth(device)

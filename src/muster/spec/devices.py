@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ _LANE_BYTES_PER_S = {3: 8e9 * 128 / 130 / 8, 4: 16e9 * 128 / 130 / 8, 5: 32e9 * 
 _VENDOR_WORDS = re.compile(r"\b(nvidia|geforce|tesla|amd|instinct|radeon|apple|graphics|gpu|rtx(?= ?-?a\d))\b")
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,12 @@ class DeviceFacts:
     """To another such device in the same machine, one direction."""
     watts: float
     source: str
+    family: str = ""
+    """Devices of one make, by which constants of the cost model are kept."""
+    joined: str = ""
+    """How those of one machine reach each other: `nvlink`, `pcie`, or through the host's memory (`host`)."""
+    reaches: dict[str, float] = field(default_factory=dict)
+    """Shares of the peaks that published measurements of this device say: `matmul`, `memory`."""
     price_per_hour: dict[str, float] = field(default_factory=dict)
     """US dollars by market (`MARKETS`), approximate, as of `prices_as_of()`."""
 
@@ -94,6 +101,7 @@ class _Written(Table):
     title: str
     aliases: tuple[str, ...] = ()
     kind: Annotated[str, Field(pattern="^(cpu|cuda|mps)$")]
+    family: Annotated[str, Field(pattern="^(cpu|apple|geforce|workstation|hbm)$")]
     memory_mib: Annotated[int, Field(gt=0)]
     memory_bandwidth_gb_s: _Positive
     tflops: dict[str, _Positive]
@@ -101,6 +109,7 @@ class _Written(Table):
     peer_gb_s: _Positive | None = None
     disk_bandwidth_gb_s: _Positive | None = None
     watts: _Positive
+    reaches: dict[Literal["matmul", "memory"], _Share] = Field(default_factory=dict)
     price_per_hour: dict[str, _Positive] = Field(default_factory=dict)
     source: str
 
@@ -120,6 +129,9 @@ class _Written(Table):
             peer_bandwidth_bytes_per_s=self.peer_gb_s * 1e9 if self.peer_gb_s else host,
             watts=self.watts,
             source=self.source,
+            family=self.family,
+            joined="nvlink" if self.peer_gb_s else "host" if self.family == "geforce" else "pcie",
+            reaches={str(what): share for what, share in self.reaches.items()},
             price_per_hour=dict(self.price_per_hour),
         )
 

@@ -50,8 +50,8 @@ from muster.spec.written import Table, parse, suggest
 
 MAX_MACHINES, MAX_DEVICES = 2_000, 16_000
 """A plan for as many takes about half a minute of processor time, and time grows with them."""
-_PEER_LATENCY_S = 5e-6
-"""Between two devices of a machine, where nothing is said: about what a small transfer over PCIe or NVLink takes."""
+_PEER_LATENCY_S = 5e-7
+"""Between two devices of a machine, where nothing is said: of the wire itself; what software adds is in `Constants`."""
 
 DTYPES = ("float64", "float32", "tfloat32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int8")
 """Of which a device may have a speed."""

@@ -45,7 +45,10 @@ class GraphProblem:
         self.graph, self.pool, self.microbatches = graph, pool, microbatches
         self.latency_s, self.bandwidth = link_matrices(pool)
         self.speed: Floats = np.array(
-            [peak_flops_per_s(node.device, dtype) * node.device_count / constants.matmul for node in pool.nodes]
+            [
+                peak_flops_per_s(node.device, dtype) * node.device_count / constants.of(node.device).matmul
+                for node in pool.nodes
+            ]
         )
         """FLOP/s of each machine."""
         self.caps: Floats = np.array([float(node.device.memory_bytes) * node.device_count for node in pool.nodes])

@@ -37,13 +37,17 @@ class Stages:
     prompt_seconds: Floats
     """[stage, batch], a step with a prompt in it."""
     quiet_seconds: Floats
-    """[stage, batch], the step with the least in it."""
+    """[stage, batch], a step without a prompt."""
     quiet_share: Floats
-    """[batch]: of the steps, those with the least in them."""
+    """[batch]: of the steps, those without a prompt."""
     room: Floats
     """[batch]: tokens of cache that the tightest stage has room for."""
     wire_s: Floats
     """[hop, batch]; the hops go around, so the last one leads back."""
+    quiet_wire_s: Floats
+    """[hop, batch], in a step without a prompt."""
+    prompt_wire_s: Floats
+    """[hop, batch], in a step with a prompt in it."""
     hops_s: float
     """Sum of the links' latencies around the ring."""
     swap_s_per_page: float
@@ -187,21 +191,32 @@ def _pages(stages: Stages, demand: Demand, batch: Floats) -> Floats:
 
 def _times(stages: Stages, demand: Demand, micro: Floats, batch: Floats, swap: Floats | None) -> tuple[Floats, Floats]:
     """(period, time in service) of each setting; the same as `sim.rhythm.rhythm`."""
-    busy = _at(stages, stages.seconds, batch)
+    busy = mean = _at(stages, stages.seconds, batch)
+    quiet = _at(stages, stages.quiet_seconds, batch)
     if swap is not None and swap.any():
         # Only the quiet steps are as a rule too short for a slice to pass; then they take as long as that.
         slice_s = swap * stages.swap_s_per_page
-        longer = np.maximum(slice_s - _at(stages, stages.quiet_seconds, batch), 0.0)
+        longer = np.maximum(slice_s - quiet, 0.0)
         share = np.interp(batch, stages.batches, stages.quiet_share)
         busy = np.maximum(busy + share * longer, slice_s)
     wire = _at(stages, stages.wire_s, batch)
+    period_s = _period(stages, micro, busy, wire)
+    # Between its own tokens a request meets only the prompts of others.
+    own = 1 / np.maximum(micro * batch, 1.0)
+    others_busy = busy - (mean - quiet) * own
+    others_wire = wire - (wire - _at(stages, stages.quiet_wire_s, batch)) * own
+    others_s = _period(stages, micro, others_busy, others_wire)
+    prompt, prompt_wire = (_at(stages, table, batch) for table in (stages.prompt_seconds, stages.prompt_wire_s))
+    longer = prompt.sum(axis=0) + prompt_wire.sum(axis=0) - busy.sum(axis=0) - wire.sum(axis=0)
+    extra = np.maximum(longer, 0.0) + (demand.chunks - 1) * _period(stages, micro, prompt, prompt_wire)
+    hand_s = others_busy[0] * (1 - own) if len(busy) > 1 else 0.0
+    turn_s = np.clip(batch - 1, 0.0, 1.0) * period_s + hand_s
+    return period_s, micro * (period_s + (demand.output_tokens - 1) * others_s) + extra + turn_s
+
+
+def _period(stages: Stages, micro: Floats, busy: Floats, wire: Floats) -> Floats:
     around = busy.sum(axis=0) + wire.sum(axis=0) + stages.hops_s
-    slowest = np.maximum(busy.max(axis=0), wire.max(axis=0, initial=0.0))
-    period_s = np.maximum(slowest, around / micro)
-    prompt = _at(stages, stages.prompt_seconds, batch)
-    extra = np.maximum(prompt.sum(axis=0) - busy.sum(axis=0), 0.0) + (demand.chunks - 1) * prompt.max(axis=0)
-    turn_s = np.clip(batch - 1, 0.0, 1.0) * period_s + (busy[0] if len(busy) > 1 else 0.0)
-    return period_s, demand.output_tokens * micro * period_s + extra + turn_s
+    return np.asarray(np.maximum(np.maximum(busy.max(axis=0), wire.max(axis=0, initial=0.0)), around / micro))
 
 
 def _idle(stages: Stages, demand: Demand) -> float:

@@ -47,7 +47,7 @@ def latency_bound(job: Job) -> float:
     """Seconds of one request on an idle pool."""
     fleet, outputs = job.fleet, job.workload.output_tokens
     total = 0.0
-    for tables, times in ((job.tables, outputs - 1), (job.prompt_tables, 1)):
+    for tables, times in ((job.quiet_tables, outputs - 1), (job.prompt_tables, 1)):
         # Each layer as a stage of its own, less what a stage takes however small it is.
         pieces = [
             np.diagonal(tables.seconds(kind, degree)[0], offset=1) - tables.start_s(kind, degree, 0)
@@ -78,7 +78,10 @@ def _rates(job: Job, index: int) -> Floats:
     pieces = [job.tables.layer_parts(kind, index) for kind in range(len(job.fleet.kinds))]
     means = np.mean([np.maximum(one[0], one[1]) + one[2] for one in pieces], axis=0)
     weights = means / means.sum()
-    return tokens * np.array([_shares_per_second(one, weights, job.tables.constants.overlap) for one in pieces])
+    overlaps = [job.tables.constants.of(kind.device).overlap for kind in job.fleet.kinds]
+    return tokens * np.array(
+        [_shares_per_second(one, weights, overlap) for one, overlap in zip(pieces, overlaps, strict=True)]
+    )
 
 
 def _shares_per_second(pieces: Floats, weights: Floats, overlap: float) -> float:

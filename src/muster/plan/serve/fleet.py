@@ -77,7 +77,7 @@ def _kind(node: Node) -> Hashable:
     device = node.device
     speeds = tuple(sorted(device.flops_per_s.items()))
     rest = (device.memory_bandwidth_bytes_per_s, device.host_bandwidth_bytes_per_s)
-    return device.kind, device.memory_bytes, speeds, rest, node.device_count, node.inside
+    return device.kind, device.name, device.memory_bytes, speeds, rest, node.device_count, node.inside
 
 
 def _number(keys: Sequence[Hashable]) -> tuple[list[Hashable], list[int]]:

@@ -37,15 +37,15 @@ class Job:
     prompt_tables: StageTables
     """Of a step with a prompt, or a chunk of one, beside the others."""
     quiet_tables: StageTables
-    """Of the step with the least in it."""
+    """Of a step without a prompt."""
     demand: Demand
     token_bytes: float
     """One token's hidden state on a link."""
 
     def quiet_share(self, batch: int) -> float:
-        """Of the steps of a batch: those with the least in them."""
+        """Of the steps of a batch: those without a prompt."""
         loads = self.tables.loads(batch)
-        return loads[0][0] / sum(share for share, _ in loads)
+        return sum(share for share, load in loads if not load.chunks) / sum(share for share, _ in loads)
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ def make_job(
         return step_loads(workload, prompts, rules.prefill_tokens)
 
     def quiet(batch: int) -> Loads:
-        return ((1.0, mean_step(batch)[0][1]),)
+        return ((1.0, mean_step(batch)[0][1].without_prompts()),)
 
     def with_prompt(batch: int) -> Loads:
         decodes = mean_step(batch)[0][1].decodes

@@ -16,6 +16,7 @@ from muster.plan.serve.batching import Setting, Stages, best_settings
 from muster.plan.serve.cuts import Chain, Cut, Group, Item, Rows
 from muster.plan.serve.job import Job
 from muster.plan.serve.orders import between, tours
+from muster.plan.serve.stage_tables import Loads, StageTables
 from muster.plan.serve.symmetric_cuts import symmetric_cuts
 from muster.sim.serve.ring import SAMPLE_BYTES
 
@@ -190,18 +191,9 @@ class Replicas:
                 self._chains.pop(next(iter(self._chains)))
             index = np.array([one[0] for one in settings], dtype=np.int64)
             room = np.array([one[2] for one in settings])
-            tokens = np.array([self._tokens(one[0])[0] for one in settings])
+            tokens = np.array([_tokens(self.job.tables.loads(self.job.batches[one[0]]))[0] for one in settings])
             self._chains[key] = Chain(self.job.tables, Rows(index, room, tokens), self.job.token_bytes, self.pins)
         return self._chains[key]
-
-    def _tokens(self, index: int) -> tuple[float, float]:
-        """(tokens, tokens that are sampled) in the mean step of a batch."""
-        loads = self.job.tables.loads(self.job.batches[index])
-        total = sum(share for share, _ in loads)
-        return (
-            sum(share * load.tokens for share, load in loads) / total,
-            sum(share * load.samples for share, load in loads) / total,
-        )
 
     def _stages(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Stages:
         """The tables of a pipeline whose cuts are known."""
@@ -216,14 +208,16 @@ class Replicas:
             quiet_seconds=np.array([quiet.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
             quiet_share=np.array([self.job.quiet_share(batch) for batch in self.job.batches]),
             room=room,
-            wire_s=self._wires(order, cuts),
+            wire_s=self._wires(order, cuts, tables),
+            quiet_wire_s=self._wires(order, cuts, quiet),
+            prompt_wire_s=self._wires(order, cuts, prompts),
             hops_s=sum(self._hop(order, here, there)[0] for here, there in _around(cuts)),
             swap_s_per_page=max(self._swap_s(*one) for one in ranges),
         )
 
-    def _wires(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Floats:
+    def _wires(self, order: Sequence[Item], cuts: Sequence[Cut], tables: StageTables) -> Floats:
         hops = _around(cuts)
-        sent = np.array([self._tokens(index) for index in range(len(self.job.batches))])
+        sent = np.array([_tokens(tables.loads(batch)) for batch in self.job.batches])
         rows = []
         for number, (here, there) in enumerate(hops):
             bandwidth = self._hop(order, here, there)[1]
@@ -247,6 +241,15 @@ class Replicas:
             return np.inf  # elsewhere the host's memory is the device's
         nbytes = self.job.demand.page_size * self.job.shape.cache_bytes_per_token(first, last)
         return nbytes / degree / device.host_bandwidth_bytes_per_s
+
+
+def _tokens(loads: Loads) -> tuple[float, float]:
+    """(tokens, tokens that are sampled) in the mean of these steps."""
+    total = sum(share for share, _ in loads)
+    return (
+        sum(share * load.tokens for share, load in loads) / total,
+        sum(share * load.samples for share, load in loads) / total,
+    )
 
 
 def _moved(replica: Replica, classes: Mapping[int, int]) -> Replica:

@@ -102,11 +102,11 @@ class StageTables:
         keys = _piece_keys(self.shape)
         whole = sum(share for share, _ in loads)
         total = np.zeros((self.layers + 1, self.layers + 1))
-        count = ranges([1.0] * self.layers)
+        count, overlap = ranges([1.0] * self.layers), self.constants.of(node.device).overlap
         for share, load in loads:
             parts = {key: pace.parts(load) for key, pace in pieces.items()}
             computing, moving, other = (ranges([parts[key][i] for key in keys]) for i in range(3))
-            busy = overlapped(computing, moving, self.constants.overlap)
+            busy = overlapped(computing, moving, overlap)
             # Every layer counted the start of a step; a stage starts once.
             again = (count - 1) * self._start_s(node, degree, load)
             total += share / whole * (busy + other - again)

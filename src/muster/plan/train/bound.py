@@ -41,10 +41,11 @@ def lower_bound(fleet: Fleet) -> float:
 
 def _rates(fleet: Fleet) -> Floats:
     """Microbatches per second of each slot, if it held the whole model and nothing but arithmetic took time."""
-    constants = replace(fleet.constants, step_s=0.0, cold_s=0.0, layer_s=0.0, row_s=0.0, memory=0.0, overlap=1.0)
     found = []
     for kind in range(len(fleet.caps)):
         node, devices = fleet.of_kind(kind)
+        own = fleet.constants.of(node.device)
+        constants = replace(own, step_s=0.0, cold_s=0.0, layer_s=0.0, row_s=0.0, memory=0.0, overlap=1.0)
         work = [replace(one.times(1 / devices), layers=0) for one in fleet.whole_work]
         found.append(1 / sum(island_seconds(one, fleet.shape, 0, node, 1, constants) for one in work))
     return np.array(found)[fleet.kinds]

@@ -8,7 +8,7 @@ it is spared if it does not is told apart.
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from muster.cost.island import SLOWEST_INSIDE
+from muster.cost.island import all_reduce
 from muster.cost.memory import dtype_bytes
 from muster.cost.pace import Constants, host_slowness, memory_bandwidth, peak_flops_per_s, warmth
 from muster.cost.work import activation_traffic, causal_pairs, decode
@@ -37,6 +37,9 @@ class StepLoad:
         self.prompt_tokens = sum([tokens for _, tokens in self.chunks]) if self.chunks else 0
         self.tokens = self.decodes + self.prompt_tokens
         self.rows = self.decodes + len(self.chunks)
+
+    def without_prompts(self) -> "StepLoad":
+        return StepLoad(self.decodes, self.context, (), self.decodes)
 
     def seen(self, window: int) -> tuple[float, float, float]:
         """(cached tokens seen by decodes, pairs of the chunks, cached tokens the chunks read); window 0 is none."""
@@ -71,6 +74,7 @@ class StagePace:
     """Seconds of a step on `stage`, tensor parallel over its devices as `cost/island.py` has it."""
 
     def __init__(self, shape: ModelShape, stage: Stage, node: Node, constants: Constants) -> None:
+        constants = constants.of(node.device)
         devices = len(stage.devices)
         peak = peak_flops_per_s(node.device, shape.dtype) * devices
         self._amounts = amounts = _amounts(shape, stage.first, stage.last)
@@ -87,11 +91,9 @@ class StagePace:
         self._byte_s = constants.memory / (memory_bandwidth(node.device) * devices)
         self._reduce_token_s = 0.0
         if devices > 1:
-            inside = node.inside or SLOWEST_INSIDE
-            messages = 4 * (devices - 1) * stage.num_layers
-            self._fixed_s += messages * inside.latency_s
-            part = shape.hidden_size * dtype_bytes(shape.dtype) / devices
-            self._reduce_token_s = messages * part / inside.bandwidth_bytes_per_s
+            each_s, byte_s = all_reduce(node, devices, constants)
+            self._fixed_s += 2 * stage.num_layers * each_s
+            self._reduce_token_s = 2 * stage.num_layers * shape.hidden_size * dtype_bytes(shape.dtype) * byte_s
 
     def is_like(self, other: "StagePace") -> bool:
         """Whether both always take the same time."""

@@ -1,7 +1,8 @@
 """A ring in a steady state: how often it steps, how long a request takes. Closed forms; knows no events.
 
 R sequences share a ring that keeps up to N steps in flight, so a step carries B = R / min(N, R) of them. Each request
-of n output tokens is one prefill and n - 1 decodes, so of the B rows a share 1/n are prompts.
+of n output tokens is one prefill and n - 1 decodes, so of the B rows a share 1/n are prompts. Between two tokens of its
+own a request meets the prompts of the R - 1 others only.
 
     period = max(T of the slowest stage, the longest time on a wire, (sum of T + hops) / min(N, R))
     tokens per second = B / period
@@ -35,6 +36,8 @@ class SteadyState:
     wire_s: tuple[float, ...]
     period_s: float
     """From one step to the next."""
+    others_period_s: float
+    """The same among steps without one of the sequences' prompts: what lies between the tokens of that one."""
     first_s: float
     """From a request's arrival to its first token, if it has not to wait for a place."""
     requests_per_s: float
@@ -43,7 +46,7 @@ class SteadyState:
     @property
     def token_s(self) -> float:
         """Between two tokens of one request: once around with everybody else."""
-        return self.in_flight * self.period_s
+        return self.in_flight * self.others_period_s
 
     def service_s(self, output_tokens: int) -> float:
         """To its last token."""
@@ -58,12 +61,20 @@ def steady_state(ring: Ring, workload: ServeWorkload, sequences: float) -> Stead
     loads = step_loads(workload, prompts, ring.rules.prefill_tokens)
     stage_s = _means(loads, [pace.seconds for pace in ring.paces], at_least=ring.swap_s)
     wire_s = _means(loads, [hop.wire_s for hop in ring.hops])
-    around_s = sum(stage_s) + sum(wire_s) + ring.hops_s
-    period_s = max(*stage_s, *wire_s, around_s / in_flight)
+    period_s = _period(ring, stage_s, wire_s, in_flight)
+    quiet = loads[0][1].without_prompts()
+    others = 1 - 1 / max(1.0, sequences)
+    quiet_s = tuple(max(ring.swap_s, pace.seconds(quiet)) for pace in ring.paces)
+    quiet_wire_s = tuple(hop.wire_s(quiet) for hop in ring.hops)
+    between_s = _between(quiet_s, stage_s, others)
     # Where all places in flight are taken, a newcomer waits for a step to return, and half of the time for one more.
     # A token that comes back is handed out when the head is done with the step that it computes next.
     waits = min(1.0, max(0.0, sequences / in_flight - 1))
-    turn_s = waits * period_s + (stage_s[0] if ring.hops else 0.0)
+    # Whoever is alone gets the last one at once, because nothing more is computed.
+    hand_s = between_s[0] if ring.hops else 0.0
+    more = workload.output_tokens - 1
+    turn_s = waits * period_s + (hand_s if more else others * hand_s)
+    sooner_s = (1 - others) * hand_s / more if more else 0.0
     return SteadyState(
         sequences=sequences,
         in_flight=in_flight,
@@ -71,9 +82,19 @@ def steady_state(ring: Ring, workload: ServeWorkload, sequences: float) -> Stead
         stage_s=stage_s,
         wire_s=wire_s,
         period_s=period_s,
-        first_s=turn_s + in_flight * period_s + _prefill_excess(ring, workload, loads, sum(stage_s)),
+        others_period_s=_period(ring, between_s, _between(quiet_wire_s, wire_s, others), in_flight)
+        - sooner_s / in_flight,
+        first_s=turn_s + in_flight * period_s + _prefill_excess(ring, workload, loads, sum(stage_s) + sum(wire_s)),
         requests_per_s=prompts / period_s,
     )
+
+
+def _period(ring: Ring, stage_s: Sequence[float], wire_s: Sequence[float], in_flight: float) -> float:
+    return max(*stage_s, *wire_s, (sum(stage_s) + sum(wire_s) + ring.hops_s) / in_flight)
+
+
+def _between(low: Sequence[float], high: Sequence[float], share: float) -> tuple[float, ...]:
+    return tuple(a + share * (b - a) for a, b in zip(low, high, strict=True))
 
 
 def step_loads(workload: ServeWorkload, prompts: float, prefill_tokens: int) -> Loads:
@@ -108,12 +129,17 @@ def _means(loads: Loads, seconds: Sequence[Callable[[StepLoad], float]], at_leas
 
 
 def _prefill_excess(ring: Ring, workload: ServeWorkload, loads: Loads, round_s: float) -> float:
-    """How much longer a prompt takes to go around than a mean step: its chunks follow each other without a gap."""
+    """How much longer a prompt takes to go around than a mean step, its chunks one after the other.
+
+    The next chunk follows as soon as the slowest stage or wire is done with this one, if a step may be in flight for it.
+    """
     chunks = ceil(workload.prompt_tokens / ring.rules.prefill_tokens)
     load = prompt_load(workload, loads[0][1].decodes, ring.rules.prefill_tokens)
     seconds = [pace.seconds(load) for pace in ring.paces]
     wires = [hop.wire_s(load) for hop in ring.hops]
-    return max(0.0, sum(seconds) - round_s) + (chunks - 1) * max([*seconds, *wires])
+    around_s = sum(seconds) + sum(wires)
+    follows_s = max(*seconds, *wires, (around_s + ring.hops_s) / ring.in_flight)
+    return max(0.0, around_s - round_s) + (chunks - 1) * follows_s
 
 
 def prompt_load(workload: ServeWorkload, decodes: float, prefill_tokens: int) -> StepLoad:
