@@ -1,5 +1,6 @@
 """Pool files: what they may say, and what is said to those who got them wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from muster.errors import InvalidRequest
 from muster.spec.devices import device_facts
 from muster.spec.pool import DEFAULT_LINK, LinkSpeed, Market
 from muster.spec.pool_file import parse_pool
+from muster.spec.reserve import LEAST_BYTES, MAC_SHARE, usable_bytes
 
 TWO_SITES = """
 name = "two-sites"
@@ -60,7 +62,8 @@ def test_counts_islands_regions_and_prices_are_read() -> None:
     pool = parse_pool(TWO_SITES)
     assert [node.id for node in pool.nodes] == ["rack-1", "rack-2", "attic"]
     rack, _, attic = pool.nodes
-    assert rack.device == device_facts("rtx-4090").device()
+    facts = device_facts("rtx-4090")
+    assert rack.device == replace(facts.device(), memory_bytes=usable_bytes("cuda", facts.memory_bytes))
     assert rack.device_count == 4
     assert rack.inside is not None
     assert rack.inside.bandwidth_bytes_per_s == device_facts("rtx-4090").peer_bandwidth_bytes_per_s
@@ -237,3 +240,23 @@ def test_a_matrix_must_be_square_and_positive(latencies: str, bandwidths: str, s
 def test_a_file_that_is_nested_beyond_reason_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"nested too deeply|not valid TOML"):
         parse_pool(text)
+
+
+@pytest.mark.parametrize("device", ["l4", "rtx-4090", "a100-80gb", "m2-ultra", "cpu-laptop-4"])
+def test_no_device_of_the_table_is_lent_to_its_last_byte(device: str) -> None:
+    (node,) = parse_pool(f'[[machine]]\ndevice = "{device}"').nodes
+    has = device_facts(device).memory_bytes
+    assert has / 2 < node.device.memory_bytes <= has - LEAST_BYTES
+
+
+def test_a_mac_lends_three_quarters_of_its_memory_and_what_is_written_counts() -> None:
+    (mac,) = parse_pool('[[machine]]\ndevice = "m2-ultra"').nodes
+    assert mac.device.memory_bytes == int(MAC_SHARE * device_facts("m2-ultra").memory_bytes)
+    (told,) = parse_pool('[[machine]]\ndevice = "m2-ultra"\nmemory_bytes = 180e9').nodes
+    assert told.device.memory_bytes == 180_000_000_000
+
+
+def test_what_is_free_on_a_small_device_is_not_all_kept_back() -> None:
+    assert usable_bytes("cuda", 2**29) == 3 * 2**27
+    assert usable_bytes("mps", 2**33, 2**34) == 2**33
+    assert usable_bytes("mps", 2**34, 2**34) == 3 * 2**32

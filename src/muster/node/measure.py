@@ -15,6 +15,7 @@ from torch import Tensor
 
 from muster.errors import MachineTrouble
 from muster.spec.pool import Device
+from muster.spec.reserve import usable_bytes
 
 _MATMUL_SIZE = 1024
 _COPY_BYTES = 64 * 2**20
@@ -34,10 +35,11 @@ def free_memory_bytes(device: torch.device) -> int:
 def measure_device(device: torch.device, memory_cap_bytes: int | None, disk: Path, speed: float = 1.0) -> Device:
     """Measure matmul FLOP/s by dtype, memory, host and disk bandwidth.
 
-    `memory_cap_bytes` is what the owner lends; the claim is the smaller of it and what is free. `speed` below 1 is for
-    rehearsals: a machine that pretends to be slower (the worker then also waits accordingly).
+    `memory_cap_bytes` is what the owner lends; the claim is the smaller of it and what is free, less a reserve. `speed`
+    below 1 is for rehearsals: a machine that pretends to be slower (the worker then also waits accordingly).
     """
-    free = free_memory_bytes(device)
+    total = None if device.type == "cuda" else int(psutil.virtual_memory().total)
+    free = usable_bytes(device.type, free_memory_bytes(device), total)
     memory_bandwidth = _copy_bytes_per_s(device, device) * speed
     host_bandwidth = memory_bandwidth if device.type == "cpu" else _copy_bytes_per_s(torch.device("cpu"), device)
     return Device(

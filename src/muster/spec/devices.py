@@ -101,7 +101,7 @@ class _Written(Table):
     title: str
     aliases: tuple[str, ...] = ()
     kind: Annotated[str, Field(pattern="^(cpu|cuda|mps)$")]
-    family: Annotated[str, Field(pattern="^(cpu|apple|geforce|workstation|hbm)$")]
+    family: Annotated[str, Field(pattern="^(cpu|apple|geforce|low-power|workstation|hbm|hbm-pcie)$")]
     memory_mib: Annotated[int, Field(gt=0)]
     memory_bandwidth_gb_s: _Positive
     tflops: dict[str, _Positive]

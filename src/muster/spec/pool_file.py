@@ -46,6 +46,7 @@ from muster.spec.link_table import Speeds, WrittenLink, WrittenMatrix, WrittenSp
 from muster.spec.named_links import NamedLinks, Names
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Market, Node, Pool
 from muster.spec.ranges import Bytes, Dollars, Name, Rate, Watts, Word
+from muster.spec.reserve import usable_bytes
 from muster.spec.written import Table, parse, suggest
 
 MAX_MACHINES, MAX_DEVICES = 2_000, 16_000
@@ -88,7 +89,7 @@ class WrittenMachine(Table):
     inside: WrittenSpeed | None = None
     """Between two devices of one machine; else what the table of devices says."""
     memory_bytes: Bytes | None = None
-    """Lent of each device; else all that the device has."""
+    """Lent of each device; else what the device has, less a reserve: 3 % and at least 384 MiB, of a Mac a quarter."""
     flops_per_s: dict[Dtype, Rate] | None = None
     """Of each device by dtype (`float32`, `bfloat16`, …); else the device's, else a slow laptop's."""
     memory_bandwidth_bytes_per_s: Rate | None = None
@@ -234,7 +235,8 @@ def _node(machine: WrittenMachine, name: str) -> Node:
 
 def _device(machine: WrittenMachine, facts: DeviceFacts | None) -> Device:
     base = facts.device() if facts else Device(kind=str(machine.kind), name=machine.title or "", memory_bytes=0)
-    memory = base.memory_bytes if machine.memory_bytes is None else int(machine.memory_bytes)
+    lent = usable_bytes(base.kind, base.memory_bytes) if facts else 0
+    memory = lent if machine.memory_bytes is None else int(machine.memory_bytes)
     said = {figure: getattr(machine, figure) for figure in _FIGURES}
     figures: dict[str, Any] = {
         figure: getattr(base, figure) if value is None else value for figure, value in said.items()

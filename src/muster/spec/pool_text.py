@@ -10,6 +10,7 @@ from dataclasses import replace
 from muster.errors import InvalidRequest
 from muster.spec.devices import DeviceFacts, find_device
 from muster.spec.pool import LinkSpeed, Node, Pool
+from muster.spec.reserve import usable_bytes
 from muster.spec.pool_file import DTYPES
 from muster.spec.ranges import LEAST_BANDWIDTH, LEAST_RATE
 
@@ -57,7 +58,7 @@ def _as_in_table(node: Node, facts: DeviceFacts) -> bool:
 
 def _from_table(node: Node, facts: DeviceFacts) -> _Lines:
     lines = [f"device = {_text(facts.name)}"]
-    if node.device.memory_bytes != facts.memory_bytes:
+    if node.device.memory_bytes != usable_bytes(facts.kind, facts.memory_bytes):
         lines.append(f"memory_bytes = {node.device.memory_bytes}")
     if node.price_per_hour is None:
         return [*lines, 'market = "none"']
