@@ -31,7 +31,7 @@ from muster.spec.pool import Device
 Floats = npt.NDArray[np.float64]
 SOFT = 0.25
 """Residuals beyond this count less and less."""
-JOIN_PULL, FAMILY_PULL = 0.25, 0.2
+JOIN_PULL, FAMILY_PULL = 0.25, 0.5
 """How hard joins and families are held to where they start: few rows tell the parts of an all-reduce apart."""
 FAMILIES = ("geforce", "low-power", "workstation", "hbm", "hbm-pcie", "apple")
 JOINS = ("nvlink", "pcie", "host")

@@ -29,7 +29,9 @@ FAR = 1.5
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Left what fitted the constants, right what did not."""
-    devices = sorted({one["device"] for one in rows}, key=lambda name: (FAMILIES.index(device_facts(name).family), name))
+    devices = sorted(
+        {one["device"] for one in rows}, key=lambda name: (FAMILIES.index(device_facts(name).family), name)
+    )
     figure, panels = plt.subplots(1, 2, figsize=(14, 8.4), sharey=True)
     for axes, fits in zip(panels, (True, False), strict=True):
         _panel(axes, [one for one in rows if one["fits"] == fits], devices, fits)
@@ -74,7 +76,9 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], devices: Sequence[str], f
     share = median(abs(ratio - 1) for ratio in ratios)
     worst = max(max(ratio, 1 / ratio) for ratio in ratios)
     what = "Measurements that set the constants" if fits else "Measurements that the constants have not seen"
-    axes.set_title(f"{what} ({len(rows)})\nmedian {share:.0%} off, worst {worst:.2f} times; green: within 20 %", fontsize=11)
+    axes.set_title(
+        f"{what} ({len(rows)})\nmedian {share:.0%} off, worst {worst:.2f} times; green: within 20 %", fontsize=11
+    )
     axes.set(xscale="log", xlim=(0.42, 2.4))
     axes.set_xticks(list(TICKS), list(TICKS.values()))
     axes.minorticks_off()

@@ -12,7 +12,7 @@ from typing import Any
 
 from muster.cost.named_shapes import named_shape
 from muster.cost.pace import Constants
-from muster.plan.serve.chain import Cut, Item
+from muster.plan.serve.cuts import Cut, Item
 from muster.plan.serve.fleet import sort_into_classes
 from muster.plan.serve.job import make_job
 from muster.plan.serve.layout import team, whole
@@ -20,8 +20,8 @@ from muster.plan.serve.options import Objective, ServeOptions
 from muster.plan.serve.realise import realise
 from muster.plan.serve.replica import Replica, Replicas
 from muster.plan.serve.search import plan_serving
-from muster.sim.serving import simulate_serving
-from muster.sim.steady import serve_forecast
+from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.simulate import simulate_serving
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import Pool

@@ -6,12 +6,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.published import halves
 from muster.cost.measured import published
 from muster.spec.devices import device_facts, device_names
 
+ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 HALVES = {"reports": "have not seen the constants", "fits": "set the constants"}
 WAYS = {

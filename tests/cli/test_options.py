@@ -26,3 +26,10 @@ def test_a_size_that_is_none_is_refused_with_an_example(text: str) -> None:
 @given(st.integers(1, 10**15))
 def test_a_printed_size_reads_back_as_nearly_the_same(size: int) -> None:
     assert parse_bytes(format_bytes(size)) == pytest.approx(size, rel=0.006)
+
+
+@pytest.mark.parametrize("text", ["8", " 24 ", "64000"])
+def test_a_small_number_without_a_unit_is_asked_for_one(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"write {text.strip()}GB"):
+        parse_bytes(text)
+    assert parse_bytes(f"{text} B") == int(text)

@@ -260,3 +260,42 @@ def test_what_is_free_on_a_small_device_is_not_all_kept_back() -> None:
     assert usable_bytes("cuda", 2**29) == 3 * 2**27
     assert usable_bytes("mps", 2**33, 2**34) == 2**33
     assert usable_bytes("mps", 2**34, 2**34) == 3 * 2**32
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "bytes_per_s"),
+    [
+        ('bandwidth = "1Gbit"', 125e6),
+        ('bandwidth = "1 Gbit/s"', 125e6),
+        ('bandwidth = "100 Mbps"', 12.5e6),
+        ('bandwidth = "1Gb/s"', 125e6),
+        ('bandwidth = "12 GB/s"', 12e9),
+        ('bandwidth_bytes_per_s = "1.5 MiB/s"', 1.5 * 2**20),
+        ("bandwidth_bytes_per_s = 125e6", 125e6),
+    ],
+)
+def test_amounts_may_bring_their_unit(bandwidth: str, bytes_per_s: float) -> None:
+    text = f'[[machine]]\ndevice = "l4"\ncount = 2\nmemory = "20 GiB"\n[elsewhere]\nlatency = "20ms"\n{bandwidth}'
+    pool = parse_pool(text)
+    assert pool.nodes[0].device.memory_bytes == 20 * 2**30
+    assert pool.link("l4-1", "l4-2") == LinkSpeed(0.02, pytest.approx(bytes_per_s))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("bandwidth = 1e9", "bandwidth needs a unit"),
+        ('bandwidth = "1 Gparsec"', "'1 Gparsec' has no unit that is known"),
+        ('bandwidth_bytes_per_s = "fast"', "must be a number, not 'fast'"),
+    ],
+)
+def test_amounts_that_are_none_are_refused(line: str, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        parse_pool(f'[[machine]]\ndevice = "l4"\ncount = 2\n[elsewhere]\nlatency = "20ms"\n{line}')
+
+
+def test_memory_in_bits_and_times_in_bytes_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="are bits"):
+        parse_pool('[[machine]]\ndevice = "l4"\nmemory = "8Gbit"')
+    with pytest.raises(InvalidRequest, match="no time"):
+        parse_pool('[[machine]]\ndevice = "l4"\ncount = 2\n[elsewhere]\nlatency = "20MB"\nbandwidth = "1Gbit"')

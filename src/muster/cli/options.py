@@ -10,6 +10,9 @@ from muster.errors import InvalidRequest
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
+_LEAST_BARE = 100_000
+"""A smaller number without a unit was meant to have one."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 HeadUrl = Annotated[
     str | None,
@@ -64,6 +67,8 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     if not match or match[2] not in UNITS:
         raise InvalidRequest(f"{text!r} is not a size; write one like 64MB, 1.5GiB or 500000.", "memory")
+    if text.strip().isdigit() and 0 < int(text) < _LEAST_BARE:
+        raise InvalidRequest(f"{text.strip()} alone means bytes, which is no memory; write {text.strip()}GB.", "memory")
     size = int(float(match[1]) * UNITS[match[2]])
     if size <= 0:
         raise InvalidRequest(f"{text!r} is no memory at all; give a size above zero or leave the option out.", "memory")

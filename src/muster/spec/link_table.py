@@ -22,19 +22,33 @@ from pydantic import Field, model_validator
 from muster.errors import InvalidRequest
 from muster.spec.pool import LinkSpeed
 from muster.spec.ranges import LEAST_BANDWIDTH, MOST_BANDWIDTH, Bandwidth, Name, Seconds
-from muster.spec.written import Table, parse, suggest
+from muster.spec.written import Table, parse, suggest, with_units
 
 Speeds = dict[tuple[str, str], LinkSpeed]
 _Row = tuple[float, ...]
+
+
+_SHORT = {
+    "latency": "latency_s",
+    "bandwidth": "bandwidth_bytes_per_s",
+    "back_latency": "back_latency_s",
+    "back_bandwidth": "back_bandwidth_bytes_per_s",
+}
+"""Keys whose value brings its unit along."""
 
 
 class WrittenSpeed(Table):
     """From one machine, or one device, to another."""
 
     latency_s: Seconds
-    """One way."""
+    """One way. Or `latency = "20ms"`."""
     bandwidth_bytes_per_s: Bandwidth
-    """In one direction."""
+    """In one direction. Or `bandwidth = "1Gbit/s"`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _long(cls, written: object) -> object:
+        return with_units(written, _SHORT)
 
     def speed(self) -> LinkSpeed:
         return LinkSpeed(self.latency_s, self.bandwidth_bytes_per_s)

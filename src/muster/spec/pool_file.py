@@ -47,7 +47,7 @@ from muster.spec.named_links import NamedLinks, Names
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Market, Node, Pool
 from muster.spec.ranges import Bytes, Dollars, Name, Rate, Watts, Word
 from muster.spec.reserve import usable_bytes
-from muster.spec.written import Table, parse, suggest
+from muster.spec.written import Table, parse, suggest, with_units
 
 MAX_MACHINES, MAX_DEVICES = 2_000, 16_000
 """A plan for as many takes about half a minute of processor time, and time grows with them."""
@@ -89,7 +89,8 @@ class WrittenMachine(Table):
     inside: WrittenSpeed | None = None
     """Between two devices of one machine; else what the table of devices says."""
     memory_bytes: Bytes | None = None
-    """Lent of each device; else what the device has, less a reserve: 3 % and at least 384 MiB, of a Mac a quarter."""
+    """Lent of each device; else what the device has, less a reserve: 3 % and at least 384 MiB, of a Mac a quarter. Or
+    `memory = "20GB"`."""
     flops_per_s: dict[Dtype, Rate] | None = None
     """Of each device by dtype (`float32`, `bfloat16`, …); else the device's, else a slow laptop's."""
     memory_bandwidth_bytes_per_s: Rate | None = None
@@ -110,6 +111,11 @@ class WrittenMachine(Table):
     """What such a device is called."""
     id: Name | None = None
     """The key of a machine that has joined a pool; `--save-pool` writes it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _long(cls, written: object) -> object:
+        return with_units(written, {"memory": "memory_bytes"})
 
     @model_validator(mode="after")
     def _check(self) -> "WrittenMachine":

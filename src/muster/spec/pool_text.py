@@ -10,9 +10,9 @@ from dataclasses import replace
 from muster.errors import InvalidRequest
 from muster.spec.devices import DeviceFacts, find_device
 from muster.spec.pool import LinkSpeed, Node, Pool
-from muster.spec.reserve import usable_bytes
 from muster.spec.pool_file import DTYPES
 from muster.spec.ranges import LEAST_BANDWIDTH, LEAST_RATE
+from muster.spec.reserve import usable_bytes
 
 _FIGURES = ("memory_bandwidth_bytes_per_s", "host_bandwidth_bytes_per_s", "disk_bandwidth_bytes_per_s")
 _Lines = list[str]

@@ -5,7 +5,9 @@ The limits are far from anything that exists; they keep typing errors out, and s
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from muster.spec.units import as_bandwidth, as_bytes, as_seconds
 
 LONGEST_NAME = 100
 LEAST_RATE, MOST_RATE = 1e3, 1e18
@@ -29,11 +31,11 @@ def _word(text: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 Word = Annotated[str, AfterValidator(_word)]
 """A name, or nothing."""
-Bytes = Annotated[float, Field(ge=1, le=1e15)]
+Bytes = Annotated[float, BeforeValidator(as_bytes), Field(ge=1, le=1e15)]
 Rate = Annotated[float, Field(ge=LEAST_RATE, le=MOST_RATE)]
 """Of a device: FLOP or bytes in a second."""
-Bandwidth = Annotated[float, Field(ge=LEAST_BANDWIDTH, le=MOST_BANDWIDTH)]
+Bandwidth = Annotated[float, BeforeValidator(as_bandwidth), Field(ge=LEAST_BANDWIDTH, le=MOST_BANDWIDTH)]
 """Of a link, bytes in a second."""
-Seconds = Annotated[float, Field(ge=0, le=3600)]
+Seconds = Annotated[float, BeforeValidator(as_seconds), Field(ge=0, le=3600)]
 Dollars = Annotated[float, Field(ge=0, le=1e6)]
 Watts = Annotated[float, Field(ge=0, le=1e6)]

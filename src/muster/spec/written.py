@@ -1,7 +1,7 @@
 """TOML that a person wrote, against a strict model: an error names the line or the key. Knows no particular file."""
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -20,6 +20,19 @@ class Table(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def with_units(written: object, short: Mapping[str, str]) -> object:
+    """A table whose short keys (`bandwidth`) are the long ones (`bandwidth_bytes_per_s`); they need a unit."""
+    if not isinstance(written, dict):
+        return written
+    table = dict(written)
+    for key, long in short.items():
+        if key in table and long not in table:
+            if not isinstance(table[key], str):
+                raise ValueError(f"{key} needs a unit, in quotes; or write {long}")
+            table[long] = table.pop(key)
+    return table
 
 
 _Model = TypeVar("_Model", bound=Table)

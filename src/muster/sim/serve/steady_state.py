@@ -131,7 +131,7 @@ def _means(loads: Loads, seconds: Sequence[Callable[[StepLoad], float]], at_leas
 def _prefill_excess(ring: Ring, workload: ServeWorkload, loads: Loads, round_s: float) -> float:
     """How much longer a prompt takes to go around than a mean step, its chunks one after the other.
 
-    The next chunk follows as soon as the slowest stage or wire is done with this one, if a step may be in flight for it.
+    The next chunk follows as soon as the slowest stage or wire is done with this one, if a step may be in flight.
     """
     chunks = ceil(workload.prompt_tokens / ring.rules.prefill_tokens)
     load = prompt_load(workload, loads[0][1].decodes, ring.rules.prefill_tokens)

@@ -7,8 +7,8 @@ from statistics import median
 import pytest
 
 from muster.cost.pace import TYPICAL
-from muster.sim.serving import simulate_serving
-from muster.sim.steady import serve_forecast
+from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.simulate import simulate_serving
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.workload import ServeWorkload
 from tests.sim.rings import node, plan, pool, shape
