@@ -28,7 +28,8 @@ from muster.cost.measured import constants_of
 from muster.cost.pace import TYPICAL
 from muster.spec.plan import Plan
 
-WAYS = {"as_used": "published.1", "as_planned": "published.2"}
+
+WAYS = ("as_used", "as_planned", "typical")
 
 
 def forecast(row: Row) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def summary(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """By the way of forecasting: share off in the median, times off in the worst case, and bias."""
     kept = list(rows)
     result: dict[str, Any] = {"rows": len(kept)}
-    for way in ("as_used", "as_planned", "typical"):
+    for way in WAYS:
         ratios = [one["faster"][way] for one in kept]
         result[way] = {
             "median_off": round(statistics.median(abs(ratio - 1) for ratio in ratios), 4),
@@ -97,11 +98,11 @@ def halves(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def claimed(held_out: dict[str, Any]) -> dict[str, float]:
-    values = {}
-    for way, claim in WAYS.items():
-        values[f"{claim}.median"] = round(100 * held_out[way]["median_off"], 2)
-        values[f"{claim}.worst"] = held_out[way]["worst_times"]
-    return values
+    return {
+        "published.1.median": round(100 * held_out["as_used"]["median_off"], 2),
+        "published.1.worst": held_out["as_used"]["worst_times"],
+        "published.2.median": round(100 * held_out["as_planned"]["median_off"], 2),
+    }
 
 
 def show(name: str) -> None:

@@ -1,5 +1,6 @@
 """How far forecasts are from what others published: a line a device, a point a measurement. Draws a record."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -59,16 +60,19 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], devices: Sequence[str], f
     axes.axvline(1.0, color="#666666", lw=0.8)
     for number in range(len(devices)):
         axes.axhline(number, color="#dddddd", lw=0.5, zorder=0)
+    named: Counter[str] = Counter()
     for row, ratio in zip(rows, ratios, strict=True):
         mark, colour = KINDS[kind(row)]
         line = devices.index(row["device"])
         axes.scatter(ratio, line, marker=mark, color=colour, s=34, alpha=0.75, lw=0, zorder=3)
         if max(ratio, 1 / ratio) > FAR:
             right = ratio > 1
+            above = 7 + 9 * named[row["device"]]
+            named[row["device"]] += 1
             axes.annotate(
                 row["id"],
                 (ratio, line),
-                (0, 7),
+                (0, above),
                 textcoords="offset points",
                 fontsize=7.5,
                 ha="right" if right else "left",
@@ -77,7 +81,8 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], devices: Sequence[str], f
     worst = max(max(ratio, 1 / ratio) for ratio in ratios)
     what = "Measurements that set the constants" if fits else "Measurements that the constants have not seen"
     axes.set_title(
-        f"{what} ({len(rows)})\nmedian {share:.0%} off, worst {worst:.2f} times; green: within 20 %", fontsize=11
+        f"{what} ({len(rows)})\nmedian {share:.0%} off, worst {worst:.2f} times; green: within 20 %, grey: twice or half",
+        fontsize=11,
     )
     axes.set(xscale="log", xlim=(0.42, 2.4))
     axes.set_xticks(list(TICKS), list(TICKS.values()))
