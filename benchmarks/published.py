@@ -28,7 +28,6 @@ from muster.cost.measured import constants_of
 from muster.cost.pace import TYPICAL
 from muster.spec.plan import Plan
 
-
 WAYS = ("as_used", "as_planned", "typical")
 
 

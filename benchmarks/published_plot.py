@@ -80,10 +80,8 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], devices: Sequence[str], f
     share = median(abs(ratio - 1) for ratio in ratios)
     worst = max(max(ratio, 1 / ratio) for ratio in ratios)
     what = "Measurements that set the constants" if fits else "Measurements that the constants have not seen"
-    axes.set_title(
-        f"{what} ({len(rows)})\nmedian {share:.0%} off, worst {worst:.2f} times; green: within 20 %, grey: twice or half",
-        fontsize=11,
-    )
+    error = f"median {share:.0%} off, worst {worst:.2f} times"
+    axes.set_title(f"{what} ({len(rows)})\n{error}; green: within 20 %, grey: twice or half", fontsize=11)
     axes.set(xscale="log", xlim=(0.42, 2.4))
     axes.set_xticks(list(TICKS), list(TICKS.values()))
     axes.minorticks_off()

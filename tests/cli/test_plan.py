@@ -27,7 +27,7 @@ def record(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, An
 
 def test_a_person_sees_stages_forecast_and_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
     said = told(PLAN, capsys)
-    for part in ("machine", "l4-1", "layers", "of 22.5GiB", "tokens", "first token", "an hour", "power", "Bottleneck:"):
+    for part in ("machine", "l4-1", "layers", "of 21.8GiB", "tokens", "first token", "an hour", "power", "Bottleneck:"):
         assert part in said.replace(" GiB", "GiB"), part
     assert "Rejected" not in said, "only when asked to explain"
 
