@@ -23,6 +23,9 @@ class FakeAdmin:
     def nodes(self) -> list[Mapping[str, Any]]:
         return [{"id": "n1"}]
 
+    def story(self) -> str:
+        return "Nothing has happened yet."
+
     async def pool_file(self) -> str:
         return 'name = "measured"\n'
 
@@ -79,7 +82,7 @@ def test_pool_gauges_are_bounded_and_named_validly() -> None:
 def test_the_operators_door_asks_for_its_own_token(tokenizer: Tokenizer, token: str) -> None:
     keys = FakeKeys({"sk-1": FakeRecord("k1")})
     with Served(FakeBackend(tokenizer), keys=keys, admin=FakeAdmin(), admin_token="t0p") as served:
-        for path in ("/admin/status", "/admin/nodes", "/admin/pool"):
+        for path in ("/admin/status", "/admin/nodes", "/admin/pool", "/admin/story"):
             assert served.http.get(path, headers={"authorization": f"Bearer {token}"}).status_code == 401
 
 
@@ -89,6 +92,7 @@ def test_the_operator_sees_and_steers_the_pool(tokenizer: Tokenizer) -> None:
         served.http.headers["authorization"] = "Bearer t0p"
         assert served.http.get("/admin/status").json() == {"epoch": 3}
         assert served.http.get("/admin/nodes").json() == {"nodes": [{"id": "n1"}]}
+        assert served.http.get("/admin/story").text == "Nothing has happened yet."
         pool = served.http.get("/admin/pool")
         assert (pool.headers["content-type"], pool.text) == ("application/toml", 'name = "measured"\n')
         assert served.http.post("/admin/nodes/n1/drain").json()["state"] == "draining"

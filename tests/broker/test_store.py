@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from muster.broker.events import BanChanged, NodeSeen, PipelineId, Placed
 from muster.broker.storage.store import EPOCH_MARGIN, Store
@@ -102,6 +102,19 @@ def test_old_placements_are_dropped(store):
         store.save(Placed(ID, epoch, PIPELINE))
     with store._session() as session:
         assert session.scalar(select(func.count()).select_from(PlacementRow)) == 100
+
+
+def test_tables_of_an_older_version_get_the_columns_that_they_lack(store, url):
+    with store._session() as session:
+        session.execute(text("DROP TABLE placements"))
+        session.execute(text("CREATE TABLE placements (epoch BIGINT PRIMARY KEY, pipeline TEXT, made_s FLOAT)"))
+        session.execute(text("INSERT INTO placements VALUES (7, 'something old', 0.0)"))
+    again = Store(url)
+    assert again.remembered().epoch == 7 + EPOCH_MARGIN
+    again.save(Placed(ID, 40, PIPELINE))
+    again.save(Placed(PipelineId("model", 1), 41, PIPELINE))
+    assert again.remembered().pipelines == {ID: PIPELINE, PipelineId("model", 1): PIPELINE}
+    again.close()
 
 
 def test_a_placement_that_another_version_wrote_is_forgotten(store):

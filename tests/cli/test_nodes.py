@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from muster.cli import nodes, status
+from muster.cli import doctor, nodes, status
 from muster.cli.head_client import HeadClient
 from muster.cli.main import run_command
 from muster.cli.nodes import pick
@@ -32,6 +32,8 @@ ASKED: list[str] = []
 
 def answer(request: httpx.Request) -> httpx.Response:
     ASKED.append(f"{request.method} {request.url.path}")
+    if request.url.path == "/admin/story":
+        return httpx.Response(200, text="The only event:\n    1.0 s  Tick\n  x\x1b[2Jy")
     return httpx.Response(200, json=STATUS)
 
 
@@ -43,6 +45,7 @@ def _head(monkeypatch: pytest.MonkeyPatch) -> None:
     ASKED.clear()
     monkeypatch.setattr(nodes, "find_head", find_head)
     monkeypatch.setattr(status, "find_head", find_head)
+    monkeypatch.setattr(doctor, "find_head", find_head)
 
 
 def test_the_list_shows_every_node_and_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,6 +80,16 @@ def test_a_node_that_calls_itself_by_the_id_of_another_hides_nobody() -> None:
     assert pick([ADA, impostor], ADA["id"]) is ADA
     with pytest.raises(InvalidRequest, match="could be any of"):
         pick([BOB, {"id": "b0" * 32, "name": "a2a2"}], "a2a2")
+
+
+def test_the_doctor_prints_what_the_head_was_told_lately(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["doctor", "--dump"]) == 0
+    said = capsys.readouterr().out
+    assert "1.0 s  Tick" in said
+    assert "\x1b[2J" not in said
+    assert run_command(["doctor", "--dump", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["story"][0] == "The only event:"
+    assert ASKED == ["GET /admin/story"] * 2
 
 
 def test_status_draws_the_ring(capsys: pytest.CaptureFixture[str]) -> None:

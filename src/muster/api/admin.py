@@ -20,6 +20,9 @@ class PoolAdmin(Protocol):
 
     def nodes(self) -> Sequence[Mapping[str, Any]]: ...
 
+    def story(self) -> str:
+        """The last few hundred events of the pool and what was done about each. Without prompts, tokens or secrets."""
+
     async def pool_file(self) -> str:
         """The pool as measured, in TOML. Raises `MusterError` where nobody has measured anything yet."""
 
@@ -51,6 +54,10 @@ def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     @router.get("/pool", summary="The pool as measured, as a pool file (TOML)", response_class=PlainTextResponse)
     async def pool() -> PlainTextResponse:
         return PlainTextResponse(await admin.pool_file(), media_type="application/toml")
+
+    @router.get("/story", summary="The pool's last few hundred events, in words", response_class=PlainTextResponse)
+    async def story() -> PlainTextResponse:
+        return PlainTextResponse(admin.story())
 
     @router.post("/nodes/{node}/{action}", summary="Drain, ban or unban a node")
     async def act(node: str, action: Literal["drain", "ban", "unban"]) -> Json:

@@ -43,6 +43,10 @@ class HeadClient:
         """The pool as its machines measured it, in TOML."""
         return self._answer("GET", "/admin/pool", self._token).text
 
+    def story(self) -> str:
+        """The pool's last few hundred events, in words."""
+        return self._answer("GET", "/admin/story", self._token).text
+
     def act(self, node: str, action: str) -> dict[str, Any]:
         """`action` is drain, ban or unban."""
         return self._ask("POST", f"/admin/nodes/{node}/{action}", self._token)
