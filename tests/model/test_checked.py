@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from muster.disk import cache_directory
 from muster.errors import UnsupportedModel
 from muster.model.blobs import build_manifest
 from muster.model.checked import checked_shape, described
-from muster.model.disk import cache_directory
 from muster.model.shape import shape_of
 from muster.model.source import resolve
 from muster.model.weights import open_directory

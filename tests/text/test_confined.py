@@ -127,7 +127,7 @@ def test_a_killed_head_leaves_no_worker_behind() -> None:
         import psutil, tempfile, time
         from muster.text.calls import Call, Limit, Load
         from muster.text.confined import Confined
-        confined = Confined("muster.text.worker.answer", tempfile.TemporaryFile())
+        confined = Confined("muster.text.sandbox.answer", tempfile.TemporaryFile())
         confined.call(Call(Limit(10, 2**30), Load()))
         print(psutil.Process().children()[0].pid, flush=True)
         time.sleep(60)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from blake3 import blake3
 
+from muster.disk import cache_directory, write_if_possible
 from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
 from muster.model.checked import config_as_stored
-from muster.model.disk import cache_directory, write_if_possible
 from muster.model.folder import open_inside, read_inside
 from muster.model.source import HUB_ID, REVISION, resolve_local
 from muster.model.tensor_file import DTYPES, TensorFile, check_dtype

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from muster.model.disk import cache_directory, version_of_checks, write_if_possible
+from muster.disk import cache_directory, version_of, write_if_possible
 from muster.model.weights import DirectoryWeights
 from muster.spec.model_shape import ModelShape
 
@@ -56,5 +56,5 @@ def config_as_stored(weights: DirectoryWeights, digests: Sequence[tuple[str, str
 
 
 def _path(kind: str, about: object) -> Path:
-    key = msgspec.json.encode((version_of_checks(), about))
+    key = msgspec.json.encode((version_of("model", "transformers", "torch"), about))
     return cache_directory() / kind / f"{blake3(key).hexdigest()[:32]}.json"

@@ -16,9 +16,9 @@ from blake3 import blake3
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from muster.disk import cache_directory, version_of, write_if_possible
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import build_on_meta, first_line, num_layers, parse_config
-from muster.model.disk import cache_directory, version_of_checks, write_if_possible
 from muster.model.probe import parts_of
 from muster.model.rehearsal import largest_difference, sequences
 from muster.model.settings import building, running
@@ -128,7 +128,7 @@ def _verdict_path(config: PreTrainedConfig) -> Path:
     fields: dict[str, Any] = config.to_dict()
     for key in ("_name_or_path", "transformers_version", "architectures"):
         fields.pop(key, None)
-    key = f"{version_of_checks()} {json.dumps(fields, sort_keys=True, default=str)}"
+    key = f"{version_of('model', 'transformers', 'torch')} {json.dumps(fields, sort_keys=True, default=str)}"
     return cache_directory() / "conformance" / f"{config.model_type}-{blake3(key.encode()).hexdigest()[:32]}"
 
 

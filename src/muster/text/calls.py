@@ -1,7 +1,7 @@
-"""What is said between this process and its workers: the work, and what came of it. Knows neither side.
+"""What is said between this process and its sandboxes: the work, and what came of it. Knows neither side.
 
 A tokenizer and a chat template come with a model, so they are a stranger's program: regular expressions that never
-end, loops, terabytes of the letter a. They run in a process of their own (`worker`), and each call says how much
+end, loops, terabytes of the letter a. They run in a process of their own (`sandbox`), and each call says how much
 that process may use.
 """
 

@@ -1,7 +1,7 @@
 """Messages to a prompt, by the model's own chat template. Knows nothing of tokens or HTTP.
 
-Templates are Jinja programs that come with a model. They are run by a worker, within limits, in a sandbox; each
-message gets the form that the template reads, and none may be left out (`text/worker/turns.py`).
+Templates are Jinja programs that come with a model. They run in a sandbox, a process of its own with limits. Each
+message gets the form that the template reads, and none may be left out (`text/sandbox/turns.py`).
 
 A model without a template gets the plain form below, and a stop string so that it does not go on to write the user's
 next turn:

@@ -6,9 +6,9 @@ by token and in linear time. For the SentencePiece kind it differs in one intend
 token is kept, because an output continues a prompt ("Hello" + " world") and is not a text of its own.
 
     this process:  the bytes of every id, which cannot fail       (Tokenizer)
-    workers:       what runs a stranger's expressions and loops   (text to ids, messages to prompts)
+    sandboxes:       what runs a stranger's expressions and loops   (text to ids, messages to prompts)
 
-Texts that take long have a worker of their own, so that short ones need not wait; it is there only while it is used.
+Texts that take long have a sandbox of their own, so that short ones need not wait; it is there only while it is used.
 """
 
 import tempfile
@@ -38,6 +38,7 @@ from muster.text.calls import (
     Vocabulary,
 )
 from muster.text.confined import Broken, Confined
+from muster.text.kept import Kept
 
 CONVERTING = Limit(cpu_s=120, memory_bytes=4 * 2**30)
 LOADING = Limit(cpu_s=60, memory_bytes=2 * 2**30)
@@ -66,7 +67,7 @@ class Tokenizer:
         self.has_chat_template = vocabulary.has_template
         self.chat_refusal: str | None = None
         """Why the chat template is not used, if it is not."""
-        answer, greeting = "muster.text.worker.answer", Call(LOADING, Load())
+        answer, greeting = "muster.text.sandbox.answer", Call(LOADING, Load())
         self._quick = Confined(answer, file, greeting)
         self._long = Confined(answer, file, greeting, "idle")
         weakref.finalize(self, file.close)
@@ -88,7 +89,7 @@ class Tokenizer:
         return len(self._ends)
 
     def close(self) -> None:
-        """End the workers, whatever they are in the middle of."""
+        """End the sandboxes, whatever they are in the middle of."""
         self._quick.close()
         self._long.close()
 
@@ -98,13 +99,13 @@ class Tokenizer:
 
     def encoding(self, text: str, add_special_tokens: bool = True, at_most: int | None = None) -> "Future[list[int]]":
         """`encode` that is awaited. Raises `ContextTooLong`, if early, for a text of more than `at_most` tokens."""
-        worker = self._worker_for(len(text))
-        return worker.thread.submit(self._encode, worker, Encode(text, add_special_tokens, at_most))
+        sandbox = self._sandbox_for(len(text))
+        return sandbox.thread.submit(self._encode, sandbox, Encode(text, add_special_tokens, at_most))
 
     def rendering(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> "Future[str]":
         """The prompt that the chat template makes of messages. `render_chat` says more."""
-        worker = self._worker_for(sum(len(message.content) + MESSAGE_CHARACTERS for message in messages))
-        return worker.thread.submit(self._render, worker, Render(list(messages), dict(variables)))
+        sandbox = self._sandbox_for(sum(len(message.content) + MESSAGE_CHARACTERS for message in messages))
+        return sandbox.thread.submit(self._render, sandbox, Render(list(messages), dict(variables)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
@@ -131,7 +132,7 @@ class Tokenizer:
         """The token that `text` is the whole name of and that adds nothing to a text, such as `<|im_end|>`."""
         return self._ids_of_names.get(text)
 
-    def _worker_for(self, characters: int) -> Confined:
+    def _sandbox_for(self, characters: int) -> Confined:
         return self._quick if characters < LONG_FROM_CHARACTERS else self._long
 
     def _try(self) -> None:
@@ -154,10 +155,10 @@ class Tokenizer:
         assert isinstance(reply, TurnEnds)
         return reply.ids
 
-    def _encode(self, worker: Confined, work: Encode) -> list[int]:
-        limit = ENCODING_LONG if worker is self._long else ENCODING
+    def _encode(self, sandbox: Confined, work: Encode) -> list[int]:
+        limit = ENCODING_LONG if sandbox is self._long else ENCODING
         try:
-            reply = worker.call(Call(limit, work))
+            reply = sandbox.call(Call(limit, work))
         except Broken as broken:
             raise InvalidRequest(f"Cutting this text into tokens {broken.words}; send a shorter one.") from None
         if isinstance(reply, Failed):
@@ -167,10 +168,10 @@ class Tokenizer:
             raise ContextTooLong(f"The text has more than {work.at_most} tokens; shorten it.")
         return array("I", reply.data).tolist()
 
-    def _render(self, worker: Confined, work: Render) -> str:
+    def _render(self, sandbox: Confined, work: Render) -> str:
         if self.chat_refusal is None:
             try:
-                reply: Reply = worker.call(Call(RENDERING, work))
+                reply: Reply = sandbox.call(Call(RENDERING, work))
             except Broken as broken:
                 reply = Failed("size", broken.words)
             if isinstance(reply, Text):
@@ -188,7 +189,7 @@ class Tokenizer:
                     "put its text into another message.",
                     "messages",
                 )
-            if worker is self._long:  # a short conversation breaks no limit by itself
+            if sandbox is self._long:  # a short conversation breaks no limit by itself
                 raise InvalidRequest(
                     f"Making a prompt of these messages {reply.reason}; send fewer or shorter ones.", "messages"
                 )
@@ -213,7 +214,12 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise WeightsInvalid(
             f"No tokenizer in {directory} (looked for tokenizer.json); copy the model's tokenizer.json there."
         )
-    return Tokenizer(directory, *convert(directory))
+    kept = Kept(directory)
+    converted = kept.read()
+    if converted is None:
+        converted = convert(directory)
+        kept.write(*converted)
+    return Tokenizer(directory, *converted)
 
 
 def convert(directory: Path) -> tuple[BinaryIO, Vocabulary]:
@@ -222,7 +228,7 @@ def convert(directory: Path) -> tuple[BinaryIO, Vocabulary]:
         file = tempfile.TemporaryFile(prefix="muster-tokenizer-")  # noqa: SIM115 - closed with the tokenizer
     except OSError as error:
         raise MachineTrouble(f"There is no place for temporary files ({error.strerror}); free some disk.") from error
-    converter = Confined("muster.text.worker.convert", file)
+    converter = Confined("muster.text.sandbox.convert", file)
     try:
         reply = converter.call(Call(CONVERTING, Convert(str(directory.absolute()))))
     except Broken as broken:

@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from muster.text.calls import Failed
-from muster.text.worker.loop import Refusal
+from muster.text.sandbox.loop import Refusal
 
 MAX_RENDERED_CHARACTERS = 16 * 2**20
 

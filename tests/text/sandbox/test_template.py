@@ -2,8 +2,8 @@
 
 import pytest
 
-from muster.text.worker.loop import Refusal
-from muster.text.worker.template import ChatTemplate
+from muster.text.sandbox.loop import Refusal
+from muster.text.sandbox.template import ChatTemplate
 from tests.text.small_tokenizers import Converted
 
 MESSAGES = [{"role": "user", "content": "Grüße <b> & 'more'"}, {"role": "assistant", "content": "hi"}]

@@ -13,8 +13,8 @@ from itertools import combinations
 from typing import Any
 
 from muster.text.calls import Failed, Message
-from muster.text.worker.loop import Refusal, in_a_line
-from muster.text.worker.template import ChatTemplate
+from muster.text.sandbox.loop import Refusal, in_a_line
+from muster.text.sandbox.template import ChatTemplate
 
 MAX_REMEMBERED = 256
 MAX_REMEMBERED_MESSAGES = 64

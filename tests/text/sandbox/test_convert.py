@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from muster.text.sandbox.convert import end_of_text_ids
 from muster.text.tokenizer import load_tokenizer
-from muster.text.worker.convert import end_of_text_ids
 from tests.text.small_tokenizers import save, train_byte_level
 
 CHATML = "{% for m in messages %}<|endoftext|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from muster.text.calls import Failed, Spellings
-from muster.text.worker.loop import Refusal
+from muster.text.sandbox.loop import Refusal
 
 MAX_ID = 2**24
 

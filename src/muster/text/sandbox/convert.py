@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from muster.text.calls import Convert, Description, Failed, Reply, Vocabulary, Work
-from muster.text.worker.loop import Refusal, in_a_line, serve
-from muster.text.worker.pieces import spellings
+from muster.text.sandbox.loop import Refusal, in_a_line, serve
+from muster.text.sandbox.pieces import spellings
 
 
 def convert(directory: Path) -> tuple[Description, Vocabulary]:

@@ -22,16 +22,16 @@ from muster.text.calls import (
     TurnEnds,
     Work,
 )
-from muster.text.worker.loop import Refusal, in_a_line, serve
-from muster.text.worker.template import ChatTemplate
-from muster.text.worker.turns import TURN_ENDS, Turns
+from muster.text.sandbox.loop import Refusal, in_a_line, serve
+from muster.text.sandbox.template import ChatTemplate
+from muster.text.sandbox.turns import TURN_ENDS, Turns
 
 IDLE_S = 60.0
 CHARACTERS_PER_TOKEN = (4, 16)
 """For each token that fits, so many characters are looked at before a longer text is read to its end."""
 
 
-class Worker:
+class SandboxedTokenizer:
     def __init__(self, description: Description) -> None:
         self._described = msgspec.structs.replace(description, tokenizer_json=b"")  # it takes as much again
         self._rust: Any = Tokenizer.from_buffer(description.tokenizer_json)
@@ -87,28 +87,28 @@ class Worker:
         return self._turns
 
 
-def _load(number: int) -> Worker:
+def _load(number: int) -> SandboxedTokenizer:
     with mmap.mmap(number, 0, access=mmap.ACCESS_READ) as file:
         description = msgspec.msgpack.decode(file, type=Description)
-    return Worker(description)
+    return SandboxedTokenizer(description)
 
 
 def main() -> None:
-    worker: Worker | None = None
+    sandbox: SandboxedTokenizer | None = None
 
     def handle(work: Work) -> Reply:
-        nonlocal worker
+        nonlocal sandbox
         if isinstance(work, Load):
-            worker = _load(int(sys.argv[1]))
+            sandbox = _load(int(sys.argv[1]))
             return Done()
-        assert worker is not None
+        assert sandbox is not None
         match work:
             case FindTurnEnds():
-                return worker.turn_ends()
+                return sandbox.turn_ends()
             case Encode():
-                return worker.ids(work)
+                return sandbox.ids(work)
             case Render():
-                return worker.render(work)
+                return sandbox.render(work)
         raise AssertionError(f"{type(work).__name__} is for another process")
 
     serve(handle, IDLE_S if "idle" in sys.argv[2:] else None)

@@ -32,12 +32,12 @@ def write_if_possible(path: Path, data: bytes) -> None:
 
 
 @cache
-def version_of_checks() -> str:
-    """Of all that takes part in judging a model: a new release, or a change in this folder, asks again.
+def version_of(package: str, *libraries: str) -> str:
+    """Of all that finds something out: a new release, or a change in the folder of `package`, asks again.
 
     The releases are looked up, not imported: that would take seconds.
     """
     digest = blake3()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(Path(__file__).parent.joinpath(package).rglob("*.py")):
         digest.update(file.read_bytes())
-    return f"{__version__} {version('transformers')} {version('torch')} {digest.hexdigest()}"
+    return " ".join([__version__, *map(version, libraries), digest.hexdigest()])

@@ -3,9 +3,9 @@
 import pytest
 
 from muster.text.calls import Message
-from muster.text.worker.loop import Refusal
-from muster.text.worker.template import ChatTemplate
-from muster.text.worker.turns import Turns
+from muster.text.sandbox.loop import Refusal
+from muster.text.sandbox.template import ChatTemplate
+from muster.text.sandbox.turns import Turns
 
 EACH = "{% for m in messages %}"
 TURN = "<|im_start|>{{ m.role }}\n"

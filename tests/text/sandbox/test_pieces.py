@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders
 
-from muster.text.worker.pieces import _after_known_text, speller
+from muster.text.sandbox.pieces import _after_known_text, speller
 from tests.text.small_tokenizers import train_sentence_piece
 
 DECODERS = {
