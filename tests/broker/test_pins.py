@@ -105,6 +105,22 @@ def test_pins_that_leave_the_others_too_much_are_passed_over_and_explained():
     assert stage.ranges()[1] == (0, 1)
 
 
+@pytest.mark.parametrize("lost", [1, 2, 3, 4])
+def test_the_other_pins_outlive_a_repair_though_one_machine_could_hold_everything(lost):
+    pins = {number: (2 * number - 2, 2 * number) for number in (1, 2, 3, 4)}
+    stage = pinned_pool(*(Pin(f"node-{n}", *layers) for n, layers in pins.items()), sizes=(1000, 600, 600, 600))
+    assert stage.ranges() == pins
+    stage.cut(stage.at(lost))
+    kept = [number for number, layers in stage.ranges().items() if pins[number] == layers]
+    assert len(kept) >= 2
+    stage.pass_time(200)
+    kept = [number for number, layers in stage.ranges().items() if pins[number] == layers]
+    assert len(kept) >= 2
+    stage.join(lost, 1000 if lost == 1 else 600)
+    stage.pass_time(300)
+    assert stage.ranges() == pins
+
+
 def test_two_machines_of_one_name_are_told_apart_by_id():
     stage = Stage(job=JobOptions(pins=(Pin("twin", 0, 2),)))
     for number in (1, 2, 3):

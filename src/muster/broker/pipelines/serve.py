@@ -1,8 +1,9 @@
 """Which plan a pipeline that serves goes to: tokens until a horizon, weighed against what a change disturbs. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 
 from muster.broker.pipelines.job import Circumstances, Job, JobModel, JobOptions, Outcome, SearchPlan
 from muster.cost.measured import constants_of
@@ -13,9 +14,11 @@ from muster.plan.replan.change import Change, Situation, tokens_per_s, worth
 from muster.plan.replan.choose import improved, mended
 from muster.plan.replan.pinned import Pinned, around, honours, pinned
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Plan
+from muster.spec.plan import Plan, Stage
 from muster.spec.pool import Pool
 
+MAX_PINS_TO_CHOOSE_FROM = 4
+"""Of so many pins every choice is tried where not all can be kept; of more, those without one of them."""
 Chooser = Callable[[Planner, ModelShape, Pool, Situation, PlanOptions, float], Change]
 """Planner, model, pool, situation, options and seconds until the horizon -> the change it would make."""
 
@@ -61,20 +64,23 @@ class ServePlanning:
         self, job: Job, now: Circumstances, choose: Chooser, horizon_s: float
     ) -> tuple[Change | None, Outcome]:
         """The change that `choose` would make, and what is to be said of it."""
-        shape, options = job.model.shape, self.search_options(job, now.pool)
-        before = situation(job, now, options)
-        try:
-            change = choose(around(self.planner), shape, now.pool, before, options, horizon_s)
-            return change, Outcome(None)
-        except PoolUnavailable as error:
-            trouble = str(error)
-        if not options.fixed:
-            return None, Outcome(None, trouble)
-        try:  # no pin is worth that nobody is served
-            change = choose(self.planner, shape, now.pool, before, replace(options, fixed=()), horizon_s)
-            return change, Outcome(None, pin_trouble=trouble)
-        except PoolUnavailable as error:
-            return None, Outcome(None, str(error), pin_trouble=trouble)
+        options = self.search_options(job, now.pool)
+        trouble = pin_trouble = ""
+        for some in _fewer_and_fewer(options.fixed):
+            changes = []
+            for fixed in some:
+                try:
+                    changes.append(self._change(job, now, choose, replace(options, fixed=fixed), horizon_s))
+                except PoolUnavailable as error:
+                    trouble = str(error)
+                    pin_trouble = pin_trouble or (trouble if options.fixed else "")
+            if changes:
+                return max(changes, key=lambda change: change.net_tokens(horizon_s)), Outcome(None, "", pin_trouble)
+        return None, Outcome(None, trouble, pin_trouble)
+
+    def _change(self, job: Job, now: Circumstances, choose: Chooser, options: PlanOptions, horizon_s: float) -> Change:
+        planner = around(self.planner) if options.fixed else self.planner
+        return choose(planner, job.model.shape, now.pool, situation(job, now, options), options, horizon_s)
 
     def _obeys(self, job: Job, now: Circumstances, plan: Plan) -> bool:
         """Whether pins are kept by this plan and not by what serves: reason enough to change."""
@@ -90,3 +96,13 @@ def situation(job: Job, now: Circumstances, options: PlanOptions) -> Situation:
     cached_tokens = min(now.running * options.context, now.current.work.cache_tokens)
     speed = tokens_per_s(now.current, job.model.shape, now.current_pool, options)
     return Situation(now.current, speed, cached_tokens=cached_tokens, fetch_bytes_per_s=now.fetch_bytes_per_s)
+
+
+def _fewer_and_fewer(fixed: tuple[Stage, ...]) -> Iterator[Iterable[tuple[Stage, ...]]]:
+    """All pins, then all but one, all but two, and none at last: no pin is worth that nobody is served."""
+    most = len(fixed) if len(fixed) <= MAX_PINS_TO_CHOOSE_FROM else 1
+    yield [fixed]
+    for dropped in range(1, most + 1):
+        yield combinations(fixed, len(fixed) - dropped)
+    if most < len(fixed):
+        yield [()]
