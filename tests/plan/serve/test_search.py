@@ -155,6 +155,17 @@ def test_money_buys_the_best_ratio_and_a_budget_is_kept():
         plan_serving(shape(), free, WORK, replace(QUICK, objective="cost"))
 
 
+def test_a_machine_without_a_price_stands_by_where_money_matters():
+    fleet = pool(machine("cheap", 4000, price=1.0), machine("gift", 4000, price=None))
+    found = plan_serving(shape(), fleet, WORK, replace(QUICK, objective="cost"))
+    assert found.plan.standbys == ("gift",)
+    assert "gift stands by" in found.plan.explanation
+    assert plan_serving(shape(), fleet, WORK, QUICK).plan.standbys == ()
+    too_small = pool(machine("cheap", 40, price=1.0), machine("gift", 4000, price=None))
+    with pytest.raises(InvalidRequest, match="gift has no price"):
+        plan_serving(shape(), too_small, WORK, replace(QUICK, objective="cost"))
+
+
 def test_deserves_ring_gets_enough_steps_in_flight_and_swap_from_the_planner():
     far = replace(shipped_fleet("deserve-8xl4"), links={})
     options = ServeOptions(max_batch=75, page_size=8, max_replicas=1)

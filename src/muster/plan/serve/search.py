@@ -5,12 +5,14 @@ sort machines into classes -> layouts (structured, then evolved; all of them for
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 
 from muster.cost.pace import TYPICAL, Constants
+from muster.errors import DoesNotFit
 from muster.plan.found import Found, Rejected
 from muster.plan.serve import refusals
 from muster.plan.serve.bound import cost_bound, latency_bound, throughput_bound
@@ -25,12 +27,12 @@ from muster.plan.serve.realise import realise
 from muster.plan.serve.reasons import explain, why_not
 from muster.plan.serve.replica import Replicas
 from muster.plan.serve.trial import Trials, alone_s, rules_of, symmetric
-from muster.plan.serve.worth import Worth
+from muster.plan.serve.worth import Worth, unpriced
 from muster.sim.serve.forecast import check, serve_forecast
 from muster.spec.forecast import ServeForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
-from muster.spec.pool import Pool
+from muster.spec.pool import Node, Pool
 from muster.spec.workload import ServeWorkload
 
 _FINALISTS = 4
@@ -63,6 +65,11 @@ def plan_serving(
         raise refusals.nothing_to_meet()
     if not pool.nodes:
         raise refusals.nobody(shape.name)
+    if unknown := unpriced(pool, options):
+        rest = replace(pool, nodes=tuple(node for node in pool.nodes if node not in unknown))
+        # If the model does not fit without them, the search below asks for their prices.
+        with suppress(DoesNotFit):
+            return _with_standbys(plan_serving(shape, rest, workload, options, constants, seed, out_of_time), unknown)
     search = _Search.of(shape, pool, workload, options, constants)
     evolutions = search.evolved(seed, out_of_time)
     if not evolutions[0].population:
@@ -70,6 +77,13 @@ def plan_serving(
     if options.objective == "slo":
         return search.in_time(evolutions)
     return search.found(evolutions[0])
+
+
+def _with_standbys(found: Found[ServeForecast], more: Sequence[Node]) -> Found[ServeForecast]:
+    plan, names = found.plan, ", ".join(node.name for node in more)
+    says = f"{plan.explanation} {names} stand{'s' if len(more) == 1 else ''} by, because nobody knows a price.".strip()
+    standbys = (*plan.standbys, *(node.id for node in more))
+    return replace(found, plan=replace(plan, standbys=standbys, explanation=says))
 
 
 @dataclass

@@ -12,7 +12,21 @@ from muster.plan.serve.layout import Layout, Team
 from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.replica import Replica
 from muster.spec.plan import Plan
+from muster.spec.pool import Node, Pool
 from muster.spec.workload import ServeWorkload
+
+
+def unpriced(pool: Pool, options: ServeOptions) -> list[Node]:
+    """Machines to leave idle because money matters and nobody knows their price; none if all are so, or one is pinned."""
+    if not _money_matters(options):
+        return []
+    without = [node for node in pool.nodes if node.price_per_hour is None]
+    pinned = {pin.node for pin in options.pins} & {name for node in without for name in (node.id, node.name)}
+    return without if len(without) < len(pool.nodes) and not pinned else []
+
+
+def _money_matters(options: ServeOptions) -> bool:
+    return options.objective == "cost" or options.budget_per_hour is not None
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class Worth:
 
     def check_prices(self) -> None:
         """Raises `InvalidRequest` if money matters and some machine has no price."""
-        if self.options.objective != "cost" and self.options.budget_per_hour is None:
+        if not _money_matters(self.options):
             return
         for node, of_class in zip(self.fleet.nodes, self.fleet.class_of, strict=True):
             if np.isnan(self.fleet.price[of_class]):
@@ -49,7 +63,7 @@ class Worth:
         able = [index for index, one in enumerate(found) if one is not None]
         prices = {index: self.price(layout[index]) for index in able}
         values = {index: one.value for index, one in enumerate(found) if one is not None}
-        by_dollar = self.options.objective == "cost" or self.options.budget_per_hour is not None
+        by_dollar = _money_matters(self.options)
         rank = {index: values[index] / max(prices[index], 1e-12) if by_dollar else values[index] for index in able}
         used: set[int] = set()
         machines: set[int] = set()
