@@ -182,3 +182,9 @@ def test_what_cannot_be_is_refused_in_a_sentence():
     broken = replace(fleet, links={("a", "b"): LinkSpeed(0.01, 0.0)})
     with pytest.raises(PoolUnavailable, match="a -> b is down"):
         serve_forecast(ring_of("ab"), broken, shape(), OFFLINE)
+
+
+def test_the_bottleneck_is_on_the_pipeline_that_answers_most():
+    fleet = pool(node("fast", speed=50.0), node("slow", speed=0.3))
+    both = plan(*(pipeline([name], pages=4096, batch=8) for name in ("slow", "fast")))
+    assert "on fast" in serve_forecast(both, fleet, shape(), OFFLINE).bottleneck

@@ -17,7 +17,7 @@ from muster.spec.workload import ServeWorkload
 
 
 def unpriced(pool: Pool, options: ServeOptions) -> list[Node]:
-    """Machines to leave idle because money matters and nobody knows their price; none if all are so, or one is pinned."""
+    """Machines to leave idle because money matters and they have no price; none if all are so, or one is pinned."""
     if not _money_matters(options):
         return []
     without = [node for node in pool.nodes if node.price_per_hour is None]

@@ -11,7 +11,7 @@ ALMOST = 0.999
 
 
 def bottleneck(ring: Ring, state: SteadyState, workload: ServeWorkload, keeps_up: bool) -> str:
-    """`ring` is the busiest pipeline, in the state `state`."""
+    """`ring` is the pipeline that matters most, in the state `state`."""
     what = _cause(ring, state)
     if workload.requests_per_s is None:
         return f"{what}."

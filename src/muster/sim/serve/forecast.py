@@ -64,7 +64,9 @@ def _forecast(rings: Sequence[Ring], full: Sequence[SteadyState], workload: Serv
     outputs = workload.output_tokens
     answered = capacity * min(1.0, load)
     turns = [_pace_of_steps(state, answered * share) for state, share in zip(states, shares, strict=True)]
-    busiest = max(range(len(rings)), key=lambda i: max(turns[i] * t for t in (*states[i].stage_s, *states[i].wire_s)))
+    # What limits the pool is what limits the pipeline that answers most, as far as that is at work.
+    busy = [turn * max(*state.stage_s, *state.wire_s, 0.0) for turn, state in zip(turns, states, strict=True)]
+    most = max(range(len(rings)), key=lambda i: shares[i] * busy[i])
     return ServeForecast(
         tokens_per_s=answered * outputs,
         capacity_tokens_per_s=capacity * outputs,
@@ -74,7 +76,7 @@ def _forecast(rings: Sequence[Ring], full: Sequence[SteadyState], workload: Serv
         attainment=_attainment(workload, rings, shares, waits, states),
         stages=tuple(s for r, b, turn in zip(rings, states, turns, strict=True) for s in _stages(r, b, turn)),
         links=_links(rings, states, turns),
-        bottleneck=bottleneck(rings[busiest], states[busiest], workload, load <= 1),
+        bottleneck=bottleneck(rings[most], states[most], workload, load <= 1),
     )
 
 
