@@ -352,3 +352,16 @@ def test_what_does_not_fit_is_refused():
         simulate_serving(plan(pipeline("ab", pages=5)), FLEET, shape(), OFFLINE)
     with pytest.raises(InvalidRequest, match="no pipeline"):
         simulate_serving(plan(), FLEET, shape(), OFFLINE)
+
+
+def test_requests_that_fled_to_a_slow_pipeline_come_back_to_the_mended_one():
+    fleet = pool(node("a", speed=3.0), node("b", speed=3.0), node("c", speed=3.0), node("slow", speed=0.01))
+    both = plan(pipeline("ab"), pipeline(["slow"]))
+
+    def run(served, *faults):
+        anew = {"plan_anew": lambda broken, machines: pipeline("ac") if "b" in broken.nodes() else None}
+        return simulate_serving(served, fleet, shape(), OFFLINE, faults=faults, num_requests=200, **anew)
+
+    alone, together = run(plan(pipeline("ab")), Leave("b", 1.0)), run(both, Leave("b", 1.0))
+    assert together.finished == alone.finished == 200
+    assert together.duration_s < 2 * alone.duration_s

@@ -33,16 +33,21 @@ def _leg(hop: Hop, network: Network, shared: Set[tuple[NodeId, NodeId]]) -> _Leg
 
 
 class PipelineRun:
-    """A pipeline that is up. `finished` hears of each sequence that has its last token.
+    """A pipeline that is up. `finished` hears of each sequence that has its last token, `left` of who goes elsewhere.
 
     Where a wire is nobody else's, a step's way is known when it leaves, since nothing overtakes it; only on `shared`
     wires it has to wait and see who comes first.
     """
 
     def __init__(
-        self, ring: Ring, network: Network, finished: Callable[[Sequence], None], shared: Set[tuple[NodeId, NodeId]]
+        self,
+        ring: Ring,
+        network: Network,
+        finished: Callable[[Sequence], None],
+        shared: Set[tuple[NodeId, NodeId]],
+        left: Callable[[Sequence], None],
     ) -> None:
-        self.ring, self._network, self._finished = ring, network, finished
+        self.ring, self._network, self._finished, self._left = ring, network, finished, left
         self.head = SimulatedScheduler(
             ring.num_pages, ring.pipeline.serve.page_size, ring.in_flight, ring.rules.prefill_tokens, ring.max_sequences
         )
@@ -90,6 +95,11 @@ class PipelineRun:
             leg.wire.free_s = min(leg.wire.free_s, now_s)
         return self.head.give_up()
 
+    def let_go(self, count: int) -> None:
+        """As many as that of those from broken pipelines leave, now or when their next token is here."""
+        for sequence in self.head.let_go(count):
+            self._left(sequence)
+
     def _go(self) -> None:
         """If the head is idle: take in what came back, and send the next step on its way."""
         if self._head_works or self.down:
@@ -110,6 +120,9 @@ class PipelineRun:
                 out_s = done_s
         for started, finished in came:
             self._hand_out(started, finished, out_s)
+        gone, self.head.gone = self.head.gone, []
+        for sequence in gone:
+            self._left(sequence)
         if back:
             self._network.tokens.append((out_s, sum([len(turn.sampling) for turn in back])))
 

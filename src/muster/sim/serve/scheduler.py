@@ -7,7 +7,7 @@ finds what it had computed for a sequence that lost its pages, if nobody overwro
 
 from collections import deque
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from operator import attrgetter
 
@@ -95,6 +95,10 @@ class SimulatedScheduler:
         """Run, and have more of their prompt to compute; in order of arrival."""
         self._adrift: set[Sequence] = set()
         """Lost their pages while a token was on its way; they wait again when it arrives."""
+        self._leaving: set[Sequence] = set()
+        """Go to another pipeline as soon as the token arrives that is on its way."""
+        self.gone: list[Sequence] = []
+        """Have left so, and nobody has taken them in yet."""
         self._turns = 0
         self.preemptions = 0
         self.peak_pages = 0
@@ -120,8 +124,26 @@ class SimulatedScheduler:
         self._ready.clear()
         self._early.clear()
         self._adrift.clear()
+        self._leaving.clear()
         self.free_pages = self.num_pages
         return lost
+
+    def let_go(self, count: int) -> list[Sequence]:
+        """Of those that came here from a broken pipeline, the last `count` leave, as if they had just arrived.
+
+        Whoever has a token on its way follows later (`gone`).
+        """
+        here = [*self._waiting, *self._running, *self._adrift]
+        going = sorted(one for one in here if one.resubmissions and one not in self._leaving)[-count:]
+        at_once = [one for one in going if not one.awaiting]
+        self._leaving.update(one for one in going if one.awaiting)
+        self._waiting = [one for one in self._waiting if one not in set(at_once)]
+        heapify(self._waiting)
+        for one in at_once:
+            if one.runs:
+                self._take_out(one)
+            one.start_over()
+        return at_once
 
     # --- one turn (schedule.Scheduler.turn) -------------------------------------------------------------------------
 
@@ -225,16 +247,19 @@ class SimulatedScheduler:
 
     def _preempt(self, victim: Sequence, stuck: list[Sequence]) -> None:
         self.preemptions += 1
-        self._leave(victim)
-        for place in (self._ready, self._begun, stuck):
-            if victim in place:
-                place.remove(victim)
-        self._early.discard(victim)
+        self._take_out(victim, stuck)
         victim.computed = 0
         if victim.awaiting:
             self._adrift.add(victim)
         else:
             self.add(victim)
+
+    def _take_out(self, sequence: Sequence, stuck: list[Sequence] | None = None) -> None:
+        self._leave(sequence)
+        for place in (self._ready, self._begun, stuck or []):
+            if sequence in place:
+                place.remove(sequence)
+        self._early.discard(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
@@ -256,6 +281,10 @@ class SimulatedScheduler:
             if sequence.tokens == sequence.last:
                 self._end(sequence)
                 finished.append(sequence)
+            elif sequence in self._leaving:
+                self._end(sequence)
+                sequence.start_over()
+                self.gone.append(sequence)
             elif sequence.runs:
                 self._ready.append(sequence)
             else:
@@ -264,6 +293,7 @@ class SimulatedScheduler:
         return started, finished
 
     def _end(self, sequence: Sequence) -> None:
+        self._leaving.discard(sequence)
         if sequence.runs:
             self._leave(sequence)
         else:

@@ -63,10 +63,23 @@ class Service:
     def _finished(self, request: Request) -> None:
         self._at.pop(request).load -= 1
 
+    def _left(self, request: Request) -> None:
+        self._finished(request)
+        self._place(request)
+
+    def _level(self, mended: PipelineSlot) -> None:
+        """Who had to go to others when a pipeline broke goes on in `mended`, as far as that has fewer requests."""
+        up = [slot for slot in self.slots if slot.run is not None]
+        requests, weight = sum(slot.load for slot in up), sum(slot.weight for slot in up)
+        for slot in up:
+            more = int(slot.load - requests * slot.weight / weight)
+            if slot is not mended and more > 0 and slot.run is not None:
+                slot.run.let_go(more)
+
     # --- pipelines --------------------------------------------------------------------------------------------------
 
     def _up(self, slot: PipelineSlot) -> None:
-        slot.run = PipelineRun(slot.ring, self._network, self._finished, self._shared_wires())
+        slot.run = PipelineRun(slot.ring, self._network, self._finished, self._shared_wires(), self._left)
         slot.runs.append(slot.run)
         homeless, self._homeless = self._homeless, []
         for request in homeless:
@@ -95,6 +108,7 @@ class Service:
         if pipeline is not None:
             slot.ring = self._ring_of(slot.index, pipeline)
             self._up(slot)
+            self._level(slot)
 
     # --- faults -----------------------------------------------------------------------------------------------------
 
