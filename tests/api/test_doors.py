@@ -40,6 +40,9 @@ class FakeAdmin:
         self.done.append(("unban", node))
         return {"id": node, "state": "gone"}
 
+    async def forget(self, node: str) -> Mapping[str, Any]:
+        return {"id": node}
+
 
 def test_health_says_whether_requests_can_be_served(served: Served) -> None:
     assert served.http.get("/health").json() == {"status": "ok", "model": "fake"}

@@ -235,3 +235,21 @@ async def test_a_second_connection_of_a_node_replaces_the_first(pool):
     assert isinstance(await nodes[0].join(), Welcome)
     await asyncio.wait_for(old.closed.wait(), 5)
     await pool.until(lambda: (r := pool.route()) is not None and r.epoch == 2)
+
+
+async def test_a_machine_that_is_gone_can_be_forgotten_and_comes_back_as_a_stranger(pool):
+    nodes = await pool.join(500, 500)
+    await pool.serving(1, 2)
+    with pytest.raises(InvalidRequest, match="is here"):
+        await pool.service.forget(node_id(1))
+    nodes[0].crash()
+    await pool.until(lambda: pool.state(1) == "gone")
+    await pool.service.forget(node_id(1))
+    assert [view["id"] for view in pool.service.nodes()] == [node_id(2)]
+    with pytest.raises(InvalidRequest, match="was ever here"):
+        await pool.service.forget(node_id(1))
+    await pool.stop_head()
+    await pool.start_head()
+    assert node_id(1) not in {view["id"] for view in pool.service.nodes()}
+    pool.wall_s += 4000
+    assert isinstance(await pool.fake(1).join(), Refused), "the ticket has expired, and nobody knows it any more"

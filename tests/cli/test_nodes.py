@@ -60,7 +60,7 @@ def test_the_list_shows_every_node_and_no_escape_sequence(capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["nodes"][1]["name"] == "bob"
 
 
-@pytest.mark.parametrize("action", ["drain", "ban", "unban"])
+@pytest.mark.parametrize("action", ["drain", "ban", "unban", "forget"])
 def test_a_node_is_named_by_name_or_by_the_beginning_of_its_id(action: str) -> None:
     assert run_command(["nodes", action, "ada"]) == 0
     assert run_command(["nodes", action, "A2"]) == 0
@@ -73,6 +73,19 @@ def test_an_unclear_or_unknown_name_is_refused(capsys: pytest.CaptureFixture[str
         pick([ADA, BOB], "a")
     assert run_command(["nodes", "ban", "nobody"]) == 2
     assert "muster nodes list" in capsys.readouterr().err
+
+
+def test_a_machine_that_is_gone_makes_no_name_ambiguous() -> None:
+    gone, banned = (
+        {"id": "c3" * 32, "name": "ada", "state": "gone"},
+        {"id": "d4" * 32, "name": "ada", "state": "banned"},
+    )
+    for action in ("drain", "ban"):
+        assert pick([gone, ADA, banned], "ada", action) is ADA
+    assert pick([gone, ADA, banned], "ada", "forget") is gone
+    assert pick([gone, ADA, banned], "ada", "unban") is banned
+    with pytest.raises(InvalidRequest, match="could be any of"):
+        pick([gone, {**gone, "id": "e5" * 32}], "ada", "forget")
 
 
 def test_a_node_that_calls_itself_by_the_id_of_another_hides_nobody() -> None:

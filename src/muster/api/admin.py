@@ -35,6 +35,9 @@ class PoolAdmin(Protocol):
     async def unban(self, node: str) -> Mapping[str, Any]:
         """Let the node in again. Raises `MusterError` for an unknown node."""
 
+    async def forget(self, node: str) -> Mapping[str, Any]:
+        """Remember a node that is gone no more. Raises `MusterError` for one that is here, banned or unknown."""
+
 
 def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     def check_token(request: Request) -> None:
@@ -59,9 +62,9 @@ def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     async def story() -> PlainTextResponse:
         return PlainTextResponse(admin.story())
 
-    @router.post("/nodes/{node}/{action}", summary="Drain, ban or unban a node")
-    async def act(node: str, action: Literal["drain", "ban", "unban"]) -> Json:
-        acts = {"drain": admin.drain, "ban": admin.ban, "unban": admin.unban}
+    @router.post("/nodes/{node}/{action}", summary="Drain, ban, unban or forget a node")
+    async def act(node: str, action: Literal["drain", "ban", "unban", "forget"]) -> Json:
+        acts = {"drain": admin.drain, "ban": admin.ban, "unban": admin.unban, "forget": admin.forget}
         return dict(await acts[action](node))
 
     return router

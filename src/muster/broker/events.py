@@ -102,6 +102,13 @@ class UnbanNode:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetNode:
+    """A machine that is gone does not come back; or if it does, then as a stranger."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineSuspected:
     """Somebody who waits for tokens of this epoch has heard nothing for too long."""
 
@@ -135,6 +142,7 @@ Event = (
     | DrainNode
     | BanNode
     | UnbanNode
+    | ForgetNode
     | PipelineSuspected
     | PlanFound
     | NodeAccused
@@ -197,6 +205,11 @@ class NodeSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeForgotten:
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class BanChanged:
     node: NodeId
     banned: bool
@@ -215,7 +228,7 @@ class Placed:
 class Save(Caused):
     """Write it down: a restarted head wants to find it."""
 
-    record: NodeSeen | BanChanged | Placed
+    record: NodeSeen | NodeForgotten | BanChanged | Placed
 
 
 @dataclass(frozen=True, slots=True)

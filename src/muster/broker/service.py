@@ -19,6 +19,7 @@ from muster.broker.events import (
     Command,
     DrainNode,
     Event,
+    ForgetNode,
     NodeAccused,
     PipelineSuspected,
     Refuse,
@@ -196,6 +197,16 @@ class BrokerService:
     async def unban(self, node: NodeId) -> View:
         self._require_known(node)
         self._handle(UnbanNode(node))
+        return self._one(node)
+
+    async def forget(self, node: NodeId) -> View:
+        """Remember a machine that is gone no more. Raises `InvalidRequest` for one that is here, banned or unknown."""
+        self._require_known(node)
+        if node in self._state.members.members:
+            raise InvalidRequest(f"Node {short_id(node)} is here; drain it first, or ban it.", "node")
+        if node in self._state.admission.banned:
+            raise InvalidRequest(f"Node {short_id(node)} is banned; lift the ban first, or it stays listed.", "node")
+        self._handle(ForgetNode(node))
         return self._one(node)
 
     async def issue_ticket(self, valid_s: float) -> Ticket:

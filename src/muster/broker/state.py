@@ -18,8 +18,10 @@ from muster.broker.events import (
     Disconnected,
     DrainNode,
     Event,
+    ForgetNode,
     Heard,
     NodeAccused,
+    NodeForgotten,
     NodeJoined,
     NodeSeen,
     PipelineSuspected,
@@ -107,6 +109,9 @@ class BrokerState:
             case UnbanNode(node):
                 self.admission.unban(node)
                 return [Save(BanChanged(node, banned=False))]
+            case ForgetNode(node):
+                self.admission.forget(node)
+                return [Save(NodeForgotten(node))]
             case PipelineSuspected(epoch, unreachable):
                 return self.blame.suspected(epoch, unreachable, now_s)
             case PlanFound(pipeline, plan):

@@ -48,7 +48,7 @@ class HeadClient:
         return self._answer("GET", "/admin/story", self._token).text
 
     def act(self, node: str, action: str) -> dict[str, Any]:
-        """`action` is drain, ban or unban."""
+        """`action` is drain, ban, unban or forget."""
         return self._ask("POST", f"/admin/nodes/{node}/{action}", self._token)
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`muster nodes list|drain|ban|unban`: who is in the pool, and who should leave. The head decides what follows."""
+"""`muster nodes list|drain|ban|unban|forget`: who is in the pool, who should leave. The head decides what follows."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from muster.cli.head_client import HeadClient
 
 app = typer.Typer(help="List the machines of the pool; let one leave, or keep one out.", no_args_is_help=True)
-DONE = {"drain": "is draining", "ban": "is banned", "unban": "may join again"}
+DONE = {"drain": "is draining", "ban": "is banned", "unban": "may join again", "forget": "is forgotten"}
+MEANT = {"forget": ("gone",), "unban": ("banned",)}
+"""Whom a name means that several have, by state; otherwise those who are here."""
 Named = Annotated[str, typer.Argument(help="The machine's name, or the first digits of its id.")]
 
 
@@ -52,8 +54,16 @@ def unban(
     act(find_head(head, token, folder=data_dir), node, "unban", as_json)
 
 
+@app.command()
+def forget(
+    node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Take a machine that is gone off the list. To come back it needs a ticket that is still valid."""
+    act(find_head(head, token, folder=data_dir), node, "forget", as_json)
+
+
 def act(remote: "HeadClient", name: str, action: str, as_json: bool) -> None:
-    node = pick(remote.nodes(), name)
+    node = pick(remote.nodes(), name, action)
     remote.act(node["id"], action)
     if as_json:
         show_json({"node": node["id"], "name": node.get("name"), "action": action})
@@ -61,10 +71,17 @@ def act(remote: "HeadClient", name: str, action: str, as_json: bool) -> None:
         out.print(plain(f"{node.get('name')} ({node['id'][:10]}) {DONE[action]}."))
 
 
-def pick(nodes: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    """The one node that the words mean. A whole id always counts: a node may call itself by the id of another."""
+def pick(nodes: list[dict[str, Any]], wanted: str, action: str = "") -> dict[str, Any]:
+    """The one node that the words mean, of several the one that `action` is for.
+
+    A whole id always counts: a node may call itself by the id of another.
+    """
     whole = [node for node in nodes if node["id"] == wanted.lower()]
     found = whole or [node for node in nodes if node.get("name") == wanted or node["id"].startswith(wanted.lower())]
+    if len(found) > 1:
+        meant = MEANT.get(action)
+        fitting = [n for n in found if (n.get("state") in meant if meant else n.get("state") not in ("gone", "banned"))]
+        found = fitting or found
     if len(found) == 1:
         return found[0]
     if found:

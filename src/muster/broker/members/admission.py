@@ -24,6 +24,10 @@ class Admission:
     def unban(self, node: NodeId) -> None:
         self.banned.discard(node)
 
+    def forget(self, node: NodeId) -> None:
+        """It needs a ticket that is still good to come back."""
+        self.known.discard(node)
+
     def check(self, event: NodeJoined) -> None:
         """Raises `MusterError` unless the node may come in."""
         node, here = event.node, self._members.members

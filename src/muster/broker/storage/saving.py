@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from muster.broker.events import NodeSeen, Save
+from muster.broker.events import NodeForgotten, NodeSeen, Save
 from muster.broker.storage.store import Store
 from muster.errors import MusterError
 from muster.spec.pool import NodeId
@@ -33,6 +33,8 @@ class Saving:
         self.past = {str(record["id"]): record for record in past}
 
     def put(self, save: Save) -> None:
+        if isinstance(save.record, NodeForgotten):
+            self.past.pop(save.record.node, None)
         if not isinstance(save.record, NodeSeen) or self._remember(save.record):
             self._unsaved.put_nowait(save)
 

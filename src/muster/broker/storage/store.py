@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from muster.broker.events import BanChanged, NodeSeen, PipelineId, Placed, Remembered
+from muster.broker.events import BanChanged, NodeForgotten, NodeSeen, PipelineId, Placed, Remembered
 from muster.broker.storage.database import open_database, trouble
 from muster.broker.storage.tables import ApiKeyRow, NodeRow, PlacementRow, SecretRow, UsageRow
 from muster.errors import InvalidRequest
@@ -88,11 +88,14 @@ class Store:
 
     # --- the pool -----------------------------------------------------------------------------------------------------
 
-    def save(self, record: NodeSeen | BanChanged | Placed) -> None:
+    def save(self, record: NodeSeen | NodeForgotten | BanChanged | Placed) -> None:
         """Write down what the broker wants remembered."""
         match record:
             case NodeSeen():
                 self._save_node(record)
+            case NodeForgotten(node):
+                with self._session() as session:
+                    session.execute(delete(NodeRow).where(NodeRow.id == node))
             case BanChanged(node, banned):
                 with self._session() as session:
                     row = session.get(NodeRow, node) or NodeRow(id=node, seen_s=self._clock())
