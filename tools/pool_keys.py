@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from muster.spec.link_table import WrittenLink, WrittenMatrix, WrittenSpeed
 from muster.spec.pool_file import PoolFile, WrittenMachine, WrittenMarket
-from muster.spec.ranges import LONGEST_NAME
+from muster.spec.ranges import MAX_NAME
 from muster.spec.written import Table
 
 TABLES: tuple[tuple[str, type[Table]], ...] = (
@@ -50,7 +50,7 @@ def _kind(field: FieldInfo) -> str:
     least = next((limit.ge for limit in limits if isinstance(limit, Ge)), None)
     most = next((limit.le for limit in limits if isinstance(limit, Le)), None)
     span = "" if least is None or most is None else f", {_figure(least)} to {_figure(most)}"
-    return _KINDS[plain] + (f", at most {LONGEST_NAME} letters" if plain is str and limits else span)
+    return _KINDS[plain] + (f", at most {MAX_NAME} letters" if plain is str and limits else span)
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

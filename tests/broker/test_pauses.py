@@ -7,12 +7,12 @@ import pytest
 
 from muster.broker.pipelines.pauses import CALM, PATIENCE_S, Pauses
 
-SHORTEST_S, LONGEST_S, DAY_S = 30.0, 3600.0, 86400.0
+SHORTEST_S, MAX_S, DAY_S = 30.0, 3600.0, 86400.0
 
 
 def changes(wanted):
     """When pauses let it change that wants to at `wanted` (ascending)."""
-    pauses, made = Pauses(SHORTEST_S, LONGEST_S), []
+    pauses, made = Pauses(SHORTEST_S, MAX_S), []
     for now_s in wanted:
         if pauses.is_over(now_s):
             pauses.changed(now_s)
@@ -44,14 +44,14 @@ def test_after_a_long_calm_it_is_as_quick_as_at_first():
 
 
 def test_a_look_that_changed_nothing_is_not_repeated_at_once():
-    pauses = Pauses(SHORTEST_S, LONGEST_S)
+    pauses = Pauses(SHORTEST_S, MAX_S)
     pauses.looked(5.0)
     assert not pauses.is_over(34.0)
     assert pauses.is_over(35.0)
 
 
 def test_a_look_that_is_due_waits_for_running_streams_but_not_for_ever():
-    pauses = Pauses(SHORTEST_S, LONGEST_S)
+    pauses = Pauses(SHORTEST_S, MAX_S)
     pauses.looked(5.0)
     assert not pauses.is_over(36.0, streams=3)
     assert pauses.is_over(36.0)

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from muster.draw.picture import draw_picture, save_picture
 from muster.draw.render import figure, svg
-from muster.draw.sheet import Box, Line, Sheet, Text
+from muster.draw.sheet import Box, Label, Sheet, Stroke
 from muster.errors import InvalidRequest, MachineTrouble
 from muster.spec.forecast import LinkForecast, TrainForecast
 from tests.draw.plans import Drawn, at_home, hexgen, hops, measured, ring_of_eight, thousand, worldwide
@@ -63,8 +63,8 @@ def test_no_two_texts_overlap_and_none_leaves_the_canvas(sheet: Sheet) -> None:
 def test_no_wire_runs_through_a_text_or_leaves_the_canvas(sheet: Sheet) -> None:
     """Where one passes below a text, a box in between covers it."""
     marks = list(enumerate(sheet.marks))
-    wires = [(order, mark) for order, mark in marks if isinstance(mark, Line) and mark.name.startswith("links-")]
-    texts = [(order, mark) for order, mark in marks if isinstance(mark, Text)]
+    wires = [(order, mark) for order, mark in marks if isinstance(mark, Stroke) and mark.name.startswith("links-")]
+    texts = [(order, mark) for order, mark in marks if isinstance(mark, Label)]
     boxes = [(order, mark) for order, mark in marks if isinstance(mark, Box) and mark.fill]
     for below, wire in wires:
         assert all(0 <= x <= sheet.width and 0 <= y <= sheet.height for x, y in wire.points)
@@ -74,7 +74,7 @@ def test_no_wire_runs_through_a_text_or_leaves_the_canvas(sheet: Sheet) -> None:
 
 
 def test_no_two_wires_share_a_stretch(sheet: Sheet) -> None:
-    wires = [mark for mark in sheet.marks if isinstance(mark, Line) and mark.name.startswith("links-")]
+    wires = [mark for mark in sheet.marks if isinstance(mark, Stroke) and mark.name.startswith("links-")]
     pieces = [(number, *piece) for number, wire in enumerate(wires) for piece in pairwise(wire.points)]
     upright = [(number, a[0], *sorted((a[1], b[1]))) for number, a, b in pieces if a[0] == b[0]]
     level = [(number, a[1], *sorted((a[0], b[0]))) for number, a, b in pieces if a[1] == b[1]]
@@ -85,14 +85,14 @@ def test_no_two_wires_share_a_stretch(sheet: Sheet) -> None:
                     assert other_high <= low + 0.1 or other_low >= high - 0.1, wires[number].name
 
 
-def crosses(a: tuple[float, float], b: tuple[float, float], text: Text) -> bool:
+def crosses(a: tuple[float, float], b: tuple[float, float], text: Label) -> bool:
     """Pieces of wires are level or upright."""
     left, top, right, bottom = text.box
     (x0, x1), (y0, y1) = sorted((a[0], b[0])), sorted((a[1], b[1]))
     return x1 > left and x0 < right and y1 > top + 1 and y0 < bottom - 1
 
 
-def covers(box: Box, text: Text) -> bool:
+def covers(box: Box, text: Label) -> bool:
     left, _, right, _ = text.box
     return box.x <= left + 0.1 and box.x + box.width >= right - 0.1 and box.y <= text.y <= box.y + box.height
 

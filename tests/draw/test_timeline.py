@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from muster.draw.lanes import groups, window
-from muster.draw.sheet import Bars, Box, Sheet, Text, text_width
+from muster.draw.sheet import Bars, Box, Label, Sheet, text_width
 from muster.draw.timeline import draw_timeline
 from muster.sim.timeline import Span, link_lane
 from tests.draw.plans import Drawn, at_home, hexgen, ring_of_eight, training_spans, worldwide
@@ -138,7 +138,7 @@ def test_numbers_stand_only_in_bars_that_have_room_for_them() -> None:
         assert any(holds(box, text) for box, _ in boxes), text
 
 
-def holds(box: tuple[float, float, float, float], text: Text) -> bool:
+def holds(box: tuple[float, float, float, float], text: Label) -> bool:
     half = text_width(text.text, text.size) / 2
     return box[0] <= text.x - half and text.x + half <= box[0] + box[2] and box[1] < text.y < box[1] + box[3]
 

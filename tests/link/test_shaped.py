@@ -10,7 +10,7 @@ from muster.errors import InvalidRequest, LinkDown
 from muster.link.base import Channel
 from muster.link.memory import MemoryNetwork
 from muster.link.shaped import ShapedConnection, ShapedEndpoint, load_scenario, shape
-from muster.link.shaped_line import Lane, Line, Parcel
+from muster.link.shaped_wire import Lane, Parcel, ShapedWire
 from muster.spec.scenario import Link, Scenario, parse_scenario
 from muster.wire.messages.transfer import Ping
 
@@ -135,7 +135,7 @@ async def test_jitter_delays_but_never_reorders() -> None:
 
 async def test_a_loss_costs_about_a_round_trip() -> None:
     link = Link(latency_s=0.05, bandwidth_bytes_per_s=1e9, loss=0.1)
-    line, due = Line(lambda: link, Random(7)), list[float]()
+    line, due = ShapedWire(lambda: link, Random(7)), list[float]()
     running = asyncio.create_task(line.run())
     for _ in range(2000):
         line.put(Lane(), Parcel(1000, now(), due.append))

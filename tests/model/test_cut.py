@@ -45,22 +45,22 @@ class OldFamily(nn.Module):
 
 @pytest.mark.parametrize("by_name", [True, False])
 def test_a_middle_stage_of_layers_that_return_tuples_runs_only_its_own(by_name: bool) -> None:
-    model, passage = OldFamily(), StageCall()
-    cut(model, 2, 3, passage)  # type: ignore[arg-type]
+    model, call = OldFamily(), StageCall()
+    cut(model, 2, 3, call)  # type: ignore[arg-type]
     hidden = torch.randn(1, 2, 2)
-    passage.enter(hidden)
+    call.enter(hidden)
     with pytest.raises(StageEnd) as end:
         model(hidden, by_name)
     torch.testing.assert_close(end.value.hidden_1TH, hidden + 1, rtol=0, atol=0)
 
 
 def test_what_runs_after_the_layers_is_awake_again() -> None:
-    model, passage = OldFamily(), StageCall()
+    model, call = OldFamily(), StageCall()
     nn.init.constant_(model.final.bias, 5.0)
-    cut(model, 2, 4, passage)  # type: ignore[arg-type]
+    cut(model, 2, 4, call)  # type: ignore[arg-type]
     hidden = torch.randn(1, 2, 2)
     for _ in range(2):
-        passage.enter(hidden)
+        call.enter(hidden)
         out = model(hidden, True)
-        passage.leave()
+        call.leave()
         torch.testing.assert_close(out, nn.functional.layer_norm(hidden + 2, (2,)) + 5.0)

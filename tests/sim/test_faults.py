@@ -10,16 +10,16 @@ from muster.spec.faults import CutLink, Leave, Slow
 
 
 def test_a_machine_is_as_slow_as_the_last_fault_says():
-    weather = FaultTimeline([Slow("a", 5.0, 0.5), Slow("a", 2.0, 0.25), Slow("a", 9.0, 1.0)])
-    assert [weather.speed("a", now_s) for now_s in (0, 2, 4.9, 5, 8, 9)] == [1, 0.25, 0.25, 0.5, 0.5, 1]
-    assert weather.speed("b", 5.0) == 1
+    faults = FaultTimeline([Slow("a", 5.0, 0.5), Slow("a", 2.0, 0.25), Slow("a", 9.0, 1.0)])
+    assert [faults.speed("a", now_s) for now_s in (0, 2, 4.9, 5, 8, 9)] == [1, 0.25, 0.25, 0.5, 0.5, 1]
+    assert faults.speed("b", 5.0) == 1
 
 
 def test_a_cut_link_carries_again_when_all_cuts_are_over():
-    weather = FaultTimeline([CutLink("a", "b", 1.0, 3.0), CutLink("b", "a", 2.5, 4.0), CutLink("a", "c", 0.0)])
-    assert weather.passable_s("a", "b", 0.5) == 0.5
-    assert weather.passable_s("b", "a", 1.0) == 4.0
-    assert weather.passable_s("c", "a", 1.0) == inf
+    faults = FaultTimeline([CutLink("a", "b", 1.0, 3.0), CutLink("b", "a", 2.5, 4.0), CutLink("a", "c", 0.0)])
+    assert faults.passable_s("a", "b", 0.5) == 0.5
+    assert faults.passable_s("b", "a", 1.0) == 4.0
+    assert faults.passable_s("c", "a", 1.0) == inf
 
 
 @pytest.mark.parametrize("fault", [Leave("a", -1.0), Slow("a", 0.0, 0.0), CutLink("a", "b", 2.0, 1.0), Leave("a", inf)])

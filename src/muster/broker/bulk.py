@@ -11,7 +11,7 @@ from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob, Ping, Po
 ReadBlob = Callable[[str, int, int], tuple[bytes, int] | None]
 """(digest, offset, length) -> the bytes and the size of the whole blob, or None for an unknown digest. May block."""
 
-MOST_BYTES = 8 * 2**20
+MAX_BYTES = 8 * 2**20
 """In one answer, whatever was asked for."""
 
 
@@ -34,7 +34,7 @@ async def _answer(channel: Channel, message: AnyMessage, read_blob: ReadBlob) ->
         case FetchBlob(digest=digest, offset=offset, length=length):
             if len(digest) != 64 or not digest.isalnum() or offset < 0 or length <= 0:
                 raise ProtocolViolation("A node asked for a blob that cannot exist; update Muster on it.")
-            found = await asyncio.to_thread(read_blob, digest, offset, min(length, MOST_BYTES))
+            found = await asyncio.to_thread(read_blob, digest, offset, min(length, MAX_BYTES))
             if found is None:
                 await channel.send(BlobUnknown(digest=digest))
                 return

@@ -11,7 +11,7 @@ from muster.broker.members.membership import Member
 from muster.broker.pipelines.lifecycle import Lifecycle
 from muster.broker.pipelines.placement import Placement
 from muster.broker.state import BrokerState
-from muster.spec.plan import ServeSettings, Work
+from muster.spec.plan import ServeSettings, WorkSettings
 from muster.spec.pool import NodeId
 
 View = dict[str, Any]
@@ -65,7 +65,7 @@ def _pipeline(state: BrokerState, lifecycle: Lifecycle) -> View:
     }
 
 
-def _work(work: Work) -> View:
+def _work(work: WorkSettings) -> View:
     """How full a pipeline that serves may be run; what one that trains computes in a step."""
     if isinstance(work, ServeSettings):
         return {

@@ -24,7 +24,7 @@ from muster.wire.ticket import Ticket, parse
 DISTRIBUTION = "muster-llm"
 VITAL = ("torch", "transformers", "iroh", "safetensors", "msgspec")
 LEAST_MEMORY, LEAST_DISK = 1_000_000_000, 2_000_000_000
-MOST_SKEW_S = 5.0
+MAX_SKEW_S = 5.0
 REACH_S = 5.0
 
 
@@ -150,10 +150,10 @@ def clock(head: str) -> Finding:
         skew_s = parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()
     except (httpx.HTTPError, KeyError, ValueError) as error:
         return Finding("clock", FAILED, f"no answer from {head} ({error})", "check the address, and that the head runs")
-    if abs(skew_s) > MOST_SKEW_S:
+    if abs(skew_s) > MAX_SKEW_S:
         fix = "set the clock, best by NTP (timedatectl set-ntp true)"
         return Finding("clock", FAILED, f"{skew_s:+.0f} s from the head's; tickets will seem expired or unborn", fix)
-    return Finding("clock", OK, f"within {MOST_SKEW_S:.0f} s of the head's")
+    return Finding("clock", OK, f"within {MAX_SKEW_S:.0f} s of the head's")
 
 
 def ticket_valid(text: str, now_s: float) -> tuple[Ticket | None, Finding]:

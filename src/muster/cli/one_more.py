@@ -9,7 +9,7 @@ from muster.cli.planning import Answer, Question, answer
 from muster.plan.one_more import kinds, with_one_more
 from muster.spec.pool import Node
 
-MOST_KINDS = 6
+MAX_KINDS = 6
 """The most frequent ones are tried; each is a search of its own."""
 LEAST_CHANGE = 0.005
 """Less is none: it is within what a search finds by chance."""
@@ -29,7 +29,7 @@ def one_more(question: Question, now: Answer, interrupt: Interrupt) -> list[OneM
     # Where the search had more time than these have, the plan that they are laid beside gets as little.
     before = answer(brief, interrupt).score if now.evaluations > EFFORT else now.score
     found: list[OneMore] = []
-    for like in kinds(question.pool)[:MOST_KINDS]:
+    for like in kinds(question.pool)[:MAX_KINDS]:
         if interrupt():
             break
         interrupt.say(f"planning with one more like {like.name}")

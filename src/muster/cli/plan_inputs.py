@@ -19,7 +19,7 @@ from muster.spec.pool_file import parse_pool
 from muster.spec.written import suggest
 
 LIVE = "live"
-MOST_BYTES = 2**27
+MAX_BYTES = 2**27
 """Of a file that is read; a thousand machines with the links of every pair take a third of it."""
 PICTURES = (".svg", ".png", ".html")
 
@@ -110,9 +110,9 @@ def read_text(path: Path, parameter: str) -> str:
     """Raises `InvalidRequest` if the file cannot be read as text, or has no end."""
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise InvalidRequest(f"{path} has more than {MOST_BYTES // 2**20} MiB; name another file.", parameter)
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise InvalidRequest(f"{path} has more than {MAX_BYTES // 2**20} MiB; name another file.", parameter)
         return content.decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidRequest(f"{path} is not text; name another file.", parameter) from None

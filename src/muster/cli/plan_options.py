@@ -126,9 +126,9 @@ class Asked:
     as_json: bool = False
 
 
-LEAST_RATE, MOST_RATE = 1e-6, 1e6
+LEAST_RATE, MAX_RATE = 1e-6, 1e6
 """Requests a second: one in eleven days, and more than any service has."""
-MOST_SECONDS = 1e9
+MAX_SECONDS = 1e9
 _SERVES = ("rate", "deadline", "budget", "pin")
 _TRAINS = ("sequences", "length", "microbatch", "optimizer", "schedule", "recompute")
 _DTFM = ("replicas", "stages")
@@ -136,11 +136,11 @@ _DTFM = ("replicas", "stages")
 
 def serve_workload(prompt_tokens: int, output_tokens: int, rate: float | None, deadline: float | None) -> ServeWorkload:
     """Raises `InvalidRequest` on a rate or deadline that cannot be."""
-    if rate is not None and not LEAST_RATE <= rate <= MOST_RATE:
-        limits = f"above 0 and at most {MOST_RATE:,.0f}" if rate <= 0 or rate > 1 else f"at least {LEAST_RATE:g}"
+    if rate is not None and not LEAST_RATE <= rate <= MAX_RATE:
+        limits = f"above 0 and at most {MAX_RATE:,.0f}" if rate <= 0 or rate > 1 else f"at least {LEAST_RATE:g}"
         raise InvalidRequest(f"--rate {rate:g} is no rate; give requests per second, {limits}.", "rate")
-    if deadline is not None and not 0 < deadline <= MOST_SECONDS:
-        limits = f"above 0 and at most {MOST_SECONDS:,.0f}"
+    if deadline is not None and not 0 < deadline <= MAX_SECONDS:
+        limits = f"above 0 and at most {MAX_SECONDS:,.0f}"
         raise InvalidRequest(f"--deadline {deadline:g} is no deadline; give seconds, {limits}.", "deadline")
     return ServeWorkload(prompt_tokens, output_tokens, rate, deadline)
 

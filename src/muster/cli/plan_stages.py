@@ -10,9 +10,9 @@ from muster.spec.forecast import StageForecast
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Node, Pool
 
-MOST_STAGES = 24
+MAX_STAGES = 24
 """A larger plan is shown pipeline by pipeline."""
-MOST_ROWS = 32
+MAX_ROWS = 32
 """Of a table; `--json` has everything."""
 RIGHT = ("pipeline", "layers", "memory of each", "free", "busy", "stages", "least free", "busiest")
 
@@ -24,7 +24,7 @@ def stage_rows(pool: Pool, plan: Plan, forecasts: Sequence[StageForecast]) -> Ro
     """`forecasts` are of the plan's stages."""
     nodes = {node.id: node for node in pool.nodes}
     of = {(stage.pipeline, stage.first): stage for stage in forecasts}
-    if sum(len(pipeline.stages) for pipeline in plan.pipelines) > MOST_STAGES:
+    if sum(len(pipeline.stages) for pipeline in plan.pipelines) > MAX_STAGES:
         return _by_pipeline(nodes, plan, of)
     columns = ["machine", "device", "layers", "memory of each", "free", "busy"]
     rows = []

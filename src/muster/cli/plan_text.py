@@ -7,7 +7,7 @@ from math import isfinite
 from muster.cli.figures import dollars, number, seconds, several, share
 from muster.cli.output import out, plain, show_facts, show_table
 from muster.cli.plan_record import cost_record, used_machines
-from muster.cli.plan_stages import MOST_ROWS, RIGHT, stage_rows
+from muster.cli.plan_stages import MAX_ROWS, RIGHT, stage_rows
 from muster.cli.planning import Answer, Question
 from muster.cost.profit import electricity_per_hour
 from muster.plan.words import bytes_in_words
@@ -32,9 +32,9 @@ def show_answer(question: Question, answer: Answer) -> None:
     stages = answer.forecast.stages if answer.forecast else ()
     columns, rows = stage_rows(question.pool, answer.plan, stages)
     out.print()
-    show_table("", columns, rows[:MOST_ROWS], right=RIGHT)
-    if len(rows) > MOST_ROWS:
-        out.print(f"and {several(len(rows) - MOST_ROWS, 'row')} more; --json has everything", style="dim")
+    show_table("", columns, rows[:MAX_ROWS], right=RIGHT)
+    if len(rows) > MAX_ROWS:
+        out.print(f"and {several(len(rows) - MAX_ROWS, 'row')} more; --json has everything", style="dim")
     out.print()
     show_facts(facts(question, answer))
     if answer.forecast is not None:

@@ -29,7 +29,7 @@ from muster.spec.pool import NodeId, Pool
 from muster.spec.workload import TRAINING, Objective, ServeWorkload, TrainWorkload
 from muster.spec.written import suggest
 
-MOST_DRAWN_TOKENS, MOST_DRAWN_REQUESTS = 64, 20_000
+MAX_DRAWN_TOKENS, MAX_DRAWN_REQUESTS = 64, 20_000
 """A timeline shows a few rounds; no more is simulated for it than fills them with a usual mix."""
 
 
@@ -137,8 +137,8 @@ def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
         plan,
         question.pool,
         question.shape,
-        replace(question.serve, output_tokens=min(question.serve.output_tokens, MOST_DRAWN_TOKENS)),
-        num_requests=min(4 * at_once(plan), MOST_DRAWN_REQUESTS),
+        replace(question.serve, output_tokens=min(question.serve.output_tokens, MAX_DRAWN_TOKENS)),
+        num_requests=min(4 * at_once(plan), MAX_DRAWN_REQUESTS),
         spread=0.5,
         constants=question.constants,
         seed=question.seed,

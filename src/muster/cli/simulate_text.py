@@ -5,7 +5,7 @@ from math import isfinite
 
 from muster.cli.figures import gain, number, seconds, several, share
 from muster.cli.output import out, plain, show_facts, show_table
-from muster.cli.plan_stages import MOST_ROWS, device
+from muster.cli.plan_stages import MAX_ROWS, device
 from muster.cli.plan_text import asked, headline
 from muster.cli.planning import Question, at_once
 from muster.cli.simulate_record import Simulated
@@ -88,7 +88,7 @@ def _seconds(value: float) -> str:
 
 def show_stages(nodes: dict[str, Node], run: ServeRun) -> None:
     """All of a small plan; of a large one the busiest."""
-    busiest = sorted(run.stages, key=lambda stage: -stage.share)[:MOST_ROWS]
+    busiest = sorted(run.stages, key=lambda stage: -stage.share)[:MAX_ROWS]
     shown = [stage for stage in run.stages if stage in busiest]
     rows = [
         [str(stage.pipeline + 1), nodes[stage.node].name, device(nodes[stage.node]), share(stage.share), each]
@@ -149,7 +149,7 @@ def show_training(nodes: dict[str, Node], made: Simulated) -> None:
 
 
 def _training_stages(nodes: dict[str, Node], run: TrainRun) -> None:
-    busiest = sorted(run.stages, key=lambda stage: -stage.share)[:MOST_ROWS]
+    busiest = sorted(run.stages, key=lambda stage: -stage.share)[:MAX_ROWS]
     shown = [stage for stage in run.stages if stage in busiest]
     rows = [
         [str(stage.pipeline + 1), nodes[stage.node].name, share(stage.share), str(stage.in_flight)] for stage in shown

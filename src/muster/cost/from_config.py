@@ -11,7 +11,7 @@ from muster.cost.memory import dtype_bytes
 from muster.errors import UnsupportedModel
 from muster.spec.model_shape import ModelShape
 
-_MOST_LAYERS = 10_000
+_MAX_LAYERS = 10_000
 _NAMES = {
     "gpt2": "GPT2LMHeadModel",
     "opt": "OPTForCausalLM",
@@ -29,8 +29,8 @@ def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> 
     family = family_of(fields)
     served = possible_dtypes(fields, dtype)[0]
     count, itemsize = num_layers(fields), dtype_bytes(served)
-    if count > _MOST_LAYERS:
-        raise UnsupportedModel(f"A model of {count} layers is beyond the {_MOST_LAYERS} that are planned; check it.")
+    if count > _MAX_LAYERS:
+        raise UnsupportedModel(f"A model of {count} layers is beyond the {_MAX_LAYERS} that are planned; check it.")
     layers = [layer_sizes(fields, index) for index in range(count)]
     embedding, head, tied = _around(fields, family)
     experts = next((layer.experts for layer in layers if layer.experts), None)

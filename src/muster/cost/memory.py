@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import ServeSettings, Work
+from muster.spec.plan import ServeSettings, WorkSettings
 
 _DTYPE_BYTES = {
     "float64": 8,
@@ -37,7 +37,7 @@ class WorkspaceOptions:
         return WorkspaceOptions(prefill_tokens or self.prefill_tokens, max(self.samples, batch))
 
 
-def workspace_of(settings: Work, options: WorkspaceOptions = WorkspaceOptions()) -> WorkspaceOptions:
+def workspace_of(settings: WorkSettings, options: WorkspaceOptions = WorkspaceOptions()) -> WorkspaceOptions:
     """For the steps of a pipeline with these settings; what they leave open is as in `options`."""
     if not isinstance(settings, ServeSettings):
         return options

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from statistics import median
 
-from muster.draw.facts import Machine, Work
+from muster.draw.facts import Machine, StageLoad
 from muster.draw.palette import (
     CACHE,
     CARD,
@@ -13,12 +13,12 @@ from muster.draw.palette import (
     INK,
     OTHER,
     QUIET,
-    SHELF,
-    SHELF_INK,
+    STANDBY,
+    STANDBY_INK,
     TOO_FULL,
     WEIGHTS,
 )
-from muster.draw.sheet import Box, Mark, Sheet, Text, fit, text_width
+from muster.draw.sheet import Box, Label, Mark, Sheet, fit, text_width
 from muster.draw.words import between, count, gib, layers, numbers, percent
 
 PAD = 5.0
@@ -42,8 +42,8 @@ def _name(machine: Machine, width: float) -> list[Mark]:
     device = fit(several + _without_maker(machine.node.device.name), width * 0.45, SMALL)
     room = width - 2 * PAD - text_width(device, SMALL) - 4
     name = fit(machine.node.name or machine.node.id[:8], room, NAME_SIZE, bold=True)
-    marks: list[Mark] = [Text(PAD, 8, name, NAME_SIZE, INK, bold=True)]
-    return [*marks, Text(width - PAD, 8, device, SMALL, QUIET, "right")] if device else marks
+    marks: list[Mark] = [Label(PAD, 8, name, NAME_SIZE, INK, bold=True)]
+    return [*marks, Label(width - PAD, 8, device, SMALL, QUIET, "right")] if device else marks
 
 
 def _without_maker(device: str) -> str:
@@ -53,19 +53,19 @@ def _without_maker(device: str) -> str:
     return device
 
 
-def _work(machine: Machine, work: Work, y: float, width: float, num_pipelines: int) -> list[Mark]:
+def _work(machine: Machine, work: StageLoad, y: float, width: float, num_pipelines: int) -> list[Mark]:
     right = "" if work.busy is None else f"{percent(work.busy)} busy"
     room = width - 2 * PAD - text_width(right, SMALL) - 3
     used = work.fill * work.cap_bytes
     return [
-        Text(PAD, y + 4.5, fit(_held(machine, work, num_pipelines), room, WORK_SIZE), WORK_SIZE),
-        *([Text(width - PAD, y + 4.5, right, SMALL, QUIET, "right")] if right else []),
+        Label(PAD, y + 4.5, fit(_held(machine, work, num_pipelines), room, WORK_SIZE), WORK_SIZE),
+        *([Label(width - PAD, y + 4.5, right, SMALL, QUIET, "right")] if right else []),
         *_bar(work, PAD, y + 10, width * 0.45 - PAD),
-        Text(width - PAD, y + 12.7, f"{gib(used)} of {gib(work.cap_bytes)} GiB", SMALL, QUIET, "right"),
+        Label(width - PAD, y + 12.7, f"{gib(used)} of {gib(work.cap_bytes)} GiB", SMALL, QUIET, "right"),
     ]
 
 
-def _held(machine: Machine, work: Work, num_pipelines: int) -> str:
+def _held(machine: Machine, work: StageLoad, num_pipelines: int) -> str:
     parts = [f"P{work.pipeline + 1}"] if num_pipelines > 1 else []
     parts.append(layers(work.stage.first, work.stage.last))
     if machine.node.device_count > 1:
@@ -73,7 +73,7 @@ def _held(machine: Machine, work: Work, num_pipelines: int) -> str:
     return " · ".join(parts)
 
 
-def _bar(work: Work, x: float, y: float, width: float) -> list[Mark]:
+def _bar(work: StageLoad, x: float, y: float, width: float) -> list[Mark]:
     """Weights, cache and the rest, one after the other, of what the machine lends."""
     cap = max(1, work.cap_bytes)
     sizes = (work.weights_bytes, work.cache_bytes, work.other_bytes)
@@ -100,7 +100,7 @@ def chips(idle: Sequence[Machine], width: float, most: int) -> Sheet:
 def _flow(sheet: Sheet, words: str, names: Sequence[str], most: int) -> None:
     shown = list(names[:most]) if len(names) <= most + 1 else list(names[: most - 1])
     hidden = len(names) - len(shown)
-    sheet.put(Text(0, sheet.height + 5, f"{words}: {len(names):,}" if hidden else words, SMALL, SHELF_INK))
+    sheet.put(Label(0, sheet.height + 5, f"{words}: {len(names):,}" if hidden else words, SMALL, STANDBY_INK))
     sheet.height += 10
     texts = [fit(name, sheet.width - 8, SMALL) for name in shown]
     if hidden and shown:
@@ -114,8 +114,8 @@ def _boxes(sheet: Sheet, texts: Iterable[str]) -> None:
         width = text_width(text, SMALL) + 6
         if x and x + width > sheet.width:
             x, sheet.height = 0.0, sheet.height + CHIP_HEIGHT + 2
-        sheet.put(Box(x, sheet.height, width, CHIP_HEIGHT, SHELF, radius=2))
-        sheet.put(Text(x + 3, sheet.height + CHIP_HEIGHT / 2, text, SMALL, SHELF_INK))
+        sheet.put(Box(x, sheet.height, width, CHIP_HEIGHT, STANDBY, radius=2))
+        sheet.put(Label(x + 3, sheet.height + CHIP_HEIGHT / 2, text, SMALL, STANDBY_INK))
         x += width + 3
     sheet.height += CHIP_HEIGHT + 3 if x else 0.0
 
@@ -135,5 +135,5 @@ def summary(machines: Sequence[Machine], width: float) -> Sheet:
     sheet.put(Box(0, 0, width, sheet.height, CARD, CARD_EDGE, 3))
     for index, line in enumerate(lines):
         text = fit(line, width - 2 * PAD, WORK_SIZE, bold=not index)
-        sheet.put(Text(PAD, 8.5 + 11 * index, text, WORK_SIZE, INK if not index else QUIET, bold=not index))
+        sheet.put(Label(PAD, 8.5 + 11 * index, text, WORK_SIZE, INK if not index else QUIET, bold=not index))
     return sheet

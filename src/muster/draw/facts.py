@@ -16,7 +16,7 @@ Forecast = ServeForecast | TrainForecast | None
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StageLoad:
     """One stage as its machine sees it. Bytes are of each of its devices."""
 
     pipeline: int
@@ -39,7 +39,7 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Machine:
     node: Node
-    work: tuple[Work, ...]
+    work: tuple[StageLoad, ...]
     role: Literal["works", "standby", "left out"]
 
 
@@ -61,7 +61,7 @@ class UsedLink:
 def machines(plan: Plan, pool: Pool, shape: ModelShape, forecast: Forecast) -> tuple[Machine, ...]:
     """Those that hold layers first, in the order in which a token meets them; then the others in the pool's order."""
     nodes = {node.id: node for node in pool.nodes}
-    work: dict[NodeId, list[Work]] = defaultdict(list)
+    work: dict[NodeId, list[StageLoad]] = defaultdict(list)
     for number, pipeline in enumerate(plan.pipelines):
         for index, stage in enumerate(pipeline.stages):
             if stage.node not in nodes:
@@ -78,13 +78,13 @@ def _idle(node: Node, plan: Plan) -> Machine:
     return Machine(node, (), "standby" if node.id in plan.standbys else "left out")
 
 
-def _work(number: int, index: int, stage: Stage, node: Node, shape: ModelShape, forecast: Forecast) -> Work:
+def _work(number: int, index: int, stage: Stage, node: Node, shape: ModelShape, forecast: Forecast) -> StageLoad:
     found = _of_stage(number, stage, forecast)
     if found is None:
         weights = shape.weight_bytes(stage.first, stage.last) // max(1, len(stage.devices))
-        return Work(number, index, stage, weights, 0, 0, node.device.memory_bytes, None)
+        return StageLoad(number, index, stage, weights, 0, 0, node.device.memory_bytes, None)
     sizes = found.weights_bytes, found.cache_bytes, found.other_bytes, found.cap_bytes
-    return Work(number, index, stage, *sizes, found.share)
+    return StageLoad(number, index, stage, *sizes, found.share)
 
 
 def _of_stage(number: int, stage: Stage, forecast: Forecast) -> StageForecast | None:

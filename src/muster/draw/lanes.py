@@ -11,7 +11,7 @@ from muster.sim.timeline import Span, link_lane, stage_lane
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Node, Pool
 
-MOST_LANES = 64
+MAX_LANES = 64
 BARS_OF_A_LANE = 60
 """About as many as can be told apart."""
 SOME_MORE = 1.02
@@ -19,7 +19,7 @@ SOME_MORE = 1.02
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class StageLane:
     """One stage; the stages of a machine that the bars do not tell apart share one."""
 
     name: str
@@ -35,7 +35,7 @@ class Group:
 
     pipeline: Pipeline
     title: str
-    lanes: tuple[Lane, ...]
+    lanes: tuple[StageLane, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def groups(plan: Plan, pool: Pool, spans: Iterable[Span]) -> list[Group]:
     seen: set[str] = set()
     for number, pipeline in enumerate(plan.pipelines):
         new = dict.fromkeys(lane for stage in pipeline.stages if (lane := _lane_of(stage, nodes)) not in seen)
-        if found and len(seen) + len(new) > MOST_LANES:
+        if found and len(seen) + len(new) > MAX_LANES:
             break
         seen.update(new)
         lanes = tuple(_lane(held[key], nodes, work[key], sent[key]) for key in new)
@@ -81,13 +81,13 @@ def _lane_of(stage: Stage, nodes: Mapping[str, Node]) -> str:
     return stage_lane(node.name, stage.devices, node.device_count)
 
 
-def _lane(stages: Sequence[Stage], nodes: Mapping[str, Node], work: Sequence[Span], sent: Sequence[Span]) -> Lane:
+def _lane(stages: Sequence[Stage], nodes: Mapping[str, Node], work: Sequence[Span], sent: Sequence[Span]) -> StageLane:
     stage, more = stages[0], len(stages) - 1
     node = nodes[stage.node]
     held = layers(stage.first, stage.last) + (f" + {more} more" if more else "")
     if len(stage.devices) < node.device_count:
         held += f" · dev {numbers(stage.devices)}"
-    return Lane(node.name, held, tuple(work), tuple(sent))
+    return StageLane(node.name, held, tuple(work), tuple(sent))
 
 
 def _title(number: int, pipeline: Pipeline, plan: Plan) -> str:
@@ -152,7 +152,7 @@ def window(plan: Plan, shown: Sequence[Group]) -> Window:
     return max(rounds, key=lambda some: some.length_s, default=Window(low, high, "the whole run"))
 
 
-def _first_update_s(lane: Lane) -> float:
+def _first_update_s(lane: StageLane) -> float:
     """When the first step of the machine ends; 0 where it never does."""
     last = ("optimizer", "exchange")
     ends = ([span.end_s for span in (*lane.work, *lane.sent) if span.kind == kind] for kind in last)

@@ -11,19 +11,19 @@ from math import ceil, log, sqrt
 
 from muster.draw.card import card, chips, summary
 from muster.draw.facts import Forecast, Machine, UsedLink, machines, used_links
-from muster.draw.grid import LABEL_SIZE, Laid, Wire, lay, snake
+from muster.draw.grid import LABEL_SIZE, Edge, Laid, lay, snake
 from muster.draw.palette import PAPER, QUIET, REGION, REGION_EDGE, load_colour, load_width
-from muster.draw.sheet import Box, Line, Sheet, Text, fit, text_width
+from muster.draw.sheet import Box, Label, Sheet, Stroke, fit, text_width
 from muster.draw.words import bits_per_s, percent, seconds, span
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import NodeId, Pool
 
-MOST_CARDS = 120
+MAX_CARDS = 120
 """More machines at work than this are shown as one card for each region."""
-MOST_REGIONS = 24
-MOST_NAMED_IDLE = 64
-MOST_LABELLED = 14
+MAX_REGIONS = 24
+MAX_NAMED_IDLE = 64
+MAX_LABELLED = 14
 """Wires inside one region with figures of their own."""
 PAD = 8.0
 CARD_WIDTH, ISLAND_WIDTH, SUMMARY_WIDTH = 122.0, 138.0, 150.0
@@ -108,8 +108,8 @@ def _regions(everyone: Iterable[Machine]) -> list[Region]:
     for machine in everyone:
         found[machine.node.region].append(machine)
     names = list(found)
-    if len(names) > MOST_REGIONS:
-        kept, merged = names[: MOST_REGIONS - 1], names[MOST_REGIONS - 1 :]
+    if len(names) > MAX_REGIONS:
+        kept, merged = names[: MAX_REGIONS - 1], names[MAX_REGIONS - 1 :]
         rest = [machine for name in merged for machine in found[name]]
         return [
             *(Region(name, tuple(found[name])) for name in kept),
@@ -133,7 +133,7 @@ def _compose(regions: Sequence[Region], sheets: dict[str, Sheet], between: Seque
     if len(regions) <= 3:
         num_columns = len(regions)
     cells = dict(zip(sheets, snake(len(regions), num_columns), strict=True))
-    wires = [Wire(bundle.source, bundle.target, bundle.label()) for bundle in between]
+    wires = [Edge(bundle.source, bundle.target, bundle.label()) for bundle in between]
     laid = lay(cells, sizes, wires, gap=16)
     page = Sheet(laid.width, laid.height)
     draw_wires(page, laid, {(bundle.source, bundle.target): bundle for bundle in between}, PAPER)
@@ -151,12 +151,12 @@ def draw_wires(page: Sheet, laid: Laid, bundles: dict[tuple[str, str], Bundle], 
         for (x, y), text in route.labels:
             width = text_width(text, LABEL_SIZE) + 3
             page.put(Box(x - width / 2, y - 3.6, width, 7.2, paper))
-            page.put(Text(x, y, text, LABEL_SIZE, QUIET, "center"))
+            page.put(Label(x, y, text, LABEL_SIZE, QUIET, "center"))
 
 
-def _line(points: tuple[tuple[float, float], ...], bundle: Bundle) -> Line:
+def _line(points: tuple[tuple[float, float], ...], bundle: Bundle) -> Stroke:
     name = f"links-{len(bundle.links)}-{bundle.links[0].source[:8]}-{bundle.links[0].target[:8]}"
-    return Line(points, load_colour(bundle.share), load_width(bundle.share), bundle.one_way, name=name)
+    return Stroke(points, load_colour(bundle.share), load_width(bundle.share), bundle.one_way, name=name)
 
 
 class _RegionDrawer:
@@ -165,12 +165,12 @@ class _RegionDrawer:
     def __init__(self, num_pipelines: int, everyone: Sequence[Machine]) -> None:
         at_work = [machine for machine in everyone if machine.work]
         self.num_pipelines = num_pipelines
-        self.collapsed = len(at_work) > MOST_CARDS
+        self.collapsed = len(at_work) > MAX_CARDS
         islands = any(machine.node.device_count > 1 for machine in at_work)
         self.card_width = ISLAND_WIDTH if islands else CARD_WIDTH
         num_regions = len({machine.node.region for machine in everyone})
         num_idle = len(everyone) - len(at_work)
-        self.most_idle = MOST_NAMED_IDLE if num_idle <= MOST_NAMED_IDLE else max(2, MOST_NAMED_IDLE // num_regions)
+        self.most_idle = MAX_NAMED_IDLE if num_idle <= MAX_NAMED_IDLE else max(2, MAX_NAMED_IDLE // num_regions)
         self.aspect = 3.0 if num_regions == 1 else 1.5
 
     def draw(self, region: Region, links: Sequence[UsedLink]) -> Sheet:
@@ -192,8 +192,8 @@ class _RegionDrawer:
         cards = {machine.node.id: card(machine, self.card_width, self.num_pipelines) for machine in region.at_work}
         cells = dict(zip(cards, snake(len(cards), self._columns(region, hops)), strict=True))
         sizes = {node: (sheet.width, sheet.height) for node, sheet in cards.items()}
-        labelled = len(hops) <= MOST_LABELLED
-        wires = [Wire(hop.source, hop.target, hop.label(speed) if labelled else ()) for hop in hops]
+        labelled = len(hops) <= MAX_LABELLED
+        wires = [Edge(hop.source, hop.target, hop.label(speed) if labelled else ()) for hop in hops]
         laid = lay(cells, sizes, wires, gap=16 if wires else 8)
         inner = Sheet(laid.width, laid.height)
         draw_wires(inner, laid, {(hop.source, hop.target): hop for hop in hops}, REGION)
@@ -219,7 +219,7 @@ def _header(region: Region, hops: Sequence[Bundle], rest: Bundle) -> Sheet:
     sheet = Sheet()
     if region.name:
         name = fit(region.name, 130, 8, bold=True)
-        sheet.put(Text(0, 5, name, 8, bold=True))
+        sheet.put(Label(0, 5, name, 8, bold=True))
         sheet.width, sheet.height = text_width(name, 8, True), 12.0
     lines = [" · ".join(["inside", *speeds([link for hop in hops for link in hop.links])])] if hops else []
     lines += [" · ".join(["inside", *rest.label()])] if rest.links else []
@@ -228,7 +228,7 @@ def _header(region: Region, hops: Sequence[Bundle], rest: Bundle) -> Sheet:
         start = 16.0 if is_bundle else 0.0
         if is_bundle:
             sheet.put(_line(((0, sheet.height + 5), (12, sheet.height + 5)), rest))
-        sheet.put(Text(start, sheet.height + 5, line, LABEL_SIZE, QUIET))
+        sheet.put(Label(start, sheet.height + 5, line, LABEL_SIZE, QUIET))
         sheet.width = max(sheet.width, start + text_width(line, LABEL_SIZE))
         sheet.height += 10
     return sheet

@@ -23,7 +23,19 @@ th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px soli
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 """
-_NAMES = ("paper", "ink", "quiet", "region", "region-edge", "card", "card-edge", "shelf", "shelf-ink", "idle", "rule")
+_NAMES = (
+    "paper",
+    "ink",
+    "quiet",
+    "region",
+    "region-edge",
+    "card",
+    "card-edge",
+    "standby",
+    "standby-ink",
+    "idle",
+    "rule",
+)
 _VARIABLES = dict(zip(DARK, _NAMES, strict=True))
 
 

@@ -7,8 +7,8 @@ REGION = "#f3f5f7"
 REGION_EDGE = "#c3cad1"
 CARD = "#fffffe"
 CARD_EDGE = "#8a949e"
-SHELF = "#e4e7ea"
-SHELF_INK = "#626c76"
+STANDBY = "#e4e7ea"
+STANDBY_INK = "#626c76"
 IDLE = "#edeff1"
 RULE = "#d3d8de"
 
@@ -20,8 +20,8 @@ DARK = {
     REGION_EDGE: "#3d464f",
     CARD: "#252b31",
     CARD_EDGE: "#6a7580",
-    SHELF: "#2d343b",
-    SHELF_INK: "#98a2ac",
+    STANDBY: "#2d343b",
+    STANDBY_INK: "#98a2ac",
     IDLE: "#23282d",
     RULE: "#343b42",
 }

@@ -8,7 +8,7 @@ from muster.draw.legend import map_legend, timeline_legend
 from muster.draw.map import draw_map
 from muster.draw.page import page
 from muster.draw.render import png, svg
-from muster.draw.sheet import Sheet, Text, fit, paragraph, stacked
+from muster.draw.sheet import Label, Sheet, fit, paragraph, stacked
 from muster.draw.timeline import draw_timeline
 from muster.draw.words import percent, seconds
 from muster.errors import InvalidRequest, MachineTrouble
@@ -75,9 +75,9 @@ def _heading(plan: Plan, pool: Pool, forecast: Forecast, width: float) -> Sheet:
     doing = "training" if plan.trains else "serving"
     where = f" on {pool.name}" if pool.name else ""
     sheet = Sheet(width, 18)
-    sheet.put(Text(0, 8, fit(f"{doing.capitalize()} {plan.model}{where}", width, 13, True), 13, bold=True))
+    sheet.put(Label(0, 8, fit(f"{doing.capitalize()} {plan.model}{where}", width, 13, True), 13, bold=True))
     if forecast:
-        sheet.put(Text(0, 24, fit(headline(forecast), width, 9), 9))
+        sheet.put(Label(0, 24, fit(headline(forecast), width, 9), 9))
         said = paragraph(f"Bottleneck: {forecast.bottleneck}", width)
         sheet.paste(said, 0, 34)
         sheet.height = 34 + said.height

@@ -11,10 +11,10 @@ from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Polygon, Rectan
 from matplotlib.path import Path
 
 from muster.draw.palette import PAPER
-from muster.draw.sheet import FONT, Bars, Box, Line, Mark, Point, Sheet, Text, font_properties
+from muster.draw.sheet import FONT, Bars, Box, Label, Mark, Point, Sheet, Stroke, font_properties
 
 DOTS_PER_INCH = 160
-MOST_DOTS = 12_000
+MAX_DOTS = 12_000
 """Of a side of a png; a larger picture has fewer dots to the inch."""
 
 
@@ -44,7 +44,7 @@ def png(sheet: Sheet) -> bytes:
 def _saved(sheet: Sheet, suffix: str, metadata: dict[str, None]) -> bytes:
     """A letter that the font does not have is drawn as a square; saying so on stderr would help nobody."""
     out = BytesIO()
-    dots = min(DOTS_PER_INCH, MOST_DOTS * 72 / max(sheet.width, sheet.height))
+    dots = min(DOTS_PER_INCH, MAX_DOTS * 72 / max(sheet.width, sheet.height))
     settings = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "muster"})
     with settings, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
@@ -54,17 +54,17 @@ def _saved(sheet: Sheet, suffix: str, metadata: dict[str, None]) -> bytes:
 
 def _draw(axes: Axes, mark: Mark, order: int) -> None:
     match mark:
-        case Text():
+        case Label():
             _text(axes, mark, order)
         case Box():
             _box(axes, mark, order)
-        case Line():
+        case Stroke():
             _line(axes, mark, order)
         case Bars():
             _bars(axes, mark, order)
 
 
-def _text(axes: Axes, mark: Text, order: int) -> None:
+def _text(axes: Axes, mark: Label, order: int) -> None:
     axes.text(
         mark.x,
         mark.y + mark.size * 0.36,
@@ -94,7 +94,7 @@ def _box(axes: Axes, mark: Box, order: int) -> None:
     axes.add_artist(patch)
 
 
-def _line(axes: Axes, mark: Line, order: int) -> None:
+def _line(axes: Axes, mark: Stroke, order: int) -> None:
     path = PathPatch(Path(list(mark.points)), fill=False, joinstyle="round", linestyle="--" if mark.dashed else "-")
     path.set(edgecolor=mark.colour, linewidth=mark.width, zorder=order, gid=mark.name or None)
     axes.add_artist(path)

@@ -17,7 +17,7 @@ FONT = "DejaVu Sans"
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Label:
     """`y` is the middle of the small letters' height, `x` the end that `align` names."""
 
     x: float
@@ -51,7 +51,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Stroke:
     points: tuple[Point, ...]
     colour: str
     width: float = 0.8
@@ -71,7 +71,7 @@ class Bars:
     name: str = ""
 
 
-Mark = Text | Box | Line | Bars
+Mark = Label | Box | Stroke | Bars
 
 
 @dataclass(slots=True)
@@ -88,8 +88,8 @@ class Sheet:
     def paste(self, other: "Sheet", x: float, y: float) -> None:
         self.marks.extend(moved(other.marks, x, y))
 
-    def texts(self) -> list[Text]:
-        return [mark for mark in self.marks if isinstance(mark, Text)]
+    def texts(self) -> list[Label]:
+        return [mark for mark in self.marks if isinstance(mark, Label)]
 
 
 def moved(marks: Iterable[Mark], x: float, y: float) -> list[Mark]:
@@ -97,7 +97,7 @@ def moved(marks: Iterable[Mark], x: float, y: float) -> list[Mark]:
 
 
 def _moved(mark: Mark, x: float, y: float) -> Mark:
-    if isinstance(mark, Line):
+    if isinstance(mark, Stroke):
         return replace(mark, points=tuple((px + x, py + y) for px, py in mark.points))
     if isinstance(mark, Bars):
         return replace(mark, boxes=tuple((bx + x, by + y, width, height) for bx, by, width, height in mark.boxes))
@@ -159,6 +159,6 @@ def wrapped(text: str, width: float, size: float) -> list[str]:
 def paragraph(text: str, width: float, size: float = 7.0, colour: str = QUIET) -> Sheet:
     sheet = Sheet(width=width)
     for index, line in enumerate(wrapped(text, width, size)):
-        sheet.put(Text(0.0, size * (0.75 + 1.4 * index), line, size, colour))
+        sheet.put(Label(0.0, size * (0.75 + 1.4 * index), line, size, colour))
         sheet.height = size * 1.4 * (index + 1)
     return sheet

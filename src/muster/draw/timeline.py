@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from math import floor, log10
 from statistics import median
 
-from muster.draw.lanes import Group, Lane, Window, groups, window
+from muster.draw.lanes import Group, StageLane, Window, groups, window
 from muster.draw.palette import IDLE, KINDS, QUIET, RULE, ink_on
-from muster.draw.sheet import Bars, Box, Line, Mark, Sheet, Text, fit, text_width
+from muster.draw.sheet import Bars, Box, Label, Mark, Sheet, Stroke, fit, text_width
 from muster.draw.words import percent
 from muster.sim.timeline import Span
 from muster.spec.plan import Plan
 from muster.spec.pool import Pool
 
-MOST_NAME_WIDTH, BUSY_WIDTH = 100.0, 28.0
-MOST_NUMBERED_LANES = 24
-MOST_DIGITS = 3
+MAX_NAME_WIDTH, BUSY_WIDTH = 100.0, 28.0
+MAX_NUMBERED_LANES = 24
+MAX_DIGITS = 3
 """Of a number in a bar; the ten thousandth step tells nobody anything."""
 TALL, LOW = 15.0, 10.0
 WORDS_SIZE, NUMBER_SIZE = 6.2, 5.2
@@ -54,7 +54,7 @@ def draw_timeline(plan: Plan, pool: Pool, spans: Sequence[Span], width: float) -
     bars, bands = Sheet(width, sheet.height), []
     for group in shown:
         if group.title:
-            sheet.put(Text(0, bars.height + 7, group.title, WORDS_SIZE, bold=True))
+            sheet.put(Label(0, bars.height + 7, group.title, WORDS_SIZE, bold=True))
             bars.height += 13
         top = bars.height
         for lane in group.lanes:
@@ -71,31 +71,31 @@ def _titled(plan: Plan, shown: Sequence[Group], part: Window, width: float) -> S
     lanes = sum(len(group.lanes) for group in shown)
     hidden = {stage.node for pipeline in plan.pipelines for stage in pipeline.stages}
     cut = f", the first {len(shown)} of {len(plan.pipelines)} pipelines" if len(hidden) > lanes else ""
-    sheet.put(Text(0, 6, "Timeline", 9, bold=True), Text(54, 6.5, part.words + cut, 7, QUIET))
-    sheet.put(Text(width, 13, "busy", WORDS_SIZE, QUIET, "right"))
+    sheet.put(Label(0, 6, "Timeline", 9, bold=True), Label(54, 6.5, part.words + cut, 7, QUIET))
+    sheet.put(Label(width, 13, "busy", WORDS_SIZE, QUIET, "right"))
     return sheet
 
 
 def _column(texts: Iterable[str]) -> float:
-    return min(MOST_NAME_WIDTH, max(text_width(text, WORDS_SIZE) for text in texts)) + 8
+    return min(MAX_NAME_WIDTH, max(text_width(text, WORDS_SIZE) for text in texts)) + 8
 
 
-def _lane(sheet: Sheet, bars: Sheet, lane: Lane, scale: _Scale, held_x: float, num_lanes: int) -> None:
+def _lane(sheet: Sheet, bars: Sheet, lane: StageLane, scale: _Scale, held_x: float, num_lanes: int) -> None:
     """Words and the light band of idle time on `sheet`, what lies on it on `bars`."""
     work = [span for span in lane.work if scale.window.inside(span)]
     sent = [span for span in lane.sent if scale.window.inside(span)]
     depth, _ = _tracks(work)
-    height = (TALL if num_lanes <= MOST_NUMBERED_LANES else LOW) * (1 + 0.6 * (depth - 1))
+    height = (TALL if num_lanes <= MAX_NUMBERED_LANES else LOW) * (1 + 0.6 * (depth - 1))
     y, middle, split = bars.height, bars.height + height / 2, bars.height + height * 0.7
-    sheet.put(Text(0, middle, fit(lane.name, held_x - 6, WORDS_SIZE), WORDS_SIZE))
-    sheet.put(Text(held_x, middle, fit(lane.held, scale.left - held_x - 6, WORDS_SIZE), WORDS_SIZE, QUIET))
+    sheet.put(Label(0, middle, fit(lane.name, held_x - 6, WORDS_SIZE), WORDS_SIZE))
+    sheet.put(Label(held_x, middle, fit(lane.held, scale.left - held_x - 6, WORDS_SIZE), WORDS_SIZE, QUIET))
     sheet.put(Box(scale.left, y + 1, scale.right - scale.left, height - 2, IDLE))
     bars.put(*_bars(work, scale, y + 1, split - 0.5), *_bars(sent, scale, split, y + height - 1))
-    if num_lanes <= MOST_NUMBERED_LANES and depth == 1:
+    if num_lanes <= MAX_NUMBERED_LANES and depth == 1:
         bars.put(*_numbers(work, scale, (y + 0.5 + split) / 2))
     working = [span for span in work if span.kind != "exchange"]
     share = sum(end - start for start, end in _union(working, scale.window)) / scale.window.length_s
-    bars.put(Text(sheet.width, middle, percent(share), WORDS_SIZE, QUIET, "right"))
+    bars.put(Label(sheet.width, middle, percent(share), WORDS_SIZE, QUIET, "right"))
     bars.height += height
 
 
@@ -133,7 +133,7 @@ def _numbers(spans: Sequence[Span], scale: _Scale, y: float) -> list[Mark]:
     found: dict[str, list[tuple[Span, str, float]]] = defaultdict(list)
     for span in spans:
         text = span.label.rpartition(" ")[2]
-        if text.isdigit() and len(text) <= MOST_DIGITS:
+        if text.isdigit() and len(text) <= MAX_DIGITS:
             found[span.kind].append((span, text, scale.x(span.end_s) - scale.x(span.start_s)))
     return [mark for kind, some in found.items() for mark in _numbers_of(kind, some, scale, y)]
 
@@ -142,7 +142,7 @@ def _numbers_of(kind: str, some: Sequence[tuple[Span, str, float]], scale: _Scal
     if max(text_width(text, NUMBER_SIZE) for _, text, _ in some) + 1.5 > median(room for _, _, room in some):
         return []
     return [
-        Text((scale.x(span.start_s) + scale.x(span.end_s)) / 2, y, text, NUMBER_SIZE, ink_on(kind), "center")
+        Label((scale.x(span.start_s) + scale.x(span.end_s)) / 2, y, text, NUMBER_SIZE, ink_on(kind), "center")
         for span, text, room in some
         if text_width(text, NUMBER_SIZE) + 1.5 <= room
     ]
@@ -168,8 +168,8 @@ def _axis(sheet: Sheet, scale: _Scale, bands: Iterable[tuple[float, float]]) -> 
     for index in range(floor(length / step + 1e-6) + 1):
         x = scale.left + step * index * scale.points_per_s
         words = f"{step * index / size:.6g} {unit}" if index else "0"
-        sheet.put(*(Line(((x, top), (x, bottom)), RULE, 0.5) for top, bottom in bands))
-        sheet.put(Text(x, sheet.height + 8, words, WORDS_SIZE, QUIET, "center"))
+        sheet.put(*(Stroke(((x, top), (x, bottom)), RULE, 0.5) for top, bottom in bands))
+        sheet.put(Label(x, sheet.height + 8, words, WORDS_SIZE, QUIET, "center"))
     sheet.height += 15
 
 

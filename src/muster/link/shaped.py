@@ -14,7 +14,7 @@ from random import Random
 from muster.errors import InvalidRequest, LinkDown, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, link_down, short_id
 from muster.link.change import Change
-from muster.link.shaped_line import Lane, Line, Parcel
+from muster.link.shaped_wire import Lane, Parcel, ShapedWire
 from muster.link.stream import LINGER_S
 from muster.spec.pool import NodeId
 from muster.spec.scenario import Link, Scenario, parse_scenario, scenario_names, shipped_scenario
@@ -134,7 +134,7 @@ class ShapedConnection:
         self._endpoint = endpoint
         self._inner = inner
         self._channels: set[ShapedChannel] = set()
-        self.line = Line(lambda: endpoint.link_to(inner.peer), random)
+        self.line = ShapedWire(lambda: endpoint.link_to(inner.peer), random)
         self._running = create_task(self._run())
 
     @property

@@ -18,7 +18,7 @@ from muster.serve.batch import make_batch
 from muster.serve.options import EngineOptions
 from muster.serve.pages import PagePool
 from muster.serve.sampling import Sampler
-from muster.serve.schedule import Scheduler, Share, Turn
+from muster.serve.schedule import Scheduler, StepRow, Turn
 from muster.serve.sequence import Sequence, State, finish_reason
 from muster.serve.stage import CacheT, RunsLayers
 from muster.spec.request import Progress, Request, Sampled
@@ -63,7 +63,7 @@ class Engine(Generic[CacheT]):
         self._scheduler = Scheduler(self._pages, options)
         self._sampler = Sampler()
         self._sequences: dict[str, Sequence] = {}
-        self._flight: deque[tuple[Step, list[Share]]] = deque()
+        self._flight: deque[tuple[Step, list[StepRow]]] = deque()
         self._ended_early: list[Progress] = []
         self._nothing_to_do = False
         self._arrivals = 0
@@ -243,7 +243,7 @@ def sample_step(sampler: Sampler, step: Step, logits_SV: Tensor) -> StepDone:
     return StepDone(epoch=step.epoch, sequence=step.sequence, sampled=sampled)
 
 
-def _tokens_of(shares: list[Share]) -> Tensor:
+def _tokens_of(shares: list[StepRow]) -> Tensor:
     return torch.tensor(
         [token for share in shares for token in share.sequence.tokens[share.start : share.start + share.length]],
         dtype=torch.int64,

@@ -28,7 +28,7 @@ MAX_SLOTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class StepRow:
     """One sequence's row: tokens [start, start + length)."""
 
     sequence: Sequence
@@ -42,7 +42,7 @@ class Turn:
     """What one step will do."""
 
     number: int
-    shares: list[Share] = field(default_factory=list)
+    shares: list[StepRow] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Turn:
 
 
 @dataclass(slots=True)
-class Fit:
+class Admission:
     """How a waiting sequence would start: with these found pages, so many tokens known, so many pages more."""
 
     found: list[int]
@@ -172,7 +172,7 @@ class Scheduler:
         sequence.awaiting = samples
         if length > 1:
             turn.prompt_tokens += length
-        turn.shares.append(Share(sequence, start, length, samples))
+        turn.shares.append(StepRow(sequence, start, length, samples))
         sequence.extend_digests(self._pages.page_size)
         turn.promised.update(digest for _, digest in self._filled(turn.shares[-1]))
 
@@ -197,7 +197,7 @@ class Scheduler:
         sequence.pages += self._pages.allocate(1)
         return True
 
-    def _fit(self, sequence: Sequence) -> Fit:
+    def _fit(self, sequence: Sequence) -> Admission:
         sequence.extend_digests(self._pages.page_size)
         found = self._pages.match(sequence.digests)
         known = len(found) * self._pages.page_size
@@ -211,9 +211,9 @@ class Scheduler:
         shared = known < len(found) * self._pages.page_size
         copy_last = shared and self._pages.holders(found[-1]) > 0
         fresh = self._pages.pages_for(len(sequence.tokens)) - len(found) + copy_last
-        return Fit(found, known, copy_last, fresh, sum(self._pages.holders(page) == 0 for page in found))
+        return Admission(found, known, copy_last, fresh, sum(self._pages.holders(page) == 0 for page in found))
 
-    def _make_room(self, sequence: Sequence, turn: Turn) -> Fit | None:
+    def _make_room(self, sequence: Sequence, turn: Turn) -> Admission | None:
         """A fit that the pool can afford, after preempting sequences of a lower class if that helps."""
         # Each running sequence will want a page soon; without this reserve a newcomer is thrown out at once.
         while True:
@@ -227,13 +227,13 @@ class Scheduler:
                 return None
             self._preempt(max(victims, key=lambda s: s.rank))
 
-    def _promised(self, sequence: Sequence, fit: Fit, turn: Turn) -> bool:
+    def _promised(self, sequence: Sequence, fit: Admission, turn: Turn) -> bool:
         if len(fit.found) < len(sequence.digests):
             return sequence.digests[len(fit.found)] in turn.promised
         tail = sequence.tail_digest(self._pages.page_size)
         return tail is not None and fit.known < len(sequence.tokens) - 1 and tail in turn.promised
 
-    def _start(self, sequence: Sequence, fit: Fit, turn: Turn) -> None:
+    def _start(self, sequence: Sequence, fit: Admission, turn: Turn) -> None:
         self.num_waiting -= 1
         self._pages.retain(fit.found)
         fresh = self._pages.allocate(fit.fresh)
@@ -269,7 +269,7 @@ class Scheduler:
         self._free_slots.append(sequence.slot)
         sequence.slot = -1
 
-    def _filled(self, share: Share) -> Iterator[tuple[int, bytes]]:
+    def _filled(self, share: StepRow) -> Iterator[tuple[int, bytes]]:
         """(index in the page table, digest) of the pages that this row completes, and of a prompt's partial last."""
         sequence, size = share.sequence, self._pages.page_size
         end = share.start + share.length
@@ -277,7 +277,7 @@ class Scheduler:
         if share.length > 1 and share.samples and (tail := sequence.tail_digest(size)):
             yield end // size, tail
 
-    def _publish(self, share: Share) -> None:
+    def _publish(self, share: StepRow) -> None:
         for index, digest in self._filled(share):
             self._pages.publish(share.sequence.pages[index], digest)
 

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from muster.errors import InvalidRequest
 from muster.spec.pool import LinkSpeed
-from muster.spec.ranges import LEAST_BANDWIDTH, MOST_BANDWIDTH, Bandwidth, Name, Seconds
+from muster.spec.ranges import LEAST_BANDWIDTH, MAX_BANDWIDTH, Bandwidth, Name, Seconds
 from muster.spec.written import Table, parse, suggest, with_units
 
 Speeds = dict[tuple[str, str], LinkSpeed]
@@ -103,8 +103,8 @@ class WrittenMatrix(Table):
     def _check_entry(self, source: str, target: str, latency_s: float, bandwidth: float) -> None:
         if not 0 <= latency_s <= 3600:
             raise ValueError(f"the latency from {source} to {target} is {latency_s} s; it must lie between 0 and 3600")
-        if not LEAST_BANDWIDTH <= bandwidth <= MOST_BANDWIDTH and not (source == target and bandwidth == 0):
-            limits = f"between {LEAST_BANDWIDTH:g} and {MOST_BANDWIDTH:g} bytes a second"
+        if not LEAST_BANDWIDTH <= bandwidth <= MAX_BANDWIDTH and not (source == target and bandwidth == 0):
+            limits = f"between {LEAST_BANDWIDTH:g} and {MAX_BANDWIDTH:g} bytes a second"
             raise ValueError(f"the bandwidth from {source} to {target} is {bandwidth}; it must lie {limits}")
 
     def speeds(self) -> Speeds:

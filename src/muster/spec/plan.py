@@ -85,7 +85,7 @@ class TrainSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="train", 
         return 0
 
 
-Work = ServeSettings | TrainSettings
+WorkSettings = ServeSettings | TrainSettings
 """The kinds of work that a pipeline may do."""
 
 
@@ -103,7 +103,7 @@ class Pipeline:
     """An ordered chain of stages that covers every layer once, and what kind of work it does."""
 
     stages: tuple[Stage, ...]
-    work: Work
+    work: WorkSettings
     codecs: tuple[CodedLink, ...] = ()
     """Links between its stages that are not named here send values as they are."""
 

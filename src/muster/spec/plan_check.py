@@ -10,13 +10,13 @@ from msgspec.structs import asdict
 
 from muster.errors import InvalidRequest
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import CodedLink, MemoryPolicy, Pipeline, Plan, ServeSettings, Stage, Work
+from muster.spec.plan import CodedLink, MemoryPolicy, Pipeline, Plan, ServeSettings, Stage, WorkSettings
 from muster.spec.pool import Node, Pool
 from muster.spec.workload import TrainWorkload
 
 MOST = 10**9
 """Of anything that is counted: layers, pages, sequences."""
-MOST_SIZE = 10**18
+MAX_SIZE = 10**18
 """Of bytes or FLOPs of a layer. Both bounds are far from anything that exists; sums stay within what floats hold."""
 _COUNTS = ("num_layers", "hidden_size", "vocab_size", "max_context")
 _PER_LAYER = ("layer_bytes", "layer_flops_per_token", "kv_bytes_per_token")
@@ -30,7 +30,7 @@ def check_shape(shape: ModelShape) -> None:
     for key in _COUNTS:
         _check_range(f"The model's {key}", getattr(shape, key), 1, MOST)
     for key in _ONCE:
-        _check_range(f"The model's {key}", getattr(shape, key), 0, MOST_SIZE)
+        _check_range(f"The model's {key}", getattr(shape, key), 0, MAX_SIZE)
     most = min(shape.embedding_bytes, shape.head_bytes)
     _check_range("The model's tied_bytes", shape.tied_bytes, 0, most)
     for key in (*_PER_LAYER, *_PER_LAYER_OR_EMPTY):
@@ -40,7 +40,7 @@ def check_shape(shape: ModelShape) -> None:
                 f"The model's {key} has {len(sizes)} entries for {shape.num_layers} layers; correct it."
             )
         for layer, size in enumerate(sizes):
-            _check_range(f"The model's {key} of layer {layer}", size, 0, MOST_SIZE)
+            _check_range(f"The model's {key} of layer {layer}", size, 0, MAX_SIZE)
 
 
 def check_training(plan: Plan, workload: TrainWorkload) -> None:
@@ -78,7 +78,7 @@ def check_plan(plan: Plan, pool: Pool, shape: ModelShape) -> None:
         _check_codec(link, nodes)
 
 
-def _check_work(work: Work) -> None:
+def _check_work(work: WorkSettings) -> None:
     for name, amount in asdict(work).items():
         if isinstance(amount, int):
             _check_range(f"A pipeline's {name} in the plan", amount, int(name in _AT_LEAST_ONE), MOST)

@@ -36,7 +36,7 @@ _AGAIN = "make it anew with `muster plan MODEL --pool POOL --lock FILE`."
 _EXPECTED = re.compile(r"Expected ([a-z |]+), got ([a-z |]+)")
 _KINDS = {"array": "a list", "object": "a table", "int": "a whole number", "float": "a number", "str": "text"}
 _KINDS |= {"bool": "true or false", "null": "nothing"}
-_MOST_DIGITS = 19
+_MAX_DIGITS = 19
 """Of a whole number: more is no size of anything, and slow to read."""
 
 
@@ -180,7 +180,7 @@ def _entries(text: str, name: str) -> dict[str, Any]:
 
 
 def _whole_number(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
+    if len(digits) > _MAX_DIGITS:
         raise ValueError(f"{digits[:8]}… is too large a number")
     return int(digits)
 

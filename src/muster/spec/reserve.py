@@ -6,7 +6,7 @@ macOS gives its graphics processor about three quarters of a Mac's memory.
 """
 
 LEAST_BYTES = 384 * 2**20
-SHARE, MOST_SHARE = 0.03, 0.25
+SHARE, MAX_SHARE = 0.03, 0.25
 MAC_SHARE = 0.75
 
 
@@ -14,5 +14,5 @@ def usable_bytes(kind: str, free_bytes: int, total_bytes: int | None = None) -> 
     """Of a device with so much free memory, of so much that the machine has (else all was free)."""
     if kind == "mps":
         return min(free_bytes, int(MAC_SHARE * (total_bytes or free_bytes)))
-    kept = min(max(LEAST_BYTES, SHARE * free_bytes), MOST_SHARE * free_bytes)
+    kept = min(max(LEAST_BYTES, SHARE * free_bytes), MAX_SHARE * free_bytes)
     return free_bytes - int(kept)

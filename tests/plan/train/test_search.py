@@ -13,7 +13,7 @@ from muster.cost.pace import TYPICAL
 from muster.errors import DoesNotFit, InvalidRequest, PoolUnavailable
 from muster.plan.train.finish import finished_plan
 from muster.plan.train.fleet import Fleet
-from muster.plan.train.price import Lane, deal
+from muster.plan.train.price import ReplicaTime, deal
 from muster.plan.train.search import TrainOptions, _Search, plan_training
 from muster.sim.train.forecast import train_forecast
 from muster.spec.fleets import shipped_fleet
@@ -185,6 +185,10 @@ def test_what_cannot_train_is_refused_with_a_remedy():
 
 
 def test_microbatches_are_dealt_out_whole_and_none_is_lost():
-    lanes = [Lane(1.0, 1.0, (), (0.0,), 1.0), Lane(1.0, 2.0, (), (0.0,), 2.0), Lane(50.0, 1.0, (), (0.0,), 1.0)]
+    lanes = [
+        ReplicaTime(1.0, 1.0, (), (0.0,), 1.0),
+        ReplicaTime(1.0, 2.0, (), (0.0,), 2.0),
+        ReplicaTime(50.0, 1.0, (), (0.0,), 1.0),
+    ]
     assert deal(lanes, 31, 31) == (20, 10, 1)
     assert deal(lanes, 30, 10) == (10, 10, 10)

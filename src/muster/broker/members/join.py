@@ -10,15 +10,15 @@ from muster.wire.messages.membership import Heartbeat, Hello, Measured, PeerMeas
 from muster.wire.messages.placement import LoadProgress
 from muster.wire.ticket import proof_holds
 
-MOST_MEMORY_BYTES = 64 * 2**40
-MOST_FLOPS_PER_S = 1e18
-MOST_BYTES_PER_S = 1e14
-MOST_ROUND_TRIP_S = 60.0
-MOST_COUNTED = 2**53
-LONGEST_NAME = 64
-LONGEST_ADDRESS = 256
-MOST_ADDRESSES = 32
-MOST_DTYPES = 32
+MAX_MEMORY_BYTES = 64 * 2**40
+MAX_FLOPS_PER_S = 1e18
+MAX_BYTES_PER_S = 1e14
+MAX_ROUND_TRIP_S = 60.0
+MAX_COUNTED = 2**53
+MAX_NAME = 64
+MAX_ADDRESS = 256
+MAX_ADDRESSES = 32
+MAX_DTYPES = 32
 KINDS = ("cpu", "cuda", "mps")
 _HEX = frozenset("0123456789abcdef")
 
@@ -50,10 +50,10 @@ def check_not_banned(node: NodeId, banned: Iterable[NodeId]) -> None:
 def _check_names(node: NodeId, hello: Hello) -> None:
     if hello.address.node != node:
         raise ProtocolViolation("This node gave the address of another node; give its own.")
-    if len(hello.name) > LONGEST_NAME or not _readable(hello.name):
-        raise MalformedFrame(f"A node's name has 1 to {LONGEST_NAME} printable characters; choose another with --name.")
-    if len(hello.region) > LONGEST_NAME or not (hello.region == "" or _readable(hello.region)):
-        raise MalformedFrame(f"A region has at most {LONGEST_NAME} printable characters; choose another with --region.")
+    if len(hello.name) > MAX_NAME or not _readable(hello.name):
+        raise MalformedFrame(f"A node's name has 1 to {MAX_NAME} printable characters; choose another with --name.")
+    if len(hello.region) > MAX_NAME or not (hello.region == "" or _readable(hello.region)):
+        raise MalformedFrame(f"A region has at most {MAX_NAME} printable characters; choose another with --region.")
     _check_address(hello.address)
 
 
@@ -63,7 +63,7 @@ def _readable(name: str) -> bool:
 
 def _check_address(address: Address) -> None:
     parts = [*address.direct, address.relay or ""]
-    if len(parts) > MOST_ADDRESSES or any(len(part) > LONGEST_ADDRESS for part in parts):
+    if len(parts) > MAX_ADDRESSES or any(len(part) > MAX_ADDRESS for part in parts):
         raise MalformedFrame("This node gave too many or too long addresses; bind it to fewer with --listen.")
 
 
@@ -71,43 +71,43 @@ def check_measured(measured: Measured) -> None:
     """Raise `ProtocolViolation` on a claim that no machine can make."""
     device = measured.device
     for what, value in (("memory", device.memory_bytes), ("free memory", measured.free_memory_bytes)):
-        if not 0 <= value <= MOST_MEMORY_BYTES:
+        if not 0 <= value <= MAX_MEMORY_BYTES:
             raise _absurd(what, value, "between 0 and 64 TiB")
     if device.memory_bytes == 0:
         raise _absurd("memory", 0, "more than nothing")
     if device.kind not in KINDS:
-        raise _absurd("kind of device", device.kind[:LONGEST_NAME], " or ".join(KINDS))
+        raise _absurd("kind of device", device.kind[:MAX_NAME], " or ".join(KINDS))
     _check_speeds(device)
 
 
 def _check_speeds(device: Device) -> None:
     names = [device.name, *device.flops_per_s]
-    readable = all(len(name) <= 2 * LONGEST_NAME and name.isprintable() for name in names)
-    if len(device.flops_per_s) > MOST_DTYPES or not readable:
-        raise _absurd("device", repr(device.name[:LONGEST_NAME]), "short and printable")
+    readable = all(len(name) <= 2 * MAX_NAME and name.isprintable() for name in names)
+    if len(device.flops_per_s) > MAX_DTYPES or not readable:
+        raise _absurd("device", repr(device.name[:MAX_NAME]), "short and printable")
     for dtype, speed in device.flops_per_s.items():
-        _check_speed(f"speed in {dtype[:16]}", speed, MOST_FLOPS_PER_S)
-    _check_speed("memory bandwidth", device.memory_bandwidth_bytes_per_s, MOST_BYTES_PER_S)
-    _check_speed("host bandwidth", device.host_bandwidth_bytes_per_s, MOST_BYTES_PER_S)
-    _check_speed("disk bandwidth", device.disk_bandwidth_bytes_per_s, MOST_BYTES_PER_S)
+        _check_speed(f"speed in {dtype[:16]}", speed, MAX_FLOPS_PER_S)
+    _check_speed("memory bandwidth", device.memory_bandwidth_bytes_per_s, MAX_BYTES_PER_S)
+    _check_speed("host bandwidth", device.host_bandwidth_bytes_per_s, MAX_BYTES_PER_S)
+    _check_speed("disk bandwidth", device.disk_bandwidth_bytes_per_s, MAX_BYTES_PER_S)
 
 
 def check_progress(progress: LoadProgress) -> None:
-    if not 0 <= progress.done_bytes <= progress.total_bytes <= MOST_MEMORY_BYTES:
+    if not 0 <= progress.done_bytes <= progress.total_bytes <= MAX_MEMORY_BYTES:
         raise _absurd("load progress", f"{progress.done_bytes} of {progress.total_bytes}", "a part of something")
 
 
 def check_peer_measured(measured: PeerMeasured) -> None:
     if len(measured.peer) != 64 or not _HEX.issuperset(measured.peer):
         raise MalformedFrame("This node measured a link to something that is no node; update Muster on it.")
-    if not 0 <= measured.round_trip_s <= MOST_ROUND_TRIP_S:
-        raise _absurd("round trip", measured.round_trip_s, f"between 0 and {MOST_ROUND_TRIP_S:.0f} s")
-    _check_speed("link bandwidth", measured.bandwidth_bytes_per_s, MOST_BYTES_PER_S)
+    if not 0 <= measured.round_trip_s <= MAX_ROUND_TRIP_S:
+        raise _absurd("round trip", measured.round_trip_s, f"between 0 and {MAX_ROUND_TRIP_S:.0f} s")
+    _check_speed("link bandwidth", measured.bandwidth_bytes_per_s, MAX_BYTES_PER_S)
 
 
 def check_heartbeat(beat: Heartbeat) -> None:
     counts = (*(stage.active_requests for stage in beat.stages), beat.steps, beat.busy_s)
-    if not all(0 <= count <= MOST_COUNTED for count in counts) or not isfinite(beat.computing_s):
+    if not all(0 <= count <= MAX_COUNTED for count in counts) or not isfinite(beat.computing_s):
         raise _absurd("workload", (*counts, beat.computing_s), "a few numbers")
 
 

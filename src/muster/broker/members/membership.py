@@ -13,8 +13,8 @@ from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
 from muster.wire.messages.base import Address
 from muster.wire.messages.membership import Heartbeat, Measured
 
-MOST_RECORDS = 20_000
-MOST_LINKS_PER_NODE = 256
+MAX_RECORDS = 20_000
+MAX_LINKS_PER_NODE = 256
 LINK_NEWS = 1.5
 """A link that is measured so many times faster or slower than before has changed."""
 LATENCY_NOISE_S = 0.005
@@ -172,7 +172,7 @@ class Membership:
         if record.failures and now_s - record.last_failure_s > self.options.forgive_s:
             record = Record(proven_bytes=record.proven_bytes)
         self.records[node] = record  # the most recently used is last
-        if len(self.records) > MOST_RECORDS:
+        if len(self.records) > MAX_RECORDS:
             stale = next((node for node in self.records if node not in self.members), None)
             self.records.pop(stale or "", None)
         return record
@@ -219,7 +219,7 @@ class Membership:
         if bandwidth <= 0 and before is not None:
             bandwidth = before.bandwidth_bytes_per_s
         member.links[peer] = LinkSpeed(round_trip_s / 2, bandwidth)
-        if len(member.links) > MOST_LINKS_PER_NODE:
+        if len(member.links) > MAX_LINKS_PER_NODE:
             del member.links[next(peer for peer in member.links if peer != self.head)]
         return before is None or _differ(before, member.links[peer])
 

@@ -12,7 +12,7 @@ from muster.errors import PoolUnavailable
 from muster.spec.model_shape import ModelShape
 
 log = structlog.get_logger()
-LONGEST_S = 5.0
+MAX_S = 5.0
 """A search shares the processor with whoever serves requests here."""
 
 
@@ -23,7 +23,7 @@ class Searching:
 
     async def run(self, shape: ModelShape, wanted: Search) -> PlanFound:
         """In a thread. A search that fails has found nothing, and is no reason to stop serving."""
-        deadline_s = time.monotonic() + LONGEST_S
+        deadline_s = time.monotonic() + MAX_S
 
         def out_of_time() -> bool:
             return self._closing.is_set() or time.monotonic() > deadline_s

@@ -11,7 +11,7 @@ import numpy as np
 
 from muster.plan.train.dtfm.problem import Floats, Ints
 
-MOST_PERMUTED = 5
+MAX_PERMUTED = 5
 """Communities, or machines, of which every order is tried."""
 
 
@@ -38,12 +38,12 @@ def orders(labels: Ints, near: Floats, speed: Floats) -> Iterator[Ints]:
     community to the nearest one that was not visited.
     """
     count = len(labels)
-    if count <= MOST_PERMUTED:
+    if count <= MAX_PERMUTED:
         yield from (np.array(order) for order in permutations(range(count)))
         return
     members = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
     members = [some[np.argsort(-speed[some], kind="stable")] for some in members]
-    if len(members) <= MOST_PERMUTED:
+    if len(members) <= MAX_PERMUTED:
         visits: Iterator[tuple[int, ...]] = permutations(range(len(members)))
     else:
         visits = (_nearest_first(members, near, start) for start in range(len(members)))

@@ -21,7 +21,7 @@ from muster.plan.quick.tables import Ints, Tables
 Order = tuple[int, ...]
 """Indices into `Tables.nodes`, first stage first."""
 
-MOST_CHECKED = 64
+MAX_CHECKED = 64
 """Sets of one size whose order is checked in full before larger sets are tried."""
 
 
@@ -105,7 +105,7 @@ class Search:
                 start = np.where(hops[:, machine], best[before], -1).max(axis=1)
                 best[sets, machine] = np.where(start < 0, -1, onward[machine, np.maximum(start, 0)])
             ends = level.sets[best[level.sets].max(axis=1) >= self.last]
-            for winner in ends[:MOST_CHECKED]:
+            for winner in ends[:MAX_CHECKED]:
                 order = _backtrack_along(int(winner), best, hops)
                 if self.covers(order, bound_s):
                     return order

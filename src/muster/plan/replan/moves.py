@@ -17,9 +17,9 @@ from muster.spec.pool import Node, NodeId, Pool
 
 Cut = tuple[tuple[Stage, ...], int]
 """Stages and KV pages."""
-MOST_SUSPECTS, MOST_IDLE = 2, 2
+MAX_SUSPECTS, MAX_IDLE = 2, 2
 """Stages looked at, and idle machines tried with each."""
-MOST_STAGES = 24
+MAX_STAGES = 24
 """The cuts of a longer ring stay where they are: to find better ones would take long, and the head has work to do."""
 
 
@@ -68,7 +68,7 @@ def _moved(
         for new in idle:
             orders += [[*order[:k], new, *order[end:]] for end in (k, k + 1)]
             orders.append([*order[: k + 1], new, *order[k + 1 :]])
-    short = [changed for changed in orders if 0 < len(changed) <= min(MOST_STAGES, shape.num_layers)]
+    short = [changed for changed in orders if 0 < len(changed) <= min(MAX_STAGES, shape.num_layers)]
     cuts = [recut(shape, pool, changed, keep.serve.num_pages, options) for changed in short]
     return [cut for cut in cuts if cut is not None]
 
@@ -99,7 +99,7 @@ def _suspects(
         link = pool.link(stage.node, then.node)
         return max(work_s, options.hop_seconds(shape, link)) if then is not stage else work_s
 
-    return sorted(range(len(keep.stages)), key=seconds, reverse=True)[:MOST_SUSPECTS]
+    return sorted(range(len(keep.stages)), key=seconds, reverse=True)[:MAX_SUSPECTS]
 
 
 def _fastest_idle(shape: ModelShape, pool: Pool, stage: Stage, busy: set[NodeId], options: PlanOptions) -> list[Node]:
@@ -108,4 +108,4 @@ def _fastest_idle(shape: ModelShape, pool: Pool, stage: Stage, busy: set[NodeId]
     def seconds(node: Node) -> tuple[float, NodeId]:
         return options.step_seconds(shape, stage.first, stage.last, node.device), node.id
 
-    return sorted((node for node in pool.nodes if node.id not in busy), key=seconds)[:MOST_IDLE]
+    return sorted((node for node in pool.nodes if node.id not in busy), key=seconds)[:MAX_IDLE]

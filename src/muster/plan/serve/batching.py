@@ -27,7 +27,7 @@ _LOADS = np.concatenate([np.geomspace(0.005, 0.3, 12), np.arange(0.35, 0.9, 0.05
 
 
 @dataclass(frozen=True)
-class Stages:
+class FixedCuts:
     """A pipeline whose cuts are fixed. Batches are those of the stage tables."""
 
     batches: Floats
@@ -96,7 +96,7 @@ class Setting:
         return ceil(self.batch - 1e-9)
 
 
-def best_settings(stages: Stages, demand: Demand) -> tuple[Setting, ...]:
+def best_settings(stages: FixedCuts, demand: Demand) -> tuple[Setting, ...]:
     """One for each of the deadlines; none if not even one request fits, or a link of the ring is down."""
     if not np.isfinite(stages.wire_s).all():
         return ()
@@ -129,7 +129,7 @@ def best_settings(stages: Stages, demand: Demand) -> tuple[Setting, ...]:
     return tuple(found)
 
 
-def _in_time(stages: Stages, demand: Demand, micro: Floats, most: Floats) -> list[Floats]:
+def _in_time(stages: FixedCuts, demand: Demand, micro: Floats, most: Floats) -> list[Floats]:
     """For each deadline the most that may come if 99 % are to be answered in time, where `most` may share a step.
 
     With q requests in service on the mean, each takes S(q); q varies by two thirds of itself over that time, and as it
@@ -153,7 +153,7 @@ def _in_time(stages: Stages, demand: Demand, micro: Floats, most: Floats) -> lis
     ]
 
 
-def _choices(stages: Stages, demand: Demand) -> tuple[Floats, Floats, Floats]:
+def _choices(stages: FixedCuts, demand: Demand) -> tuple[Floats, Floats, Floats]:
     """(N, B, G) of every setting that fits."""
     most = demand.max_microbatches if len(stages.seconds) > 1 else 1
     micro = np.arange(1.0, most + 1)
@@ -183,14 +183,16 @@ def _batches(most: int) -> Floats:
     return np.array(values, dtype=np.float64)
 
 
-def _pages(stages: Stages, demand: Demand, batch: Floats) -> Floats:
+def _pages(stages: FixedCuts, demand: Demand, batch: Floats) -> Floats:
     """That the tightest stage has room for beside the logits of so many sequences."""
     index = np.minimum(np.searchsorted(stages.batches, batch - 1e-9), len(stages.batches) - 1)
     return np.asarray(np.floor(stages.room[index] / demand.page_size))
 
 
-def _times(stages: Stages, demand: Demand, micro: Floats, batch: Floats, swap: Floats | None) -> tuple[Floats, Floats]:
-    """(period, time in service) of each setting; the same as `sim.rhythm.rhythm`."""
+def _times(
+    stages: FixedCuts, demand: Demand, micro: Floats, batch: Floats, swap: Floats | None
+) -> tuple[Floats, Floats]:
+    """(period, time in service) of each setting; the same as `sim.serve.steady_state.steady_state`."""
     busy = mean = _at(stages, stages.seconds, batch)
     quiet = _at(stages, stages.quiet_seconds, batch)
     if swap is not None and swap.any():
@@ -214,17 +216,17 @@ def _times(stages: Stages, demand: Demand, micro: Floats, batch: Floats, swap: F
     return period_s, micro * (period_s + (demand.output_tokens - 1) * others_s) + extra + turn_s
 
 
-def _period(stages: Stages, micro: Floats, busy: Floats, wire: Floats) -> Floats:
+def _period(stages: FixedCuts, micro: Floats, busy: Floats, wire: Floats) -> Floats:
     around = busy.sum(axis=0) + wire.sum(axis=0) + stages.hops_s
     return np.asarray(np.maximum(np.maximum(busy.max(axis=0), wire.max(axis=0, initial=0.0)), around / micro))
 
 
-def _idle(stages: Stages, demand: Demand) -> float:
+def _idle(stages: FixedCuts, demand: Demand) -> float:
     """Seconds of one request alone."""
     one = np.ones(1)
     return float(_times(stages, demand, one, one, None)[1][0])
 
 
-def _at(stages: Stages, table: Floats, batch: Floats) -> Floats:
+def _at(stages: FixedCuts, table: Floats, batch: Floats) -> Floats:
     """[row, setting], between the tabulated batches in a straight line."""
     return np.array([np.interp(batch, stages.batches, row) for row in table]).reshape(len(table), len(batch))

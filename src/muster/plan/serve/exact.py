@@ -7,11 +7,11 @@ from muster.plan.serve.cuts import Group
 from muster.plan.serve.fleet import Fleet
 from muster.plan.serve.layout import Layout, Slice, Team, group_of
 
-MOST_DEVICES = 6
+MAX_DEVICES = 6
 
 
 def is_small(fleet: Fleet) -> bool:
-    return sum(node.device_count for node in fleet.nodes) <= MOST_DEVICES
+    return sum(node.device_count for node in fleet.nodes) <= MAX_DEVICES
 
 
 def every_layout(fleet: Fleet) -> Iterator[Layout]:

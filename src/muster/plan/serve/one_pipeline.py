@@ -18,7 +18,7 @@ from muster.spec.plan import Pipeline, Plan, ServeSettings
 from muster.spec.pool import LinkSpeed, Node, NodeId, Pool
 from muster.spec.workload import ServeWorkload
 
-MOST_MACHINES = 12
+MAX_MACHINES = 12
 """Live machines are all a little different, which is what makes the search long; the most useful ones take part."""
 EVALUATIONS = 200
 DOWN = LinkSpeed(60.0, 1.0)
@@ -30,7 +30,7 @@ def one_pipeline(
 ) -> Plan:
     """The pipeline with the most tokens/s. Raises `PoolUnavailable` where nothing serves the model."""
     fixed = {stage.node for stage in options.fixed}
-    machines = sorted(by_use(shape, pool, options), key=lambda node: node.id not in fixed)[:MOST_MACHINES]
+    machines = sorted(by_use(shape, pool, options), key=lambda node: node.id not in fixed)[:MAX_MACHINES]
     some = replace(pool, nodes=tuple(machines), links=_links(pool, machines))
     wanted = ServeOptions(
         max_replicas=1,

@@ -8,7 +8,7 @@ from muster.plan.serve.cuts import Group, Item
 from muster.plan.serve.job import Job
 
 _CLASSES_IN_EVERY_ORDER = 3
-_MOST_ORDERS = 200
+_MAX_ORDERS = 200
 
 
 def tours(job: Job, group: Group) -> list[tuple[Item, ...]]:
@@ -36,7 +36,7 @@ def _nearest(classes: Sequence[int], start: int, latency_s: Floats) -> tuple[int
 def between(pinned: Sequence[Item], tour: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
     """The tour cut into the gaps before, between and after the pinned machines, in every way (up to some)."""
     every = combinations_with_replacement(range(len(tour) + 1), len(pinned))
-    for cuts in islice(every, _MOST_ORDERS):
+    for cuts in islice(every, _MAX_ORDERS):
         parts = [tour[a:b] for a, b in pairwise((0, *cuts, len(tour)))]
         yield tuple(item for part, pin in zip(parts, (*pinned, None), strict=True) for item in (*part, *_one(pin)))
 

@@ -6,7 +6,7 @@ from muster.spec.forecast import ServeForecast
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import Pool
 
-_MOST_LISTED = 4
+_MAX_LISTED = 4
 
 
 def explain(pool: Pool, plan: Plan, forecast: ServeForecast, objective: Objective, score: float, bound: float) -> str:
@@ -14,12 +14,12 @@ def explain(pool: Pool, plan: Plan, forecast: ServeForecast, objective: Objectiv
     count = len(plan.pipelines)
     names = {node.id: node.name for node in pool.nodes}
     lines = [f"{count} {'pipeline' if count == 1 else 'pipelines'}:"]
-    lines += [f"{_chain(names, one)}." for one in plan.pipelines[:_MOST_LISTED]]
-    if count > _MOST_LISTED:
-        lines.append(f"And {count - _MOST_LISTED} more.")
+    lines += [f"{_chain(names, one)}." for one in plan.pipelines[:_MAX_LISTED]]
+    if count > _MAX_LISTED:
+        lines.append(f"And {count - _MAX_LISTED} more.")
     if plan.standbys:
-        some = ", ".join(names[node] for node in plan.standbys[:_MOST_LISTED])
-        more = f" and {len(plan.standbys) - _MOST_LISTED} more" if len(plan.standbys) > _MOST_LISTED else ""
+        some = ", ".join(names[node] for node in plan.standbys[:_MAX_LISTED])
+        more = f" and {len(plan.standbys) - _MAX_LISTED} more" if len(plan.standbys) > _MAX_LISTED else ""
         verb = "stays" if len(plan.standbys) == 1 else "stay"
         lines.append(f"{some}{more} {verb} idle: no better plan with them was found.")
     lines.append(f"{_figure(objective, score)}; no plan does better than {_figure(objective, bound)}.")
@@ -71,7 +71,7 @@ def why_not(
 
 def _named(pool: Pool, plan: Plan) -> str:
     """One short pipeline by its machines, anything larger by its counts."""
-    if len(plan.pipelines) > 1 or len(plan.pipelines[0].stages) > _MOST_LISTED:
+    if len(plan.pipelines) > 1 or len(plan.pipelines[0].stages) > _MAX_LISTED:
         return layout_in_words(plan)
     return _chain({node.id: node.name for node in pool.nodes}, plan.pipelines[0])
 

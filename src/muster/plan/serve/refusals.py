@@ -8,7 +8,7 @@ from muster.plan.serve.job import Job
 from muster.plan.words import bytes_in_words
 from muster.spec.pool import Node
 
-_MOST_MORE = 1000
+_MAX_MORE = 1000
 """Nobody adds more devices than this; larger ones are the remedy then."""
 
 
@@ -46,7 +46,7 @@ def _remedy(missing: int, largest: Node, scratch: int) -> str:
         lends = f"{largest.name} lends {bytes_in_words(largest.device.memory_bytes)} of each device"
         return f"{lends} and a step alone takes {bytes_in_words(scratch)}, so lend more or add larger machines"
     more = ceil(missing / each)
-    if more > _MOST_MORE:
+    if more > _MAX_MORE:
         return f"add machines that lend {bytes_in_words(missing)} together, with more on each than {largest.name}"
     return f"add {more} more {'device' if more == 1 else 'devices'} like those of {largest.name}"
 

@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from muster.plan.serve.batching import Setting, Stages, best_settings
+from muster.plan.serve.batching import FixedCuts, Setting, best_settings
 from muster.plan.serve.cuts import Chain, Cut, Group, Item, Rows
 from muster.plan.serve.job import Job
 from muster.plan.serve.orders import between, tours
@@ -195,13 +195,13 @@ class Replicas:
             self._chains[key] = Chain(self.job.tables, Rows(index, room, tokens), self.job.token_bytes, self.pins)
         return self._chains[key]
 
-    def _stages(self, order: Sequence[Item], cuts: Sequence[Cut]) -> Stages:
+    def _stages(self, order: Sequence[Item], cuts: Sequence[Cut]) -> FixedCuts:
         """The tables of a pipeline whose cuts are known."""
         tables, prompts, quiet, fleet = self.job.tables, self.job.prompt_tables, self.job.quiet_tables, self.job.fleet
         kinds = [fleet.kind_of[order[cut.item].of_class] for cut in cuts]
         ranges = [(kind, cut.degree, cut.first, cut.last) for kind, cut in zip(kinds, cuts, strict=True)]
         room = np.min([tables.room(kind, degree)[:, a, b] for kind, degree, a, b in ranges], axis=0)
-        return Stages(
+        return FixedCuts(
             batches=np.array(self.job.batches, dtype=np.float64),
             seconds=np.array([tables.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
             prompt_seconds=np.array([prompts.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),

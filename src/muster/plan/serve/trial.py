@@ -27,7 +27,7 @@ _LEAST_PROMPT_TOKENS = 32
 _ROUNDS, _LEADERS = 4, 2
 """So often, others are tried around so many of the best."""
 _AS_GOOD = 1e-3
-_MARGIN, _MOST_CHECKED = 1.1, 8
+_MARGIN, _MAX_CHECKED = 1.1, 8
 """So much more than the rate must a plan bear to be taken for its fewer machines; so many are looked at."""
 
 
@@ -98,7 +98,7 @@ class Trials:
         quick = [plan for plan in self._leaders() if plan in good]
         most = -1.0
         best = good[0]
-        for plan in dict.fromkeys((*good[:_MOST_CHECKED], *quick)):
+        for plan in dict.fromkeys((*good[:_MAX_CHECKED], *quick)):
             bears = self._simulated(plan, _MARGIN * rate).attainment
             if bears >= self._enough():
                 return plan

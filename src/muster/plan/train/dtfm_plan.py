@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from muster.errors import DoesNotFit, InvalidRequest
 from muster.plan.train.dtfm.jobs import PUBLISHED_JOB, PUBLISHED_SEQUENCES, equal_cuts, job_of
-from muster.plan.train.dtfm.objective import MOST_STAGES
+from muster.plan.train.dtfm.objective import MAX_STAGES
 from muster.plan.train.dtfm.problem import TrainJob, TrainProblem
 from muster.plan.train.dtfm.search import FoundPlacement, SearchOptions, search
 from muster.plan.train.memory import in_flight, stage_memory
@@ -78,14 +78,14 @@ def _fitting(
 ) -> list[tuple[int, int]]:
     """Replicas and stages, the most replicas first."""
     count = len(pool.nodes)
-    tallest = min(count, shape.num_layers, MOST_STAGES)
+    tallest = min(count, shape.num_layers, MAX_STAGES)
     able = [(count // height, height) for height in range(1, tallest + 1) if count % height == 0]
     wanted = [(r, s) for r, s in able if replicas in (None, r) and stages in (None, s) and r <= workload.sequences]
     if not wanted:
         asked = " x ".join(str(number or "any number of") for number in (replicas, stages))
         raise InvalidRequest(
             f"{asked} replicas x stages cannot be made of {count} machines for {shape.num_layers} layers and "
-            f"{workload.sequences} sequences; DT-FM's objective uses every machine once in at most {MOST_STAGES} "
+            f"{workload.sequences} sequences; DT-FM's objective uses every machine once in at most {MAX_STAGES} "
             "stages, so change the counts or the fleet, or use another objective."
         )
     lacking = {counts: _lacking(shape, pool, workload, *counts) for counts in wanted}

@@ -22,7 +22,7 @@ SMOOTHING = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class ReplicaTime:
     """One replica: seconds(m) = whole + the most of (m - 1) beat and, of each wait, offset + (m - 1) each."""
 
     whole_s: float
@@ -62,7 +62,7 @@ class Layout:
 @dataclass(frozen=True, eq=False, slots=True)
 class Priced:
     layout: Layout
-    lanes: tuple[Lane, ...]
+    lanes: tuple[ReplicaTime, ...]
     exchange_s: tuple[float, ...]
     """By stage."""
     update_s: tuple[float, ...]
@@ -122,7 +122,7 @@ class Prices:
                     return False
         return True
 
-    def lane(self, row: Ints, cuts: Sequence[int]) -> Lane:
+    def lane(self, row: Ints, cuts: Sequence[int]) -> ReplicaTime:
         fleet = self.fleet
         figures = [fleet.seconds(kind) for kind in fleet.kinds[row].tolist()]
         ranges = list(pairwise(cuts))
@@ -141,20 +141,20 @@ class Prices:
 
     def _rhythm(
         self, forth: list[float], back: list[float], hops: list[float], wires: tuple[list[float], list[float]]
-    ) -> Lane:
+    ) -> ReplicaTime:
         both = [a + b for a, b in zip(forth, back, strict=True)]
         whole_s, schedule = sum(both) + sum(hops), self.fleet.workload.schedule
         if schedule == "gpipe":
             beat_s = max([*forth, *wires[0]]) + max([*back, *wires[1]])
-            return Lane(whole_s, beat_s, (), (), beat_s)
+            return ReplicaTime(whole_s, beat_s, (), (), beat_s)
         beat_s = max([*both, *wires[0], *wires[1]])
         # A window that never waits adds nothing.
         waits = tuple((w, 0.0, trip_s / w) for w, trip_s in _trips(both, hops) if trip_s > w * beat_s)
-        return Lane(whole_s, beat_s, waits, (), max([beat_s, *(each_s for *_, each_s in waits)]))
+        return ReplicaTime(whole_s, beat_s, waits, (), max([beat_s, *(each_s for *_, each_s in waits)]))
 
     def _interleaved(
         self, both: list[float], hops: list[float], wires: tuple[list[float], list[float]], row: Ints
-    ) -> Lane:
+    ) -> ReplicaTime:
         """A rule of thumb, mostly within a fifth of what walking through the schedule gives, worse on thin links.
 
         Rounds of one microbatch per stage follow each other by v / (v + 1) of one's way through all v chunks and back.
@@ -170,10 +170,10 @@ class Prices:
         trip_s = sum(both) + hops_s
         each_s = trip_s * CHUNKS / (CHUNKS + 1) / stages
         offset_s = trip_s - (stages - 1) * each_s + (stages - 1) * beat_s / CHUNKS - whole_s
-        return Lane(whole_s, beat_s, ((0, offset_s, each_s),), (), max(beat_s, each_s))
+        return ReplicaTime(whole_s, beat_s, ((0, offset_s, each_s),), (), max(beat_s, each_s))
 
     def _exchange(self, layout: Layout, stage: int) -> float:
-        """As `sim/relay.exchange_seconds`, on arrays; the ring goes by the order of the replicas."""
+        """As `sim.train.pipeline_costs.exchange_seconds`, on arrays; the ring goes by the order of the replicas."""
         count, fleet = layout.replicas, self.fleet
         if count == 1:
             return 0.0
@@ -194,7 +194,7 @@ class Prices:
         return max(float(self.fleet.seconds(kind)[2][span]) for kind in kinds)
 
     def _together(
-        self, layout: Layout, lanes: tuple[Lane, ...], exchange: tuple[float, ...], update: tuple[float, ...]
+        self, layout: Layout, lanes: tuple[ReplicaTime, ...], exchange: tuple[float, ...], update: tuple[float, ...]
     ) -> Priced | None:
         whole = np.array([lane.whole_s for lane in lanes])
         pace = np.array([lane.pace_s for lane in lanes])
@@ -237,7 +237,7 @@ def level(whole: Floats, pace: Floats, microbatches: int) -> float:
     return float((microbatches - len(whole) + (whole / pace).sum()) / (1 / pace).sum())
 
 
-def deal(lanes: Sequence[Lane], microbatches: int, most: int) -> tuple[int, ...]:
+def deal(lanes: Sequence[ReplicaTime], microbatches: int, most: int) -> tuple[int, ...]:
     """Whole numbers that add up, each from 1 to `most`: near the level, then one by one where it costs least."""
     whole = np.array([lane.whole_s for lane in lanes])
     pace = np.array([lane.pace_s for lane in lanes])

@@ -15,12 +15,12 @@ from muster.plan.train.dtfm.problem import Ints
 from muster.plan.train.dtfm.seeds import clusterings, runs
 from muster.plan.train.fleet import Fleet
 
-MOST_MATCHED = 16
+MAX_MATCHED = 16
 """Replicas up to which neighbouring runs are joined by a bottleneck matching."""
-MOST_SCALES = 4
+MAX_SCALES = 4
 MANY = 200
 """Slots beyond which only the scales between single machines and the whole fleet are tried."""
-MOST_SUBSETS = 6
+MAX_SUBSETS = 6
 FAR_S = 1e6
 """Stands for a link that is down."""
 
@@ -38,7 +38,7 @@ class Starts:
         np.fill_diagonal(self.seconds, 0.0)
         # Within a cluster faster machines come first.
         order, scales = clusterings(self.seconds) if fleet.count > 1 else (np.array([0]), [np.array([0])])
-        self.order, self.scales = order, _spread(scales if fleet.count <= MANY else scales[1:-1] or scales, MOST_SCALES)
+        self.order, self.scales = order, _spread(scales if fleet.count <= MANY else scales[1:-1] or scales, MAX_SCALES)
         self.slowness = fleet.microbatch_seconds[fleet.kinds]
 
     def grids(self, stages: int) -> Iterator[Ints]:
@@ -67,7 +67,7 @@ class Starts:
             ranked = np.argsort(-speed, kind="stable")
             ranked = ranked[speed[ranked] > 0]
             for count in sorted({1, 2, 3, 4, len(ranked) // 2, len(ranked) - 1} & set(range(1, len(ranked))))[
-                :MOST_SUBSETS
+                :MAX_SUBSETS
             ]:
                 yield self.order[np.isin(clusters[self.order], ranked[:count])]
         for kind in np.unique(self.fleet.kinds):
@@ -90,7 +90,7 @@ class Starts:
 
     def _joined(self, grid: Ints, widths: tuple[int, ...]) -> Ints:
         """Rows of each run continue with the row of the next run that is near."""
-        if len(widths) == 1 or len(grid) > MOST_MATCHED:
+        if len(widths) == 1 or len(grid) > MAX_MATCHED:
             return grid
         grid = grid.copy()
         for begin in np.cumsum(widths)[:-1]:

@@ -35,7 +35,7 @@ from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
 from muster.spec.workload import ServeWorkload
 
-FEWEST_REQUESTS, MOST_REQUESTS, GENERATIONS = 100, 20_000, 5
+FEWEST_REQUESTS, MAX_REQUESTS, GENERATIONS = 100, 20_000, 5
 """Where nobody says how many: so many times what runs at once, within limits."""
 
 
@@ -101,7 +101,7 @@ def _capacity(ring: Ring, workload: ServeWorkload) -> float:
 
 def _count(rings: Sequence[Ring], workload: ServeWorkload) -> int:
     resident = sum(ring.resident(workload.prompt_tokens, workload.output_tokens) for ring in rings)
-    return min(MOST_REQUESTS, max(FEWEST_REQUESTS, ceil(GENERATIONS * resident)))
+    return min(MAX_REQUESTS, max(FEWEST_REQUESTS, ceil(GENERATIONS * resident)))
 
 
 def _drawn(workload: ServeWorkload, count: int, seed: int, spread: float) -> tuple[Arrival, ...]:

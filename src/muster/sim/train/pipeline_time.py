@@ -20,7 +20,7 @@ from muster.sim.events import Events
 from muster.sim.faults import FaultTimeline
 from muster.sim.network import Network
 from muster.sim.train.pipeline_costs import PipelineCosts, TrainHop
-from muster.sim.train.step import Step
+from muster.sim.train.step import TrainStep
 from muster.spec.workload import TrainWorkload
 
 CHUNKS = 2
@@ -73,7 +73,7 @@ def _interleaved(costs: PipelineCosts, workload: TrainWorkload, chunks: int) -> 
     """They are dealt out in rounds of one per stage; a last round that is not full takes as long as a full one."""
     stages, whole = len(costs.stages), copy(costs)
     whole.microbatches = -(-costs.microbatches // stages) * stages
-    step = Step([whole], [0.0] * stages, workload, chunks, Network(Events(), FaultTimeline(())))
+    step = TrainStep([whole], [0.0] * stages, workload, chunks, Network(Events(), FaultTimeline(())))
     return step.run().pipeline_end_s
 
 

@@ -15,7 +15,7 @@ from muster.errors import InvalidRequest
 from muster.spec.workload import TrainWorkload
 
 
-class Work(NamedTuple):
+class MicrobatchPass(NamedTuple):
     """One microbatch through one chunk of a stage."""
 
     kind: Literal["forward", "backward"]
@@ -23,7 +23,7 @@ class Work(NamedTuple):
     microbatch: int
 
 
-def order(workload: TrainWorkload, stage: int, stages: int, microbatches: int, chunks: int) -> list[Work]:
+def order(workload: TrainWorkload, stage: int, stages: int, microbatches: int, chunks: int) -> list[MicrobatchPass]:
     """Of one stage. Raises `InvalidRequest` if the interleaved schedule cannot deal out the microbatches."""
     if workload.schedule == "gpipe":
         return _in_turns(_forward(microbatches, 1, stages), _backward(microbatches, 1, stages), microbatches)
@@ -42,20 +42,23 @@ def order(workload: TrainWorkload, stage: int, stages: int, microbatches: int, c
     return _in_turns(_forward(microbatches, chunks, stages), _backward(microbatches, chunks, stages), warm_up)
 
 
-def _in_turns(forward: list[Work], backward: list[Work], warm_up: int) -> list[Work]:
+def _in_turns(forward: list[MicrobatchPass], backward: list[MicrobatchPass], warm_up: int) -> list[MicrobatchPass]:
     found = forward[:warm_up]
     for forth, back in zip(forward[warm_up:], backward, strict=False):
         found += [forth, back]
     return found + backward[len(forward) - warm_up :]
 
 
-def _forward(microbatches: int, chunks: int, stages: int) -> list[Work]:
+def _forward(microbatches: int, chunks: int, stages: int) -> list[MicrobatchPass]:
     rounds = range(0, microbatches, stages) if chunks > 1 else (0,)
     size = stages if chunks > 1 else microbatches
-    return [Work("forward", chunk, first + k) for first in rounds for chunk in range(chunks) for k in range(size)]
-
-
-def _backward(microbatches: int, chunks: int, stages: int) -> list[Work]:
     return [
-        Work("backward", chunks - 1 - work.chunk, work.microbatch) for work in _forward(microbatches, chunks, stages)
+        MicrobatchPass("forward", chunk, first + k) for first in rounds for chunk in range(chunks) for k in range(size)
+    ]
+
+
+def _backward(microbatches: int, chunks: int, stages: int) -> list[MicrobatchPass]:
+    return [
+        MicrobatchPass("backward", chunks - 1 - work.chunk, work.microbatch)
+        for work in _forward(microbatches, chunks, stages)
     ]

@@ -21,7 +21,7 @@ from muster.sim.timeline import Span
 from muster.sim.train.churn import Churn
 from muster.sim.train.pipeline_costs import Exchange, PipelineCosts, costs_of, exchange_seconds
 from muster.sim.train.pipeline_time import CHUNKS
-from muster.sim.train.step import Step, StepRun
+from muster.sim.train.step import StepRun, TrainStep
 from muster.spec.faults import Fault
 from muster.spec.forecast import LinkForecast
 from muster.spec.model_shape import ModelShape
@@ -100,7 +100,7 @@ def simulate_training(
         if churn.is_new(now_s):
             layout = lay_out(churn.pipelines)
         network = Network(Events(now_s), fault_timeline, shows=timeline)
-        run = Step(layout.pipelines, layout.exchanges, workload, chunks, network).run()
+        run = TrainStep(layout.pipelines, layout.exchanges, workload, chunks, network).run()
         lost_s = churn.first_loss(now_s, run.end_s)
         if lost_s is None:
             assert run.end_s < inf, "a schedule waits for itself"

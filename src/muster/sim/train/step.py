@@ -12,7 +12,7 @@ from typing import Any
 from muster.sim.network import Network, Wire
 from muster.sim.timeline import Span, SpanKind, link_lane, stage_lane
 from muster.sim.train.pipeline_costs import PipelineCosts, TrainHop
-from muster.sim.train.schedules import Work, order
+from muster.sim.train.schedules import MicrobatchPass, order
 from muster.spec.workload import TrainWorkload
 
 
@@ -21,9 +21,9 @@ class _Stage:
     """Of one pipeline."""
 
     lane: str
-    todo: list[Work]
+    todo: list[MicrobatchPass]
     next: int = 0
-    ready: set[Work] = field(default_factory=set)
+    ready: set[MicrobatchPass] = field(default_factory=set)
     works: bool = False
     busy_s: float = 0.0
     in_flight: int = 0
@@ -48,7 +48,7 @@ class StepRun:
     spans: list[Span]
 
 
-class Step:
+class TrainStep:
     def __init__(
         self,
         pipelines: Sequence[PipelineCosts],
@@ -74,7 +74,7 @@ class Step:
             )
             for j, (stage, node) in enumerate(zip(costs.stages, costs.nodes, strict=True))
         ]
-        stages[0].ready.update(Work("forward", 0, k) for k in range(costs.microbatches))
+        stages[0].ready.update(MicrobatchPass("forward", 0, k) for k in range(costs.microbatches))
         return stages
 
     def run(self) -> StepRun:
@@ -111,7 +111,7 @@ class Step:
         seconds = whole_s / self._chunks / self._network.faults.speed(costs.nodes[index].id, now_s)
         self._network.events.at(now_s + seconds, self._done, pipeline, index, work, now_s)
 
-    def _done(self, pipeline: int, index: int, work: Work, start_s: float) -> None:
+    def _done(self, pipeline: int, index: int, work: MicrobatchPass, start_s: float) -> None:
         stage, now_s = self._stages[pipeline][index], self._network.events.now_s
         stage.works = False
         stage.busy_s += now_s - start_s
@@ -128,7 +128,7 @@ class Step:
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
-    def _pass_on(self, pipeline: int, index: int, work: Work) -> None:
+    def _pass_on(self, pipeline: int, index: int, work: MicrobatchPass) -> None:
         """To whoever computes this microbatch next; after chunk c of the last stage comes chunk c + 1 of the first."""
         costs, last = self._pipelines[pipeline], len(self._pipelines[pipeline].stages) - 1
         if work.kind == "forward":
@@ -143,7 +143,7 @@ class Step:
         elif work.chunk > 0:
             self._send(costs.wrap, True, pipeline, last, work._replace(chunk=work.chunk - 1))
 
-    def _send(self, hop: TrainHop | None, is_back: bool, pipeline: int, index: int, work: Work) -> None:
+    def _send(self, hop: TrainHop | None, is_back: bool, pipeline: int, index: int, work: MicrobatchPass) -> None:
         if hop is None:
             self._arrive(pipeline, index, work)
             return
@@ -157,7 +157,7 @@ class Step:
         self._show(link_lane(source.name, target.name), start_s, end_s, "send", f"microbatch {work.microbatch + 1}")
         self._network.events.at(end_s + link.latency_s, self._arrive, pipeline, index, work)
 
-    def _arrive(self, pipeline: int, index: int, work: Work) -> None:
+    def _arrive(self, pipeline: int, index: int, work: MicrobatchPass) -> None:
         self._stages[pipeline][index].ready.add(work)
         self._go(pipeline, index)
 

@@ -27,7 +27,7 @@ from muster.plan.train.dtfm.runs import Structure, components
 
 
 @dataclass(frozen=True)
-class Table:
+class PathTable:
     """The least DataP of a path with at most 0, 1, 2, ... edges above `above_s`."""
 
     above_s: float
@@ -56,7 +56,7 @@ def least_data_parallel(problem: TrainProblem) -> float:
     return float(np.sort(seconds, axis=1)[:, : problem.replicas - 1].sum(axis=1).max())
 
 
-def _path_s(problem: TrainProblem, values: Floats, tables: list[Table], data_s: float) -> float:
+def _path_s(problem: TrainProblem, values: Floats, tables: list[PathTable], data_s: float) -> float:
     """An edge above a value is also above every lower one."""
     cuts = np.zeros(len(values))
     for table in tables:
@@ -66,13 +66,13 @@ def _path_s(problem: TrainProblem, values: Floats, tables: list[Table], data_s: 
     return float((problem.stages - 1) * values[0] + steps)
 
 
-def _tables(problem: TrainProblem, values: Floats, floor_s: float) -> Iterator[Table]:
+def _tables(problem: TrainProblem, values: Floats, floor_s: float) -> Iterator[PathTable]:
     """One for each way in which the links fall into components, at the highest value that leaves them so."""
     labels = components(problem.pipeline_s <= values[0])
     for value, following in pairwise(values):
         later = components(problem.pipeline_s <= following)
         if (later != labels).any():
-            yield Table(float(value), Structure(problem, labels, floor_s).least())
+            yield PathTable(float(value), Structure(problem, labels, floor_s).least())
         labels = later
         if not labels.any():
             return

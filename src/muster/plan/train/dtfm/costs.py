@@ -14,7 +14,7 @@ from muster.plan.train.dtfm.matching import Matching, Mix, Reach
 from muster.plan.train.dtfm.objective import shortest_path
 from muster.plan.train.dtfm.problem import Floats, Group, Partition, TrainProblem
 
-MOST_EDGES = 400_000
+MAX_EDGES = 400_000
 """Remembered pairs; more are forgotten at once, so that memory stays below some 100 MB."""
 
 
@@ -103,7 +103,7 @@ class Costs:
         pair = (one.index, two.index) if one.index < two.index else (two.index, one.index)
         known = self._edges.get(pair)
         if known is None:
-            if len(self._edges) >= MOST_EDGES:
+            if len(self._edges) >= MAX_EDGES:
                 self._edges.clear()
             known = self._edges[pair] = self._match(one.mix, two.mix)
         return known

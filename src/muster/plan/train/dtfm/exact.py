@@ -14,7 +14,7 @@ from muster.plan.train.dtfm.costs import Costs
 from muster.plan.train.dtfm.objective import Placement, evaluate
 from muster.plan.train.dtfm.problem import Group, Partition, TrainProblem
 
-MOST_PARTITIONS = 200_000
+MAX_PARTITIONS = 200_000
 
 
 def num_partitions(problem: TrainProblem) -> int:
@@ -25,7 +25,7 @@ def num_partitions(problem: TrainProblem) -> int:
 
 def exact(problem: TrainProblem) -> Placement:
     """The best placement of all."""
-    if num_partitions(problem) > MOST_PARTITIONS:
+    if num_partitions(problem) > MAX_PARTITIONS:
         raise InvalidRequest(
             f"{problem.count} machines in {problem.stages} stages can be split in {num_partitions(problem):.1e} ways; "
             "the exact search is for small fleets, use the annealing search and its lower bound instead."

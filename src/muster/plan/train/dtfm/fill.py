@@ -17,16 +17,16 @@ from muster.plan.train.dtfm.seeds import run_widths
 Pieces = tuple[int, ...]
 """How many of each length."""
 
-MOST_RUNS = 5
+MAX_RUNS = 5
 """More runs than that mean many slow edges; only the list of single stages, which is always possible, has more."""
-MOST_TRIED = 3_000
+MAX_TRIED = 3_000
 """Ways to cut one kind, all kinds together; then a list of lengths counts as impossible."""
 
 
 def possible_widths(costs: Costs, rng: np.random.Generator) -> list[tuple[int, ...]]:
     """Lengths of runs that this fleet can fill, fewest runs first."""
     stages = costs.problem.stages
-    lists = [widths for widths in run_widths(stages, stages) if len(widths) <= MOST_RUNS or len(widths) == stages]
+    lists = [widths for widths in run_widths(stages, stages) if len(widths) <= MAX_RUNS or len(widths) == stages]
     return [widths for widths in sorted(lists, key=len) if _cut(costs, widths, rng) is not None]
 
 
@@ -62,7 +62,7 @@ def _cut(costs: Costs, widths: tuple[int, ...], rng: np.random.Generator) -> dic
                 yield known[index], left
 
     path, rooms, trying = [], [room], [able(0, room)]
-    for _ in range(MOST_TRIED):
+    for _ in range(MAX_TRIED):
         step = next(trying[-1], None)
         if step:
             path.append(step[0])

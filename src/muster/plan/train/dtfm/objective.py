@@ -18,7 +18,7 @@ from muster.errors import InvalidRequest
 from muster.plan.train.dtfm.matching import Matching, Reach
 from muster.plan.train.dtfm.problem import Floats, Group, Ints, Partition, TrainProblem
 
-MOST_STAGES = 16
+MAX_STAGES = 16
 """Held-Karp keeps a table of 2^stages x stages."""
 
 
@@ -82,10 +82,8 @@ def bottleneck(seconds: Floats) -> tuple[float, tuple[int, ...]]:
 def shortest_path(weights: Floats) -> tuple[float, tuple[int, ...]]:
     """The cheapest path through all nodes from any start to any end (eq. 4, Held-Karp): its length and its nodes."""
     count = len(weights)
-    if count > MOST_STAGES:
-        raise InvalidRequest(
-            f"DT-FM's objective asks for the best order of {count} stages; give at most {MOST_STAGES}."
-        )
+    if count > MAX_STAGES:
+        raise InvalidRequest(f"DT-FM's objective asks for the best order of {count} stages; give at most {MAX_STAGES}.")
     best = np.full((1 << count, count), np.inf)
     best[1 << np.arange(count), np.arange(count)] = 0.0
     for sets, ends, before in _levels(count):

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from muster.plan.train.dtfm.problem import Floats, Ints, TrainProblem
 from muster.plan.train.dtfm.seeds import run_widths
 
-MOST_RUNS = 3
+MAX_RUNS = 3
 """Beyond that only the counting argument is used."""
-MOST_MIXES = 60_000
+MAX_MIXES = 60_000
 """Per component structure; beyond that likewise."""
-MOST_FIRST = 2_000
+MAX_FIRST = 2_000
 """Mixes of the first run that are tried where there are three."""
 
 
@@ -58,7 +58,7 @@ class Structure:
     def _of_widths(self, widths: tuple[int, ...]) -> float:
         if not countable(self.sizes.tolist(), widths, self.problem.replicas):
             return np.inf
-        if not self.complete or len(widths) > MOST_RUNS:
+        if not self.complete or len(widths) > MAX_RUNS:
             return self.floor_s
         return self._fill(self.sizes, widths, np.inf)
 
@@ -95,7 +95,7 @@ class Structure:
         if len(rest) == 1:
             left = sizes - width * self.mixes[fits]
             fits = fits[(left % rest[0] == 0).all(axis=1)]
-        elif len(fits) > MOST_FIRST:
+        elif len(fits) > MAX_FIRST:
             return self.floor_s
         best = limit
         for index in fits:
@@ -120,7 +120,7 @@ def mixes_of(sizes: Ints, total: int) -> Ints | None:
         able = [(left >= take) & (left - take <= room) for take in range(min(int(size), total) + 1)]
         rows = np.concatenate([np.column_stack([rows[ok], np.full(int(ok.sum()), n)]) for n, ok in enumerate(able)])
         left = np.concatenate([left[ok] - n for n, ok in enumerate(able)])
-        if len(rows) > MOST_MIXES:
+        if len(rows) > MAX_MIXES:
             return None
     return rows.astype(np.int64)
 
@@ -137,7 +137,7 @@ def countable(sizes: list[int], widths: tuple[int, ...], replicas: int) -> bool:
         found = list(ways(size, lengths, wanted))
         totals = {tuple(map(sum, zip(before, way, strict=True))) for before in used for way in found}
         used = {total for total in totals if all(n <= most for n, most in zip(total, wanted, strict=True))}
-        if len(used) * len(found) > MOST_MIXES:
+        if len(used) * len(found) > MAX_MIXES:
             return True
     return wanted in used
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from muster.plan.train.dtfm.problem import Floats, Ints, Partition, TrainProblem
 
-MOST_RUNS = 4
-MOST_SCALES = 8
+MAX_RUNS = 4
+MAX_SCALES = 8
 
 
 def structured(problem: TrainProblem) -> Iterator[Partition]:
@@ -25,7 +25,7 @@ def structured(problem: TrainProblem) -> Iterator[Partition]:
     order, scales = clusterings(problem.pipeline_s)
     for clusters in scales:
         for widths in run_widths(problem.stages, problem.stages):
-            if len(widths) <= MOST_RUNS or len(widths) == problem.stages:
+            if len(widths) <= MAX_RUNS or len(widths) == problem.stages:
                 for fullest in (False, True):
                     yield runs(problem.replicas, clusters, order, widths, fullest)
 
@@ -84,7 +84,7 @@ def clusterings(seconds: Floats) -> tuple[Ints, list[Ints]]:
     merges = _spanning_tree(seconds)
     heights = [height for height, _, _ in merges]
     gaps = [(after / max(before, 1e-12), index) for index, (before, after) in enumerate(pairwise(heights))]
-    chosen = {index for gap, index in sorted(gaps, reverse=True)[: MOST_SCALES - 1] if gap > 1 + 1e-9}
+    chosen = {index for gap, index in sorted(gaps, reverse=True)[: MAX_SCALES - 1] if gap > 1 + 1e-9}
     labels, members = np.arange(count), {machine: [machine] for machine in range(count)}
     scales = [labels.copy()]
     for index, (_, i, j) in enumerate(merges):

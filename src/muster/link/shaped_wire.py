@@ -39,7 +39,7 @@ Lane = deque[Parcel]
 """One channel's queue at the wire, in the order in which its frames leave."""
 
 
-class Line:
+class ShapedWire:
     """The wire. `run` must be running; `link` is asked anew at every turn, because a peer's region may be learnt."""
 
     def __init__(self, link: Callable[[], Link], random: Random) -> None:
