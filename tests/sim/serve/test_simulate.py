@@ -69,6 +69,23 @@ def test_where_no_standby_holds_the_lost_layers_the_rest_goes_on_as_somebody_pla
     assert silent.unfinished == 40
 
 
+def test_requests_do_not_stay_where_they_are_answered_last():
+    """Two fast machines and a slow one: a fast one leaves for good, or for a while, and its requests move."""
+    fleet = pool(node("a"), node("b"), node("c", speed=0.005))
+    three, one = plan(pipeline("a"), pipeline("c")), plan(pipeline("a"))
+
+    def run(what, *faults):
+        return simulate_serving(what, fleet, shape(), OFFLINE, faults=faults, num_requests=300)
+
+    calm = run(one)
+    # The slow machine is alone for a while, and has begun all requests that it can hold when the fast one is back.
+    away = run(three, Leave("a", 0.3 * calm.duration_s), Join("a", 0.4 * calm.duration_s))
+    assert away.finished == 300
+    assert away.duration_s < 2.5 * calm.duration_s + 30
+    # A slow machine beside a fast one does not hold up the end.
+    assert run(three).duration_s < 1.2 * calm.duration_s
+
+
 def test_who_comes_back_gets_its_place_in_the_plan_again():
     run = simulate_serving(
         plan(pipeline("ab")),

@@ -10,8 +10,9 @@ from muster.cost.memory import WorkspaceOptions, device_bytes
 from muster.cost.pace import TYPICAL, Constants
 from muster.errors import InvalidRequest
 from muster.sim.serve.bottleneck import bottleneck
+from muster.sim.serve.dispatch import dealt_out
 from muster.sim.serve.ring import BatchRules, Ring
-from muster.sim.serve.steady_state import SteadyState, Waiting, deviation_s, steady_state, under_rate, waiting
+from muster.sim.serve.steady_state import SteadyState, Waiting, deviation_s, steady_state, waiting, waiting_for_prompts
 from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
@@ -57,12 +58,13 @@ def _forecast(rings: Sequence[Ring], full: Sequence[SteadyState], workload: Serv
     capacity = sum(state.requests_per_s for state in full)
     rate = workload.requests_per_s
     load = 1.0 if rate is None else rate / capacity
-    # Requests go to pipelines as those can take them, so all are equally loaded.
-    states = [under_rate(r, workload, load * state.requests_per_s, state) for r, state in zip(rings, full, strict=True)]
-    shares = [state.requests_per_s / capacity for state in full]
-    waits = [_wait(state, workload, load) for state in full]
+    shares, states = dealt_out(rings, full, workload)
     outputs = workload.output_tokens
     answered = capacity * min(1.0, load)
+    waits = [
+        _wait(ring, one, workload, state, load, share * answered, len(rings))
+        for ring, one, state, share in zip(rings, full, states, shares, strict=True)
+    ]
     turns = [_pace_of_steps(state, answered * share) for state, share in zip(states, shares, strict=True)]
     # What limits the pool is what limits the pipeline that answers most, as far as that is at work.
     busy = [turn * max(*state.stage_s, *state.wire_s, 0.0) for turn, state in zip(turns, states, strict=True)]
@@ -80,10 +82,20 @@ def _forecast(rings: Sequence[Ring], full: Sequence[SteadyState], workload: Serv
     )
 
 
-def _wait(full: SteadyState, workload: ServeWorkload, load: float) -> Waiting:
+def _wait(
+    ring: Ring,
+    full: SteadyState,
+    workload: ServeWorkload,
+    state: SteadyState,
+    load: float,
+    requests_per_s: float,
+    pipelines: int,
+) -> Waiting:
+    """For a place among the sequences that run, and for prompts that came before."""
     if workload.requests_per_s is None:
         return Waiting(0.0, 0.0)
-    return waiting(full.sequences, full.service_s(workload.output_tokens), load)
+    place = waiting(full.sequences, full.service_s(workload.output_tokens), load)
+    return place.and_then(waiting_for_prompts(ring, workload, state, requests_per_s, load, pipelines))
 
 
 def _pace_of_steps(state: SteadyState, requests_per_s: float) -> float:
@@ -110,7 +122,7 @@ def _attainment(
         left_s = workload.deadline_s - state.service_s(workload.output_tokens)
         spread_s = deviation_s(ring, workload, state) if workload.requests_per_s is not None else 0.0
         chances.append(wait.within(left_s, spread_s) if wait.mean_s < inf else 0.0)
-    return _mean(shares, chances)
+    return min(1.0, _mean(shares, chances))
 
 
 def _stages(ring: Ring, state: SteadyState, steps_per_s: float) -> list[StageForecast]:

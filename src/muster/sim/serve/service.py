@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from muster.sim.network import Network
 from muster.sim.serve.arrivals import Arrival
+from muster.sim.serve.dispatch import Speed
 from muster.sim.serve.pipeline_run import PipelineRun
 from muster.sim.serve.ring import Ring
 from muster.sim.serve.scheduler import Sequence as Request
@@ -16,14 +17,22 @@ from muster.spec.pool import NodeId
 
 RingOf = Callable[[int, Pipeline], Ring]
 """The pipeline in the place of the plan's with this index, on its machines."""
+SpeedOf = Callable[[Ring], Speed]
 
 
 class Service:
     def __init__(
-        self, network: Network, slots: Sequence[PipelineSlot], standbys: Standbys, repair_s: float, ring_of: RingOf
+        self,
+        network: Network,
+        slots: Sequence[PipelineSlot],
+        standbys: Standbys,
+        repair_s: float,
+        ring_of: RingOf,
+        speed_of: SpeedOf,
     ) -> None:
         self._network, self._events = network, network.events
         self._standbys, self._repair_s, self._ring_of = standbys, repair_s, ring_of
+        self._speed_of = speed_of
         self.slots = tuple(slots)
         self.requests: list[Request] = []
         self._homeless: list[Request] = []
@@ -54,7 +63,7 @@ class Service:
         if not up:
             self._homeless.append(request)
             return
-        slot = min(up, key=_pressure)
+        slot = min(up, key=PipelineSlot.expected_s)
         slot.load += 1
         self._at[request] = slot
         assert slot.run is not None
@@ -70,9 +79,9 @@ class Service:
     def _level(self, mended: PipelineSlot) -> None:
         """Who had to go to others when a pipeline broke goes on in `mended`, as far as that has fewer requests."""
         up = [slot for slot in self.slots if slot.run is not None]
-        requests, weight = sum(slot.load for slot in up), sum(slot.weight for slot in up)
+        requests, speed = sum(slot.load for slot in up), sum(slot.speed.requests_per_s for slot in up)
         for slot in up:
-            more = int(slot.load - requests * slot.weight / weight)
+            more = int(slot.load - requests * slot.speed.requests_per_s / speed)
             if slot is not mended and more > 0 and slot.run is not None:
                 slot.run.let_go(more)
 
@@ -107,6 +116,7 @@ class Service:
         pipeline = self._standbys.mend(slot.planned, slot.ring.pipeline, self._events.now_s)
         if pipeline is not None:
             slot.ring = self._ring_of(slot.index, pipeline)
+            slot.speed = self._speed_of(slot.ring)
             self._up(slot)
             self._level(slot)
 
@@ -138,7 +148,3 @@ class Service:
         for slot in self.slots:
             if slot.run is None:
                 self._events.at(now_s + self._repair_s, self._mend, slot)
-
-
-def _pressure(slot: PipelineSlot) -> float:
-    return (slot.load + 1) / slot.weight

@@ -1,7 +1,7 @@
 """A serving pool event by event: requests come, pipelines work, machines leave. Deterministic.
 
 Beside `serve_forecast`: real batches instead of mean ones, queues, pages that run out, faults. The rules by which steps
-are filled are those of the engine (`scheduler.py`). A request goes to the pipeline with the least to do for its speed.
+are filled are those of the engine (`scheduler.py`). A request goes to the pipeline that is expected to answer it first.
 
 When a machine leaves, its pipeline is gone with all cache. `repair_s` later it is back with a standby in the same
 place, or `repair_s` after the machine joins again. What it was at goes to other pipelines at once: prompt and emitted
@@ -21,12 +21,12 @@ from muster.sim.events import Events
 from muster.sim.faults import FaultTimeline
 from muster.sim.network import Network
 from muster.sim.serve.arrivals import Arrival, at_once, poisson
+from muster.sim.serve.dispatch import speed_of
 from muster.sim.serve.forecast import check
 from muster.sim.serve.result import RequestRun, ServeRun, StageRun, mean, steady_rate
 from muster.sim.serve.ring import BatchRules, Ring, pages_for
 from muster.sim.serve.service import Service
 from muster.sim.serve.slots import PipelineSlot
-from muster.sim.serve.steady_state import steady_state
 from muster.sim.standbys import REPAIR_S, PlanAnew, Standbys, stays_down
 from muster.spec.faults import Fault
 from muster.spec.forecast import LinkForecast
@@ -86,17 +86,12 @@ def simulate_serving(
         return found if found and pages_for(longest, found.serve.page_size) <= found.serve.num_pages else None
 
     fault_timeline = FaultTimeline(faults)
-    slots = [PipelineSlot(ring.index, ring, _capacity(ring, workload)) for ring in rings]
+    slots = [PipelineSlot(ring.index, ring, speed_of(ring, workload)) for ring in rings]
     network = Network(Events(), fault_timeline, shows=timeline)
     standbys = Standbys(plan, pool, shape, fault_timeline, repair_s, with_room)
-    service = Service(network, slots, standbys, repair_s, ring_of)
+    service = Service(network, slots, standbys, repair_s, ring_of, lambda ring: speed_of(ring, workload))
     service.run(arrivals)
     return _result(service, network, pool, workload)
-
-
-def _capacity(ring: Ring, workload: ServeWorkload) -> float:
-    resident = ring.resident(workload.prompt_tokens, workload.output_tokens)
-    return steady_state(ring, workload, resident).requests_per_s
 
 
 def _count(rings: Sequence[Ring], workload: ServeWorkload) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from muster.sim.serve.dispatch import Speed
 from muster.sim.serve.pipeline_run import PipelineRun
 from muster.sim.serve.ring import Ring
 from muster.spec.plan import Pipeline
@@ -13,8 +14,7 @@ class PipelineSlot:
 
     index: int
     ring: Ring
-    weight: float
-    """Requests a second that it could answer."""
+    speed: Speed
     planned: Pipeline = field(init=False)
     """As it was at first."""
     run: PipelineRun | None = None
@@ -25,3 +25,7 @@ class PipelineSlot:
 
     def __post_init__(self) -> None:
         self.planned = self.ring.pipeline
+
+    def expected_s(self) -> float:
+        """Of one more request."""
+        return self.speed.expected_s(self.load)

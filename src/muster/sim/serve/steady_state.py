@@ -11,7 +11,7 @@ DeServe, arXiv 2501.14784, section 4, with T the mean over steps with and withou
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, exp, floor, inf, sqrt
 from statistics import NormalDist
 
@@ -19,7 +19,6 @@ from muster.sim.serve.ring import Ring
 from muster.sim.serve.stage_time import StepLoad
 from muster.spec.workload import ServeWorkload
 
-BISECTIONS = 30
 Loads = tuple[tuple[float, StepLoad], ...]
 """(share of the steps, what they carry)."""
 
@@ -135,11 +134,16 @@ def _prefill_excess(ring: Ring, workload: ServeWorkload, loads: Loads, round_s: 
     """
     chunks = ceil(workload.prompt_tokens / ring.rules.prefill_tokens)
     load = prompt_load(workload, loads[0][1].decodes, ring.rules.prefill_tokens)
+    around_s, follows_s = _steps_of(ring, load)
+    return max(0.0, around_s - round_s) + (chunks - 1) * follows_s
+
+
+def _steps_of(ring: Ring, load: StepLoad) -> tuple[float, float]:
+    """(once around without links' latency, from one such step to the next)."""
     seconds = [pace.seconds(load) for pace in ring.paces]
     wires = [hop.wire_s(load) for hop in ring.hops]
     around_s = sum(seconds) + sum(wires)
-    follows_s = max(*seconds, *wires, (around_s + ring.hops_s) / ring.in_flight)
-    return max(0.0, around_s - round_s) + (chunks - 1) * follows_s
+    return around_s, max(*seconds, *wires, (around_s + ring.hops_s) / ring.in_flight)
 
 
 def prompt_load(workload: ServeWorkload, decodes: float, prefill_tokens: int) -> StepLoad:
@@ -148,22 +152,6 @@ def prompt_load(workload: ServeWorkload, decodes: float, prefill_tokens: int) ->
     chunks = ceil(workload.prompt_tokens / prefill_tokens)
     length = round(workload.prompt_tokens / chunks)
     return StepLoad(decodes, context, ((workload.prompt_tokens // 2 if chunks > 1 else 0, length),), decodes + 1)
-
-
-def under_rate(ring: Ring, workload: ServeWorkload, requests_per_s: float, full: SteadyState) -> SteadyState:
-    """As many sequences as Little's law asks for: rate x time in service; `full` if they do not suffice."""
-    if requests_per_s >= full.requests_per_s:
-        return full
-    low, high = 0.0, full.sequences
-    found = full
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        found = steady_state(ring, workload, middle)
-        if middle < requests_per_s * found.service_s(workload.output_tokens):
-            low = middle
-        else:
-            high = middle
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +164,10 @@ class Waiting:
     @property
     def expected_s(self) -> float:
         return self.chance * self.mean_s
+
+    def and_then(self, other: "Waiting") -> "Waiting":
+        chance = 1 - (1 - self.chance) * (1 - other.chance)
+        return Waiting(chance, (self.expected_s + other.expected_s) / chance if chance else 0.0)
 
     def within(self, mean_s: float, deviation_s: float) -> float:
         """Probability of waiting no longer than a normally distributed time."""
@@ -207,3 +199,21 @@ def waiting(places: float, service_s: float, load: float) -> Waiting:
         return Waiting(1.0, inf)
     chance = load ** (sqrt(2 * (places + 1)) - 1)
     return Waiting(chance, service_s / (2 * places * (1 - load)))
+
+
+def waiting_for_prompts(
+    ring: Ring, workload: ServeWorkload, state: SteadyState, requests_per_s: float, load: float, pipelines: int
+) -> Waiting:
+    """Until the prompts before one's own are computed: a step takes only so many of their tokens.
+
+    Whoever comes goes to the emptiest of the `pipelines`, so these are as many places to be served at, and none is
+    fuller than the pool, which is busy for a share `load` of the time. The step under way is counted in `first_s`.
+    """
+    prefill_tokens = ring.rules.prefill_tokens
+    chunks, together = ceil(workload.prompt_tokens / prefill_tokens), max(1, prefill_tokens // workload.prompt_tokens)
+    one = prompt_load(workload, state.loads[0][1].decodes, prefill_tokens)
+    _, step_s = _steps_of(ring, replace(one, chunks=one.chunks * together))
+    taken_s = chunks * step_s
+    busy = min(load, requests_per_s * taken_s / together)
+    queue = waiting(pipelines * together, taken_s, busy)
+    return replace(queue, chance=queue.chance * busy)
