@@ -10,6 +10,7 @@ READY = $(VENV)/.ready
 JOBS ?= 2
 SEEDS ?= 8
 FIRST ?= 0
+QUICK ?= $(addprefix tests/,spec cost wire compress sim draw client plan/quick plan/replan broker/test_state.py node/test_state.py)
 ID ?=
 FULL ?=
 PAGES = README.md docs/*.md src/muster/model/embedded/tiny/README.md
@@ -17,7 +18,7 @@ PAGES = README.md docs/*.md src/muster/model/embedded/tiny/README.md
 # One thread per test process: two of them share two cores.
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test chaos claims check lint types contracts pages format clean
+.PHONY: help setup demo test quick chaos claims check lint types contracts pages format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,6 +37,9 @@ demo: $(READY)  ## One head and four mismatched workers on this machine; one of 
 
 test: lint types $(READY)  ## What CI runs: lint, types, import contracts, generated pages, tests
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 $(TESTS)
+
+quick: lint $(READY)  ## While working: lint, and the tests of records, costs, messages, simulator and state machines
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(QUICK)
 
 chaos: $(READY)  ## Faults by the dozen on a live pool, from printed seeds: make chaos SEEDS=20 FIRST=0
 	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/chaos -m 'chaos or not chaos' --durations=5
