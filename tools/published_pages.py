@@ -47,6 +47,19 @@ def summary() -> str:
     return "\n".join(lines)
 
 
+def strangers() -> str:
+    """How far off forecasts are for devices none of whose measurements set constants."""
+    halved = halves(newest()[1]["rows"])
+    known = {one["device"] for one in halved["fits"]}
+    found = [one for one in halved["reports"] if one["device"] not in known]
+    ratios = [one["faster"]["as_used"] for one in found]
+    names = ", ".join(sorted({one["device"] for one in found}))
+    return (
+        f"Of {names} no measurement set anything; their {len(found)} forecasts are {min(ratios):.2f} to "
+        f"{max(ratios):.2f} times what was published."
+    )
+
+
 def rows(half: str) -> str:
     """All of one half, those furthest off first."""
     listed = sources()
