@@ -47,7 +47,7 @@ SLOW = 1e9
 """FLOP/s and bytes/s of every machine: so slow that the planner takes as many as there are."""
 LEASES = LeaseOptions(heartbeat_s=0.2, lease_s=2.0, rest_s=0.2)
 JOB = JobOptions(min_nodes=4, settle_s=0.3, longest_settle_s=10.0, retry_s=0.1, rebalance_s=1.0)
-PATIENCE = Patience(no_pipeline_s=60.0, silence_s=3.0)
+PATIENCE = Patience(new_request_s=60.0, no_pipeline_s=60.0, silence_s=3.0)
 WAIT_S = 60.0
 
 

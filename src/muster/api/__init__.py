@@ -2,6 +2,7 @@
 
 Read in this order: backend (what is behind), keys (who may enter), errors (what a refusal looks like), fields and
 prompt (what a request says), generate (tokens to text, choice by choice), answer (JSON, server-sent events, and
-clients who leave), chat, completions, models, health, admin (the doors), gate (what every request passes), app,
-server and impatience (the socket, and clients who hold it for nothing).
+clients who leave), chat, completions, models, health, admin (the doors), body, origins and gate (what every request
+passes), app and description (what the server says that it does), server and impatience (the socket, and clients who
+hold it for nothing).
 """

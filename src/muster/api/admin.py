@@ -8,9 +8,10 @@ from hmac import compare_digest
 from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import PlainTextResponse
+from starlette.responses import Response
 
 from muster.api.answer import Json
+from muster.api.description import refusals
 from muster.api.keys import bearer_key
 from muster.errors import NotAllowed
 
@@ -39,12 +40,16 @@ class PoolAdmin(Protocol):
         """Remember a node that is gone no more. Raises `MusterError` for one that is here, banned or unknown."""
 
 
+class Toml(Response):
+    media_type = "application/toml"
+
+
 def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     def check_token(request: Request) -> None:
         if not compare_digest(bearer_key(request.headers.get("authorization")).encode(), token.encode()):
             raise NotAllowed("That is not this head's admin token; pass the content of its admin.token file.")
 
-    router = APIRouter(prefix="/admin", dependencies=[Depends(check_token)])
+    router = APIRouter(prefix="/admin", dependencies=[Depends(check_token)], responses=refusals(404, 503))
 
     @router.get("/status", summary="The pool's state")
     async def status() -> Json:
@@ -54,9 +59,9 @@ def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     async def nodes() -> Json:
         return {"nodes": [dict(node) for node in admin.nodes()]}
 
-    @router.get("/pool", summary="The pool as measured, as a pool file (TOML)", response_class=PlainTextResponse)
-    async def pool() -> PlainTextResponse:
-        return PlainTextResponse(await admin.pool_file(), media_type="application/toml")
+    @router.get("/pool", summary="The pool as measured, as a pool file (TOML)", response_class=Toml)
+    async def pool() -> Toml:
+        return Toml(await admin.pool_file())
 
     @router.get("/story", summary="The pool's last few hundred events, in words", response_class=PlainTextResponse)
     async def story() -> PlainTextResponse:

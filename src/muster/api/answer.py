@@ -58,44 +58,60 @@ class JsonAnswer(Response):
 
 
 class EventStream(Response):
-    """Sends each chunk as a server-sent event, then `[DONE]`.
+    """Sends each chunk as a server-sent event, then `[DONE]`; a comment, which clients skip, into every long silence.
 
-    The status is sent with the first chunk, so a request that fails before it gets a proper error status. A later
+    The status is sent with the first of them, so a request that fails before it gets a proper error status. A later
     error becomes an event `{"error": ...}`, and then no `[DONE]` follows.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, visit: Visit, chunks: AsyncGenerator[Json, None]) -> None:
+    def __init__(self, visit: Visit, chunks: AsyncGenerator[Json, None], silence_s: float) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._visit = visit
         self._chunks = chunks
+        self._silence_s = silence_s
+        self._begun = False
+        self._spoke_s = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._chunks):
             self._visit.left = not await while_connected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        first = await anext(self._chunks)
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        self._spoke_s = asyncio.get_running_loop().time()
+        breath = asyncio.create_task(self._break_silences(send))
         try:
-            await _send_event(send, json.dumps(first))
             async for chunk in self._chunks:
-                await _send_event(send, json.dumps(chunk))
-            await _send_event(send, "[DONE]")
-        except MusterError as error:
-            await self._send_error(send, error)
+                await self._send(send, f"data: {json.dumps(chunk)}")
+            await self._send(send, "data: [DONE]")
         except Exception as error:
-            log_unexpected(self._visit, error)
-            await self._send_error(send, InternalError(self._visit.id))
+            if not self._begun:
+                raise
+            await self._send_error(send, error)
+        finally:
+            breath.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_error(self, send: Send, error: MusterError) -> None:
+    async def _break_silences(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._spoke_s + self._silence_s - loop.time())
+            if loop.time() >= self._spoke_s + self._silence_s:
+                await self._send(send, ": still at work")
+
+    async def _send_error(self, send: Send, error: Exception) -> None:
+        if not isinstance(error, MusterError):
+            log_unexpected(self._visit, error)
+            error = InternalError(self._visit.id)
         self._visit.error_code = error.code
-        await _send_event(send, json.dumps(error_body(error)))
+        await self._send(send, f"data: {json.dumps(error_body(error))}")
 
-
-async def _send_event(send: Send, data: str) -> None:
-    # json.dumps escapes all but ASCII: some clients split lines at more characters than the newline.
-    await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+    async def _send(self, send: Send, line: str) -> None:
+        # json.dumps escapes all but ASCII: some clients split lines at more characters than the newline.
+        self._spoke_s = asyncio.get_running_loop().time()
+        if not self._begun:
+            self._begun = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": f"{line}\n\n".encode(), "more_body": True})

@@ -7,6 +7,7 @@ from muster.api.admin import PoolAdmin, admin_routes
 from muster.api.backend import Backend
 from muster.api.chat import chat_routes
 from muster.api.completions import completion_routes
+from muster.api.description import describe
 from muster.api.errors import install_error_handlers
 from muster.api.gate import Gate
 from muster.api.health import health_routes
@@ -40,5 +41,6 @@ def create_app(
         app.include_router(routes(serving))
     if admin is not None and admin_token:
         app.include_router(admin_routes(admin, admin_token))
+    describe(app)
     app.add_middleware(Gate, metrics=metrics, options=serving.options, keys=keys)
     return app

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from muster.api.answer import EventStream, Json, JsonAnswer
 from muster.api.chat_fields import ChatRequest, read_messages
+from muster.api.description import GENERATION
 from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choices
 from muster.api.prompt import begin, encode_chat, tokens_to_generate, with_named_stops
 from muster.api.scores import chat_scores
@@ -19,13 +20,14 @@ from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
 def chat_routes(serving: Serving) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/chat/completions", summary="Continue a conversation", response_model=None)
+    @router.post("/v1/chat/completions", summary="Continue a conversation", responses=GENERATION, response_model=None)
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         visit: Visit = request.state.muster
         choices = await _prepare(serving, visit, body)
         form = ChatForm(serving, visit)
         if body.stream:
-            return EventStream(visit, form.chunks(choices, body.wants_usage_chunk))
+            chunks = form.chunks(choices, body.wants_usage_chunk)
+            return EventStream(visit, chunks, serving.options.silence_s)
         return JsonAnswer(visit, lambda: form.whole(choices))
 
     return router

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from starlette.responses import Response
 
 from muster.api.answer import EventStream, Json, JsonAnswer
+from muster.api.description import GENERATION
 from muster.api.fields import GenerationFields, check_ids, check_logprobs, check_token_count, check_unicode
 from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choices
 from muster.api.prompt import begin, encode_text, tokens_to_generate, with_named_stops
@@ -20,7 +21,7 @@ from muster.errors import InvalidRequest, Unsupported
 
 MAX_PROMPTS = 64
 MAX_CHOICES_IN_ALL = 128
-MAX_IDS = 2**20
+MAX_IDS = 2**17
 """Token ids of all prompts together."""
 _DEFAULT_MAX_TOKENS = 16
 
@@ -67,13 +68,14 @@ class CompletionRequest(GenerationFields):
 def completion_routes(serving: Serving) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/completions", summary="Continue a text", response_model=None)
+    @router.post("/v1/completions", summary="Continue a text", responses=GENERATION, response_model=None)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         visit: Visit = request.state.muster
         choices = await _prepare(serving, visit, body)
         form = CompletionForm(serving, visit)
         if body.stream:
-            return EventStream(visit, form.chunks(choices, body.wants_usage_chunk))
+            chunks = form.chunks(choices, body.wants_usage_chunk)
+            return EventStream(visit, chunks, serving.options.silence_s)
         return JsonAnswer(visit, lambda: form.whole(choices))
 
     return router

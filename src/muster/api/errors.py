@@ -15,6 +15,9 @@ from starlette.responses import Response
 from muster.api.keys import KeyLimitReached
 from muster.errors import InvalidRequest, LimitReached, MusterError, NotAllowed
 
+RETRY_S = 5
+"""When to ask a pool again that could not serve: by then it may have mended itself."""
+
 
 class BodyTooLarge(InvalidRequest):
     status = 413
@@ -62,6 +65,8 @@ def error_response(error: MusterError) -> Response:
             headers["x-should-retry"] = "false"  # clients would otherwise wait and try in vain
     elif isinstance(error, LimitReached):
         headers["retry-after"] = "1"
+    elif error.status == 503:
+        headers["retry-after"] = str(RETRY_S)
     if isinstance(error, NotAllowed):
         headers["www-authenticate"] = "Bearer"
     # Escaped to ASCII: a message may name a field that is no valid Unicode.
@@ -84,6 +89,7 @@ def install_error_handlers(app: FastAPI) -> None:
         described = _describe_http_exception(request, error)
         response = _answer(request, described)
         response.status_code = error.status_code
+        response.headers.update(error.headers or {})  # such as Allow with 405
         return response
 
     app.add_exception_handler(MusterError, on_muster_error)

@@ -3,7 +3,7 @@
 An ASGI middleware. Knows paths and headers; never reads or logs what a body says.
 
     /health, /openapi.json   open to all who can connect
-    /admin/...               asks for the admin token by itself
+    /admin/...               asks for the admin token by itself; never answers a web page
     everything else          needs a key as soon as the store has one. A server that began with keys goes on asking
                              for them after the last one was revoked; one that began without answers only requests
                              addressed to this machine by name, so that no web page can reach it through a foreign name.
@@ -12,14 +12,16 @@ An ASGI middleware. Knows paths and headers; never reads or logs what a body say
 import asyncio
 import time
 import traceback
+from contextlib import nullcontext
 
 import structlog
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from muster.api.body import BodyReader
 from muster.api.errors import InternalError, error_response
 from muster.api.keys import KeyStore, Limiter, bearer_key, is_loopback
+from muster.api.origins import Origins, host_name
 from muster.api.serving import ServingOptions, Visit
 from muster.errors import MusterError, NotAllowed
 from muster.metrics import Metrics
@@ -27,6 +29,8 @@ from muster.metrics import Metrics
 log = structlog.get_logger()
 
 _OPEN_PATHS = ("/health", "/openapi.json")
+_WATCHERS_PATHS = ("/health", "/metrics")
+"""Asked again and again by programs that watch; what they see is to be the others' requests."""
 _KNOWN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/admin")
 
 
@@ -40,7 +44,8 @@ class Gate:
     def __init__(self, app: ASGIApp, metrics: Metrics, options: ServingOptions, keys: KeyStore | None) -> None:
         self._app = app
         self._metrics = metrics
-        self._options = options
+        self._bodies = BodyReader(options)
+        self._origins = Origins(options.allow_origins)
         self._keys = keys
         self._limiter = Limiter()
         self._always_locked = keys is not None and keys.has_keys()
@@ -52,16 +57,19 @@ class Gate:
         visit = Visit(path=_known_path(scope["path"]))
         scope.setdefault("state", {})["muster"] = visit
         status = 0
+        more = [(b"x-request-id", visit.id.encode())]
+        if visit.path != "/admin":
+            more += self._origins.answer_headers(Headers(scope=scope))
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", []).append((b"x-request-id", visit.id.encode()))
+                message.setdefault("headers", []).extend(more)
             await send(message)
 
         try:
-            with self._metrics.running.track_inprogress():
+            with self._metrics.running.track_inprogress() if _is_work(visit) else nullcontext():
                 await self._pass(visit, scope, receive, send_with_id)
         except Exception as error:
             log_unexpected(visit, error)
@@ -73,20 +81,24 @@ class Gate:
 
     async def _pass(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
+        preflight = self._origins.preflight(scope["method"], headers) if visit.path != "/admin" else None
+        if preflight is not None:
+            await preflight(scope, receive, send)
+            return
         try:
             await self._check_key(visit, scope, headers)
         except MusterError as error:
             visit.error_code = error.code
             await error_response(error)(scope, receive, send)
             return
-        await self._app(scope, self._limited(receive, headers), send)
+        await self._app(scope, self._bodies.receiver(receive, headers), send)
 
     async def _check_key(self, visit: Visit, scope: Scope, headers: Headers) -> None:
         path = scope["path"]
         if path in _OPEN_PATHS or path.startswith("/admin"):
             return
         if self._keys is None or not (self._always_locked or await asyncio.to_thread(self._keys.has_keys)):
-            _check_from_here(headers)
+            self._check_from_here(headers)
             return
         record = await asyncio.to_thread(self._keys.verify, bearer_key(headers.get("authorization")))
         if record is None:
@@ -96,29 +108,19 @@ class Gate:
             visit.key = record
             visit.charge = lambda tokens: self._limiter.charge(record, tokens)
 
-    def _limited(self, receive: Receive, headers: Headers) -> Receive:
-        """`receive` that refuses a body that is too large, announced or not, or that takes too long to come."""
-        limit, received, complete = self._options.max_body_bytes, 0, False
-        deadline_s = asyncio.get_running_loop().time() + self._options.body_s
-        announced = headers.get("content-length", "0")
-        received_at_least = int(announced[:20]) if announced.isascii() and announced.isdigit() else 0
-
-        async def limited() -> Message:
-            nonlocal received, complete
-            if complete:
-                return await receive()  # waits for the client to leave
-            try:
-                async with asyncio.timeout_at(deadline_s):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, f"it had {self._options.body_s:.0f} s") from None
-            received += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if max(received, received_at_least) > limit:
-                raise HTTPException(413, f"at most {limit} bytes are read")
-            return message
-
-        return limited
+    def _check_from_here(self, headers: Headers) -> None:
+        if not is_loopback(host_name(headers.get("host", ""))):
+            raise NotAllowed(
+                "Without API keys this server answers only requests addressed to localhost; "
+                "add a key with `muster keys add NAME` and send it."
+            )
+        # Browsers name the page behind a request; other clients name none.
+        origin = headers.get("origin")
+        if origin is not None and not self._origins.allow(origin):
+            raise NotAllowed(
+                "Without API keys this server does not answer web pages from elsewhere; start it with "
+                "--allow-origin and the page's origin, or add a key with `muster keys add NAME` and send it."
+            )
 
     async def _leave(self, visit: Visit, status: int) -> None:
         metrics = self._metrics
@@ -130,7 +132,7 @@ class Gate:
             metrics.cancelled.inc()
         if visit.error_code:
             metrics.errors.labels(visit.error_code).inc()
-        if visit.path not in ("/health", "/metrics"):
+        if visit.path not in _WATCHERS_PATHS:
             _log_visit(visit, status)
         if self._keys is not None and visit.key is not None and visit.prompt_tokens + visit.completion_tokens:
             try:
@@ -139,6 +141,10 @@ class Gate:
                 )
             except MusterError as error:  # a full disk; the client has its answer already
                 log.error("usage.lost", request=visit.id, key=visit.key.id, reason=str(error))
+
+
+def _is_work(visit: Visit) -> bool:
+    return visit.path not in (*_WATCHERS_PATHS, "/admin")
 
 
 def _log_visit(visit: Visit, status: int) -> None:
@@ -159,23 +165,3 @@ def _log_visit(visit: Visit, status: int) -> None:
 def _known_path(path: str) -> str:
     """One of a few names, so that visitors cannot invent label values."""
     return next((known for known in _KNOWN_PATHS if path == known or path.startswith(known + "/")), "other")
-
-
-def _check_from_here(headers: Headers) -> None:
-    if not is_loopback(_name(headers.get("host", ""))):
-        raise NotAllowed(
-            "Without API keys this server answers only requests addressed to localhost; "
-            "add a key with `muster keys add NAME` and send it."
-        )
-    # Browsers name the page behind a request; other clients name none.
-    origin = headers.get("origin")
-    if origin is not None and not is_loopback(_name(origin.partition("://")[2])):
-        raise NotAllowed(
-            "Without API keys this server does not answer web pages from elsewhere; "
-            "add a key with `muster keys add NAME` and send it."
-        )
-
-
-def _name(host: str) -> str:
-    """`host` without its port."""
-    return host if host.endswith("]") else host.rsplit(":", 1)[0]

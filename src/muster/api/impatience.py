@@ -2,6 +2,7 @@
 
 uvicorn closes an idle connection only after an answer. One that never sends the head of its request, or never reads its
 answer, would stay for ever, and a process has a limited number of connections. (A slow body is the gate's matter.)
+Nor may one who sends a lot at once hold up the others.
 """
 
 import asyncio
@@ -11,6 +12,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOOK_S = 30.0
 """A connection that stands still from one look to the next is closed."""
+READ_BYTES = 4096
+"""At a time. A body may come in chunks of one byte, each of which takes as long as one of thousands, and all that was
+read at once is taken apart before anybody else has a turn."""
 
 
 class ImpatientProtocol(H11Protocol):
@@ -19,6 +23,7 @@ class ImpatientProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.max_size = READ_BYTES
         self._timer = self.loop.call_later(LOOK_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:

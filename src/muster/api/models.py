@@ -5,6 +5,7 @@ import time
 from fastapi import APIRouter
 
 from muster.api.answer import Json
+from muster.api.description import refusals
 from muster.api.serving import Serving
 from muster.errors import UnknownModel
 from muster.spec.model_name import model_name
@@ -24,11 +25,11 @@ def model_routes(serving: Serving) -> APIRouter:
             "max_model_len": backend.max_context,
         }
 
-    @router.get("/v1/models", summary="The models that are served")
+    @router.get("/v1/models", summary="The models that are served", responses=refusals())
     async def list_models() -> Json:
         return {"object": "list", "data": [describe()]}
 
-    @router.get("/v1/models/{model:path}", summary="One model")
+    @router.get("/v1/models/{model:path}", summary="One model", responses=refusals(404))
     async def retrieve_model(model: str) -> Json:
         if model_name(model) != serving.backend.model:
             raise UnknownModel(

@@ -22,6 +22,10 @@ class ServingOptions:
     """A body that is not complete after so long is refused: a connection held open costs one of few."""
     stall_s: float = 300.0
     """A request without any progress for so long ends with an error, so that nothing hangs for ever."""
+    silence_s: float = 15.0
+    """A stream that has nothing to say for so long says that it is still there: proxies and clients hang up else."""
+    allow_origins: tuple[str, ...] = ()
+    """Web pages that may call besides those of this machine; `*` means all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,16 @@ from muster.head.data_directory import data_dir
 
 LOOPBACK = "127.0.0.1"
 LinkPort = Annotated[int, typer.Option(help="Machines reach this UDP port; 0 takes that of last time, or a free one.")]
+AllowOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Pages of this origin may call, too, besides this machine's; * for all. May be given several times."
+    ),
+]
+WaitForPipeline = Annotated[
+    float,
+    typer.Option(min=0.0, max=240.0, help="A new request waits so many seconds while nothing serves, then gets a 503."),
+]
 ServePins = Annotated[
     list[str] | None,
     typer.Option(
@@ -50,6 +60,8 @@ def serve(
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
     pin: ServePins = None,
     plan: ServePlan = None,
+    allow_origin: AllowOrigins = None,
+    wait_for_pipeline: WaitForPipeline = 10.0,
     link_port: LinkPort = 0,
     relay: Annotated[str | None, typer.Option(help="Machines that cannot be dialled directly use this relay.")] = None,
     ticket_hours: Annotated[
@@ -82,6 +94,8 @@ def serve(
         device=device,
         max_context=max_context,
         min_nodes=min_nodes,
+        allow_origins=tuple(allow_origin or ()),
+        wait_for_pipeline_s=wait_for_pipeline,
         pins=tuple(read_pin(word) for word in pin or ()),
         plan=read_saved_plan(plan) if plan is not None else None,
         link_port=link_port,

@@ -36,8 +36,10 @@ from muster.spec.story import Story
 class Patience:
     """How long a request waits before somebody acts."""
 
+    new_request_s: float = 10.0
+    """With no pipeline at all, a request that never ran ends with 503 after this long: its client can ask elsewhere."""
     no_pipeline_s: float = 120.0
-    """With no pipeline at all, a request ends with 503 after this long."""
+    """The same for one that lost its pipeline: what it has said would have to be said again."""
     silence_s: float = 30.0
     """Submitted, and no token from the whole pipeline for this long: suspect it."""
     failures: int = 5
@@ -168,7 +170,7 @@ class ClientState:
     def _tick(self, now: float) -> list[Command]:
         commands: list[Command] = []
         for request_id, live in list(self.live.items()):
-            if live.epoch is None and now - live.waiting_since > self.patience.no_pipeline_s:
+            if live.epoch is None and now - live.waiting_since > self._patience_with(live):
                 del self.live[request_id]
                 commands.append(End(request_id, self._unavailable()))
         working = any(live.epoch is not None and live.epoch == self.epoch for live in self.live.values())
@@ -189,6 +191,11 @@ class ClientState:
             waiting = [live for live in self.live.values() if live.epoch is None]
             assert self.epoch is None or all(live.is_suspect for live in waiting), "one waits beside a pipeline"
             assert self.epoch is None or not waiting or at_work, "suspects wait for nobody"
+
+    def _patience_with(self, live: _Live) -> float:
+        patience = self.patience
+        has_run = live.failures > 0 or live.request.emitted
+        return max(patience.new_request_s, patience.no_pipeline_s) if has_run else patience.new_request_s
 
     def _place(self, request_id: str, now: float) -> list[Command]:
         live = self.live[request_id]

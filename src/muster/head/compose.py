@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection
 from starlette.types import ASGIApp
 
 from muster.api.app import create_app
+from muster.api.serving import ServingOptions
 from muster.broker.bulk import ReadBlob
 from muster.broker.events import Route
 from muster.broker.pipelines.job import JobModel, JobOptions, SearchPlan
@@ -66,10 +67,17 @@ class Head:
         """Send requests along the broker's routes until cancelled."""
         await self.sessions.run(newest_routes(self.service.watch(self.job.name)))
 
-    def app(self, admin_token: str = "") -> ASGIApp:
+    def app(self, admin_token: str = "", options: ServingOptions | None = None) -> ASGIApp:
         """The HTTP door. Without a token it has no `/admin`."""
         backend = PoolBackend(self.job.name, self.model, self.sessions, lambda: self.service)
-        return create_app(backend, self.model.tokenizer, keys=self.store, admin=self.service, admin_token=admin_token)
+        return create_app(
+            backend,
+            self.model.tokenizer,
+            keys=self.store,
+            admin=self.service,
+            admin_token=admin_token,
+            options=options,
+        )
 
 
 def newest(routes: Collection[Route]) -> Route | None:

@@ -30,6 +30,10 @@ class HeadOptions:
     link_port: int
     relay: str | None
     ticket_s: float
+    allow_origins: tuple[str, ...] = ()
+    """Web pages that may call, besides those of this machine."""
+    wait_for_pipeline_s: float = 10.0
+    """How long a new request waits while nothing serves."""
     pins: tuple[Pin, ...] = ()
     plan: SavedPlan | None = None
     """A plan whose stages are pins."""

@@ -11,8 +11,11 @@ from typing import Any
 import structlog
 
 from muster.api.keys import check_host
+from muster.api.origins import Origins
 from muster.api.server import ApiServer
+from muster.api.serving import ServingOptions
 from muster.broker.storage.store import Store
+from muster.client.state import Patience
 from muster.errors import MachineTrouble
 from muster.head.compose import Head
 from muster.head.data_directory import (
@@ -42,6 +45,7 @@ log = structlog.get_logger()
 
 async def run_head(options: HeadOptions, announce: Announce) -> None:
     """Runs until it is interrupted."""
+    Origins(options.allow_origins)  # what is wrong with them should be heard before a model is read
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -64,7 +68,8 @@ async def run_head(options: HeadOptions, announce: Announce) -> None:
         check_host(options.host, has_keys=store.has_keys())
         endpoint = await bind_where_it_was(identity, options)
         own_machine = own.node_id if own is not None else None
-        head = Head(model, store, broker_options(options), job_options(options, pins, own_machine))
+        patience = Patience(new_request_s=options.wait_for_pipeline_s)
+        head = Head(model, store, broker_options(options), job_options(options, pins, own_machine), patience=patience)
         await stack.enter_async_context(started(head, endpoint, options.scenario))
         ticket = await head.service.issue_ticket(options.ticket_s)
         # Whatever is entered later ends earlier: clients first, then what serves them.
@@ -72,7 +77,7 @@ async def run_head(options: HeadOptions, announce: Announce) -> None:
         if own is not None:
             tasks.append(await stack.enter_async_context(background(local_worker(options, own, ticket, announce))))
         tasks.append(await stack.enter_async_context(background(head.follow())))
-        app = head.app(admin_token(options.data_dir))
+        app = head.app(admin_token(options.data_dir), ServingOptions(allow_origins=options.allow_origins))
         server = await stack.enter_async_context(ApiServer(app, options.host, options.port))
         remember_link_port(options.data_dir, endpoint.port)
         write_head(options.data_dir, HeadRecord(server.url, model.shape.name, ticket.encode(), os.getpid()))
