@@ -8,7 +8,7 @@ from hmac import compare_digest
 from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from muster.api.answer import Json
 from muster.api.description import refusals

@@ -15,7 +15,9 @@ from starlette.types import Message, Receive
 from muster.api.serving import ServingOptions
 
 MAX_MARKS = 3 * 2**16
-"""Commas, brackets that open, and colons (twice, since a key is a value, too) outside of strings."""
+"""Outside of strings a comma counts once, a colon twice (a key is a value, too), a bracket that opens four times: lists
+and objects are the interpreter's garbage to go through."""
+MARKS = {b",": 1, b":": 2, b"[": 4, b"{": 4}
 MAX_DEPTH = 64
 """Lists and objects in one another."""
 MAX_BYTES_OUTSIDE_STRINGS = 3 * 2**20
@@ -48,7 +50,7 @@ class JsonWeight:
         self.nbytes += len(piece)
         outside = self._outside_strings(piece)
         self._outside_bytes += len(outside)
-        self._marks += sum(map(outside.count, (b",", b"[", b"{", b":", b":")))
+        self._marks += sum(weight * outside.count(mark) for mark, weight in MARKS.items())
         if self._marks > MAX_MARKS or self._outside_bytes > MAX_BYTES_OUTSIDE_STRINGS:
             raise TooMuch(f"it holds more values than the {MAX_MARKS} that are read")
         self._nest(outside)

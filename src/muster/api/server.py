@@ -19,7 +19,8 @@ from muster.api.impatience import ImpatientProtocol
 from muster.errors import MachineTrouble
 
 _BACKLOG = 1024
-_GRACE_S = 5
+_GRACE_S = 1
+"""For answers that are under way when the server stops."""
 
 
 class _EmbeddedServer(Server):
@@ -53,6 +54,7 @@ class ApiServer:
             self._app,
             http=ImpatientProtocol,
             log_config=None,
+            log_level="critical",  # it would write past our own log
             access_log=False,
             server_header=False,
             lifespan="off",

@@ -97,6 +97,10 @@ class BrokerService:
         """Returns when the service was closed; raises if a bug ended it."""
         await self._tasks.wait()
 
+    def stand_still(self) -> None:
+        """Decide nothing any more: the pool is about to end."""
+        self._closing = True
+
     async def close(self) -> None:
         """Close the door and every connection. Nodes go on until their lease tells them otherwise."""
         # The connections that end now are no news of the pool: the placement that was good is to be found again.

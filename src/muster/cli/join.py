@@ -33,6 +33,9 @@ def join(
     cache_dir: Annotated[
         Path | None, typer.Option(help="Keep fetched weights in this folder.", show_default="the data directory")
     ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Give up if the head does not answer, instead of dialling until it does.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Lend this machine to the pool that printed TICKET."""
@@ -56,5 +59,6 @@ def join(
         scenario=scenario,
         data_dir=folder,
         cache_dir=cache_dir or folder / "cache",
+        once=once,
     )
     asyncio.run(run_worker(ticket, options, Announcer(as_json)))

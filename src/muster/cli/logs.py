@@ -1,7 +1,8 @@
 """Where logs go: stderr, as JSON lines unless a person watches. Knows nothing of what is logged.
 
 `MUSTER_LOG` sets the lowest level shown (debug, info, warning, error). By default a terminal shows warnings, for
-the verbs say what matters in sentences; anything else gets everything from info on.
+the verbs say what matters in sentences, and warnings are sentences there, too; anything else gets everything from info
+on.
 """
 
 import logging
@@ -9,7 +10,9 @@ import os
 import sys
 
 import structlog
+from structlog.typing import EventDict
 
+from muster.cli.output import plain_words
 from muster.errors import InvalidRequest
 
 
@@ -19,7 +22,7 @@ def configure_logs() -> None:
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise InvalidRequest(f"MUSTER_LOG is {level!r}; choose one of debug, info, warning and error.")
-    last = structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer()
+    last = in_words if watched else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -32,3 +35,13 @@ def configure_logs() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def in_words(logger: object, method: str, event: EventDict) -> str:
+    """An entry as a sentence among sentences: what happened, why, and what to do."""
+    what = str(event.pop("event")).replace(".", " ").replace("_", " ")
+    reason, remedy, traceback = (event.pop(name, "") for name in ("reason", "remedy", "exception"))
+    facts = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("level", "timestamp"))
+    why = reason or facts
+    sentence = f"{what[:1].upper()}{what[1:]}" + (f": {why}" if why else "") + (f"; {remedy}" if remedy else "")
+    return plain_words(sentence.rstrip(".") + "." + (f"\n{traceback}" if traceback else ""))

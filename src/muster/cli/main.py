@@ -15,6 +15,8 @@ from muster.cli.output import show_error
 from muster.cli.usage import UsageError, in_words
 from muster.errors import MusterError
 
+INTERRUPTED = 130
+"""What shells say of a program that Ctrl-C ended."""
 app = typer.Typer(
     name="muster",
     help="Gather mismatched, far-apart machines into one LLM service.",
@@ -57,7 +59,13 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run_command(words))
+    code = run_command(words)
+    if {"torch", "iroh"} & sys.modules.keys():
+        # All that matters is closed. What is left is to take these apart and to wait for threads, which takes seconds.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -73,6 +81,8 @@ def run_command(words: Sequence[str]) -> int:
         return _fail(error, words)
     except typer.Abort:
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return ended if isinstance(ended, int) else 0

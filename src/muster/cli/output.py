@@ -73,6 +73,10 @@ def progress(as_json: bool) -> Iterator[Progress]:
 
 
 def plain(text: str) -> str:
-    """Words from elsewhere, safe to print: control characters stripped (a node's name may carry an escape sequence),
-    rich's brackets neutralised."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t").replace("[", "\\[")
+    """Words from elsewhere, safe for rich to print: as `plain_words`, rich's brackets neutralised."""
+    return plain_words(text).replace("[", "\\[")
+
+
+def plain_words(text: str) -> str:
+    """Words from elsewhere, safe to print: control characters stripped (a node's name may carry an escape sequence)."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")

@@ -16,6 +16,11 @@ from muster.head.data_directory import data_dir
 
 LOOPBACK = "127.0.0.1"
 LinkPort = Annotated[int, typer.Option(help="Machines reach this UDP port; 0 takes that of last time, or a free one.")]
+MaxContext = Annotated[
+    int | None,
+    typer.Option(help="A prompt and its answer may have so many tokens together.", show_default="the model's"),
+]
+TicketHours = Annotated[float, typer.Option(help="The printed ticket lets machines join for so many hours.")]
 AllowOrigins = Annotated[
     list[str] | None,
     typer.Option(
@@ -53,10 +58,7 @@ def serve(
     scenario: ScenarioName = None,
     dtype: Dtype = None,
     device: ComputeDevice = "auto",
-    max_context: Annotated[
-        int | None,
-        typer.Option(help="A prompt and its answer may have so many tokens together.", show_default="the model's"),
-    ] = None,
+    max_context: MaxContext = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
     pin: ServePins = None,
     plan: ServePlan = None,
@@ -64,9 +66,7 @@ def serve(
     wait_for_pipeline: WaitForPipeline = 10.0,
     link_port: LinkPort = 0,
     relay: Annotated[str | None, typer.Option(help="Machines that cannot be dialled directly use this relay.")] = None,
-    ticket_hours: Annotated[
-        float, typer.Option(help="The printed ticket lets machines join for so many hours.")
-    ] = 24.0,
+    ticket_hours: TicketHours = 24.0,
     as_json: Json = False,
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""

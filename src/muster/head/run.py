@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -36,7 +35,7 @@ from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import shaped_as
 from muster.node.announce import Announce
-from muster.node.process import import_worker
+from muster.node.process import import_worker, leave_threads_behind, on_interrupt
 from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
 
@@ -46,10 +45,23 @@ log = structlog.get_logger()
 async def run_head(options: HeadOptions, announce: Announce) -> None:
     """Runs until it is interrupted."""
     Origins(options.allow_origins)  # what is wrong with them should be heard before a model is read
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    leave_threads_behind()
+    task = asyncio.create_task(_run(options, announce))
+
+    def interrupted() -> None:
+        on_interrupt(lambda: os._exit(1))
+        announce("stopping", "Stopping. Ctrl-C once more ends at once.")
+        task.cancel()
+
+    on_interrupt(interrupted)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            raise
+
+
+async def _run(options: HeadOptions, announce: Announce) -> None:
     async with AsyncExitStack() as stack:
         # Before anything is loaded: a second head in this folder should hear so at once.
         identity = stack.enter_context(held_identity(options.data_dir / "identity.key"))
@@ -84,10 +96,10 @@ async def run_head(options: HeadOptions, announce: Announce) -> None:
         stack.callback(forget_head, options.data_dir)
         announce_door(announce, model.shape.name, server.url, ticket)
         tasks.append(await stack.enter_async_context(background(watch(head.service, announce))))
-        stopped = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        for task in done - {stopped}:
+        # At the end before all else: what leaves then leaves with the pool, and nobody is to take its place.
+        stack.callback(head.service.stand_still)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
             task.result()
 
 

@@ -1,13 +1,15 @@
 """A worker as a process of its own: endpoint, link shaping and `worker` in one event loop. Composes; decides nothing.
 
-Events told through `announce`: importing, measuring, measured (device), joined (node), loading, load_failed and serving
-(epoch, first, last), draining, head_lost, left.
+Events told through `announce`: importing, measuring, measured (device), head_missing (reason), joined (node), loading,
+load_failed and serving (epoch, first, last), draining, head_lost, left.
 """
 
 import asyncio
 import importlib.util
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +40,13 @@ class LendOptions:
     """Where its key is kept."""
     cache_dir: Path
     drain_timeout_s: float = 60.0
+    once: bool = False
+    """Give up where the head does not answer at first."""
 
 
 async def run_worker(ticket_line: str, options: LendOptions, announce: Announce) -> None:
     """Runs until it is interrupted (drains first; a second interrupt leaves at once) or the head refuses it."""
+    leave_threads_behind()
     key = options.data_dir / "worker.key"
     # A machine that was in the pool may come back after its ticket has expired; whether it was, the head knows.
     ticket = parse(ticket_line, 0.0 if key.exists() else time.time())
@@ -52,25 +57,46 @@ async def run_worker(ticket_line: str, options: LendOptions, announce: Announce)
 async def _lend(options: LendOptions, ticket: Ticket, identity: Identity, announce: Announce) -> None:
     regions = {identity.node_id: options.region}
     endpoint = shaped_as(options.scenario, await IrohEndpoint.bind(identity, relay=ticket.relay), regions.get)
-    worker = await prepared(endpoint, ticket, options, announce, regions)
-    loop = asyncio.get_running_loop()
-    task = asyncio.create_task(worker.run())
+    worker: Worker | None = None
+
+    async def work() -> None:
+        nonlocal worker
+        worker = await prepared(endpoint, ticket, options, announce, regions)
+        await worker.run()
+
+    task = asyncio.create_task(work())
 
     def interrupted() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        loop.remove_signal_handler(signal.SIGTERM)
-        loop.add_signal_handler(signal.SIGINT, task.cancel)
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
-        worker.drain()
+        on_interrupt(task.cancel)
+        if worker is not None and worker.is_open:
+            worker.drain()
+        else:
+            task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted)
+    on_interrupt(interrupted)
     try:
         await task
     except asyncio.CancelledError:
         if not task.cancelled():
             raise
     announce("left", "Left the pool.")
+
+
+def on_interrupt(act: Callable[[], object]) -> None:
+    """Ctrl-C, and what service managers send, calls `act` from now on."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, act)
+
+
+class _Threads(ThreadPoolExecutor):
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def leave_threads_behind() -> None:
+    """The end of this loop waits for no thread: what they do, such as reading weights, is then of use to nobody."""
+    asyncio.get_running_loop().set_default_executor(_Threads(thread_name_prefix="aside"))
 
 
 async def prepared(
@@ -113,6 +139,7 @@ def node_options(options: LendOptions) -> "WorkerOptions":
         memory_cap_bytes=options.memory_bytes,
         speed=options.speed,
         drain_timeout_s=options.drain_timeout_s,
+        once=options.once,
     )
 
 

@@ -46,7 +46,7 @@ from muster.node.reports import LinkReports
 from muster.node.runners.base import Kinds
 from muster.node.runners.registry import PRODUCTION
 from muster.node.stages import Stages
-from muster.node.state import NodeState
+from muster.node.state import FIRST_REJOIN_S, MAX_REJOIN_S, NodeState
 from muster.spec.pool import Device
 from muster.wire.messages.base import PROTOCOL, Address
 from muster.wire.messages.every import AnyMessage
@@ -70,6 +70,8 @@ class WorkerOptions:
     speed: float = 1.0
     """Below 1 rehearses a slower machine."""
     drain_timeout_s: float = 60.0
+    once: bool = False
+    """Give up where the head does not answer at first; otherwise it is dialled until it does."""
 
 
 Measure = Callable[[WorkerOptions], Device]
@@ -128,14 +130,14 @@ class Worker:
         self._loader: StageLoader | None = None
 
     async def run(self) -> None:
-        """Serve until drained. Raises `MusterError` if refused, unreachable at first, or the drain takes too long."""
+        """Serve until drained. Raises `MusterError` if refused, or the drain takes too long."""
         options = self._options
         self._announce("measuring", "Measuring this machine.")
         self._device = await asyncio.to_thread(self._measure, options)
         self._announce("measured", describe(self._device), device=asdict(self._device))
         self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
         try:
-            await self._join()
+            self._tasks.spawn(self._first_join())
             self._tasks.spawn(self._incoming.connections(self._endpoint))
             self._tasks.spawn(self._tick_forever())
             self._tasks.spawn(self._reports.tell_round_trips())
@@ -143,9 +145,16 @@ class Worker:
         finally:
             await self._close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to drain: it has been measured, and has not left."""
+        return self._loader is not None
+
     def drain(self) -> None:
         """Leave once what runs here has moved to other machines."""
-        self._announce("draining", "Draining: what runs here moves to other machines first.")
+        moves = bool(self._state.joined and self._state.stages)
+        sentence = "Draining: what runs here moves to other machines first. Ctrl-C once more leaves at once."
+        self._announce("draining", sentence if moves else "Leaving.")
         self._handle(DrainAsked(self._options.drain_timeout_s))
 
     async def _close(self) -> None:
@@ -157,6 +166,23 @@ class Worker:
         await self._endpoint.close()
 
     # --- the head ---------------------------------------------------------------------------------------------------
+
+    async def _first_join(self) -> None:
+        """As patient as a machine that lost its head: both may start with the computers that they run on."""
+        pause_s, said = FIRST_REJOIN_S, False
+        while True:
+            try:
+                await self._join()
+                return
+            except (LinkDown, ProtocolViolation) as error:
+                if self._options.once or isinstance(error, ProtocolViolation):
+                    self._tasks.end(error)
+                    return
+                if not said:
+                    self._announce("head_missing", f"{error} Trying again until it answers.", reason=str(error))
+                said = True
+            await asyncio.sleep(pause_s)
+            pause_s = min(MAX_REJOIN_S, 2 * pause_s)
 
     async def _join(self) -> None:
         head = await self._endpoint.dial(self._door.address)
@@ -225,7 +251,7 @@ class Worker:
         try:
             await self._join()
         except (LinkDown, ProtocolViolation) as error:
-            log.warning("rejoin.failed", reason=str(error))
+            log.info("rejoin.failed", reason=str(error))  # the sentence that is announced warns
             self._handle(HeadLost())
 
     async def _tick_forever(self) -> None:
@@ -306,7 +332,7 @@ class Worker:
             # Not only what we foresaw: what a model's files and its configuration can make go wrong has no end, and
             # the next placement may be a good one.
             trouble = error if isinstance(error, MusterError) else MusterError(f"Loading broke ({error!r:.200}).")
-            log.warning("load.failed", epoch=assign.epoch, reason=str(trouble), exc_info=trouble is not error)
+            log.info("load.failed", epoch=assign.epoch, reason=str(trouble), exc_info=trouble is not error)
             self._announce("load_failed", f"Could not load {layers}: {trouble}", **facts, reason=str(trouble))
             self._handle(StageFailed(assign.epoch, trouble))
             return
