@@ -5,7 +5,8 @@
     │   ├── ContextTooLong      400
     │   ├── UnknownModel        404
     │   └── Unsupported         400           asked for something that Muster does not do
-    ├── NotAllowed              401, exit 3   no key, wrong key, revoked key, banned node
+    ├── NotAllowed              401, exit 3   no key, wrong key, revoked key
+    │   └── Banned              401           a machine that the pool's operator put out
     ├── LimitReached            429, exit 4   a key's requests or tokens are used up; the queue is full
     ├── PoolUnavailable         503, exit 5   no pipeline can serve now
     │   └── DoesNotFit          503           the model needs more memory than the pool has
@@ -58,6 +59,10 @@ class NotAllowed(MusterError):
     status = 401
     exit_code = 3
     code = "invalid_api_key"
+
+
+class Banned(NotAllowed):
+    code = "banned"
 
 
 class LimitReached(MusterError):

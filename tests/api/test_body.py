@@ -36,7 +36,7 @@ HOSTILE = {
     "as many ids as are read": within_a_field(b"[" + b"1," * 130_000 + b"1]"),
     "as many lists as are read": b"[" + b"[]," * (MAX_MARKS // 5 - 10) + b"0]",
     "keys": b"{" + b",".join(b'"k%d":0' % i for i in range(500_000)) + b"}",
-    "as many keys as are read": b"{" + b",".join(b'"k%d":0' % i for i in range(MAX_MARKS // 3 - 10)) + b"}",
+    "as many keys as are read": b"{" + b",".join(b'"k%d":0' % i for i in range(MAX_MARKS // 5 - 10)) + b"}",
     "deep lists": many(b"[", b"", b""),
     "deep objects": many(b'{"a":', b"", b""),
     "long numbers": many(b"9" * 4300 + b","),
@@ -109,7 +109,7 @@ Values = st.recursive(
 
 def marks_of(value: Any) -> int:
     if isinstance(value, dict):
-        return 4 + max(0, len(value) - 1) + sum(2 + marks_of(inner) for inner in value.values())
+        return 4 + max(0, len(value) - 1) + sum(4 + marks_of(inner) for inner in value.values())
     if isinstance(value, list):
         return 4 + max(0, len(value) - 1) + sum(map(marks_of, value))
     return 0

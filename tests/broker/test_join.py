@@ -77,7 +77,7 @@ def test_a_banned_node_is_put_out_kept_out_and_let_in_again_when_the_ban_is_lift
     stage = pool_of(500, 500, 500)
     actor = stage.at(1)
     stage.say(BanNode(actor.id))
-    assert stage.refused[actor.connection].startswith("invalid_api_key")
+    assert stage.refused[actor.connection].startswith("banned")
     assert 1 not in stage.ranges()
     assert "banned" in stage.refused[stage.dial(1).connection]
     stage.say(UnbanNode(actor.id))

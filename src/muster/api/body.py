@@ -15,9 +15,9 @@ from starlette.types import Message, Receive
 from muster.api.serving import ServingOptions
 
 MAX_MARKS = 3 * 2**16
-"""Outside of strings a comma counts once, a colon twice (a key is a value, too), a bracket that opens four times: lists
+"""Outside of strings a comma counts once; a colon and a bracket that opens count four times: keys are hashed, and lists
 and objects are the interpreter's garbage to go through."""
-MARKS = {b",": 1, b":": 2, b"[": 4, b"{": 4}
+MARKS = {b",": 1, b":": 4, b"[": 4, b"{": 4}
 MAX_DEPTH = 64
 """Lists and objects in one another."""
 MAX_BYTES_OUTSIDE_STRINGS = 3 * 2**20

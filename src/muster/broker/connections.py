@@ -11,6 +11,7 @@ import structlog
 
 from muster.broker.bulk import ReadBlob, serve_bulk
 from muster.broker.events import ConnectionId, Disconnected, Event, Heard, NodeJoined
+from muster.broker.strangers import Strangers
 from muster.errors import LinkDown, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.outbox import Outbox
@@ -22,14 +23,12 @@ from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Hello, Refused
 
 log = structlog.get_logger()
-HELLO_S = 15.0
+HELLO_S = 5.0
 """A connection that has not said hello by then is closed."""
 LAST_WORDS_S = 1.0
 """How long a node has to read why it is put out."""
 MAX_CHANNELS = 16
 """Open at once on one connection: each may hold a frame that is being received."""
-MAX_STRANGERS = 256
-"""Connections that have not joined."""
 MAX_WAITING_MESSAGES = 1000
 """That a node may leave unread before it is put out."""
 BURST_MESSAGES, MESSAGES_PER_S = 1000, 50.0
@@ -42,16 +41,18 @@ class Connections:
         endpoint: Endpoint,
         hear: Callable[[Event], None],
         members: Collection[NodeId],
+        known: Collection[NodeId],
         read_blob: ReadBlob,
         tasks: Tasks,
         wall_clock: Callable[[], float],
     ) -> None:
-        """`members` are always those that are here now."""
-        self._endpoint, self._hear, self._members = endpoint, hear, members
+        """`members` are always those that are here now, `known` those that ever were."""
+        self._endpoint, self._hear, self._members, self._known = endpoint, hear, members, known
         self._read_blob, self._tasks, self._wall_clock = read_blob, tasks, wall_clock
         self._controls: dict[ConnectionId, _Control] = {}
         self._count = 0
         self._visitors: set[Connection] = set()
+        self._strangers: Strangers[Connection] = Strangers()
         self._hub = RelayHub(lambda node: node in self._members)
 
     # --- what the head says -------------------------------------------------------------------------------------------
@@ -81,11 +82,15 @@ class Connections:
         with suppress(LinkDown):
             while True:
                 connection = await self._endpoint.accept()
-                if len(self._visitors) - len(self._members) < MAX_STRANGERS:
+                # Who was here before has proven its id, and shares its place at the door with nobody.
+                source = connection.peer if connection.peer in self._known else connection.source
+                may_wait, gone = self._strangers.enter(connection, source, _now())
+                for other in [gone] if may_wait else [connection]:
+                    if other is not None:
+                        self._tasks.spawn(_turn_away(other))
+                if may_wait:
                     self._visitors.add(connection)
                     self._tasks.spawn(self._serve(connection))
-                else:
-                    await connection.close("too many strangers are at the door; try again later")
 
     async def _serve(self, connection: Connection) -> None:
         """Serve the channels that the peer opens, until the connection ends."""
@@ -107,6 +112,7 @@ class Connections:
             await asyncio.gather(*left, return_exceptions=True)
             await connection.close("the head has ended this connection")
             self._visitors.discard(connection)
+            self._strangers.leave(connection)
 
     async def _listen(self, connection: Connection, channel: Channel) -> None:
         """One control channel, from the hello to its end."""
@@ -128,6 +134,8 @@ class Connections:
             if not isinstance(hello, Hello):
                 raise ProtocolViolation("A node's first message must be its hello; update Muster on it.")
             self._hear(NodeJoined(number, peer, hello, self._wall_clock()))
+            if peer in self._members:
+                self._strangers.leave(self._controls[number].connection)
             budget, counted_s = float(BURST_MESSAGES), _now()
             while True:
                 message, _ = await channel.receive()
@@ -189,6 +197,10 @@ class _Control:
         self._reason = self._reason or str(error)
         if not isinstance(error, LinkDown):
             log.warning("node.misbehaved", node=short_id(self.connection.peer), reason=str(error))
+
+
+async def _turn_away(connection: Connection) -> None:
+    await connection.close("too many strangers are at the door; try again later")
 
 
 async def _first_control(connection: Connection) -> Channel:

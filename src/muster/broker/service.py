@@ -85,6 +85,7 @@ class BrokerService:
             endpoint,
             lambda event: self._handle(event),
             members,
+            self._state.admission.known,
             self._read_blob,
             self._tasks,
             self._wall_clock,

@@ -41,7 +41,7 @@ from muster.broker.members.membership import LeaseOptions, Member, Membership
 from muster.broker.pipelines.every import Pipelines
 from muster.broker.pipelines.job import Job
 from muster.broker.pipelines.slowness import Slowness
-from muster.errors import MusterError, NotAllowed, ProtocolViolation
+from muster.errors import Banned, MusterError, ProtocolViolation
 from muster.spec.pool import NodeId
 from muster.spec.story import Story
 from muster.wire.messages.every import AnyMessage
@@ -235,7 +235,7 @@ class BrokerState:
         commands: list[Command] = [Save(BanChanged(node, banned=True))]
         member = self.members.members.get(node)
         if member is not None:
-            refusal = NotAllowed("This node was banned from the pool; ask whoever runs the pool why.")
+            refusal = Banned("This node was banned from the pool; ask whoever runs the pool why.")
             commands.append(Refuse(member.connection, refusal.code, str(refusal)))
             commands += self._gone([member], now_s)
         return commands

@@ -42,6 +42,10 @@ class Connection(Protocol):
         """Authenticated by the transport."""
 
     @property
+    def source(self) -> str:
+        """Where one that was accepted comes from, as far as it can be told: an address is shared by few."""
+
+    @property
     def closed(self) -> Event:
         """Set once the connection is gone, from either side or from a lost network."""
 

@@ -7,6 +7,7 @@ bind, dial and accept; what happens on a connection is in `iroh_connection`.
 from asyncio import Queue, Task, create_task, gather, timeout, wait_for
 from collections.abc import Sequence
 from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from iroh import iroh_ffi as iroh
@@ -23,7 +24,8 @@ from muster.wire.messages.base import Address
 ALPN = b"muster/1"
 MAX_HANDSHAKES = 64
 """Strangers that may be shaking hands at once; more are turned away."""
-HANDSHAKE_TIMEOUT_S = 5.0
+MAX_HANDSHAKES_FROM_ONE_SOURCE = 32
+HANDSHAKE_TIMEOUT_S = 3.0
 
 iroh_fast_write.install()
 
@@ -39,7 +41,8 @@ class IrohEndpoint:
         self._closed = False
         self._accepted: Queue[IrohConnection | None] = Queue()
         self._connections: set[IrohConnection] = set()
-        self._handshakes: set[Task[None]] = set()
+        self._handshakes: dict[Task[None], str] = {}
+        """-> where it comes from."""
         self._accepting = create_task(self._accept_forever())
 
     @staticmethod
@@ -126,26 +129,42 @@ class IrohEndpoint:
         if self._closed:
             raise LinkDown("This node's endpoint is closed; start the node again.")
 
-    def _add(self, connection: Any) -> "IrohConnection":
-        added = IrohConnection(connection, self._connections)
+    def _add(self, connection: Any, source: str = "") -> "IrohConnection":
+        added = IrohConnection(connection, self._connections, source)
         self._connections.add(added)
         return added
 
     async def _accept_forever(self) -> None:
         while (incoming := await self._endpoint.accept_next()) is not None:
-            if len(self._handshakes) >= MAX_HANDSHAKES:
-                await incoming.refuse()
-                continue
-            task = create_task(self._shake_hands(incoming))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            with suppress(iroh.IrohError):  # whoever knocked has given up
+                source = source_of(await incoming.remote_addr())
+                from_there = sum(place == source for place in self._handshakes.values())
+                if len(self._handshakes) >= MAX_HANDSHAKES or from_there >= MAX_HANDSHAKES_FROM_ONE_SOURCE:
+                    await incoming.refuse()
+                    continue
+                task = create_task(self._shake_hands(incoming, source))
+                self._handshakes[task] = source
+                task.add_done_callback(self._handshakes.pop)
 
-    async def _shake_hands(self, incoming: Any) -> None:
+    async def _shake_hands(self, incoming: Any, source: str) -> None:
         # A stranger's failed handshake concerns nobody here.
         with suppress(iroh.IrohError, TimeoutError):
             async with timeout(HANDSHAKE_TIMEOUT_S):
                 connection = await (await incoming.accept()).connect()
-            self._accepted.put_nowait(self._add(connection))
+            self._accepted.put_nowait(self._add(connection, source))
+
+
+def source_of(address: Any) -> str:
+    """Of where a connection comes from what is somebody's alone: an IPv4 address, half an IPv6 address, a relay.
+
+    A relay is one source: who hides behind it cannot be told before it has joined.
+    """
+    if not address.is_IP():
+        return str(address.url)
+    host = ip_address(address.addr.rpartition(":")[0].strip("[]").partition("%")[0])
+    if host.version == 6 and host.ipv4_mapped is not None:
+        host = host.ipv4_mapped
+    return str(host) if host.version == 4 else str(ip_network((host, 64), strict=False))
 
 
 def _unreachable(address: Address, reason: str) -> LinkDown:

@@ -37,8 +37,9 @@ _T = TypeVar("_T")
 class IrohConnection:
     """Implements `Connection`."""
 
-    def __init__(self, connection: Any, siblings: "set[IrohConnection]") -> None:
+    def __init__(self, connection: Any, siblings: "set[IrohConnection]", source: str = "") -> None:
         self._connection = connection
+        self._source = source
         self._siblings = siblings
         self._peer: NodeId = str(connection.remote_id())
         self._closed = Event()
@@ -54,6 +55,10 @@ class IrohConnection:
     @property
     def peer(self) -> NodeId:
         return self._peer
+
+    @property
+    def source(self) -> str:
+        return self._source
 
     @property
     def closed(self) -> Event:

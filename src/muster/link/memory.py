@@ -126,6 +126,10 @@ class MemoryConnection:
         return self._peer
 
     @property
+    def source(self) -> str:
+        return "memory"
+
+    @property
     def closed(self) -> Event:
         return self._closed
 

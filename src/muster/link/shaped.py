@@ -142,6 +142,10 @@ class ShapedConnection:
         return self._inner.peer
 
     @property
+    def source(self) -> str:
+        return self._inner.source
+
+    @property
     def closed(self) -> Event:
         return self._inner.closed
 

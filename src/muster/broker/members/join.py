@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from math import isfinite
 
-from muster.errors import MalformedFrame, NotAllowed, ProtocolViolation, TicketInvalid, VersionMismatch
+from muster.errors import Banned, MalformedFrame, ProtocolViolation, TicketInvalid, VersionMismatch
 from muster.spec.pool import Device, NodeId
 from muster.wire.messages.base import PROTOCOL, Address
 from muster.wire.messages.membership import Heartbeat, Hello, Measured, PeerMeasured
@@ -44,7 +44,7 @@ def check_hello(
 
 def check_not_banned(node: NodeId, banned: Iterable[NodeId]) -> None:
     if node in banned:
-        raise NotAllowed(f"Node {node[:10]} is banned from this pool; ask whoever runs the pool to lift the ban.")
+        raise Banned(f"Node {node[:10]} is banned from this pool; ask whoever runs the pool to lift the ban.")
 
 
 def _check_names(node: NodeId, hello: Hello) -> None:
