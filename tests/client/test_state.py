@@ -113,17 +113,17 @@ def test_without_any_pipeline_a_request_ends_in_time_and_says_why() -> None:
 
 def test_a_new_request_waits_less_for_a_pipeline_than_one_that_lost_its_own() -> None:
     state = ClientState(Patience(new_request_s=5, no_pipeline_s=100))
-    state.route_up(1, 0.0)
-    state.start(a_request("lost"), 0.0)
-    state.route_down(1, 1.0)
-    state.start(a_request("new"), 1.0)
-    assert [end.request_id for end in state.tick(6.5) if isinstance(end, End)] == ["new"]
-    assert state.tick(100.5) == []
-    assert [end.request_id for end in state.tick(101.5) if isinstance(end, End)] == ["lost"]
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request("lost")), 0.0)
+    state.handle(RouteDown(1), 1.0)
+    state.handle(Started(a_request("new")), 1.0)
+    assert [end.request_id for end in state.handle(Tick(), 6.5) if isinstance(end, End)] == ["new"]
+    assert state.handle(Tick(), 100.5) == []
+    assert [end.request_id for end in state.handle(Tick(), 101.5) if isinstance(end, End)] == ["lost"]
     patient = ClientState(Patience(new_request_s=200, no_pipeline_s=100))
-    patient.start(a_request(), 0.0)
-    assert patient.tick(199.0) == []
-    assert len(patient.tick(201.0)) == 1
+    patient.handle(Started(a_request()), 0.0)
+    assert patient.handle(Tick(), 199.0) == []
+    assert len(patient.handle(Tick(), 201.0)) == 1
 
 
 def test_a_silent_pipeline_is_suspected_once_per_silence() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -96,6 +97,8 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         stack.callback(forget_head, options.data_dir)
         announce_door(announce, model.shape.name, server.url, ticket)
         tasks.append(await stack.enter_async_context(background(watch(head.service, announce))))
+        # What is here by now stays: to go through it again and again for garbage would hold up everybody.
+        gc.freeze()
         # At the end before all else: what leaves then leaves with the pool, and nobody is to take its place.
         stack.callback(head.service.stand_still)
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
