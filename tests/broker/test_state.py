@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from muster.broker.events import DrainNode, NodeSeen, Placed, Remembered
+from muster.broker.members.membership import DRAIN_KEPT_S
 from muster.broker.pipelines.job import JobOptions
 from muster.spec.request import Request
 from muster.wire.messages.generate import Submit
@@ -166,6 +167,40 @@ def test_a_node_that_is_needed_goes_on_serving_while_it_drains():
     stage.join(3, 500)
     stage.pass_time(2)
     assert set(stage.ranges()) == {2, 3}
+
+
+@pytest.mark.parametrize("away_s", [0, 8, 300])
+def test_who_was_told_to_drain_stays_so_when_its_connection_was_lost(away_s: int) -> None:
+    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.1))
+    leaving = stage.at(1)
+    stage.say(DrainNode(leaving.id))
+    stage.pass_time(30)
+    if away_s:
+        stage.cut(leaving)
+        stage.pass_time(away_s, step_s=1.0)
+    stage.join(1, 500)  # at once, over a ghost that the head has not noticed
+    stage.pass_time(200, step_s=1.0)
+    assert set(stage.ranges()) == {2, 3}
+    stage.cut(stage.at(1))
+    stage.join(1, 500)
+    stage.pass_time(100, step_s=1.0)
+    assert set(stage.ranges()) == {2, 3}, "the order outlives a second loss as well"
+
+
+@pytest.mark.parametrize("order", [True, False], ids=["by the operator", "by its owner"])
+@pytest.mark.parametrize("ending", ["goodbye", "drain", "time"])
+def test_a_drained_machine_that_has_left_in_good_order_or_for_long_works_again(order: bool, ending: str) -> None:
+    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.1))
+    leaving = stage.at(1)
+    stage.say(DrainNode(leaving.id)) if order else stage.tell(leaving, Goodbye(drain=True))
+    if ending != "time":
+        stage.tell(leaving, Goodbye(drain=ending == "drain"))
+    if leaving.alive:
+        stage.cut(leaving)
+    stage.pass_time(DRAIN_KEPT_S + 2 if ending == "time" else 2, step_s=1.0)
+    stage.join(1, 500)
+    stage.pass_time(100, step_s=1.0)
+    assert set(stage.ranges()) == {1, 2}
 
 
 def test_a_goodbye_is_a_loss_at_once_and_with_drain_a_move():

@@ -103,6 +103,8 @@ class BrokerState:
                 self.admission.ticket_issued(secret, expires_s)
                 return []
             case DrainNode(node):
+                if node in self.members.members:
+                    self.members.keep_drained(node, now_s)
                 return self._drain(node, now_s)
             case BanNode(node):
                 return self._ban(node, now_s)
@@ -174,10 +176,11 @@ class BrokerState:
                 return self.blame.load_failed(member, message, now_s)
             case StageLost():
                 return self.blame.stage_lost(member, message, now_s)
-            case Goodbye(drain=True):
+            case Goodbye(drain=drain):
+                self.members.forget_drain(member.id, now_s)
+                if not drain:
+                    return [*self._gone([member], now_s), Close(member.connection, "goodbye")]
                 return self._drain(member.id, now_s)
-            case Goodbye():
-                return [*self._gone([member], now_s), Close(member.connection, "goodbye")]
         raise ProtocolViolation(
             f"A node does not send {type(message).__name__} on the control channel; update Muster on it."
         )
@@ -221,7 +224,7 @@ class BrokerState:
         """Forget these members; what they held is lost."""
         for member in members:
             self.blame.vanished(member, now_s)
-            self.members.remove(member.id)
+            self.members.remove(member.id, now_s)
         return self.pipelines.lost([member.id for member in members], now_s)
 
     def _drain(self, node: NodeId, now_s: float) -> list[Command]:

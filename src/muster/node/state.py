@@ -96,7 +96,9 @@ class NodeState:
                 self.joined, self.rejoins = True, 0
                 self.heartbeat_s, self.lease_s = message.heartbeat_s, message.lease_s
                 # Stages of an earlier membership are the head's to give again: it may have placed them elsewhere.
-                return self._drop_all()
+                # One that drains has nothing left to wait for, then.
+                leave: list[Command] = [Say(Goodbye()), Quit(None)] if self.draining else []
+                return [*self._drop_all(), *leave]
             case Refused():
                 self.refused = True
                 return [Quit(from_code(message.code, message.reason))]

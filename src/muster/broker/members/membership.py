@@ -19,6 +19,8 @@ LINK_NEWS = 1.5
 """A link that is measured so many times faster or slower than before has changed."""
 LATENCY_NOISE_S = 0.005
 """Of so little difference a latency is not news."""
+DRAIN_KEPT_S = 600.0
+"""Who was told to drain and lost its connection stays drained when it is back within this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Record:
     failures: int = 0
     last_failure_s: float = 0.0
     rest_until_s: float = 0.0
+    drained_s: float | None = None
+    """When it was last here with the operator's order to drain; None without one."""
 
 
 class Membership:
@@ -109,12 +113,19 @@ class Membership:
 
     def add(self, member: Member) -> None:
         assert member.id not in self.members, "the ghost must be removed first"
+        drained_s = self.record(member.id, member.heard_s).drained_s
+        member.draining = drained_s is not None and member.heard_s - drained_s <= DRAIN_KEPT_S
+        if not member.draining:
+            self.forget_drain(member.id, member.heard_s)
         self.members[member.id] = member
         self._by_connection[member.connection] = member.id
 
-    def remove(self, node: NodeId) -> Member:
+    def remove(self, node: NodeId, now_s: float) -> Member:
         member = self.members.pop(node)
         del self._by_connection[member.connection]
+        record = self.record(node, now_s)
+        if record.drained_s is not None:
+            record.drained_s = now_s
         return member
 
     def expired(self, now_s: float) -> list[Member]:
@@ -159,6 +170,14 @@ class Membership:
             member.draining = True
         return member is not None
 
+    def keep_drained(self, node: NodeId, now_s: float) -> None:
+        """The operator's order outlives a lost connection. A node keeps its own wish by itself."""
+        self.record(node, now_s).drained_s = now_s
+
+    def forget_drain(self, node: NodeId, now_s: float) -> None:
+        """It leaves in good order: whoever starts it again wants it to work."""
+        self.record(node, now_s).drained_s = None
+
     def hangs(self, member: Member, now_s: float) -> None:
         """Its step at hand does not end: nothing new until it does."""
         member.hangs = True
@@ -170,7 +189,7 @@ class Membership:
         """The node's reputation, forgiven if it is due."""
         record = self.records.pop(node, None) or Record()
         if record.failures and now_s - record.last_failure_s > self.options.forgive_s:
-            record = Record(proven_bytes=record.proven_bytes)
+            record = Record(proven_bytes=record.proven_bytes, drained_s=record.drained_s)
         self.records[node] = record  # the most recently used is last
         if len(self.records) > MAX_RECORDS:
             stale = next((node for node in self.records if node not in self.members), None)
