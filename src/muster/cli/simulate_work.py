@@ -147,7 +147,7 @@ def _plan_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeli
         return None
     try:
         options = PlanOptions(page_size=pipeline.serve.page_size, constants=question.constants)
-        (anew,) = place(question.shape, machines, pipeline, options).pipelines
+        anew = place(question.shape, machines, pipeline, options).only_pipeline
     except PoolUnavailable:
         return None
     return anew.with_work(batch=pipeline.serve.batch, prefill_tokens=pipeline.serve.prefill_tokens)

@@ -154,6 +154,11 @@ class Plan:
         return pipeline
 
     @property
+    def first_replica(self) -> Pipeline:
+        """Where all are alike in what is asked of it, as in training in their cuts. Raises `IndexError` without any."""
+        return self.pipelines[0]
+
+    @property
     def trains(self) -> bool:
         """Whether this is a plan for training; all pipelines of one plan do the same kind of work."""
         return any(isinstance(pipeline.work, TrainSettings) for pipeline in self.pipelines)

@@ -71,9 +71,9 @@ def why_not(
 
 def _named(pool: Pool, plan: Plan) -> str:
     """One short pipeline by its machines, anything larger by its counts."""
-    if len(plan.pipelines) > 1 or len(plan.pipelines[0].stages) > _MAX_LISTED:
+    if len(plan.pipelines) > 1 or _stages(plan) > _MAX_LISTED:
         return layout_in_words(plan)
-    return _chain({node.id: node.name for node in pool.nodes}, plan.pipelines[0])
+    return _chain({node.id: node.name for node in pool.nodes}, plan.only_pipeline)
 
 
 def layout_in_words(plan: Plan) -> str:

@@ -139,7 +139,7 @@ class Trials:
         return replace(fewer, standbys=tuple(node.id for node in self.job.fleet.nodes if node.id not in busy))
 
     def _others(self, plan: Plan) -> Iterator[Plan]:
-        prompts = plan.pipelines[0].serve.prefill_tokens
+        prompts = plan.first_replica.serve.prefill_tokens
         for tokens in (prompts // 2, prompts * 2):
             yield self._with_prompts_of(plan, tokens)
         for more in (-1, 1):

@@ -19,13 +19,14 @@ def check(pool: Pool, workload: TrainWorkload) -> None:
 
 
 def counts(plan: Plan) -> str:
-    replicas, stages = len(plan.pipelines), len(plan.pipelines[0].stages)
+    replicas, stages = len(plan.pipelines), len(plan.first_replica.stages)
     return f"{replicas} replica{'s' * (replicas != 1)} of {stages} stage{'s' * (stages != 1)}"
 
 
 def explained(plan: Plan, forecast: TrainForecast, pool: Pool, bound_s: float) -> str:
     """A few sentences for `--explain`."""
-    cuts = [stage.first for stage in plan.pipelines[0].stages] + [plan.pipelines[0].stages[-1].last]
+    stages = plan.first_replica.stages
+    cuts = [stage.first for stage in stages] + [stages[-1].last]
     shares = sorted({pipeline.train.num_microbatches for pipeline in plan.pipelines})
     dealt = f"{shares[0]}" if len(shares) == 1 else f"{shares[0]} to {shares[-1]}, by speed"
     sentences = [

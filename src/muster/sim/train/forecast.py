@@ -41,7 +41,7 @@ def train_forecast(
     ends = [last_backward_s(costs, whole_s, pieces) for costs, whole_s in zip(pipelines, pipelines_s, strict=True)]
     exchanges = [
         exchange_seconds(plan, pool, shape, [(costs.stages[j], costs.nodes[j]) for costs in pipelines], exchange)
-        for j in range(len(pipelines[0].stages))
+        for j in range(len(plan.first_replica.stages))
     ]
     finish = [
         max(end[j] for end in ends) + exchanges[j] + max(costs.optimizer_s[j] for costs in pipelines)
