@@ -40,8 +40,7 @@ class PoolWorld:
         self._pool.network.heal(self._machines[one].id, self._machines[other].id)
 
     async def slow(self, node: int, factor: float) -> None:
-        for held in self._machines[node].worker._stages._held.values():
-            held.runner._wait_factor = 1.0 / factor - 1.0
+        self._machines[node].worker.rehearse(factor)
 
 
 @pytest.fixture

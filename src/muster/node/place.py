@@ -34,7 +34,7 @@ class Surroundings:
 
     node: NodeId
     head: NodeId
-    speed: float
+    speed: Callable[[], float]
     loader: StageLoader
     neighbours: Neighbours
     tell: Callable[[AnyMessage], None]
@@ -50,10 +50,13 @@ class NodePlace:
     def __init__(self, assign: Assign, connection: Connection | None, surroundings: Surroundings) -> None:
         """`connection` leads to the head; None while there is none."""
         self.assign = assign
-        self.node, self.head, self.speed = surroundings.node, surroundings.head, surroundings.speed
+        self.node, self.head = surroundings.node, surroundings.head
         self._connection = connection
         self._around = surroundings
         self._boxes: list[Outbox] = []
+
+    def speed(self) -> float:
+        return self._around.speed()
 
     async def load(
         self, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]

@@ -116,6 +116,7 @@ class Worker:
         self._regions = regions if regions is not None else {}
         self._measure = measure or measured
         self._kinds = kinds
+        self._speed = options.speed
         self._state = NodeState(endpoint.node_id, kinds.check)
         self._tasks = Tasks()
         self._neighbours = Neighbours(endpoint)
@@ -156,6 +157,10 @@ class Worker:
         sentence = "Draining: what runs here moves to other machines first. Ctrl-C once more leaves at once."
         self._announce("draining", sentence if moves else "Leaving.")
         self._handle(DrainAsked(self._options.drain_timeout_s))
+
+    def rehearse(self, speed: float) -> None:
+        """Be a machine of this speed from the next step of every stage on; the head is left to find out."""
+        self._speed = speed
 
     async def _close(self) -> None:
         await self._tasks.cancel()
@@ -347,7 +352,7 @@ class Worker:
         return Surroundings(
             node=self._endpoint.node_id,
             head=self._door.address.node,
-            speed=self._options.speed,
+            speed=lambda: self._speed,
             loader=self._loader,
             neighbours=self._neighbours,
             tell=self._tell,

@@ -88,7 +88,7 @@ def assign(index: int) -> Assign:
 
 def runner(index: int, work: Any, send: Send | None, most_steps: int = 64) -> Runner:
     place = RingPlace(1, HEAD, (SECOND, FIRST)[index], send, FIRST, index == 1, None, most_steps)
-    coder, thread = make_coder(None), ComputeThread(1, speed=1.0)
+    coder, thread = make_coder(None), ComputeThread(1, speed=lambda: 1.0)
     if index == 0:
         return FirstStage(place, work, coder.encode, thread)
     return LaterStage(place, work, coder.decode, coder.encode, thread)
@@ -173,7 +173,7 @@ def test_a_middle_stage_sees_no_prompt_and_the_last_one_waits_for_it(late: bool)
 
         engine = Engine(FakeStage(0, 3), FakeCache(64, 4), options=options)
         others = [Follower(FakeStage(index, 3), FakeCache(64, 4), OPTIONS.epoch) for index in (1, 2)]
-        threads = [ComputeThread(1, speed=1.0) for _ in range(3)]
+        threads = [ComputeThread(1, speed=lambda: 1.0) for _ in range(3)]
         first = FirstStage(at(THIRD, to_middle, to=past_the_middle), engine, coder.encode, threads[0])
         middle = LaterStage(at(FIRST, to_last), others[0], coder.decode, coder.encode, threads[1])
         last = LaterStage(at(SECOND, home, is_last=True), others[1], coder.decode, coder.encode, threads[2])
@@ -375,6 +375,19 @@ def compute_for(seconds: float) -> None:
 def test_a_rehearsed_slow_machine_takes_as_much_longer_as_it_says() -> None:
     assert seconds_at_quarter_speed(lambda: compute_for(0.03), threads=1) >= 0.12
     assert seconds_at_quarter_speed(lambda: time.sleep(0.03), threads=2) >= 0.12
+
+
+def test_a_machine_that_becomes_slower_is_so_from_the_next_step_on() -> None:
+    async def body() -> None:
+        speeds, thread = [1.0], ComputeThread(1, lambda: speeds[-1])
+        await thread.compute(lambda: compute_for(0.03))
+        at_first_s = thread.vitals().busy_s
+        speeds.append(0.1)
+        await thread.compute(lambda: compute_for(0.03))
+        assert thread.vitals().busy_s - at_first_s >= 0.3
+        await thread.close()
+
+    run(body())
 
 
 def test_what_others_take_of_the_processor_makes_a_rehearsed_slow_machine_no_slower() -> None:

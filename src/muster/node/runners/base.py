@@ -83,9 +83,8 @@ class Place(Protocol):
     @property
     def head(self) -> NodeId: ...
 
-    @property
     def speed(self) -> float:
-        """Below 1 a slower machine is rehearsed; see `thread`."""
+        """Below 1 a slower machine is rehearsed; see `thread`. It may change between steps."""
 
     async def load(
         self, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]

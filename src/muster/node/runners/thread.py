@@ -31,7 +31,8 @@ def slowed(work: Callable[[], Result], speed: float) -> Result:
 
 
 class ComputeThread:
-    def __init__(self, epoch: int, speed: float) -> None:
+    def __init__(self, epoch: int, speed: Callable[[], float]) -> None:
+        """`speed` is asked before every step."""
         self._speed = speed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"stage-{epoch}")
         self._steps = 0
@@ -42,7 +43,7 @@ class ComputeThread:
     async def compute(self, work: Callable[[], Result]) -> Result:
         """Run `work` in the thread, at the speed that this machine lends. One at a time."""
         self._began_s = time.perf_counter()
-        future = self._thread.submit(slowed, work, self._speed)
+        future = self._thread.submit(slowed, work, self._speed())
         self._ends = future
         result = await asyncio.wrap_future(future)
         self._busy_s += time.perf_counter() - self._began_s
