@@ -1,6 +1,6 @@
 """Claims that tests show: how many of the named tests do not pass.
 
-    python benchmarks/by_tests.py structure.3 tests/flows/test_second_kind.py [--json FILE]
+    python benchmarks/by_tests.py structure.2 tests/broker/test_forecast.py [--json FILE]
 
 A test that is skipped shows nothing, so it counts as one that does not pass; no tests at all are no record.
 """

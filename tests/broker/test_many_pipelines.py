@@ -7,17 +7,13 @@ from random import Random
 import pytest
 
 from muster.broker.events import PipelineId, PipelineSuspected, Placed, PlanFound, Remembered
-from muster.broker.pipelines.job import Circumstances, Job, JobModel, JobOptions, Outcome
+from muster.broker.pipelines.job import Job, JobModel, JobOptions
 from muster.broker.pipelines.serve import serve_job
 from muster.broker.view import nodes_view, status_view
-from muster.cost.memory import stage_bytes
-from muster.plan.quick.tables import PlanOptions
-from muster.plan.replan.pinned import Pinned
 from muster.plan.serve.one_pipeline import one_pipeline
-from muster.spec.plan import Pipeline, Plan, ServeSettings, TrainSettings
-from muster.spec.plan import Stage as Layers
-from muster.spec.pool import Pool
+from muster.spec.plan import ServeSettings, TrainSettings
 from tests.broker.actors import PLANNING, SECRET, SERVED, WORKSPACE, Stage, measured, node_id, shape
+from tests.broker.one_layer_each import OneLayerEach
 
 SMALL = JobModel(replace(shape(4, 40), name="small"), manifest="cd" * 32, workspace=WORKSPACE)
 TUNED = JobModel(replace(shape(3, 50), name="tuned"), manifest="ef" * 32, eos_token_ids=(7,), workspace=WORKSPACE)
@@ -26,31 +22,6 @@ OPTIONS = JobOptions(planning=PLANNING)
 
 def serves(model: JobModel, pipelines: int = 1) -> Job:
     return replace(serve_job(model, options=OPTIONS), pipelines=pipelines)
-
-
-class OneLayerEach:
-    """Another kind of work: a layer on each of the first machines that are here, and never anything better."""
-
-    def mend(self, job: Job, now: Circumstances) -> Outcome:
-        model, layers = job.model, job.model.shape.num_layers
-        need = max(stage_bytes(model.shape, n, n + 1, 0, model.workspace) for n in range(layers))
-        able = [node for node in now.pool.nodes if node.device.memory_bytes >= need]
-        if len(able) < layers:
-            return Outcome(None, f"{len(able)} of {layers} machines are here; join more.")
-        stages = tuple(Layers(node.id, n, n + 1) for n, node in enumerate(able[:layers]))
-        return Outcome(Plan(job.name, (Pipeline(stages, TrainSettings(num_microbatches=4)),)))
-
-    def improve(self, job: Job, now: Circumstances, proposals: Sequence[Plan]) -> Outcome:
-        return Outcome(None)
-
-    def pinned(self, job: Job, pool: Pool) -> tuple[Pinned, ...]:
-        return ()
-
-    def forecasting(self, job: Job, pool: Pool) -> PlanOptions:
-        return job.options.planning
-
-    def search_options(self, job: Job, pool: Pool) -> PlanOptions:
-        return job.options.planning
 
 
 TRAINING = Job("run-7", TUNED, OneLayerEach(), options=OPTIONS)

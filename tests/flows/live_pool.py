@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from openai import OpenAI
 from muster.api.server import ApiServer
 from muster.broker.events import Route
 from muster.broker.members.membership import LeaseOptions
-from muster.broker.pipelines.job import JobOptions
+from muster.broker.pipelines.job import Job, JobOptions
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
@@ -33,9 +33,10 @@ from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.memory import MemoryNetwork
 from muster.node.process import door_of
+from muster.node.runners.base import Kinds
+from muster.node.runners.registry import PRODUCTION
 from muster.node.runners.serve.first import FirstStage
 from muster.node.worker import Measure, Worker, WorkerOptions
-from muster.plan.serve.options import Pin
 from muster.serve.engine import Engine
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
@@ -82,9 +83,14 @@ class LivePool:
         iroh: bool = False,
         keys: bool = False,
         max_layers: int = 0,
-        pins: tuple[Pin, ...] = (),
+        options: JobOptions = JOB,
+        beside: tuple[Job, ...] = (),
+        kinds: Kinds = PRODUCTION,
     ):
-        """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more)."""
+        """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more).
+
+        `options` are those of the model that is served; the jobs `beside` it may need other `kinds` of work.
+        """
         self.folder, self.iroh = folder, iroh
         self.network = MemoryNetwork()
         self.machines: list[Machine] = []
@@ -95,7 +101,7 @@ class LivePool:
         self._loop.set_exception_handler(lambda _, context: self.troubles.append(str(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._clients: list[OpenAI] = []
-        self._job = replace(JOB, pins=pins)
+        self._options, self._beside, self._kinds = options, beside, kinds
         self._made = 0
 
     # --- from outside the loop ----------------------------------------------------------------------------------------
@@ -146,21 +152,24 @@ class LivePool:
             assert time.monotonic() < deadline, f"{what} did not come about; {self.describe()}"
             time.sleep(0.02)
 
-    def route(self) -> Route | None:
-        return newest(self.service.routes(self.head.job.name))
+    def route(self, job: str = "") -> Route | None:
+        """Of the model that is served, unless another job is named."""
+        return newest(self.service.routes(job or self.head.job.name))
 
-    def until_serving(self, stages: int | None = None, without: Sequence[Machine] = (), after: int = 0) -> Route:
+    def until_serving(
+        self, stages: int | None = None, without: Sequence[Machine] = (), after: int = 0, job: str = ""
+    ) -> Route:
         """Wait for a route later than epoch `after`, of so many stages, that avoids some machines."""
         avoided = {machine.id for machine in without}
 
         def good() -> bool:
-            route = self.route()
+            route = self.route(job)
             if route is None or route.epoch <= after or avoided & set(route.pipeline.nodes()):
                 return False
             return stages is None or len(route.pipeline.stages) == stages
 
         self.until("a pipeline", good)
-        route = self.route()
+        route = self.route(job)
         assert route is not None
         return route
 
@@ -230,7 +239,9 @@ class LivePool:
         self.key = self.store.add_key("tests")[0] if self._keys else "unused"
         self._identity = identity_of("head")
         options = BrokerOptions(leases=LEASES, hang_s=1.0)
-        self.head = Head(self.model, self.store, options, self._job, search=None, patience=PATIENCE)
+        self.head = Head(
+            self.model, self.store, options, self._options, beside=self._beside, search=None, patience=PATIENCE
+        )
         await self._start_broker()
         self.ticket = await self.service.issue_ticket(3600)
         check_after(self.sessions, "_carry_out", self.sessions.state.check, self.troubles)
@@ -284,7 +295,9 @@ class LivePool:
         layers = max_layers or -(-self.model.shape.num_layers // 4) + 1
         cap = room_for(self.model.shape, layers, 4 * self.model.shape.max_context)
         options = WorkerOptions(name=name, cache_dir=self.folder / name, memory_cap_bytes=cap)
-        worker = Worker(endpoint, door_of(ticket or self.ticket), options, measure=measure or made_up)
+        worker = Worker(
+            endpoint, door_of(ticket or self.ticket), options, measure=measure or made_up, kinds=self._kinds
+        )
         machine = Machine(name, endpoint, worker, asyncio.create_task(worker.run()))
         self.machines.append(machine)
         return machine

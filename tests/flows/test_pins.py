@@ -1,11 +1,12 @@
 """A pinned machine of a real pool: it has its layers, is replaced when it dies, and gets them again when it is back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.workload import mixed_requests
 from muster.plan.serve.options import Pin
 from muster.spec.plan import Stage
-from tests.flows.live_pool import LivePool, Machine
+from tests.flows.live_pool import JOB, LivePool, Machine
 
 
 def stage_of(pool: LivePool, machine: Machine) -> Stage | None:
@@ -17,7 +18,8 @@ def stage_of(pool: LivePool, machine: Machine) -> Stage | None:
 def test_a_pinned_machine_dies_is_replaced_and_comes_back_while_every_stream_says_the_same(
     model_path: Path, tmp_path: Path
 ) -> None:
-    with LivePool(tmp_path, str(model_path), pins=(Pin("machine-3", 1, 3),)) as pool:
+    pinning = replace(JOB, pins=(Pin("machine-3", 1, 3),))
+    with LivePool(tmp_path, str(model_path), options=pinning) as pool:
         pool.until_serving()
         pinned = next(machine for machine in pool.machines if machine.name == "machine-3")
         assert stage_of(pool, pinned) == Stage(pinned.id, 1, 3)

@@ -12,8 +12,9 @@ import torch
 from muster.compress.registry import make_coder
 from muster.errors import ProtocolViolation
 from muster.node.runners.base import Cheated, Kind, Kinds, Place, RunnerVitals, Send, refuse
+from muster.node.runners.serve.kind import SERVE
 from muster.node.runners.thread import ComputeThread
-from muster.spec.plan import TrainSettings
+from muster.spec.plan import ServeSettings, TrainSettings
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
 from muster.wire.messages.generate import Step
@@ -28,7 +29,7 @@ class Echo:
         assign = place.assign
         nodes = assign.pipeline.nodes()
         self.index, self.epoch = assign.index, assign.epoch
-        self.closed = False
+        self.place, self.closed = place, False
         self._head, self._previous = place.head, nodes[assign.index - 1]
         self._send = send
         self._decode = place.coder(self._previous, place.node).decode
@@ -80,8 +81,8 @@ class Echo:
         self.closed = True
 
 
-def echo_kinds(built: list[Echo]) -> Kinds:
-    """A node that echoes where it is told to train; `built` is filled with its runners."""
+def echo_kind(built: list[Echo]) -> Kind:
+    """`built` is filled with its runners."""
 
     async def build(place: Place) -> Echo:
         nodes = place.assign.pipeline.nodes()
@@ -89,7 +90,12 @@ def echo_kinds(built: list[Echo]) -> Kinds:
         built.append(echo)
         return echo
 
-    return Kinds({TrainSettings: Kind(check, build)})
+    return Kind(check, build)
+
+
+def echo_kinds(built: list[Echo]) -> Kinds:
+    """Of a node that echoes where it is told to train, and serves as every node does."""
+    return Kinds({ServeSettings: SERVE, TrainSettings: echo_kind(built)})
 
 
 def check(work: TrainSettings) -> None:

@@ -64,6 +64,17 @@ async def test_a_second_kind_of_work_is_assigned_run_lost_repaired_and_dropped(t
         assert all(not machine.worker._stages._held for machine in (first, spare, third))
 
 
+async def test_a_machine_that_becomes_slower_is_so_in_the_stages_that_it_holds(tmp_path: Path) -> None:
+    built: list[Echo] = []
+    async with ScriptedHead(tmp_path, echo_kinds(built)) as head:
+        machine = await head.add()
+        await head.assign(1, over(machine))
+        await machine.hears(Loaded, epoch=1)
+        assert built[0].place.speed() == 1.0
+        machine.worker.rehearse(0.25)
+        assert built[0].place.speed() == 0.25
+
+
 async def test_each_kind_says_itself_who_may_say_what(tmp_path: Path) -> None:
     async with ScriptedHead(tmp_path, echo_kinds([])) as head:
         first, second = await head.add(), await head.add()

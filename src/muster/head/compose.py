@@ -4,7 +4,7 @@ Who runs it gives the model, a store and an endpoint, so that tests run this com
 process: signals, sockets and files are `run`'s.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 
 from starlette.types import ASGIApp
 
@@ -12,7 +12,7 @@ from muster.api.app import create_app
 from muster.api.serving import ServingOptions
 from muster.broker.bulk import ReadBlob
 from muster.broker.events import Route
-from muster.broker.pipelines.job import JobModel, JobOptions, SearchPlan
+from muster.broker.pipelines.job import Job, JobModel, JobOptions, SearchPlan
 from muster.broker.pipelines.serve import serve_job
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
@@ -38,15 +38,17 @@ class Head:
         options: BrokerOptions = BrokerOptions(),
         job_options: JobOptions = JobOptions(),
         *,
+        beside: Iterable[Job] = (),
         search: SearchPlan | None = one_pipeline,
         patience: Patience | None = None,
     ) -> None:
-        """`search` looks for better plans while the quick planner's serve."""
+        """`beside` are what else the pool is to do. `search` looks for better plans while the quick planner's serve."""
         self.model, self.store = model, store
         self._options = options
         eos = tuple(sorted(model.tokenizer.end_of_text_ids))
         served = JobModel(model.shape, model.manifest.digest, eos_token_ids=eos, choices=model.choices)
         self.job = serve_job(served, search=search, options=job_options)
+        self._jobs = (self.job, *beside)
         # Through `self.service`, and not bound to one: another broker may take its place while streams wait.
         self.sessions = Sessions(
             lambda node: self.service.open(node, "data"),
@@ -59,7 +61,7 @@ class Head:
     async def start_broker(self, endpoint: Endpoint) -> None:
         """May be called again once `service` was closed: the new one finds the pool again in the store."""
         read_blob = blob_reader(DirectoryBlobs(self.model.path, self.model.manifest))
-        service = BrokerService([self.job], self.store, read_blob, options=self._options)
+        service = BrokerService(self._jobs, self.store, read_blob, options=self._options)
         await service.start(endpoint)
         self.service = service
 
