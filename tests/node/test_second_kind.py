@@ -7,6 +7,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from muster.node.events import Drop
 from muster.node.runners.registry import PRODUCTION
 from muster.spec.codec import Codec
 from muster.spec.plan import CodedLink, Pipeline, ServeSettings, Stage, TrainSettings
@@ -73,6 +74,38 @@ async def test_a_machine_that_becomes_slower_is_so_in_the_stages_that_it_holds(t
         assert built[0].place.speed() == 1.0
         machine.worker.rehearse(0.25)
         assert built[0].place.speed() == 0.25
+
+
+async def test_no_queue_outlives_a_node_that_leaves_while_it_drops_a_stage(tmp_path: Path) -> None:
+    async with ScriptedHead(tmp_path, echo_kinds([])) as head:
+        for turns in range(6):
+            machine = await head.add()
+            await head.assign(1, over(machine))
+            await machine.hears(Loaded, epoch=1)
+            place = machine.worker._stages._held[1].place
+            sending = [box._task for box in place._boxes]
+            machine.worker._carry_out([Drop(1)])
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            machine.running.cancel()
+            await asyncio.gather(machine.running, return_exceptions=True)
+            assert [task.done() for task in sending] == [True], f"after {turns} turns of the loop"
+
+
+async def test_no_queue_outlives_a_place_whose_closing_is_cut_short(tmp_path: Path) -> None:
+    async with ScriptedHead(tmp_path, echo_kinds([])) as head:
+        machine = await head.add()
+        for epoch in range(1, 4):
+            await head.assign(epoch, over(machine))
+            await machine.hears(Loaded, epoch=epoch)
+            place = machine.worker._stages._held[epoch].place
+            (sending,) = [box._task for box in place._boxes]
+            closing = asyncio.create_task(place.close())
+            for _ in range(epoch):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.wait([sending], timeout=1)
+            assert sending.done(), f"after {epoch} turns of the loop"
 
 
 async def test_each_kind_says_itself_who_may_say_what(tmp_path: Path) -> None:

@@ -49,10 +49,14 @@ class Outbox:
         """Returns when nothing leaves any more: after `end`, a loss or `close`."""
         await asyncio.wait([self._task])
 
-    async def close(self) -> None:
-        """Stop now; what waits is lost."""
+    def stop(self) -> None:
+        """Send nothing any more; what waits is lost."""
         self._takes_more = False
         self._task.cancel()
+
+    async def close(self) -> None:
+        """Stop now, and hang up."""
+        self.stop()
         await self.ended()
         await self.channel.close()
 

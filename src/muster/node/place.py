@@ -83,4 +83,6 @@ class NodePlace:
     async def close(self) -> None:
         """Hang up on the neighbours. The layers stay until the loader is told."""
         boxes, self._boxes = self._boxes, []
+        for box in boxes:
+            box.stop()  # first of all, so that it holds even where the rest is cut short
         await asyncio.gather(*(box.close() for box in boxes))

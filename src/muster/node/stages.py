@@ -78,8 +78,10 @@ class Stages:
             return
         self._ending.append(held.runner)
         held.task.cancel()
-        await asyncio.gather(held.task, return_exceptions=True)
-        await held.place.close()
+        try:
+            await asyncio.gather(held.task, return_exceptions=True)
+        finally:
+            await held.place.close()  # also where the node leaves meanwhile: nobody else knows of its channels
         await held.runner.close()
         self._ending.remove(held.runner)
         past = held.runner.vitals()
