@@ -21,6 +21,7 @@ KEYS = {
     "forecast": "what the plan will do; see below",
     "cost": "of the machines in use: `dollars_per_hour`, `dollars_per_million_tokens`, `watts`, `tokens_per_joule`",
     "search": "`score` on the objective, the `bound` that no plan beats, the `gap` between, `evaluations`, `finished`",
+    "beyond_runtime": "what of the plan no pool runs yet; empty if a pool can run it",
     "seconds": "that planning took",
     "explain": "with `--explain`: `rejected`, `one_more`, `break_even`",
 }

@@ -47,6 +47,22 @@ def test_both_forms_of_the_verb_plan_the_same(
     assert long | {"seconds": 0} == record(["plan", *words, *short], capsys) | {"seconds": 0}
 
 
+def test_a_plan_says_whether_a_pool_can_run_it_and_runnable_plans_only_such(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pool = tmp_path / "boxes.toml"
+    box = '[[machine]]\nname = "{}"\ndevice = "rtx-3090"\ndevices = 2\n'
+    pool.write_text(box.format("a") + box.format("b") + "[elsewhere]\nlatency_s = 0.001\nbandwidth_bytes_per_s = 1e9\n")
+    words = ["plan", "opt-6.7b", "--pool", str(pool)]
+    assert "pipelines" in " ".join(record(words, capsys)["beyond_runtime"])
+    assert "not yet: it has" in " ".join(told(words, capsys).split())
+    made = record([*words, "--runnable"], capsys)
+    assert made["beyond_runtime"] == []
+    (pipeline,) = made["plan"]["pipelines"]
+    assert all(stage["devices"] == [0] for stage in pipeline["stages"])
+    assert "muster serve --plan" in told([*words, "--runnable"], capsys)
+
+
 @pytest.mark.parametrize(("kind", "strange"), [("serve", "--sequences"), ("train", "--rate")])
 def test_a_form_lacks_the_options_of_the_other(kind: str, strange: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["plan", kind, "gpt2-xl", "--pool", "deserve-8xl4", strange, "4"]) == 2

@@ -163,3 +163,16 @@ def test_where_nobody_answers_any_more_that_is_said_first(lock: str, capsys: pyt
     assert "40 of 40 requests never got an answer: nobody was left" in " ".join(said.split())
     assert "for ever" not in said
     assert "try --requests" not in said
+
+
+def test_a_pipeline_of_several_devices_goes_on_with_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = tmp_path / "boxes.toml"
+    box = '[[machine]]\nname = "{}"\ndevice = "{}"\ndevices = {}\n'
+    elsewhere = "[elsewhere]\nlatency_s = 0.05\nbandwidth_bytes_per_s = 1e7\n"
+    pool.write_text(box.format("pair", "a100-40gb", 2) + box.format("single", "a40", 1) + elsewhere)
+    words = ["simulate", "qwen2.5-14b", "--pool", str(pool), "--objective", "latency", "--requests", "20"]
+    run = record([*words, "--output-tokens", "400", "--fault", "leave:pair@2"], capsys)["run"]
+    assert run["finished"] == 20
+    assert run["resubmissions"] > 0

@@ -7,7 +7,10 @@ from muster.cli.output import out, plain, show_facts, show_table
 from muster.cli.plan_record import OneMore, used_machines
 from muster.cli.planning import Answer, Question
 from muster.cost.profit import Basis, Sale, bases, break_even_tokens_per_s, sales
-from muster.spec.forecast import ServeForecast
+from muster.plan.found import Rejected
+from muster.plan.runnable import beyond
+from muster.spec.forecast import ServeForecast, TrainForecast
+from muster.spec.plan import Plan
 from muster.spec.pool import Pool
 from muster.spec.workload import Objective
 
@@ -26,7 +29,7 @@ def show_explanation(question: Question, answer: Answer, one_more: Sequence[OneM
         _section("Why this plan")
         out.print(plain(answer.plan.explanation))
     # Plans that differ in names only are told once.
-    reasons = list(dict.fromkeys(one.why for one in answer.rejected))
+    reasons = list(dict.fromkeys(_why(one, answer.plan) for one in answer.rejected))
     if reasons:
         _section("Rejected")
         show_facts((f"{index}.", why) for index, why in enumerate(reasons[:3], start=1))
@@ -36,6 +39,12 @@ def show_explanation(question: Question, answer: Answer, one_more: Sequence[OneM
         show_table("", ["one more", "like", "change", UNITS[question.objective]], rows, right=["change"])
     if isinstance(answer.forecast, ServeForecast):
         show_break_even(used_machines(question.pool, answer.plan), answer.forecast.tokens_per_s)
+
+
+def _why(other: Rejected[ServeForecast | TrainForecast], chosen: Plan) -> str:
+    """And that it could be run, where the plan that was chosen cannot."""
+    could = not chosen.trains and beyond(chosen) and not beyond(other.plan)
+    return f"{other.why} A pool can run this one." if could else other.why
 
 
 def _section(title: str) -> None:

@@ -56,6 +56,11 @@ Pins = Annotated[
     _serving("--pin", help="Keep these layers on this machine, as in ada=0-19. May be given several times."),
 ]
 
+Runnable = Annotated[
+    bool,
+    _serving("--runnable", help="Plan only what a pool can run today: one pipeline, one device of each machine."),
+]
+
 Sequences = Annotated[
     int | None, _training(min=1, max=MOST, help="An optimizer step sees so many sequences.", show_default="1024")
 ]
@@ -106,6 +111,7 @@ class Asked:
     output_tokens: int = 128
     budget: float | None = None
     pin: list[str] | None = None
+    runnable: bool = False
     sequences: int | None = None
     length: int | None = None
     microbatch: int | None = None
@@ -129,7 +135,7 @@ class Asked:
 LEAST_RATE, MAX_RATE = 1e-6, 1e6
 """Requests a second: one in eleven days, and more than any service has."""
 MAX_SECONDS = 1e9
-_SERVES = ("rate", "deadline", "budget", "pin")
+_SERVES = ("rate", "deadline", "budget", "pin", "runnable")
 _TRAINS = ("sequences", "length", "microbatch", "optimizer", "schedule", "recompute")
 _DTFM = ("replicas", "stages")
 

@@ -13,6 +13,7 @@ import msgspec
 from muster.cli.planning import Answer, Question
 from muster.cost.profit import bases, break_even_tokens_per_s, dollars_per_hour, dollars_per_million, sales, watts
 from muster.plan.found import Rejected
+from muster.plan.runnable import beyond
 from muster.spec.forecast import ServeForecast, StageForecast, TrainForecast
 from muster.spec.plan import Plan
 from muster.spec.plan_file import PlanFile, to_record
@@ -36,6 +37,7 @@ def record(question: Question, answer: Answer, one_more: Sequence[OneMore] | Non
     """`one_more` None leaves out what only `--explain` works out."""
     made = to_record(plan_file(question, answer.plan))
     made["forecast"] = forecast_record(answer.forecast)
+    made["beyond_runtime"] = beyond(answer.plan)
     made["cost"] = cost_record(used_machines(question.pool, answer.plan), answer.forecast)
     made["search"] = {
         "score": answer.score,

@@ -10,6 +10,8 @@ from muster.cli.plan_record import cost_record, used_machines
 from muster.cli.plan_stages import MAX_ROWS, RIGHT, stage_rows
 from muster.cli.planning import Answer, Question
 from muster.cost.profit import electricity_per_hour
+from muster.plan.found import LOOSE
+from muster.plan.runnable import RUNS, beyond
 from muster.plan.words import bytes_in_words
 from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.plan import Plan, ServeSettings
@@ -83,6 +85,8 @@ def facts(question: Question, answer: Answer) -> Iterator[tuple[str, str]]:
     if idle:
         some = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
         yield "not used", f"{some}: of no help, or standing by"
+    if not answer.plan.trains:
+        yield "runs", _runs(answer.plan)
     if answer.score is not None:
         yield "search", _search(answer)
 
@@ -148,9 +152,17 @@ def _money(used: Pool, forecast: ServeForecast | TrainForecast) -> Iterator[tupl
         yield "power", f"{number(cost['watts'])} W{joule}"
 
 
+def _runs(plan: Plan) -> str:
+    if what := beyond(plan):
+        return f"not yet: it has {' and '.join(what)}, and {RUNS}; --runnable plans only that"
+    return "on a pool as it is, with `muster serve --plan`"
+
+
 def _search(answer: Answer) -> str:
     looked = f"{several(answer.evaluations, 'layout')} looked at; " if answer.evaluations else ""
     if answer.gap is None:
         return f"{looked}by how much a plan could be better is not known"
+    if answer.gap > LOOSE:
+        return f"{looked}no better plan was found; how close that is to the best possible could not be proven"
     best = "no plan is better" if answer.gap <= 1e-9 else f"no plan is more than {share(answer.gap)} better"
     return looked + best

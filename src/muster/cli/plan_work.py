@@ -17,6 +17,7 @@ from muster.cli.plan_text import show_answer
 from muster.cli.planning import Answer, Question, answer_in_dtype, read_pins, spans_of
 from muster.cli.saved_plan import forecast_again, read_plan
 from muster.errors import InvalidRequest
+from muster.plan.runnable import RUNS, beyond
 from muster.plan.serve.options import Pin
 from muster.spec.plan_file import PlanFile, to_record, what_changed, why_useless
 
@@ -52,6 +53,7 @@ def plan_as_asked(asked: Asked) -> None:
         train,
         pins,
         budget_per_hour=asked.budget,
+        runnable=asked.runnable,
         compress=asked.compress,
         replicas=asked.replicas,
         stages=asked.stages,
@@ -111,6 +113,8 @@ def keep_to(lock: Path | None, question: Question) -> tuple[Question, Answer] | 
 def _asked_otherwise(held: PlanFile, question: Question) -> str | None:
     if held.objective != question.objective:
         return f"it was made for the objective {held.objective}, not {question.objective}"
+    if question.runnable and (what := beyond(held.plan)):
+        return f"it has {' and '.join(what)}, and {RUNS}"
     if held.workload != question.workload:
         return "it was made for another workload"
     for pin in question.pins:

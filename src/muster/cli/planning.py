@@ -43,6 +43,8 @@ class Question:
     """None is each planner's own default."""
     pins: tuple[Pin, ...] = ()
     budget_per_hour: float | None = None
+    runnable: bool = False
+    """Whether only what a pool can run is wanted."""
     compress: bool = False
     """Whether links of a training plan may carry compressed values."""
     replicas: int | None = None
@@ -160,9 +162,13 @@ def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
     )
     if question.effort is not None:
         options = replace(options, evaluations=question.effort)
+    pool = question.pool
+    if question.runnable:
+        options = replace(options, max_replicas=1, max_tensor_parallel=1, swap=False)
+        pool = replace(pool, nodes=tuple(replace(node, device_count=1, inside=None) for node in pool.nodes))
     found = plan_serving(
         question.shape,
-        question.pool,
+        pool,
         question.serve,
         options,
         question.constants,

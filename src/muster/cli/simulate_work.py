@@ -14,9 +14,11 @@ from muster.cli.planning import Question, answer_in_dtype, check_serves, forecas
 from muster.cli.saved_plan import forecast_again, read_plan
 from muster.cli.simulate_record import Simulated, record
 from muster.cli.simulate_text import show_simulated
-from muster.errors import InvalidRequest, PoolUnavailable
+from muster.errors import DoesNotFit, InvalidRequest, PoolUnavailable
 from muster.plan.quick.planner import place
 from muster.plan.quick.tables import PlanOptions
+from muster.plan.serve.options import ServeOptions
+from muster.plan.serve.search import plan_serving
 from muster.sim.serve.arrivals import Arrival
 from muster.sim.serve.result import ServeRun
 from muster.sim.serve.simulate import simulate_serving
@@ -27,6 +29,8 @@ from muster.spec.plan_file import PlanFile, why_useless
 from muster.spec.pool import NodeId, Pool
 from muster.spec.workload import Objective, ServeWorkload, TrainWorkload
 
+ANEW_EVALUATIONS = 40
+"""Of the search for how a broken pipeline goes on."""
 MAX_PASSES = 10_000_000
 """Of a microbatch through a stage, over all steps of a training run: about two minutes' work."""
 
@@ -142,15 +146,43 @@ def _serve(
 
 
 def _plan_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
-    """As the head of a pool does, which knows pipelines of single devices without swapping."""
-    if pipeline.serve.swap_pages or any(len(stage.devices) > 1 for stage in pipeline.stages):
-        return None
+    """As the head of a pool does; where it knows no such pipeline yet, by a short search on what is left."""
+    if pipeline.serve.swap_pages or any(stage.devices != (0,) for stage in pipeline.stages):
+        return _searched_anew(question, pipeline, machines)
     try:
         options = PlanOptions(page_size=pipeline.serve.page_size, constants=question.constants)
         anew = place(question.shape, machines, pipeline, options).only_pipeline
     except PoolUnavailable:
         return None
     return anew.with_work(batch=pipeline.serve.batch, prefill_tokens=pipeline.serve.prefill_tokens)
+
+
+def _searched_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
+    options = ServeOptions(
+        max_replicas=1,
+        swap=pipeline.serve.swap_pages > 0,
+        page_size=pipeline.serve.page_size,
+        evaluations=ANEW_EVALUATIONS,
+    )
+    offline = replace(question.serve, requests_per_s=None, deadline_s=None)
+    # Other devices of its machines may be at work in other pipelines.
+    devices: dict[NodeId, tuple[int, ...]] = {}
+    for stage in pipeline.stages:
+        devices[stage.node] = (*devices.get(stage.node, ()), *stage.devices)
+    nodes = (replace(node, device_count=len(devices.get(node.id, range(node.device_count)))) for node in machines.nodes)
+    left = replace(machines, nodes=tuple(nodes))
+    try:
+        found = plan_serving(question.shape, left, offline, options, question.constants, question.seed)
+    except (DoesNotFit, PoolUnavailable):
+        return None
+    anew = found.plan.only_pipeline
+    stages = (
+        replace(stage, devices=tuple(devices[stage.node][one] for one in stage.devices))
+        if stage.node in devices
+        else stage
+        for stage in anew.stages
+    )
+    return replace(anew, stages=tuple(stages))
 
 
 def _check_belongs(asked: Asked, plan: Plan) -> None:

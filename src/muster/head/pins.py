@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from muster.errors import InvalidRequest, Unsupported
+from muster.plan.runnable import RUNS, beyond
 from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan_file import PlanFile
@@ -63,16 +64,12 @@ def pins_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[Pin, ...]:
             "plan anew for this model, or serve that one.",
             "plan",
         )
-    pipelines = held.plan.pipelines
-    stages = [stage for pipeline in pipelines for stage in pipeline.stages]
-    several = f"{len(pipelines)} pipelines" if len(pipelines) > 1 else ""
-    parallel = "tensor parallelism" if any(stage.devices != (0,) for stage in stages) else ""
-    swapped = "swapped cache" if any(pipeline.serve.swap_pages for pipeline in pipelines) else ""
-    if beyond := [what for what in (several, parallel, swapped) if what]:
+    if what := beyond(held.plan):
         raise Unsupported(
-            f"{name} plans {' and '.join(beyond)}, and a pool serves one pipeline of single devices yet; "
-            "keep to one of its pipelines with --pin NODE=LAYERS instead.",
+            f"{name} plans {' and '.join(what)}, and {RUNS}; plan with --runnable, or keep to one of its pipelines "
+            "with --pin NODE=LAYERS instead.",
             "plan",
         )
+    stages = [stage for pipeline in held.plan.pipelines for stage in pipeline.stages]
     names = {node.id: node.name for node in held.pool.nodes}
     return tuple(Pin(names[stage.node], stage.first, stage.last) for stage in stages)

@@ -7,6 +7,8 @@ from muster.spec.forecast import ServeForecast, TrainForecast
 from muster.spec.plan import Plan
 from muster.spec.workload import TRAINING, Objective
 
+LOOSE = 0.5
+"""A bound that is further from the plan, as a share of it, says nothing of how good the plan is."""
 ForecastT = TypeVar("ForecastT", bound=ServeForecast | TrainForecast, covariant=True)
 
 

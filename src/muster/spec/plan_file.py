@@ -28,7 +28,7 @@ from muster.spec.written import suggest
 
 FORMAT = 1
 TOLD = (
-    *("forecast", "cost", "search", "seconds", "explain"),
+    *("forecast", "beyond_runtime", "cost", "search", "seconds", "explain"),
     *("cost_s", "data_parallel_s", "pipeline_s", "placement", "job"),
 )
 """What `--json` says beside the plan; a reader of plans does not need it."""

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muster.cost.memory import stage_bytes
 from muster.cost.named_shapes import named_shape
 from muster.errors import DoesNotFit, InvalidRequest
+from muster.plan.found import LOOSE
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
 from muster.sim.serve.forecast import serve_forecast
@@ -164,6 +166,47 @@ def test_a_machine_without_a_price_stands_by_where_money_matters():
     too_small = pool(machine("cheap", 40, price=1.0), machine("gift", 4000, price=None))
     with pytest.raises(InvalidRequest, match="gift has no price"):
         plan_serving(shape(), too_small, WORK, replace(QUICK, objective="cost"))
+
+
+@pytest.mark.parametrize("requests", [1, 2, 3, 5, 9])
+def test_a_pin_is_kept_wherever_one_request_fits_beside_it(requests):
+    """However little room the pinned machine has left for a batch."""
+    tokens = requests * (WORK.prompt_tokens + WORK.output_tokens)
+    need = stage_bytes(shape(8), 0, 2, tokens, QUICK.workspace, 1)
+    fleet = pool(machine("large", 20000.0), machine("small", (need + 1) / 2**20))
+    found = plan_serving(shape(8), fleet, WORK, replace(QUICK, pins=(Pin("small", 0, 2),)))
+    (stage,) = [stage for stage in found.plan.only_pipeline.stages if stage.node == "small"]
+    assert (stage.first, stage.last) == (0, 2)
+
+
+def test_a_hopeless_rate_is_refused_at_once_with_the_rate_that_the_pool_bears():
+    fleet = pool(machine("a"), machine("b"))
+    hopeless = replace(WORK, requests_per_s=1e5, deadline_s=60.0)
+    with pytest.raises(InvalidRequest, match="bears") as refused:
+        plan_serving(shape(4), fleet, hopeless, replace(QUICK, objective="slo"))
+    bears = float(re.search(r"bears ([\d.e+]+) a second", str(refused.value))[1])
+    offline = plan_serving(shape(4), fleet, WORK, QUICK)
+    assert bears == pytest.approx(offline.score / WORK.output_tokens, rel=0.01)
+
+
+@pytest.mark.parametrize("budget", [1e-3, 0.5, 1.9])
+def test_a_budget_that_buys_too_little_memory_is_refused_without_a_search(budget):
+    fleet = pool(*(machine(f"n{i}", 300.0) for i in range(8)))
+
+    def never() -> bool:
+        raise AssertionError("a search for what cannot be had")
+
+    options = replace(QUICK, budget_per_hour=budget)
+    with pytest.raises(InvalidRequest, match=r"the cheapest found costs \$[3-5]\.00"):
+        plan_serving(shape(6), fleet, WORK, options, out_of_time=never)
+
+
+@pytest.mark.parametrize("latency_s", [1e-4, 1.0])
+def test_a_bound_that_says_nothing_is_not_told(latency_s):
+    machines = [machine(f"n{i}", 500.0) for i in range(3)]
+    links = {(a.id, b.id): LinkSpeed(latency_s, 1e9) for a in machines for b in machines if a is not b}
+    found = plan_serving(shape(8), pool(*machines, links=links), WORK, replace(QUICK, objective="latency"))
+    assert ("no plan does better" in found.plan.explanation) == (found.gap <= LOOSE) == (latency_s < 1)
 
 
 def test_deserves_ring_gets_enough_steps_in_flight_and_swap_from_the_planner():

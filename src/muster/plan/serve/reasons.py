@@ -1,5 +1,6 @@
 """A serving plan in words: what it is, and why another one was not taken."""
 
+from muster.plan.found import LOOSE
 from muster.plan.serve.options import Objective
 from muster.plan.words import layers_in_words
 from muster.spec.forecast import ServeForecast
@@ -22,7 +23,9 @@ def explain(pool: Pool, plan: Plan, forecast: ServeForecast, objective: Objectiv
         more = f" and {len(plan.standbys) - _MAX_LISTED} more" if len(plan.standbys) > _MAX_LISTED else ""
         verb = "stays" if len(plan.standbys) == 1 else "stay"
         lines.append(f"{some}{more} {verb} idle: no better plan with them was found.")
-    lines.append(f"{_figure(objective, score)}; no plan does better than {_figure(objective, bound)}.")
+    low, high = sorted((score, bound))
+    proven = f"; no plan does better than {_figure(objective, bound)}" if high <= (1 + LOOSE) * low else ""
+    lines.append(f"{_figure(objective, score)}{proven}.")
     return " ".join(lines)
 
 

@@ -79,6 +79,14 @@ def budget(budget_per_hour: float, least: float) -> InvalidRequest:
     )
 
 
+def rate(requests_per_s: float, bears: float) -> InvalidRequest:
+    return InvalidRequest(
+        f"{requests_per_s:g} requests a second are more than any plan for this pool can answer; the best found bears "
+        f"{bears:.3g} a second, so ask for fewer or add machines.",
+        "rate",
+    )
+
+
 def unknown_pin(node: str) -> InvalidRequest:
     return InvalidRequest(
         f"A pin names {node!r}, which is no machine of the pool; use a name from the pool file.", "pin"

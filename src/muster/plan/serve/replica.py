@@ -76,8 +76,10 @@ class Replicas:
         settings = self._settings(group)
         if not settings or len(group) > self.job.tables.layers:
             return best
+        # Where pins or uneven machines leave one of them little room, only a small cache may fit.
+        least = [(0, 1.0, float(self.job.demand.whole_pages * self.job.demand.page_size))]
         for order in self._orders(group):
-            for cuts in self._promising(order, settings):
+            for cuts in list(self._promising(order, settings)) or self._promising(order, least):
                 for aim, setting in enumerate(best_settings(self._stages(order, cuts), self.job.demand)):
                     value, known = self._value(setting, aim), best[aim]
                     if known is None or value > known.value:

@@ -40,8 +40,12 @@ _LEVEL_FINALISTS = 2
 _SHARES_OF_AIMS = 0.3, 0.6
 """Of the replicas to design: for the deadline itself, and in all, as each is designed for several deadlines."""
 _REJECTED = 3
-_CHEAPER, _CHEAPER_EVALUATIONS, _A_LITTLE_LESS = 4, 40, 0.999
-"""How often, and how hard, something cheaper is looked for, to tell what a budget lacks."""
+_CHEAPER, _ROUGH_EVALUATIONS, _A_LITTLE_LESS = 4, 40, 0.999
+"""How often, and how hard, something cheaper or faster is looked for, to tell what a budget lacks or a rate exceeds."""
+_ROOM_TO_CHOOSE = 3.0
+"""Times the weights hold the machines among which the cheapest are looked for."""
+_HOPELESS = 10.0
+"""So many times the bound of any plan is a rate for which nothing need be looked for."""
 _AS_GOOD = 1e-3
 """Layouts this close to the best count as equal; the simplest of them is taken."""
 
@@ -71,6 +75,7 @@ def plan_serving(
         with suppress(DoesNotFit):
             return _with_standbys(plan_serving(shape, rest, workload, options, constants, seed, out_of_time), unknown)
     search = _Search.of(shape, pool, workload, options, constants)
+    search.check_hopeless(seed)
     evolutions = search.evolved(seed, out_of_time)
     if not evolutions[0].population:
         raise search.refusal(seed)
@@ -107,6 +112,24 @@ class _Search:
         small = options.exhaustive and is_small(fleet)
         return _Search(job, pool, constants, worth, Replicas(job, by_class(fleet, ranges), small), ranges)
 
+    def check_hopeless(self, seed: int) -> None:
+        """Raises at once what a long search would come to: a budget or a rate beyond the bound of any plan."""
+        options, workload = self.job.options, self.job.workload
+        weights = self.job.shape.weight_bytes(0, self.job.shape.num_layers)
+        if options.budget_per_hour is not None and self.worth.most_memory(options.budget_per_hour) < weights:
+            raise self.refusal(seed)
+        rate = workload.requests_per_s
+        if (
+            options.objective == "slo"
+            and rate
+            and rate * workload.output_tokens > _HOPELESS * throughput_bound(self.job)
+        ):
+            evaluations = min(options.evaluations, _ROUGH_EVALUATIONS)
+            rough = replace(options, objective="throughput", evaluations=evaluations)
+            offline = replace(workload, requests_per_s=None, deadline_s=None)
+            found = plan_serving(self.job.shape, self.pool, offline, rough, self.constants, seed)
+            raise refusals.rate(rate, found.forecast.capacity_tokens_per_s / workload.output_tokens)
+
     def evolved(self, seed: int, out_of_time: Callable[[], bool]) -> list[Evolution]:
         """Searches after their end: one, or for a deadline one for each of those around it as well."""
         aims = len(self.job.demand.deadlines_s)
@@ -135,18 +158,31 @@ class _Search:
             plan_serving(self.job.shape, self.pool, self.job.workload, replace(options, pins=()), self.constants, seed)
             return refusals.pins_impossible()
         if options.budget_per_hour is not None:
-            cheap = replace(options, budget_per_hour=None, objective="cost", max_replicas=1)
-            found = plan_serving(self.job.shape, self.pool, self.job.workload, cheap, self.constants, seed)
-            return refusals.budget(options.budget_per_hour, self._least_bill(found.plan, cheap, seed))
+            evaluations = min(options.evaluations, _ROUGH_EVALUATIONS)
+            cheap = replace(
+                options, budget_per_hour=None, objective="cost", max_replicas=1, evaluations=evaluations, swap=False
+            )
+            weights = self.job.shape.weight_bytes(0, self.job.shape.num_layers)
+            nodes = self.worth.cheapest(_ROOM_TO_CHOOSE * weights)
+            some = replace(self.pool, nodes=nodes)
+            try:
+                found = plan_serving(self.job.shape, some, self.job.workload, cheap, self.constants, seed)
+            except DoesNotFit:
+                some = self.pool
+                found = plan_serving(self.job.shape, some, self.job.workload, cheap, self.constants, seed)
+            least = replace(self, pool=some)._least_bill(found.plan, cheap, seed)
+            return refusals.budget(options.budget_per_hour, least)
         return refusals.does_not_fit(self.job)
 
     def _least_bill(self, plan: Plan, options: ServeOptions, seed: int) -> float:
         """Dollars an hour below which nothing is found: the best ratio, which `plan` has, is not the smallest sum."""
         least = self.worth.bill(plan)
+        weights = self.job.shape.weight_bytes(0, self.job.shape.num_layers)
         for _ in range(_CHEAPER):
-            evaluations = min(options.evaluations, _CHEAPER_EVALUATIONS)
-            below = replace(options, budget_per_hour=_A_LITTLE_LESS * least, evaluations=evaluations)
+            below = replace(options, budget_per_hour=_A_LITTLE_LESS * least)
             search = _Search.of(self.job.shape, self.pool, self.job.workload, below, self.constants)
+            if search.worth.most_memory(_A_LITTLE_LESS * least) < weights:
+                break
             scored = [one for evolution in search.evolved(seed, lambda: False) for one in evolution.population]
             if not scored:
                 break

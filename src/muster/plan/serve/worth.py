@@ -47,6 +47,31 @@ class Worth:
         """Dollars an hour of the machines, each whole."""
         return float(sum(self.fleet.price[self.fleet.class_of[one.node]] for one in members))
 
+    def most_memory(self, budget: float) -> float:
+        """Bytes that so many dollars an hour buy at most, if machines could be had in part."""
+        total = 0.0
+        offers = [
+            (float(self.fleet.price[of_class]), node.device_count * node.device.memory_bytes)
+            for node, of_class in zip(self.fleet.nodes, self.fleet.class_of, strict=True)
+        ]
+        for price, memory in sorted(offers, key=lambda offer: offer[0] / offer[1]):
+            part = 1.0 if price <= budget else budget / price
+            total, budget = total + part * memory, budget - part * price
+        return total
+
+    def cheapest(self, memory_bytes: float) -> tuple[Node, ...]:
+        """Machines that cost least for their memory, as many as have so much of it."""
+
+        def dollars_per_byte(node: Node) -> float:
+            return (node.price_per_hour or 0.0) / max(1, node.device_count * node.device.memory_bytes)
+
+        found: list[Node] = []
+        for node in sorted(self.fleet.nodes, key=dollars_per_byte):
+            if memory_bytes > 0:
+                found.append(node)
+                memory_bytes -= node.device_count * node.device.memory_bytes
+        return tuple(found)
+
     def check_prices(self) -> None:
         """Raises `InvalidRequest` if money matters and some machine has no price."""
         if not _money_matters(self.options):

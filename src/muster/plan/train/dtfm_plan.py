@@ -7,7 +7,7 @@ Knows nothing of how long computing takes: the objective has no such term. Memor
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from muster.errors import DoesNotFit, InvalidRequest
@@ -21,6 +21,8 @@ from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings
 from muster.spec.pool import Node, Pool
 from muster.spec.workload import TrainWorkload
 
+MORE = 3
+"""So many times as many rounds are walked for the counts that look best."""
 PUBLISHED_MODEL = "gpt3-xl"
 _PUBLISHED_WORKLOAD = TrainWorkload(sequences=PUBLISHED_SEQUENCES)
 
@@ -64,8 +66,15 @@ def dtfm_plan(
         return _placed(shape, pool, _PUBLISHED_WORKLOAD, PUBLISHED_JOB, seed, options, out_of_time)
     workload = workload or TrainWorkload()
     jobs = [job_of(shape, workload, *counts) for counts in _fitting(shape, pool, workload, replicas, stages)]
-    found = [_placed(shape, pool, workload, job, seed, options, out_of_time) for job in jobs]
-    return min(found, key=lambda one: one.cost_s)
+    if len(jobs) > 1:
+        found = [_placed(shape, pool, workload, job, seed, options, out_of_time) for job in jobs]
+        best = min(found, key=lambda one: one.cost_s)
+        if best.gap <= 0 or out_of_time():
+            return best
+        jobs = [best.job]
+    # The same walks as above and more of them, so that the seed hardly matters.
+    patient = replace(options, rounds=MORE * options.rounds, patience=MORE * options.patience)
+    return _placed(shape, pool, workload, jobs[0], seed, patient, out_of_time)
 
 
 def _is_published(shape: ModelShape, pool: Pool, workload: TrainWorkload | None) -> bool:

@@ -10,13 +10,14 @@ ALMOST = 0.999
 """A period this close to the longest of its causes is due to it."""
 
 
-def bottleneck(ring: Ring, state: SteadyState, workload: ServeWorkload, keeps_up: bool) -> str:
+def bottleneck(ring: Ring, state: SteadyState, workload: ServeWorkload, bears_per_s: float) -> str:
     """`ring` is the pipeline that matters most, in the state `state`."""
     what = _cause(ring, state)
     if workload.requests_per_s is None:
         return f"{what}."
-    if not keeps_up:
-        return f"{workload.requests_per_s:g} requests a second are more than the pool can answer: {what}."
+    if workload.requests_per_s > bears_per_s:
+        too_many = f"{workload.requests_per_s:g} requests a second are more than the pool can answer"
+        return f"{too_many}, which bears {bears_per_s:.3g}: {what}."
     return f"The pool keeps up with {workload.requests_per_s:g} requests a second; while it is at work, {what}."
 
 

@@ -78,7 +78,7 @@ def _forecast(rings: Sequence[Ring], full: Sequence[SteadyState], workload: Serv
         attainment=_attainment(workload, rings, shares, waits, states),
         stages=tuple(s for r, b, turn in zip(rings, states, turns, strict=True) for s in _stages(r, b, turn)),
         links=_links(rings, states, turns),
-        bottleneck=bottleneck(rings[most], states[most], workload, load <= 1),
+        bottleneck=bottleneck(rings[most], states[most], workload, capacity),
     )
 
 

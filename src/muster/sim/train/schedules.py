@@ -24,7 +24,7 @@ class MicrobatchPass(NamedTuple):
 
 
 def order(workload: TrainWorkload, stage: int, stages: int, microbatches: int, chunks: int) -> list[MicrobatchPass]:
-    """Of one stage. Raises `InvalidRequest` if the interleaved schedule cannot deal out the microbatches."""
+    """Of one stage. Raises `InvalidRequest` on a number of chunks that cannot be."""
     if workload.schedule == "gpipe":
         return _in_turns(_forward(microbatches, 1, stages), _backward(microbatches, 1, stages), microbatches)
     if workload.schedule == "1f1b":
@@ -32,14 +32,12 @@ def order(workload: TrainWorkload, stage: int, stages: int, microbatches: int, c
         return _in_turns(_forward(microbatches, 1, stages), _backward(microbatches, 1, stages), warm_up)
     if chunks < 1:
         raise InvalidRequest(f"A machine's layers cannot be cut into {chunks} chunks; give at least 1.", "chunks")
-    if microbatches % stages:
-        raise InvalidRequest(
-            f"The interleaved schedule deals out microbatches in rounds of {stages}, one per stage, and there are "
-            f"{microbatches}; give a multiple of {stages}, or use 1f1b.",
-            "schedule",
-        )
-    warm_up = min(microbatches * chunks, 2 * (stages - stage - 1) + (chunks - 1) * stages)
-    return _in_turns(_forward(microbatches, chunks, stages), _backward(microbatches, chunks, stages), warm_up)
+    # A last round that is not full is one with gaps: without them, what is left is in the same order and waits for
+    # nothing that comes later.
+    whole = -(-microbatches // stages) * stages
+    warm_up = min(whole * chunks, 2 * (stages - stage - 1) + (chunks - 1) * stages)
+    turns = _in_turns(_forward(whole, chunks, stages), _backward(whole, chunks, stages), warm_up)
+    return [work for work in turns if work.microbatch < microbatches]
 
 
 def _in_turns(forward: list[MicrobatchPass], backward: list[MicrobatchPass], warm_up: int) -> list[MicrobatchPass]:

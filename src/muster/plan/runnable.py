@@ -1,0 +1,18 @@
+"""What of a plan no pool runs yet: today a pool serves one pipeline of single devices. Knows no pool."""
+
+from muster.spec.plan import Plan
+
+RUNS = "a pool serves one pipeline of single devices yet"
+
+
+def beyond(plan: Plan) -> list[str]:
+    """In words; nothing where a pool can run it."""
+    if plan.trains:
+        return ["training"]
+    stages = [stage for pipeline in plan.pipelines for stage in pipeline.stages]
+    several = f"{len(plan.pipelines)} pipelines" if len(plan.pipelines) > 1 else ""
+    parallel = "tensor parallelism" if any(len(stage.devices) > 1 for stage in stages) else ""
+    devices = "several devices of a machine" if any(stage.devices > (0,) for stage in stages) and not parallel else ""
+    swapped = "swapped cache" if any(pipeline.serve.swap_pages for pipeline in plan.pipelines) else ""
+    coded = "compressed links" if plan.codecs else ""
+    return [what for what in (several, parallel, devices, swapped, coded) if what]
