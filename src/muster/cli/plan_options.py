@@ -44,6 +44,10 @@ Explain = Annotated[
 Rate = Annotated[
     float | None, _serving(help="So many requests arrive per second.", show_default="offline: as many as possible")
 ]
+Concurrency = Annotated[
+    int | None,
+    _serving(min=1, max=MOST, help="So many requests are there at a time; the next one comes when one is answered."),
+]
 Deadline = Annotated[float | None, _serving(help="A request may take so many seconds until its last token.")]
 PromptTokens = Annotated[int, _serving(min=1, help="Prompts have so many tokens on average.")]
 OutputTokens = Annotated[int, _serving(min=1, help="Answers have so many tokens on average.")]
@@ -106,6 +110,7 @@ class Asked:
     objective: Objective | None = None
     dtype: str | None = None
     rate: float | None = None
+    concurrency: int | None = None
     deadline: float | None = None
     prompt_tokens: int = 512
     output_tokens: int = 128
@@ -135,12 +140,14 @@ class Asked:
 LEAST_RATE, MAX_RATE = 1e-6, 1e6
 """Requests a second: one in eleven days, and more than any service has."""
 MAX_SECONDS = 1e9
-_SERVES = ("rate", "deadline", "budget", "pin", "runnable")
+_SERVES = ("rate", "concurrency", "deadline", "budget", "pin", "runnable")
 _TRAINS = ("sequences", "length", "microbatch", "optimizer", "schedule", "recompute")
 _DTFM = ("replicas", "stages")
 
 
-def serve_workload(prompt_tokens: int, output_tokens: int, rate: float | None, deadline: float | None) -> ServeWorkload:
+def serve_workload(
+    prompt_tokens: int, output_tokens: int, rate: float | None, deadline: float | None, concurrency: int | None
+) -> ServeWorkload:
     """Raises `InvalidRequest` on a rate or deadline that cannot be."""
     if rate is not None and not LEAST_RATE <= rate <= MAX_RATE:
         limits = f"above 0 and at most {MAX_RATE:,.0f}" if rate <= 0 or rate > 1 else f"at least {LEAST_RATE:g}"
@@ -148,7 +155,12 @@ def serve_workload(prompt_tokens: int, output_tokens: int, rate: float | None, d
     if deadline is not None and not 0 < deadline <= MAX_SECONDS:
         limits = f"above 0 and at most {MAX_SECONDS:,.0f}"
         raise InvalidRequest(f"--deadline {deadline:g} is no deadline; give seconds, {limits}.", "deadline")
-    return ServeWorkload(prompt_tokens, output_tokens, rate, deadline)
+    if rate is not None and concurrency is not None:
+        raise InvalidRequest(
+            "--rate says how often requests come and --concurrency how many are there at a time; give one of the two.",
+            "concurrency",
+        )
+    return ServeWorkload(prompt_tokens, output_tokens, rate, deadline, concurrency)
 
 
 def train_workload(asked: Asked) -> TrainWorkload | None:

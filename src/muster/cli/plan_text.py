@@ -59,6 +59,7 @@ def asked(workload: ServeWorkload | TrainWorkload) -> str:
         return f"Training: {workload.sequences:,} texts of {workload.length:,} tokens a step."
     many = "" if workload.requests_per_s == 1 else "s"
     rate = f"{number(workload.requests_per_s)} request{many} a second" if workload.requests_per_s else "offline"
+    rate += f", {several(workload.concurrency, 'request')} at a time" if workload.concurrency else ""
     by = f", each within {seconds(workload.deadline_s)}" if workload.deadline_s else ""
     return f"Serving {rate}{by}; prompts of {workload.prompt_tokens} tokens, answers of {workload.output_tokens}."
 

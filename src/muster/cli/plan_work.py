@@ -35,7 +35,7 @@ class Files:
 
 def plan_as_asked(asked: Asked) -> None:
     """Nothing slow begins before everything that was written has been checked."""
-    serve = serve_workload(asked.prompt_tokens, asked.output_tokens, asked.rate, asked.deadline)
+    serve = serve_workload(asked.prompt_tokens, asked.output_tokens, asked.rate, asked.deadline, asked.concurrency)
     objective = check_objective(asked.objective, serve, asked.budget)
     check_belongs(objective, asked)
     train = train_workload(asked)

@@ -10,7 +10,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from muster.cli.options import AdminToken, DataDir, Dtype, HeadUrl, Json
-from muster.cli.plan_options import Deadline, Picture, Rate, Seed, Wanted
+from muster.cli.plan_options import Concurrency, Deadline, Picture, Rate, Seed, Wanted
 
 _TOKENS = "the plan's, else 512 and 128"
 
@@ -30,6 +30,7 @@ def simulate(
     objective: Wanted = None,
     dtype: Dtype = None,
     rate: Rate = None,
+    concurrency: Concurrency = None,
     deadline: Deadline = None,
     prompt_tokens: Annotated[
         int | None, Option(min=1, help="Prompts have so many tokens on average.", show_default=_TOKENS)
@@ -71,5 +72,5 @@ def simulate(
 
     check_outputs(picture)
     asked = Asked(plan, pool, objective, dtype, rate, deadline, prompt_tokens, output_tokens, requests, spread, trace)
-    asked = replace(asked, faults=tuple(fault or ()), seed=seed, picture=picture, steps=steps)
+    asked = replace(asked, faults=tuple(fault or ()), seed=seed, picture=picture, steps=steps, concurrency=concurrency)
     carry_out(asked, lambda: live_pool(find_head(head, token, folder=data_dir)), as_json)

@@ -54,6 +54,7 @@ class Asked:
     seed: int = 0
     picture: Path | None = None
     steps: int | None = None
+    concurrency: int | None = None
 
 
 def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool) -> None:
@@ -187,7 +188,7 @@ def _searched_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pi
 
 def _check_belongs(asked: Asked, plan: Plan) -> None:
     """Raises `InvalidRequest` on an option that this kind of plan does not look at."""
-    of_serving = ("rate", "deadline", "prompt_tokens", "output_tokens", "requests", "spread", "trace")
+    of_serving = ("rate", "concurrency", "deadline", "prompt_tokens", "output_tokens", "requests", "spread", "trace")
     trains = plan.trains
     for name in of_serving if trains else ("steps",):
         if getattr(asked, name):
@@ -227,6 +228,7 @@ def _workload(asked: Asked, usual: ServeWorkload) -> ServeWorkload:
         asked.output_tokens or usual.output_tokens,
         usual.requests_per_s if asked.rate is None else asked.rate,
         usual.deadline_s if asked.deadline is None else asked.deadline,
+        usual.concurrency if asked.concurrency is None else asked.concurrency,
     )
 
 

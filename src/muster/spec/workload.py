@@ -19,6 +19,8 @@ class ServeWorkload:
     """Arrivals, Poisson; None is offline: as many requests as the pool takes."""
     deadline_s: float | None = None
     """From a request's arrival to its last token; None is no deadline."""
+    concurrency: int | None = None
+    """Offline, so many requests are there at a time: whenever one is answered, the next one comes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ def plan_serving(
         # If the model does not fit without them, the search below asks for their prices.
         with suppress(DoesNotFit):
             return _with_standbys(plan_serving(shape, rest, workload, options, constants, seed, out_of_time), unknown)
+    if workload.concurrency is not None:
+        options = replace(options, max_batch=min(options.max_batch, workload.concurrency))
     search = _Search.of(shape, pool, workload, options, constants)
     search.check_hopeless(seed)
     evolutions = search.evolved(seed, out_of_time)

@@ -6,7 +6,7 @@ To the one that is expected to answer it first: that takes as long as alone, and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from muster.sim.serve.ring import Ring
 from muster.sim.serve.steady_state import SteadyState, steady_state
@@ -64,6 +64,19 @@ def dealt_out(
         rates = [_rate(*one, workload) for one in zip(there, with_one_more, states, strict=True)]
         low, high = (middle, high) if sum(rates) < rate else (low, middle)
     return [one / sum(rates) for one in rates], states
+
+
+def at_a_time(
+    rings: Sequence[Ring], full: Sequence[SteadyState], workload: ServeWorkload, concurrency: int
+) -> list[SteadyState]:
+    """States of the pipelines where so many requests are there in all, or as many as run at once."""
+    speeds = [speed_of(ring, workload, state) for ring, state in zip(rings, full, strict=True)]
+    found = []
+    for ring, most, part in zip(rings, full, spread(speeds, concurrency), strict=True):
+        state = steady_state(ring, workload, min(max(1.0, part), most.sequences))
+        # Of a pipeline that has no request for a part of the time.
+        found.append(replace(state, requests_per_s=state.requests_per_s * min(1.0, part)))
+    return found
 
 
 def _rate(there: float, with_one_more: float, state: SteadyState, workload: ServeWorkload) -> float:

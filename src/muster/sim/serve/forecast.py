@@ -10,7 +10,7 @@ from muster.cost.memory import WorkspaceOptions, device_bytes
 from muster.cost.pace import TYPICAL, Constants
 from muster.errors import InvalidRequest
 from muster.sim.serve.bottleneck import bottleneck
-from muster.sim.serve.dispatch import dealt_out
+from muster.sim.serve.dispatch import at_a_time, dealt_out
 from muster.sim.serve.ring import BatchRules, Ring
 from muster.sim.serve.steady_state import SteadyState, Waiting, deviation_s, steady_state, waiting, waiting_for_prompts
 from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast
@@ -41,6 +41,8 @@ def serve_forecast(
     if not rings:
         raise InvalidRequest("The plan has no pipeline; plan again.", "plan")
     full = [steady_state(r, workload, r.resident(workload.prompt_tokens, workload.output_tokens)) for r in rings]
+    if workload.concurrency is not None:
+        full = at_a_time(rings, full, workload, workload.concurrency)
     return _forecast(rings, full, workload)
 
 
@@ -50,6 +52,11 @@ def check(workload: ServeWorkload) -> None:
         raise InvalidRequest("A request has at least one prompt and one output token; give lengths from 1 on.")
     if workload.requests_per_s is not None and not 0 < workload.requests_per_s < inf:
         raise InvalidRequest(f"{workload.requests_per_s} requests a second cannot be; give a rate above 0.", "rate")
+    if workload.concurrency is not None and (workload.concurrency < 1 or workload.requests_per_s is not None):
+        raise InvalidRequest(
+            "Either a rate at which requests come or how many are there at a time, at least 1; give one of the two.",
+            "concurrency",
+        )
     if workload.deadline_s is not None and not workload.deadline_s > 0:
         raise InvalidRequest(f"A deadline of {workload.deadline_s} s cannot be met; give one above 0.", "deadline")
 

@@ -1,7 +1,8 @@
 """Requests, pipelines and faults of a simulated pool, brought together. Knows nothing of how requests were drawn."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from muster.sim.network import Network
 from muster.sim.serve.arrivals import Arrival
@@ -37,9 +38,12 @@ class Service:
         self.requests: list[Request] = []
         self._homeless: list[Request] = []
         """Wait for any pipeline to come up."""
+        self._later: deque[Request] = deque()
+        """Come when others have been answered."""
         self._at: dict[Request, PipelineSlot] = {}
 
-    def run(self, arrivals: Sequence[Arrival]) -> None:
+    def run(self, arrivals: Sequence[Arrival], concurrency: int | None = None) -> None:
+        """With `concurrency` so many come when they arrive, and each of the others when one has been answered."""
         for slot in self.slots:
             self._up(slot)
         # Faults first: who arrives in the moment of one meets the pool as it is then.
@@ -53,7 +57,10 @@ class Service:
         for rank, arrival in enumerate(sorted(arrivals, key=lambda a: a.at_s)):
             request = Request(rank, arrival, arrival.prompt_tokens, arrival.prompt_tokens + arrival.output_tokens)
             self.requests.append(request)
-            self._events.at(arrival.at_s, self._place, request)
+            if rank < (concurrency or len(arrivals)):
+                self._events.at(arrival.at_s, self._place, request)
+            else:
+                self._later.append(request)
         self._events.run()
 
     # --- requests ---------------------------------------------------------------------------------------------------
@@ -71,9 +78,13 @@ class Service:
 
     def _finished(self, request: Request) -> None:
         self._at.pop(request).load -= 1
+        if self._later:
+            following = self._later.popleft()
+            following.arrival = replace(following.arrival, at_s=request.end_s)
+            self._events.at(request.end_s, self._place, following)
 
     def _left(self, request: Request) -> None:
-        self._finished(request)
+        self._at.pop(request).load -= 1
         self._place(request)
 
     def _level(self, mended: PipelineSlot) -> None:

@@ -90,7 +90,7 @@ def simulate_serving(
     network = Network(Events(), fault_timeline, shows=timeline)
     standbys = Standbys(plan, pool, shape, fault_timeline, repair_s, with_room)
     service = Service(network, slots, standbys, repair_s, ring_of, lambda ring: speed_of(ring, workload))
-    service.run(arrivals)
+    service.run(arrivals, workload.concurrency)
     return _result(service, network, pool, workload)
 
 
