@@ -147,8 +147,10 @@ def _serve(
 
 
 def _plan_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
-    """As the head of a pool does; where it knows no such pipeline yet, by a short search on what is left."""
-    if pipeline.serve.swap_pages or any(stage.devices != (0,) for stage in pipeline.stages):
+    """As the head of a pool does; with several devices of a machine, by a short search on what is left."""
+    if pipeline.serve.swap_pages:
+        return None
+    if any(stage.devices != (0,) for stage in pipeline.stages):
         return _searched_anew(question, pipeline, machines)
     try:
         options = PlanOptions(page_size=pipeline.serve.page_size, constants=question.constants)
@@ -161,7 +163,7 @@ def _plan_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeli
 def _searched_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
     options = ServeOptions(
         max_replicas=1,
-        swap=pipeline.serve.swap_pages > 0,
+        swap=False,
         page_size=pipeline.serve.page_size,
         evaluations=ANEW_EVALUATIONS,
     )
