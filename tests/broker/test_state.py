@@ -6,11 +6,10 @@ import msgspec
 import pytest
 
 from muster.broker.events import DrainNode, NodeSeen, Placed, Remembered
-from muster.broker.members.membership import DRAIN_KEPT_S
 from muster.broker.pipelines.job import JobOptions
 from muster.spec.request import Request
 from muster.wire.messages.generate import Submit
-from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, PeerMeasured, StageVitals
+from muster.wire.messages.membership import Heartbeat, HeartbeatSeen, PeerMeasured, StageVitals
 from muster.wire.messages.placement import Assign, LoadProgress, Release, StageLost
 from tests.broker.actors import SECRET, SERVED, Stage, measured, node_id, pool_of
 
@@ -157,63 +156,6 @@ def test_where_memory_allows_the_next_pipeline_loads_beside_the_one_that_serves(
     stage.say(DrainNode(node_id(serving)))
     assert [route.epoch for route in stage.routes] == [1, 2], "there was always a route"
     assert not stage.at(serving).stages
-
-
-def test_a_node_that_is_needed_goes_on_serving_while_it_drains():
-    stage = pool_of(500, 500)
-    stage.say(DrainNode(node_id(1)))
-    stage.pass_time(10)
-    assert set(stage.ranges()) == {1, 2}
-    stage.join(3, 500)
-    stage.pass_time(2)
-    assert set(stage.ranges()) == {2, 3}
-
-
-@pytest.mark.parametrize("away_s", [0, 8, 300])
-def test_who_was_told_to_drain_stays_so_when_its_connection_was_lost(away_s: int) -> None:
-    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.1))
-    leaving = stage.at(1)
-    stage.say(DrainNode(leaving.id))
-    stage.pass_time(30)
-    if away_s:
-        stage.cut(leaving)
-        stage.pass_time(away_s, step_s=1.0)
-    stage.join(1, 500)  # at once, over a ghost that the head has not noticed
-    stage.pass_time(200, step_s=1.0)
-    assert set(stage.ranges()) == {2, 3}
-    stage.cut(stage.at(1))
-    stage.join(1, 500)
-    stage.pass_time(100, step_s=1.0)
-    assert set(stage.ranges()) == {2, 3}, "the order outlives a second loss as well"
-
-
-@pytest.mark.parametrize("order", [True, False], ids=["by the operator", "by its owner"])
-@pytest.mark.parametrize("ending", ["goodbye", "drain", "time"])
-def test_a_drained_machine_that_has_left_in_good_order_or_for_long_works_again(order: bool, ending: str) -> None:
-    stage = pool_of(500, 500, 500, speeds=(1, 1, 0.1))
-    leaving = stage.at(1)
-    stage.say(DrainNode(leaving.id)) if order else stage.tell(leaving, Goodbye(drain=True))
-    if ending != "time":
-        stage.tell(leaving, Goodbye(drain=ending == "drain"))
-    if leaving.alive:
-        stage.cut(leaving)
-    stage.pass_time(DRAIN_KEPT_S + 2 if ending == "time" else 2, step_s=1.0)
-    stage.join(1, 500)
-    stage.pass_time(100, step_s=1.0)
-    assert set(stage.ranges()) == {1, 2}
-
-
-def test_a_goodbye_is_a_loss_at_once_and_with_drain_a_move():
-    stage = pool_of(500, 500, 500, 500)
-    first, second, *_ = stage.ranges()
-    stage.tell(stage.at(first), Goodbye())
-    assert first not in stage.ranges()
-    leaving = stage.at(second)
-    stage.tell(leaving, Goodbye(drain=True))
-    stage.pass_time(3)
-    assert leaving.alive
-    if stage.route is not None and len(stage.state.members.members) > 2:
-        assert Release(epoch=1) in leaving.heard or second in stage.ranges()
 
 
 def test_a_better_machine_is_used_when_it_is_clearly_better_and_not_at_once():
