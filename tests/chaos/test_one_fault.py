@@ -1,7 +1,10 @@
 """One thing goes wrong while sixteen streams run, and every stream ends as if nothing had happened."""
 
+import time
+from asyncio import Event as AsyncEvent
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from threading import Event
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from muster.model.load import load_stage
 from muster.model.stage import Stage
 from muster.model.weights import Weights
+from muster.node.runners.base import RunnerVitals
 from muster.node.runners.serve.first import FirstStage
 from muster.spec.request import Request
 from tests.chaos.streams import Streams
@@ -35,6 +39,23 @@ def hanging(pool: LivePool, machine: Machine) -> Iterator[None]:
         yield
     finally:
         end.set()
+
+
+def swallow_steps(machine: Machine) -> None:
+    """A later stage that takes steps in, computes nothing, and reports ever more of them as computed and sent."""
+    (held,) = machine.worker._stages._held.values()
+    runner: Any = held.runner
+    reported = count(1000)
+
+    async def compute(work: Any) -> Any:
+        await AsyncEvent().wait()
+
+    def boast(active_requests: int = 0, received: int = 0, sent: int = 0) -> RunnerVitals:
+        steps = next(reported)
+        return RunnerVitals(0, steps, 0.01, steps / 100, steps, steps)
+
+    runner._thread.compute = compute
+    runner._thread.vitals = boast
 
 
 LONG = pytest.mark.chaos
@@ -199,3 +220,17 @@ def test_a_machine_hangs_while_its_heartbeats_go_on(
         assert streams.result() == expected
         assert victim.id not in pool.until_serving().pipeline.nodes()
         assert not victim.task.done()
+
+
+@LONG
+def test_a_machine_that_swallows_steps_and_boasts_of_them_is_left_out_within_ten_seconds(
+    pool: LivePool, wanted: list[Request], expected: Expected
+) -> None:
+    victim = pool.serving(1)
+    streams = Streams(pool, wanted)
+    streams.until(0.3)
+    swallow_steps(victim)
+    began_s = time.monotonic()
+    pool.until("a ring without it", lambda: (route := pool.route()) and victim.id not in route.pipeline.nodes())
+    assert time.monotonic() - began_s < 10
+    assert streams.result() == expected

@@ -4,11 +4,15 @@ Everything a node says is a claim. What it cannot make good costs it standing: a
 what it has held, and repeated failures put it in quarantine.
 """
 
+from itertools import pairwise
+
 from muster.broker.events import Command
 from muster.broker.members.membership import Member, Membership
 from muster.broker.pipelines.every import Pipelines
+from muster.broker.pipelines.flow import Flow
 from muster.broker.pipelines.placement import Placement
 from muster.errors import LinkDown, from_code
+from muster.spec.plan import ServeSettings
 from muster.spec.pool import NodeId
 from muster.wire.messages.placement import LoadFailed, StageLost
 
@@ -16,14 +20,24 @@ SHORT_OF_MEMORY = frozenset({"model_does_not_fit", "out_of_memory", "machine_tro
 """Codes of `LoadFailed` that mean that the claim of memory was false."""
 HANG_STEPS = 20
 """A step that takes so many times its forecast does not end any more."""
+HANG_TRANSFERS = 4
+"""The same for the time that the largest step takes on a link."""
+SUSPICION_S = 60.0
+"""A suspicion that is not repeated within this time has come to nothing."""
+BYTES_PER_VALUE = 4
+"""Of a hidden state, at most."""
 MAX_REASON = 300
 """Characters of a machine's own words that people get to read."""
 
 
 class Blame:
-    def __init__(self, members: Membership, pipelines: Pipelines, hang_s: float) -> None:
-        """A step that computes for longer than `hang_s` hangs, unless its forecast is so long."""
-        self._members, self._pipelines, self._hang_s = members, pipelines, hang_s
+    def __init__(self, members: Membership, pipelines: Pipelines, hang_s: float, stuck_s: float) -> None:
+        """A step that computes for longer than `hang_s` hangs, and one that moves no further for `stuck_s` is stuck,
+        unless its forecast is so long."""
+        self._members, self._pipelines, self._hang_s, self._stuck_s = members, pipelines, hang_s, stuck_s
+        self._flow = Flow(members)
+        self._suspicions: dict[int, tuple[float, float]] = {}
+        """When an epoch was suspected, first and last."""
 
     # --- what a machine says of itself or its neighbours -------------------------------------------------------------
 
@@ -99,9 +113,51 @@ class Blame:
         hanging = [member for member in members if member.computing_s >= (patience_s / 2 if still else patience_s)]
         for member in hanging:
             self._members.hangs(member, now_s)
+        if not hanging and self._waits_in_vain(serving, patience_s, now_s):
+            return self._accuse_stuck(serving, now_s)
         if not hanging and not still:
             return []
         return self._pipelines.end(serving, now_s)
+
+    def _waits_in_vain(self, serving: Placement, patience_s: float, now_s: float) -> bool:
+        """Whether a client has waited so long in which no step has got any further, whatever the machines say."""
+        first_s, last_s = self._suspicions.get(serving.epoch, (now_s, now_s))
+        if now_s - last_s > SUSPICION_S:
+            first_s = now_s
+        self._suspicions = {serving.epoch: (first_s, now_s)}
+        waited_s = min(now_s - first_s, self._flow.still_s(serving, now_s))
+        return len(serving.nodes) > 1 and waited_s >= patience_s
+
+    def stuck(self, now_s: float) -> list[Command]:
+        """Steps that are on their way in a ring and reach the next machine no more."""
+        self._flow.look([serving for serving in self._pipelines.serving() if len(serving.nodes) > 1], now_s)
+        commands: list[Command] = []
+        for serving in self._pipelines.serving():
+            if self._flow.stuck_s(serving, now_s) >= self._stuck_patience_s(serving, now_s):
+                commands += self._accuse_stuck(serving, now_s)
+        return commands
+
+    def _accuse_stuck(self, serving: Placement, now_s: float) -> list[Command]:
+        return self.accused(self._flow.culprit(serving, now_s), "steps came to it and did not leave it", now_s)
+
+    def _stuck_patience_s(self, serving: Placement, now_s: float) -> float:
+        """An honest machine may compute for long, and a link may be slow."""
+        computing_s = max(self._members.members[node].computing_s for node in serving.nodes)
+        least_s = max(self._stuck_s, self._hang_s if computing_s >= self._stuck_s / 2 else 0.0)
+        transfer_s = HANG_TRANSFERS * self._longest_transfer_s(serving, now_s)
+        return max(least_s, HANG_STEPS * serving.longest_step_seconds, transfer_s)
+
+    def _longest_transfer_s(self, serving: Placement, now_s: float) -> float:
+        """Of the largest hidden state, on the slowest link, as far as the links are known."""
+        work, nodes = serving.pipeline.work, serving.nodes
+        if not isinstance(work, ServeSettings):
+            return 0.0
+        tokens = (work.prefill_tokens or serving.model.workspace.prefill_tokens) + work.batch
+        step_bytes = tokens * serving.model.shape.hidden_size * BYTES_PER_VALUE
+        links = self._members.links([self._members.members[node] for node in nodes], now_s)
+        between = [links[pair] for pair in pairwise(nodes)]
+        known = [link for link in between if link.bandwidth_bytes_per_s > 0]
+        return max((link.latency_s + step_bytes / link.bandwidth_bytes_per_s for link in known), default=0.0)
 
     def accused(self, node: NodeId, reason: str, now_s: float) -> list[Command]:
         """Others take over while it rests; the more often this happens, the longer."""

@@ -55,6 +55,8 @@ class BrokerOptions:
     max_members: int = 4096
     hang_s: float = 10.0
     """A step that computes for longer hangs, unless the forecast says that steps take so long here."""
+    stuck_s: float = 5.0
+    """A step that no machine passes on for longer is stuck, unless steps or links are so slow here."""
     region: str = ""
     """Where the head itself stands."""
 
@@ -72,7 +74,7 @@ class BrokerState:
         self.admission = Admission(self.members, options.max_members, remembered)
         self.pipelines = Pipelines(self.members, jobs, remembered.epoch, remembered.pipelines)
         self.slowness = Slowness(self.members, lambda id, now_s: self.pipelines[id].forecasting(now_s))
-        self.blame = Blame(self.members, self.pipelines, options.hang_s)
+        self.blame = Blame(self.members, self.pipelines, options.hang_s, options.stuck_s)
         self.story = Story()
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
@@ -218,7 +220,7 @@ class BrokerState:
         commands += [Close(member.connection, "the lease ran out") for member in expired]
         if self.slowness.look(self.pipelines.serving(), now_s):
             self.pipelines.look_again()
-        return commands + self.blame.stalled(now_s)
+        return commands + self.blame.stalled(now_s) + self.blame.stuck(now_s)
 
     def _gone(self, members: Collection[Member], now_s: float) -> list[Command]:
         """Forget these members; what they held is lost."""

@@ -50,7 +50,10 @@ class Stages:
         at_work = [*held.values(), *(runner.vitals() for runner in self._ending)]
         return Vitals(
             free_memory_bytes=free_memory_bytes,
-            stages=tuple(StageVitals(epoch, vitals.active_requests) for epoch, vitals in held.items()),
+            stages=tuple(
+                StageVitals(epoch, vitals.active_requests, vitals.received, vitals.sent)
+                for epoch, vitals in held.items()
+            ),
             steps=self._past_steps + sum(vitals.steps for vitals in at_work),
             computing_s=max((vitals.computing_s for vitals in at_work), default=0.0),
             busy_s=self._past_busy_s + sum(vitals.busy_s + vitals.computing_s for vitals in at_work),

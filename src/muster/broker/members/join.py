@@ -106,7 +106,8 @@ def check_peer_measured(measured: PeerMeasured) -> None:
 
 
 def check_heartbeat(beat: Heartbeat) -> None:
-    counts = (*(stage.active_requests for stage in beat.stages), beat.steps, beat.busy_s)
+    stages = [count for stage in beat.stages for count in (stage.active_requests, stage.received, stage.sent)]
+    counts = (*stages, beat.steps, beat.busy_s)
     if not all(0 <= count <= MAX_COUNTED for count in counts) or not isfinite(beat.computing_s):
         raise _absurd("workload", (*counts, beat.computing_s), "a few numbers")
 

@@ -53,6 +53,8 @@ class Member:
     free_memory_bytes: int = 0
     active: dict[int, int] = field(default_factory=dict)
     """Requests at work, by the epoch of each stage that is loaded on it."""
+    passed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Steps that it says it received and sent on, by the epoch of the stage."""
     steps: int = 0
     """Computed so far, as it says itself."""
     stepped_s: float = 0.0
@@ -155,6 +157,7 @@ class Membership:
             member.stepped_s = now_s
         member.free_memory_bytes = beat.free_memory_bytes
         member.active = {stage.epoch: stage.active_requests for stage in beat.stages}
+        member.passed = {stage.epoch: (stage.received, stage.sent) for stage in beat.stages}
         member.steps, member.computing_s, member.busy_s = beat.steps, beat.computing_s, beat.busy_s
         return recovered
 

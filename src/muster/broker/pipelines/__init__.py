@@ -3,5 +3,5 @@
 Reading order: `job` (what is to be done, and who plans it), `serve` (how a pipeline that serves is planned),
 `placement` (one placement of a pipeline), `allocation` (machines among all pipelines), `lifecycle` (one pipeline from
 plan to placement to the next), `every` (all of them), `pauses` (how long one is left alone), `slowness` (who computes
-slower than forecast), `searching` (looks for better plans beside the event loop).
+slower than forecast), `flow` (where steps get stuck), `searching` (looks for better plans beside the event loop).
 """

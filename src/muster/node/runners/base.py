@@ -36,6 +36,10 @@ class RunnerVitals:
     """How long the step at hand has been computing; 0 between steps."""
     busy_s: float = 0.0
     """Spent computing in steps that are over."""
+    received: int = 0
+    """Steps that came from the stage before; at the first stage of a ring, steps that came back."""
+    sent: int = 0
+    """Steps that were passed to the stage behind."""
 
 
 class Runner(Protocol):

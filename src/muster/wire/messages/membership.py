@@ -54,6 +54,10 @@ class StageVitals(msgspec.Struct, frozen=True, array_like=True):
 
     epoch: int
     active_requests: int = 0
+    received: int = 0
+    """Steps that came from the stage before; at the first stage, steps that came back."""
+    sent: int = 0
+    """Steps that were passed to the stage behind."""
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):

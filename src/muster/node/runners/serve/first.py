@@ -63,6 +63,7 @@ class FirstStage:
         self._inbox: deque[_Item] = deque()
         self._waiting = WaitingSteps(place.max_steps)
         self._replies: dict[str, Send] = {}
+        self._received = self._sent = 0
         self._wake = asyncio.Event()
 
     def receive(self, peer: NodeId, message: EpochMessage, payload: Payload, reply: Send) -> None:
@@ -73,6 +74,7 @@ class FirstStage:
                 self._put(_Cancelled(request_id))
             case StepDone() if peer == self._place.previous:
                 self._waiting.add("results")
+                self._received += 1
                 self._put(message)
             case _:
                 raise refuse(peer, message)
@@ -105,7 +107,7 @@ class FirstStage:
                 await asyncio.sleep(0)
 
     def vitals(self) -> RunnerVitals:
-        return self._thread.vitals(len(self._replies))
+        return self._thread.vitals(len(self._replies), self._received, self._sent)
 
     async def close(self) -> None:
         await self._thread.close()
@@ -146,6 +148,7 @@ class FirstStage:
     def _deliver(self, turn: _Turn) -> None:
         if turn.step is not None and self._place.send is not None:
             self._place.send(self._without_prompts(turn.step), turn.payload)
+            self._sent += 1
         by_reply: dict[Send, list[Progress]] = {}
         for progress in turn.progress:
             reply = self._replies.get(progress.request_id)

@@ -35,11 +35,13 @@ class LaterStage:
         self._admissions: dict[int, Admissions] = {}
         self._waiting_admissions = WaitingSteps(place.max_steps)
         self._wake = asyncio.Event()
+        self._received = self._sent = 0
 
     def receive(self, peer: NodeId, message: EpochMessage, payload: Payload, reply: Send) -> None:
         match message:
             case Step() if peer == self._place.previous:
                 self._waiting.add("steps")
+                self._received += 1
                 self._inbox.append((message, payload))
             case Admissions(sequence=sequence) if peer == self._place.first and self._place.is_last:
                 self._waiting_admissions.add("admissions")
@@ -64,6 +66,7 @@ class LaterStage:
             self._wake.clear()
             while (due := self._take()) is not None:
                 self._place.send(*await self._thread.compute(partial(self._turn, *due)))
+                self._sent += 1
                 await asyncio.sleep(0)
 
     def _take(self) -> tuple[Step, Payload] | None:
@@ -82,7 +85,7 @@ class LaterStage:
         return step, payload
 
     def vitals(self) -> RunnerVitals:
-        return self._thread.vitals()
+        return self._thread.vitals(received=self._received, sent=self._sent)
 
     async def close(self) -> None:
         await self._thread.close()
