@@ -33,6 +33,10 @@ class TooMuch(Exception):
     """The text says of what there is too much, and how much is read."""
 
 
+class TooDeep(TooMuch):
+    """No body that means something is nested so deep, however small it is."""
+
+
 class JsonWeight:
     """Counts what makes JSON slow to read, piece by piece. Of what is no JSON it counts something harmless."""
 
@@ -78,7 +82,7 @@ class JsonWeight:
                 break
             brackets = fewer
         if len(brackets) > MAX_DEPTH:
-            raise TooMuch(f"it holds more than {MAX_DEPTH} lists and objects in one another")
+            raise TooDeep(f"it holds more than {MAX_DEPTH} lists and objects in one another")
         self._open = brackets
 
 
@@ -128,4 +132,4 @@ class BodyReader:
                     await asyncio.sleep(0)
                 weight.add(body[start : start + PIECE_BYTES])
         except TooMuch as error:
-            raise HTTPException(413, str(error)) from None
+            raise HTTPException(400 if isinstance(error, TooDeep) else 413, str(error)) from None

@@ -114,6 +114,8 @@ def _describe_http_exception(request: Request, error: HTTPException) -> MusterEr
         return BodyTooLarge(f"The body is too large: {error.detail}; send less in one request.")
     if error.status_code == 408:
         return InvalidRequest(f"The body did not come in time ({error.detail}); send it faster, or send less.")
+    if error.status_code == 400 and error.detail.startswith("it holds"):
+        return InvalidRequest(f"The body cannot be read as JSON: {error.detail}; a prompt is text, or a list of ids.")
     if error.status_code == 400:
         return InvalidRequest("The body cannot be read as JSON; send a JSON object in UTF-8.")
     return InvalidRequest(f"The request cannot be answered: {error.detail}; see /openapi.json.")
