@@ -28,7 +28,7 @@ STUB = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class Arrow:
     source: Key
     target: Key
     label: tuple[str, ...] = ()
@@ -46,8 +46,8 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
-class EdgePath:
-    wire: Edge
+class ArrowPath:
+    wire: Arrow
     points: tuple[Point, ...]
     labels: tuple[tuple[Point, str], ...]
     """Middle of each piece of text, and the text."""
@@ -58,7 +58,7 @@ class Laid:
     width: float
     height: float
     corners: dict[Key, Point]
-    routes: list[EdgePath]
+    routes: list[ArrowPath]
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class _Segment:
 class _Plan:
     """How one wire will run, by gutters."""
 
-    wire: Edge
+    wire: Arrow
     leave: int
     arrive: int
     """Gutters between rows at its two ends."""
@@ -98,14 +98,16 @@ def snake(count: int, columns: int) -> list[Cell]:
     return [(row, columns - 1 - column if row % 2 else column) for row, column in cells]
 
 
-def lay(cells: Mapping[Key, Cell], sizes: Mapping[Key, tuple[float, float]], wires: Sequence[Edge], gap: float) -> Laid:
+def lay(
+    cells: Mapping[Key, Cell], sizes: Mapping[Key, tuple[float, float]], wires: Sequence[Arrow], gap: float
+) -> Laid:
     """Where each box goes (centred in its cell), and the way of each wire. `gap`: the least room between boxes."""
     return _Layout(cells, sizes, wires, gap).laid()
 
 
 class _Layout:
     def __init__(
-        self, cells: Mapping[Key, Cell], sizes: Mapping[Key, tuple[float, float]], wires: Sequence[Edge], gap: float
+        self, cells: Mapping[Key, Cell], sizes: Mapping[Key, tuple[float, float]], wires: Sequence[Arrow], gap: float
     ) -> None:
         self.cells, self.sizes, self.gap = cells, sizes, gap
         self.num_rows = 1 + max(row for row, _ in cells.values())
@@ -123,11 +125,11 @@ class _Layout:
         routes += [self._route(plan, verticals) for plan in self.plans]
         return Laid(self.right[-1], self.bottom[-1], corners, routes)
 
-    def _is_straight(self, wire: Edge) -> bool:
+    def _is_straight(self, wire: Arrow) -> bool:
         (row, column), (other_row, other_column) = self.cells[wire.source], self.cells[wire.target]
         return row == other_row and abs(column - other_column) == 1
 
-    def _plan(self, wire: Edge) -> _Plan:
+    def _plan(self, wire: Arrow) -> _Plan:
         (row, column), (other_row, other_column) = self.cells[wire.source], self.cells[wire.target]
         if row == other_row:
             return _Plan(wire, row + 1, row + 1, None)
@@ -296,7 +298,7 @@ class _Layout:
         x = self._trunk_x(plan)
         return ((x0, y0), (x0, levels[0]), (x, levels[0]), (x, levels[1]), (x1, levels[1]), (x1, y1))
 
-    def _straight_route(self, wire: Edge, verticals: Sequence[Vertical]) -> EdgePath:
+    def _straight_route(self, wire: Arrow, verticals: Sequence[Vertical]) -> ArrowPath:
         row, column = self.cells[wire.source]
         other = self.cells[wire.target][1]
         y, forward = self.centre[row], 1 if other > column else -1
@@ -307,22 +309,22 @@ class _Layout:
         above, below = wire.rows
         labels = [((x, y - 2 - LABEL_STEP * (len(above) - index - 0.5)), text) for index, text in enumerate(above)]
         labels += [((x, y + 2 + LABEL_STEP * (index + 0.5)), text) for index, text in enumerate(below)]
-        return EdgePath(wire, ((start, y), (end, y)), tuple(labels))
+        return ArrowPath(wire, ((start, y), (end, y)), tuple(labels))
 
-    def _route(self, plan: _Plan, verticals: Sequence[Vertical]) -> EdgePath:
+    def _route(self, plan: _Plan, verticals: Sequence[Vertical]) -> ArrowPath:
         points = self._points(plan)
         segment = next((segment for segment in plan.segments if segment.label_lines), None)
         if segment is None:
-            return EdgePath(plan.wire, points, ())
+            return ArrowPath(plan.wire, points, ())
         y = self.lane_y[segment.gutter][segment.lane] - LABELLED_LANE / 2
         if plan.is_upright:
             x, top = (segment.x0 + segment.x1) / 2, y - LABEL_STEP * (segment.label_lines - 1)
-            return EdgePath(
+            return ArrowPath(
                 plan.wire, points, tuple(((x, top + LABEL_STEP * i), t) for i, t in enumerate(plan.wire.label))
             )
         half = text_width(plan.wire.line, LABEL_SIZE) / 2 + 2
         x = _clear((segment.x0 + half, segment.x1 - half), half, y, verticals)
-        return EdgePath(plan.wire, points, (((x, y), plan.wire.line),))
+        return ArrowPath(plan.wire, points, (((x, y), plan.wire.line),))
 
 
 def _evenly(low: float, high: float, count: int) -> list[float]:

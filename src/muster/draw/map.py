@@ -11,7 +11,7 @@ from math import ceil, log, sqrt
 
 from muster.draw.card import card, chips, summary
 from muster.draw.facts import Forecast, Machine, UsedLink, machines, used_links
-from muster.draw.grid import LABEL_SIZE, Edge, Laid, lay, snake
+from muster.draw.grid import LABEL_SIZE, Arrow, Laid, lay, snake
 from muster.draw.palette import PAPER, QUIET, REGION, REGION_EDGE, load_colour, load_width
 from muster.draw.sheet import Box, Label, Sheet, Stroke, fit, text_width
 from muster.draw.words import bits_per_s, percent, seconds, span
@@ -133,7 +133,7 @@ def _compose(regions: Sequence[Region], sheets: dict[str, Sheet], between: Seque
     if len(regions) <= 3:
         num_columns = len(regions)
     cells = dict(zip(sheets, snake(len(regions), num_columns), strict=True))
-    wires = [Edge(bundle.source, bundle.target, bundle.label()) for bundle in between]
+    wires = [Arrow(bundle.source, bundle.target, bundle.label()) for bundle in between]
     laid = lay(cells, sizes, wires, gap=16)
     page = Sheet(laid.width, laid.height)
     draw_wires(page, laid, {(bundle.source, bundle.target): bundle for bundle in between}, PAPER)
@@ -193,7 +193,7 @@ class _RegionDrawer:
         cells = dict(zip(cards, snake(len(cards), self._columns(region, hops)), strict=True))
         sizes = {node: (sheet.width, sheet.height) for node, sheet in cards.items()}
         labelled = len(hops) <= MAX_LABELLED
-        wires = [Edge(hop.source, hop.target, hop.label(speed) if labelled else ()) for hop in hops]
+        wires = [Arrow(hop.source, hop.target, hop.label(speed) if labelled else ()) for hop in hops]
         laid = lay(cells, sizes, wires, gap=16 if wires else 8)
         inner = Sheet(laid.width, laid.height)
         draw_wires(inner, laid, {(hop.source, hop.target): hop for hop in hops}, REGION)

@@ -52,7 +52,7 @@ class Turn:
 
 
 @dataclass(slots=True)
-class Admission:
+class PageNeeds:
     """How a waiting sequence would start: with these found pages, so many tokens known, so many pages more."""
 
     found: list[int]
@@ -197,7 +197,7 @@ class Scheduler:
         sequence.pages += self._pages.allocate(1)
         return True
 
-    def _fit(self, sequence: Sequence) -> Admission:
+    def _fit(self, sequence: Sequence) -> PageNeeds:
         sequence.extend_digests(self._pages.page_size)
         found = self._pages.match(sequence.digests)
         known = len(found) * self._pages.page_size
@@ -211,9 +211,9 @@ class Scheduler:
         shared = known < len(found) * self._pages.page_size
         copy_last = shared and self._pages.holders(found[-1]) > 0
         fresh = self._pages.pages_for(len(sequence.tokens)) - len(found) + copy_last
-        return Admission(found, known, copy_last, fresh, sum(self._pages.holders(page) == 0 for page in found))
+        return PageNeeds(found, known, copy_last, fresh, sum(self._pages.holders(page) == 0 for page in found))
 
-    def _make_room(self, sequence: Sequence, turn: Turn) -> Admission | None:
+    def _make_room(self, sequence: Sequence, turn: Turn) -> PageNeeds | None:
         """A fit that the pool can afford, after preempting sequences of a lower class if that helps."""
         # Each running sequence will want a page soon; without this reserve a newcomer is thrown out at once.
         while True:
@@ -227,13 +227,13 @@ class Scheduler:
                 return None
             self._preempt(max(victims, key=lambda s: s.rank))
 
-    def _promised(self, sequence: Sequence, fit: Admission, turn: Turn) -> bool:
+    def _promised(self, sequence: Sequence, fit: PageNeeds, turn: Turn) -> bool:
         if len(fit.found) < len(sequence.digests):
             return sequence.digests[len(fit.found)] in turn.promised
         tail = sequence.tail_digest(self._pages.page_size)
         return tail is not None and fit.known < len(sequence.tokens) - 1 and tail in turn.promised
 
-    def _start(self, sequence: Sequence, fit: Admission, turn: Turn) -> None:
+    def _start(self, sequence: Sequence, fit: PageNeeds, turn: Turn) -> None:
         self.num_waiting -= 1
         self._pages.retain(fit.found)
         fresh = self._pages.allocate(fit.fresh)
