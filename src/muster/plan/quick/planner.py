@@ -15,8 +15,8 @@ from typing import Protocol
 
 from muster.cost.memory import stage_bytes
 from muster.cost.transfer import wire_seconds
-from muster.plan.quick import sentences
 from muster.plan.quick.candidates import by_use, nearest_neighbours
+from muster.plan.quick.explain import does_not_fit, explain, links_are_down, nobody_here
 from muster.plan.quick.repair import repair
 from muster.plan.quick.search import Order, Search
 from muster.plan.quick.split import furthest, least_slowest, most_pages
@@ -40,7 +40,7 @@ class Planner(Protocol):
 def place(shape: ModelShape, pool: Pool, keep: Pipeline | None = None, options: PlanOptions = PlanOptions()) -> Plan:
     """The quick `Planner`."""
     if not pool.nodes:
-        raise sentences.nobody_here(shape, options)
+        raise nobody_here(shape, options)
     if keep is not None:
         kept = repair(shape, pool, keep, options)
         if kept is not None:
@@ -81,7 +81,7 @@ def _ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: PlanOpt
     search = Search(tables, 0, shape.num_layers, options.min_pages(shape))
     fewest = search.fewest(inf)
     if fewest is None and len(nodes) == len(pool.nodes):
-        raise sentences.does_not_fit(shape, nodes, search.furthest(), options)
+        raise does_not_fit(shape, nodes, search.furthest(), options)
     if fewest is None:
         return None
     for stages in _counts(search, tables, fewest, options):
@@ -89,7 +89,7 @@ def _ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: PlanOpt
         order = search.quickest_order(stages, bound_s)
         if order is not None:
             return _finish(tables, order, bound_s, "The least slowest stage that is worth its machines")
-    raise sentences.links_are_down()
+    raise links_are_down()
 
 
 def _counts(search: Search, tables: Tables, fewest: int, options: PlanOptions) -> list[int]:
@@ -131,7 +131,7 @@ def _long_ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: Pl
         covered = max(covered, reached)
         if reached == shape.num_layers:
             return _finish(tables, used, inf, "The most useful machines that hold the model together")
-    raise sentences.does_not_fit(shape, pool.nodes, covered, options)
+    raise does_not_fit(shape, pool.nodes, covered, options)
 
 
 def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, options: PlanOptions, why: str) -> Plan:
@@ -141,7 +141,7 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
     links = [pool.link(source.node, target.node) for source, target in hops]
     nbytes = options.message_bytes(shape)
     if any(wire_seconds(link, nbytes) == inf for link in links):
-        raise sentences.links_are_down()
+        raise links_are_down()
     work = [options.step_seconds(shape, stage.first, stage.last, devices[stage.node]) for stage in stages]
     # The way back carries token ids only, so its bandwidth does not bound the step.
     step_s = max([*work, *(wire_seconds(link, nbytes) for link in links[:-1])])
@@ -159,7 +159,7 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
         pipelines=(pipeline,),
         standbys=tuple(node.id for node in pool.nodes if node.id not in used),
         step_seconds=step_s,
-        explanation=sentences.explain(pool, pipeline, step_s, ring_s, why),
+        explanation=explain(pool, pipeline, step_s, ring_s, why),
     )
 
 

@@ -8,5 +8,5 @@ Reading order: `options` (what may be asked for), `search` (the way from one to 
         orders -> cuts (exactly) | symmetric_cuts -> batching (N, batch, pages, swap)
     stage_tables  the simulator's seconds for every layer range and batch at once
     bound    what no plan beats                  realise   a layout with names and device numbers
-    pins, refusals, reasons                      what was fixed, why not, and why so
+    pins, refusals, explain                      what was fixed, why not, and why so
 """

@@ -18,13 +18,13 @@ from muster.plan.serve import refusals
 from muster.plan.serve.bound import cost_bound, latency_bound, throughput_bound
 from muster.plan.serve.evolve import Evolution, Scored
 from muster.plan.serve.exact import every_layout, is_small
+from muster.plan.serve.explain import explain, why_not
 from muster.plan.serve.fleet import sort_into_classes
 from muster.plan.serve.job import Job, make_job
 from muster.plan.serve.layout import structured
 from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.pins import Ranges, by_class, checked, together
 from muster.plan.serve.realise import realise
-from muster.plan.serve.reasons import explain, why_not
 from muster.plan.serve.replica import Replicas
 from muster.plan.serve.trial import Trials, alone_s, rules_of, symmetric
 from muster.plan.serve.worth import Worth, unpriced

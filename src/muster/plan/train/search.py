@@ -13,9 +13,9 @@ import numpy as np
 
 from muster.cost.pace import TYPICAL, Constants
 from muster.plan.found import Found, Rejected
-from muster.plan.train import words
 from muster.plan.train.bound import lower_bound
 from muster.plan.train.cuts import best_cuts
+from muster.plan.train.explain import check, does_not_fit, explained, why_not
 from muster.plan.train.finish import finished_plan
 from muster.plan.train.fleet import Fleet
 from muster.plan.train.price import Layout, Priced, Prices
@@ -60,7 +60,7 @@ def plan_training(
     Raises `DoesNotFit` if no layout has the memory, `PoolUnavailable` if nobody is there, `InvalidRequest` on a
     workload that cannot be.
     """
-    words.check(pool, workload)
+    check(pool, workload)
     strongest = min(options.codecs, key=lambda codec: codec.bits_per_value or 8.0 * 8)
     split = [False, True] if any(node.device_count > 1 for node in pool.nodes) else [False]
     fleets = [Fleet(shape, pool, workload, constants, one, strongest) for one in split]
@@ -71,7 +71,7 @@ def plan_training(
         key=lambda pair: pair[1].whole(pair[0])[1],
     )
     if not priced:
-        raise words.does_not_fit(fleets[-1])
+        raise does_not_fit(fleets[-1])
 
     def forecast_of(plan: Plan) -> TrainForecast:
         return train_forecast(plan, pool, shape, workload, constants, exchange=options.exchange)
@@ -87,10 +87,10 @@ def plan_training(
     return Found(
         objective="train",
         score=forecast.step_s,
-        plan=replace(plan, step_seconds=forecast.step_s, explanation=words.explained(plan, forecast, pool, bound)),
+        plan=replace(plan, step_seconds=forecast.step_s, explanation=explained(plan, forecast, pool, bound)),
         forecast=forecast,
         bound=bound,
-        alternatives=tuple(Rejected(*pair, words.why_not(*pair, forecast)) for pair in ranked[1:]),
+        alternatives=tuple(Rejected(*pair, why_not(*pair, forecast)) for pair in ranked[1:]),
         evaluations=sum(one.prices.evaluations for one in searches),
         finished=not out_of_time(),
     )
