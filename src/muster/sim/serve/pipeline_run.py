@@ -1,6 +1,6 @@
 """One ring at work in simulated time: steps leave the head, pass stages and wires one after the other, and come back.
 
-The head computes one step at a time and takes in what came back before each (`node/runtime.py`); other stages take
+The head computes one step at a time and takes in what came back before each (`node/runners/serve`); other stages take
 steps in the order in which they come. A wire carries one message after the other, whoever sends it.
 """
 
