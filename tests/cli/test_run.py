@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +9,8 @@ import pytest
 from muster.cli import chat, run
 from muster.cli.head_client import HeadClient
 from muster.cli.main import run_command
+from muster.cli.prompt_words import MAX_PROMPT_CHARACTERS
+from muster.errors import LinkDown, NotAllowed
 
 SAID: list[dict[str, object]] = []
 
@@ -17,9 +18,9 @@ SAID: list[dict[str, object]] = []
 def answer(request: httpx.Request) -> httpx.Response:
     match request.url.path:
         case "/health":
-            return httpx.Response(200, json={})
+            return httpx.Response(200, json={"status": "ok", "model": "tiny"})
         case "/v1/models":
-            return httpx.Response(200, json={"data": [{"id": "tiny"}]})
+            return httpx.Response(200, json={"data": [{"id": "tiny", "chat_template": False}]})
     body = json.loads(request.content)
     SAID.append(body)
     key, word = ("delta", {"content": "Hi"}) if "messages" in body else ("text", " return")
@@ -54,6 +55,39 @@ def test_run_reads_a_prompt_from_standard_input(monkeypatch: pytest.MonkeyPatch)
     assert SAID[0]["prompt"] == "import os\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "prompt"),
+    [
+        (["-"], "import os\n"),
+        (["tiny", "Explain:", "-"], "Explain:\nimport os\n"),
+        (["tiny", "-", "# the end"], "import os\n\n# the end"),
+        (["tiny", "def f():", "    x"], "def f():\n    x"),
+    ],
+)
+def test_words_and_standard_input_make_one_prompt(
+    words: list[str], prompt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("import os\n"))
+    assert run_command(["run", *words]) == 0
+    assert (SAID[0]["prompt"], SAID[0]["model"]) == (prompt, "tiny")
+
+
+def test_a_prompt_that_cannot_be_read_is_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["run", "tiny"]) == 2
+    assert "There is no prompt" in capsys.readouterr().err
+    assert run_command(["run", "-", "-"]) == 2
+    assert "only once" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
+    assert run_command(["run", "tiny", "-"]) == 2
+    assert "UTF-8" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("x" * (MAX_PROMPT_CHARACTERS + 1)))
+    assert run_command(["run", "tiny", "-"]) == 2
+    assert "send less" in capsys.readouterr().err
+    assert SAID == []
+
+
 def test_run_as_json_is_one_record(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["run", "tiny", "def f():", "--head", "http://head", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -66,11 +100,33 @@ def test_a_head_asked_for_by_name_must_have_the_model(capsys: pytest.CaptureFixt
     assert "serves tiny, not huge" in capsys.readouterr().err
 
 
-def test_without_a_head_on_this_machine_nothing_is_asked(tmp_path: Path) -> None:
-    remote = HeadClient("http://head", transport=httpx.MockTransport(lambda request: pytest.fail("asked")))
+def test_a_head_that_left_no_record_is_asked_where_heads_usually_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for known in (False, True):
+        assert run.serves(run.find_head(None), "tiny", asked=False, known=known)
+        assert not run.serves(run.find_head(None), "other", asked=False, known=known)
+
+
+def test_another_program_at_the_usual_place_is_no_head_and_no_trouble() -> None:
+    for body in (b"<html>", b"[]", b"{}", b'{"status": "ok"}'):
+        transport = httpx.MockTransport(lambda request, body=body: httpx.Response(200, content=body))
+        assert not run.serves(HeadClient("http://other", transport=transport), "tiny", asked=False, known=False)
+
+    def locked(request: httpx.Request) -> httpx.Response:
+        refusal = {"error": {"code": "invalid_api_key", "message": "No key."}}
+        return answer(request) if request.url.path == "/health" else httpx.Response(401, json=refusal)
+
+    remote = HeadClient("http://head", transport=httpx.MockTransport(locked))
     assert not run.serves(remote, "tiny", asked=False, known=False)
-    assert run.serves(run.find_head(None), "tiny", asked=False, known=True)
-    assert not run.serves(run.find_head(None), "other", asked=False, known=True)
+    with pytest.raises(NotAllowed, match="--key"):
+        run.serves(remote, "tiny", asked=False, known=True)
+
+
+def test_a_head_that_is_asked_for_by_name_must_be_one() -> None:
+    remote = HeadClient(
+        "http://x", transport=httpx.MockTransport(lambda request: httpx.Response(200, content=b"<html>"))
+    )
+    with pytest.raises(LinkDown, match="is no head of Muster"):
+        run.serves(remote, "tiny", asked=True, known=False)
 
 
 def test_chat_keeps_the_conversation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +134,29 @@ def test_chat_keeps_the_conversation(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run_command(["chat", "--system", "Be brief."]) == 0
     assert capsys.readouterr().out == "Hi\nHi\n"
     assert [message["content"] for message in SAID[1]["messages"]] == ["Be brief.", "hello", "Hi", "again"]
+
+
+def test_chat_takes_several_lines_and_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = '"""def f():\n    return 1"""\n/system Be kind.\nhello\n/nonsense\n/exit\nnever\n'
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert run_command(["chat"]) == 0
+    said = [[message["content"] for message in body["messages"]] for body in SAID]
+    assert said == [["def f():\n    return 1"], ["Be kind.", "hello"]]
+    told = capsys.readouterr()
+    assert told.out == "Hi\nHi\n"
+    assert "There is no command /nonsense" in told.err
+
+
+def test_chat_says_so_where_a_model_was_not_made_to_converse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["chat", "-m", "hello"]) == 0
+    told = capsys.readouterr()
+    assert "tiny has no chat template" in told.err
+    assert told.out == "Hi\n"
+    chat.greet({"id": "other", "chat_template": True}, "http://head", alone=True)
+    chat.greet({"id": "old"}, "http://head", alone=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_chat_can_say_one_thing_and_end(capsys: pytest.CaptureFixture[str]) -> None:

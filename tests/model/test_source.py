@@ -15,9 +15,10 @@ from tests.model.fake_hub import COMMIT, fake_hub
 RESOLVE = """
 import json, sys
 from muster.errors import MusterError
-from muster.model import source
+from muster.model.from_hub import resolve_config
+from muster.model.source import resolve
 try:
-    print(json.dumps({"path": str(getattr(source, sys.argv[2])(sys.argv[1]))}))
+    print(json.dumps({"path": str(globals()[sys.argv[2]](sys.argv[1]))}))
 except MusterError as error:
     print(json.dumps({"error": type(error).__name__, "message": str(error)}))
 """

@@ -23,6 +23,7 @@ def model_routes(serving: Serving) -> APIRouter:
             "created": created,
             "owned_by": "muster",
             "max_model_len": backend.max_context,
+            "chat_template": serving.tokenizer.has_chat_template and serving.tokenizer.chat_refusal is None,
         }
 
     @router.get("/v1/models", summary="The models that are served", responses=refusals())

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from muster.cli.findings import FAILED, OK, UNSURE, Finding
 from muster.cli.options import format_bytes
+from muster.cli.waiting import Say
 from muster.errors import MusterError
 from muster.head.data_directory import HeadRecord, read_head
 from muster.link.base import Endpoint
@@ -28,22 +29,27 @@ MAX_SKEW_S = 5.0
 REACH_S = 5.0
 
 
-def look(folder: Path, port: int, ticket: str | None, head: str | None) -> Iterator[Finding]:
-    """Every finding, as soon as it is known."""
+def look(folder: Path, port: int, ticket: str | None, head: str | None, say: Say) -> Iterator[Finding]:
+    """Every finding, as soon as it is known, the quickest first. `say` is told what takes a while."""
     yield python_version()
     yield from package_versions()
-    yield accelerator()
     yield memory()
     yield disk(folder)
     yield port_free(port, read_head(folder))
-    yield asyncio.run(udp_loopback())
-    if head:
-        yield clock(head)
+    valid = None
     if ticket:
         valid, finding = ticket_valid(ticket, time.time())
         yield finding
-        if valid:
-            yield asyncio.run(head_in_reach(valid))
+    say("opening two QUIC endpoints, as machines of a pool do")
+    yield asyncio.run(udp_loopback())
+    if head:
+        say(f"asking {head} what time it is")
+        yield clock(head)
+    if valid:
+        say("dialling the head that the ticket names")
+        yield asyncio.run(head_in_reach(valid))
+    say("loading PyTorch, to see whether it finds a GPU")
+    yield accelerator()
 
 
 def python_version() -> Finding:
@@ -74,7 +80,7 @@ def package_version(name: str, wanted: Requirement | None) -> Finding:
 
 
 def accelerator() -> Finding:
-    """torch is imported only here: it takes a second or two."""
+    """torch is imported only here, and last: it takes seconds."""
     import torch
 
     if torch.cuda.is_available():

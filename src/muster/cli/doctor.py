@@ -12,7 +12,8 @@ import typer
 from muster.cli.find_head import find_head
 from muster.cli.findings import FAILED, OK, Finding
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
-from muster.cli.output import out, plain, progress, show_json
+from muster.cli.output import out, plain, show_json
+from muster.cli.waiting import waiting
 from muster.head.data_directory import data_dir
 
 TROUBLE = 8
@@ -37,15 +38,16 @@ def doctor(
 ) -> None:
     """Find what would keep this machine from serving or joining, and how to fix it."""
     if dump:
-        tell(find_head(head, token, folder=data_dir_).story(), as_json)
+        remote = find_head(head, token, folder=data_dir_)
+        with waiting(f"asking {remote.url}", as_json):
+            story = remote.story()
+        tell(story, as_json)
         return
-    from muster.cli.checks import look
-
     findings: list[Finding] = []
-    with progress(as_json) as bars:
-        task = bars.add_task("looking", total=None)
-        for finding in look(data_dir(data_dir_), port, ticket, head):
-            bars.update(task, description=f"checked {finding.name}")
+    with waiting("looking at this machine", as_json) as say:
+        from muster.cli.checks import look
+
+        for finding in look(data_dir(data_dir_), port, ticket, head, say):
             findings.append(finding)
             if not as_json:
                 show(finding)

@@ -24,13 +24,22 @@ class HeadClient:
         self._http.close()
 
     def reachable(self) -> bool:
+        """Whether a head answers here, and can serve."""
         try:
-            return self._http.get("/health", timeout=2).status_code < 500
-        except httpx.HTTPError:
+            answer = self._http.get("/health", timeout=2)
+            return answer.status_code < 500 and "model" in answer.json()
+        except (httpx.HTTPError, ValueError, TypeError):
             return False
 
     def models(self) -> list[str]:
-        return [entry["id"] for entry in self._ask("GET", "/v1/models", self._key)["data"]]
+        return [entry["id"] for entry in self.model_entries()]
+
+    def model_entries(self) -> list[dict[str, Any]]:
+        """What the head says of each model that it serves; the name is its `id`."""
+        entries = self._ask("GET", "/v1/models", self._key).get("data")
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
+            raise self._no_head()
+        return entries
 
     def status(self) -> dict[str, Any]:
         return self._ask("GET", "/admin/status", self._token)
@@ -78,8 +87,14 @@ class HeadClient:
         return error
 
     def _ask(self, method: str, path: str, secret: str | None) -> dict[str, Any]:
-        answer: dict[str, Any] = self._answer(method, path, secret).json()
-        return answer
+        answer = self._answer(method, path, secret)
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise self._no_head()
+        return found
 
     def _answer(self, method: str, path: str, secret: str | None) -> httpx.Response:
         try:
@@ -89,6 +104,9 @@ class HeadClient:
         if response.is_error:
             raise self._refused(response)
         return response
+
+    def _no_head(self) -> LinkDown:
+        return LinkDown(f"What answers at {self.url} is no head of Muster; name the head's address with --head.")
 
     def _silent(self, error: httpx.HTTPError) -> LinkDown:
         reason = str(error) or type(error).__name__

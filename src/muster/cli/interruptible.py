@@ -1,4 +1,4 @@
-"""Work that may take a while: a bar on stderr where somebody watches, and Ctrl-C that keeps the best so far.
+"""Work that may take a while: what it is about is said on stderr, and Ctrl-C keeps the best so far.
 
 Knows nothing of the work.
 """
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from muster.cli.output import err, progress
+from muster.cli.output import err
+from muster.cli.waiting import waiting
 
 
 class Interrupt:
@@ -35,10 +36,9 @@ class Interrupt:
 
 @contextmanager
 def interruptible(task: str, as_json: bool) -> Iterator[Interrupt]:
-    """A bar that begins with `task`; Ctrl-C goes to the `Interrupt` that is handed out."""
-    with progress(as_json) as bars:
-        bar = bars.add_task(task, total=None)
-        interrupt = Interrupt(lambda words: bars.update(bar, description=words))
+    """A wait for `task`; Ctrl-C goes to the `Interrupt` that is handed out."""
+    with waiting(task, as_json) as say:
+        interrupt = Interrupt(say)
         with _on_interrupt(interrupt.press):
             yield interrupt
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from muster.cli.options import ComputeDevice, DataDir, Json, MachineName, Region, ScenarioName, parse_bytes
-from muster.cli.output import Announcer, progress
+from muster.cli.output import Announcer
+from muster.cli.waiting import waiting
 from muster.head.data_directory import data_dir
 
 
@@ -43,12 +44,12 @@ def join(
 
     memory_bytes = parse_bytes(memory) if memory else None  # both before anything slow is imported
     parse(ticket, time.time())
-    with progress(as_json) as bars:
-        bars.add_task("starting", total=None)
+    with waiting("starting", as_json):
         from muster.cli.logs import configure_logs
+
+        configure_logs()
         from muster.node.process import LendOptions, run_worker
 
-    configure_logs()
     folder = data_dir(data_dir_)
     options = LendOptions(
         memory_bytes=memory_bytes,

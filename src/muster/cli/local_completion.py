@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from muster.api.prompt import with_named_stops
-from muster.cli.output import err, plain, progress
+from muster.cli.waiting import Say, waiting
 from muster.cost.config_fields import Fields
 from muster.cost.dtypes import fastest_dtype, possible_dtypes
 from muster.errors import ContextTooLong, InvalidRequest
@@ -39,13 +39,11 @@ class LocalModel:
     tokenizer: Tokenizer
 
 
-def complete(model: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def complete(model: str, body: dict[str, Any], as_json: bool = False) -> Iterator[dict[str, Any]]:
     """`body` is that of /v1/completions: prompt, max_tokens, temperature, top_p, seed, stop."""
     sampling = sampling_of(body)
-    with progress(as_json=False) as bars:
-        bars.add_task(f"loading {model}", total=None)
-        loaded, prompt = load(resolve(model), body["prompt"], sampling.max_tokens)
-    err.print(f"No head here serves {plain(model)}; running it in this process.", soft_wrap=True)
+    with waiting(f"finding {model}", as_json) as say:
+        loaded, prompt = load(resolve(model), body["prompt"], sampling.max_tokens, say)
     yield from generate(loaded, prompt, sampling, body["stop"] or ())
 
 
@@ -56,12 +54,15 @@ def sampling_of(body: dict[str, Any]) -> Sampling:
     return sampling
 
 
-def load(path: Path, prompt: str, max_tokens: int) -> tuple[LocalModel, list[int]]:
+def load(path: Path, prompt: str, max_tokens: int, say: Say) -> tuple[LocalModel, list[int]]:
     """The model with just enough pages for one request, and the request's prompt as tokens."""
     weights = open_directory(path)
+    say("checking that this kind of model computes what it should")
     check_conformance(weights.config_json)
+    say("measuring this machine")
     device = pick_device()
     shape = shape_of(weights.config_json, path.name, _dtype(weights.config_json, device))
+    say("loading the tokenizer")
     tokenizer = load_tokenizer(path)
     tokens = tokenizer.encode(prompt)
     num_tokens = len(tokens) + max_tokens
@@ -71,6 +72,7 @@ def load(path: Path, prompt: str, max_tokens: int) -> tuple[LocalModel, list[int
             "shorten the prompt or ask for fewer tokens with --max-tokens.",
             "max_tokens",
         )
+    say(f"loading the weights of {shape.name}")
     stage = load_stage(weights, 0, shape.num_layers, torch_dtype(shape.dtype), device)
     cache = stage.new_cache(num_pages=-(-num_tokens // PAGE_SIZE) + 1, page_size=PAGE_SIZE)
     options = EngineOptions(max_context=num_tokens, eos_token_ids=frozenset(tokenizer.end_of_text_ids))

@@ -8,6 +8,7 @@ from muster.cli.find_head import find_head
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
 from muster.cli.output import out, plain, show_json, show_table
 from muster.cli.status import COLUMNS, node_row
+from muster.cli.waiting import waiting
 from muster.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ Named = Annotated[str, typer.Argument(help="The machine's name, or the first dig
 @app.command("list")
 def list_nodes(head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Show every machine that the pool knows, present or not."""
-    nodes = find_head(head, token, folder=data_dir).nodes()
+    remote = find_head(head, token, folder=data_dir)
+    with waiting(f"asking {remote.url}", as_json):
+        nodes = remote.nodes()
     if as_json:
         show_json({"nodes": nodes})
     else:
@@ -63,8 +66,9 @@ def forget(
 
 
 def act(remote: "HeadClient", name: str, action: str, as_json: bool) -> None:
-    node = pick(remote.nodes(), name, action)
-    remote.act(node["id"], action)
+    with waiting(f"asking {remote.url}", as_json):
+        node = pick(remote.nodes(), name, action)
+        remote.act(node["id"], action)
     if as_json:
         show_json({"node": node["id"], "name": node.get("name"), "action": action})
     else:

@@ -1,16 +1,13 @@
-"""How verbs speak: text for people, JSON lines for programs, errors as one sentence, progress where it takes long.
+"""How verbs speak: text for people, JSON lines for programs, errors as one sentence.
 
-Knows nothing of what is said. Programs read stdout; prose, progress and errors go to stderr when `--json` is given.
+Knows nothing of what is said. Programs read stdout; prose and errors go to stderr when `--json` is given.
 """
 
 import json
-import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from muster.errors import MusterError
@@ -61,15 +58,6 @@ class Announcer:
             show_json({"event": event, **facts})
         elif sentence:
             out.print(plain(sentence), soft_wrap=True)
-
-
-@contextmanager
-def progress(as_json: bool) -> Iterator[Progress]:
-    """Bars that appear only where a person watches."""
-    quiet = as_json or not sys.stderr.isatty()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=quiet) as bars:
-        yield bars
 
 
 def plain(text: str) -> str:

@@ -40,6 +40,7 @@ from muster.cli.plan_options import (
     TrainWanted,
     Wanted,
 )
+from muster.cli.waiting import waiting
 
 EITHER = "either"
 
@@ -161,6 +162,7 @@ def plan(
 
 def _carry_out(options: dict[str, Any]) -> None:
     """`options` are the verb's own arguments, which have the names of the fields of `Asked`."""
-    from muster.cli.plan_work import plan_as_asked
+    with waiting("loading the planner", options["as_json"]):
+        from muster.cli.plan_work import plan_as_asked
 
     plan_as_asked(Asked(**options))

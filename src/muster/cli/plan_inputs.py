@@ -42,11 +42,13 @@ def find_shape(name: str, dtype: str | None = None) -> ModelShape:
         return _from_file(path / "config.json", path.resolve().name, dtype)
     if name in shape_names():
         return named_shape(name, dtype)
-    from muster.model.source import EMBEDDED, HUB_ID, resolve_config  # the hub's client takes a while to import
+    from muster.model.source import EMBEDDED, HUB_ID
 
     if name in EMBEDDED:
         return _from_file(EMBEDDED[name] / "config.json", name, dtype)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
+        from muster.model.from_hub import resolve_config  # the hub's client takes a while to import
+
         return _from_file(resolve_config(name), name, dtype)
     known = suggest(name, [*shape_names(), *EMBEDDED]).rstrip("?.")
     raise UnknownModel(

@@ -9,13 +9,14 @@ from muster.cli.find_head import find_head
 from muster.cli.interruptible import interruptible
 from muster.cli.live_pool import live_pool
 from muster.cli.one_more import one_more
-from muster.cli.output import err, plain, progress, show_json
+from muster.cli.output import err, plain, show_json
 from muster.cli.plan_inputs import check_outputs, find_pool, find_shapes, write_text
 from muster.cli.plan_options import Asked, check_belongs, check_objective, serve_workload, train_workload
 from muster.cli.plan_record import plan_file, record
 from muster.cli.plan_text import show_answer
 from muster.cli.planning import Answer, Question, answer_in_dtype, read_pins, spans_of
 from muster.cli.saved_plan import forecast_again, read_plan
+from muster.cli.waiting import waiting
 from muster.errors import InvalidRequest
 from muster.plan.runnable import RUNS, beyond
 from muster.plan.serve.options import Pin
@@ -40,8 +41,7 @@ def plan_as_asked(asked: Asked) -> None:
     check_belongs(objective, asked)
     train = train_workload(asked)
     check_outputs(asked.picture, asked.lock, asked.save_pool)
-    with progress(asked.as_json) as bars:
-        bars.add_task(f"reading {asked.model} and {asked.pool}", total=None)
+    with waiting(f"reading {asked.model} and {asked.pool}", asked.as_json):
         pool, text = find_pool(asked.pool, lambda: live_pool(find_head(asked.head, asked.token, folder=asked.data_dir)))
         shape, *narrower = find_shapes(asked.model, asked.dtype, pool.nodes)
     pins = read_pins(asked.pin or (), pool, shape)
@@ -74,9 +74,9 @@ def carry_out(question: Question, files: Files, explain: bool, as_json: bool) ->
     if files.lock is not None and not files.lock.exists():
         write_text(files.lock, dumps(plan_file(question, made.plan)))
     if files.picture is not None:
-        from muster.draw.picture import save_picture  # matplotlib takes a while to import
-
         with interruptible("drawing", as_json):
+            from muster.draw.picture import save_picture  # matplotlib takes a while to import
+
             spans = spans_of(question, made.plan)
             save_picture(files.picture, made.plan, question.pool, question.shape, made.forecast, spans)
     if as_json:

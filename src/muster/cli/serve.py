@@ -5,14 +5,19 @@ Reads options; what a running head is made of stands in `head`.
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from muster.cli.options import ComputeDevice, DataDir, Dtype, Json, MachineName, Region, ScenarioName, parse_bytes
-from muster.cli.output import Announcer, progress
+from muster.cli.output import Announcer
+from muster.cli.waiting import waiting
 from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
+
+if TYPE_CHECKING:
+    from muster.head.pins import SavedPlan
+    from muster.plan.serve.options import Pin
 
 LOOPBACK = "127.0.0.1"
 LinkPort = Annotated[int, typer.Option(help="Machines reach this UDP port; 0 takes that of last time, or a free one.")]
@@ -70,16 +75,11 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
-    memory_bytes = parse_bytes(memory) if memory else None  # before anything slow is imported
-    check_alternatives(pin, plan)
-    with progress(as_json) as bars:
-        bars.add_task("starting", total=None)
-        from muster.cli.logs import configure_logs
-        from muster.cli.pins import read_pin, read_saved_plan
-        from muster.head.options import HeadOptions
-        from muster.head.run import run_head
+    memory_bytes = parse_bytes(memory) if memory else None
+    pins, saved = checked(model, host, port, data_dir(data_dir_), pin, plan, as_json)
+    from muster.head.options import HeadOptions
+    from muster.head.run import run_head
 
-    configure_logs()
     options = HeadOptions(
         model=model,
         host=host,
@@ -96,8 +96,8 @@ def serve(
         min_nodes=min_nodes,
         allow_origins=tuple(allow_origin or ()),
         wait_for_pipeline_s=wait_for_pipeline,
-        pins=tuple(read_pin(word) for word in pin or ()),
-        plan=read_saved_plan(plan) if plan is not None else None,
+        pins=pins,
+        plan=saved,
         link_port=link_port,
         relay=relay,
         ticket_s=ticket_hours * 3600,
@@ -105,6 +105,22 @@ def serve(
     asyncio.run(run_head(options, Announcer(as_json)))
 
 
-def check_alternatives(pin: list[str] | None, plan: Path | None) -> None:
+def checked(
+    model: str, host: str, port: int, folder: Path, pin: list[str] | None, plan: Path | None, as_json: bool
+) -> "tuple[tuple[Pin, ...], SavedPlan | None]":
+    """Pins and plan, read; whatever can be wrong is told before what is slow is imported."""
     if pin and plan is not None:
         raise InvalidRequest("--pin and --plan both say who holds what; give one of them.", "plan")
+    with waiting("checking the port and the model", as_json) as say:
+        from muster.head.early import check_early
+
+        check_early(model, host, port, folder)
+        from muster.cli.pins import read_pin, read_saved_plan
+
+        pins, saved = tuple(map(read_pin, pin or ())), read_saved_plan(plan) if plan is not None else None
+        say("loading what a head is made of")
+        from muster.cli.logs import configure_logs
+
+        configure_logs()
+        import muster.head.run  # noqa: F401 - here, where the wait says what it is for
+    return pins, saved

@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from muster.cli.options import AdminToken, DataDir, Dtype, HeadUrl, Json
 from muster.cli.plan_options import Concurrency, Deadline, Picture, Rate, Seed, Wanted
+from muster.cli.waiting import waiting
 
 _TOKENS = "the plan's, else 512 and 128"
 
@@ -65,10 +66,11 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Simulate a plan at work: requests arrive, machines leave or slow down, and it shows what that costs."""
-    from muster.cli.find_head import find_head
-    from muster.cli.live_pool import live_pool
-    from muster.cli.plan_inputs import check_outputs
-    from muster.cli.simulate_work import Asked, carry_out
+    with waiting("loading the simulator", as_json):
+        from muster.cli.find_head import find_head
+        from muster.cli.live_pool import live_pool
+        from muster.cli.plan_inputs import check_outputs
+        from muster.cli.simulate_work import Asked, carry_out
 
     check_outputs(picture)
     asked = Asked(plan, pool, objective, dtype, rate, deadline, prompt_tokens, output_tokens, requests, spread, trace)

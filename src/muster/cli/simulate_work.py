@@ -66,9 +66,10 @@ def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool)
     with interruptible("simulating", as_json):
         made = simulated(question, plan, asked, arrivals, faults)
     if asked.picture is not None:
-        from muster.draw.picture import save_picture  # matplotlib takes a while to import
+        with interruptible("drawing", as_json):
+            from muster.draw.picture import save_picture  # matplotlib takes a while to import
 
-        save_picture(asked.picture, plan, question.pool, question.shape, made.forecast, made.run.spans)
+            save_picture(asked.picture, plan, question.pool, question.shape, made.forecast, made.run.spans)
     if as_json:
         show_json(record(question, asked.faults, made))
     else:

@@ -9,6 +9,7 @@ from muster.cli.find_head import find_head
 from muster.cli.options import AdminToken, DataDir, HeadUrl, Json, format_bytes
 from muster.cli.output import out, plain, show_json, show_table
 from muster.cli.placement_text import placement_lines
+from muster.cli.waiting import waiting
 
 
 def status(
@@ -23,7 +24,8 @@ def status(
     remote = find_head(head, token, folder=data_dir)
     try:
         while True:
-            record = remote.status()
+            with waiting(f"asking {remote.url}", as_json or watch):
+                record = remote.status()
             if as_json:
                 show_json(record)
             else:

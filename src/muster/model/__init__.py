@@ -6,7 +6,8 @@ without weights), `probe` (what one token tells about it), `cut` (what is left o
 tensors make which parameters), `stage` (layers [first, last)), `shape` (what they cost).
 
 Weights: `folder` (opens nothing but a folder's own files), `tensor_file` and `weights` (tensors by name from a
-directory), `blobs` (by digest from another machine), `source` (a name becomes a directory), `disk` (where caches live).
+directory), `blobs` (by digest from another machine), `source` and `from_hub` (a name becomes a
+directory), `disk` (where caches live).
 
 Trust: `conformance` (does this architecture come out right? a tiny model of it, made by `shrink`, goes through a
 `rehearsal`), `load` (both together), `checked` (known without torch the next time), `settings` (who may build or
