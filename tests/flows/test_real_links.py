@@ -45,5 +45,6 @@ def until_measured(pool: LivePool) -> None:
     # Four links join the stages, so eight directions; the placements before this one may have looked at more.
     text = pool.pool_file()
     measured = re.search(r"(\d+) measured from end to end", text)
-    assert measured is not None and int(measured[1]) in (8, 10, 12)
+    assert measured is not None
+    assert int(measured[1]) in (8, 10, 12)
     assert {node.name for node in parse_pool(text).nodes} == {machine.name for machine in pool.machines}
