@@ -92,16 +92,12 @@ BAD = [
     # Asked for something that Muster does not do.
     (chat(response_format={"type": "json_object"}), "response_format", "unsupported"),
     (chat(response_format={"type": "json_schema", "json_schema": {}}), "response_format", "unsupported"),
-    (chat(tools=[{"type": "function", "function": {"name": "f"}}]), "tools", "unsupported"),
-    (chat(tool_choice="required"), "tool_choice", "unsupported"),
-    (chat(functions=[{"name": "f"}]), "functions", "unsupported"),
+    (chat(tools=[{"type": "web_search"}]), "tools[0].type", "unsupported"),
     (chat(modalities=["text", "audio"]), "modalities", "unsupported"),
     (chat(reasoning_effort="high"), "reasoning_effort", "unsupported"),
     (chat(store=True), "store", "unsupported"),
     (chat(prediction={"type": "content", "content": "x"}), "prediction", "unsupported"),
     (chat(web_search_options={}), "web_search_options", "unsupported"),
-    (message(role="tool", content="4", tool_call_id="c"), "messages[1]", "unsupported"),
-    (message(role="assistant", tool_calls=[{"id": "c"}]), "messages[1]", "unsupported"),
     (
         message(role="user", content=[{"type": "image_url", "image_url": {"url": "data:"}}]),
         "messages[1].content[0].type",

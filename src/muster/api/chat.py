@@ -3,18 +3,20 @@
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from muster.api.answer import EventStream, Json, JsonAnswer
-from muster.api.chat_fields import ChatRequest, read_messages
+from muster.api.chat_fields import ChatRequest
+from muster.api.conversation import GenerationOptions, prepare
 from muster.api.description import GENERATION
-from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choices
-from muster.api.prompt import begin, encode_chat, tokens_to_generate, with_named_stops
+from muster.api.generate import Choice, Delta, ScoredToken, run_choices
 from muster.api.scores import chat_scores
 from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
+from muster.spec.request import Finish
+from muster.text.tools.events import CallArguments, CallBegun, Event, Said, Thought
 
 
 def chat_routes(serving: Serving) -> APIRouter:
@@ -24,7 +26,7 @@ def chat_routes(serving: Serving) -> APIRouter:
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         visit: Visit = request.state.muster
         choices = await _prepare(serving, visit, body)
-        form = ChatForm(serving, visit)
+        form = ChatForm(serving, visit, body.answers_in_older_form)
         if body.stream:
             chunks = form.chunks(choices, body.wants_usage_chunk)
             return EventStream(visit, chunks, serving.options.silence_s)
@@ -38,24 +40,69 @@ async def _prepare(serving: Serving, visit: Visit, body: ChatRequest) -> list[Ch
     body.check_model(serving.backend.model)
     body.refuse_unsupported()
     _ = body.wants_usage_chunk
-    n, stops, scores, (wanted, parameter) = body.choices, body.stops, body.scores, body.wanted_tokens
-    messages = read_messages(body.messages)
-    # Checked before the prompt is encoded, so that a wrong number is named as itself.
-    sampling = body.sampling(1 if wanted is None else wanted, scores, serving.backend.vocab_size)
-    ids, chat = await encode_chat(serving, messages, body.template_variables)
-    prompt = begin(serving.tokenizer, ids, "messages")
-    parameter = parameter if wanted is not None and len(prompt) < serving.backend.max_context else "messages"
-    max_tokens = tokens_to_generate(serving, len(prompt), wanted, None, parameter)
-    sampling = replace(with_named_stops(serving.tokenizer, sampling, stops), max_tokens=max_tokens)
-    return choices_of_prompt(visit, prompt, sampling, n=n, stops=stops + chat.stop, priority=body.scheduling)
+    wanted, parameter = body.wanted_tokens
+    options = GenerationOptions(
+        # Checked before the prompt is made, so that a wrong number is named as itself.
+        sampling=body.sampling(1 if wanted is None else wanted, body.scores, serving.backend.vocab_size),
+        n=body.choices,
+        stops=body.stops,
+        max_tokens=wanted,
+        max_tokens_parameter=parameter,
+        priority=body.scheduling,
+    )
+    return await prepare(serving, visit, body.conversation, options)
+
+
+@dataclass(slots=True)
+class _Message:
+    """One choice, as it comes together."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[CallBegun] = field(default_factory=list)
+    arguments: list[list[str]] = field(default_factory=list)
+    tokens: list[ScoredToken] = field(default_factory=list)
+    finish: str | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.tokens.extend(delta.tokens)
+        self.finish = delta.finish
+        for event in delta.events:
+            match event:
+                case Said(text):
+                    self.text.append(text)
+                case Thought(text):
+                    self.reasoning.append(text)
+                case CallBegun():
+                    self.calls.append(event)
+                    self.arguments.append([])
+                case CallArguments(index, text):
+                    self.arguments[index].append(text)
+
+    def written(self, older_form: bool) -> Json:
+        content = "".join(self.text)
+        message: Json = {"role": "assistant", "content": content, "refusal": None}
+        if self.reasoning:
+            message["reasoning_content"] = "".join(self.reasoning)
+        if self.calls:
+            message["content"] = content or None
+            calls = [_call(call, "".join(text)) for call, text in zip(self.calls, self.arguments, strict=True)]
+            message |= {"function_call": calls[0]["function"]} if older_form else {"tool_calls": calls}
+        return message
+
+
+def _call(call: CallBegun, arguments: str) -> Json:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
 class ChatForm:
     """Deltas in the shape of chat completions."""
 
-    def __init__(self, serving: Serving, visit: Visit) -> None:
+    def __init__(self, serving: Serving, visit: Visit, older_form: bool = False) -> None:
+        """`older_form`: a call is a `function_call`, as before there were `tool_calls`."""
         self._serving = serving
         self._visit = visit
+        self._older_form = older_form
         self._head = {
             "id": f"chatcmpl-{visit.id}",
             "created": int(time.time()),
@@ -64,22 +111,18 @@ class ChatForm:
         }
 
     async def whole(self, choices: Sequence[Choice]) -> Json:
-        texts: list[list[str]] = [[] for _ in choices]
-        tokens: list[list[ScoredToken]] = [[] for _ in choices]
-        finishes: list[str | None] = [None for _ in choices]
+        messages = [_Message() for _ in choices]
         async with aclosing(run_choices(self._serving, self._visit, choices)) as deltas:
             async for delta in deltas:
-                texts[delta.choice].append(delta.text)
-                tokens[delta.choice].extend(delta.tokens)
-                finishes[delta.choice] = delta.finish
+                messages[delta.choice].add(delta)
         answers = [
             {
                 "index": choice.index,
-                "message": {"role": "assistant", "content": "".join(texts[choice.index]), "refusal": None},
-                "logprobs": self._scores(choice, tokens[choice.index]),
-                "finish_reason": finishes[choice.index],
+                "message": message.written(self._older_form),
+                "logprobs": self._scores(choice, message.tokens),
+                "finish_reason": self._finish(message.finish),
             }
-            for choice in choices
+            for choice, message in zip(choices, messages, strict=True)
         ]
         return {**self._head, "object": "chat.completion", "choices": answers, "usage": self._visit.usage()}
 
@@ -90,13 +133,41 @@ class ChatForm:
                 if delta.choice not in begun:
                     begun.add(delta.choice)
                     yield self._chunk(delta.choice, {"role": "assistant", "content": ""}, None, None, with_usage)
-                if delta.text or delta.tokens:
-                    scores = self._scores(choices[delta.choice], delta.tokens)
-                    yield self._chunk(delta.choice, {"content": delta.text}, scores, None, with_usage)
+                # The scores go with the first piece of what their tokens say, or alone where they say nothing yet.
+                scores = self._scores(choices[delta.choice], delta.tokens)
+                pieces = [piece for piece in map(self._piece, delta.events) if piece]
+                for piece in pieces or ([{"content": ""}] if delta.tokens else []):
+                    yield self._chunk(delta.choice, piece, scores, None, with_usage)
+                    scores = None
                 if delta.finish:
-                    yield self._chunk(delta.choice, {}, None, delta.finish, with_usage)
+                    yield self._chunk(delta.choice, {}, None, self._finish(delta.finish), with_usage)
         if with_usage:
             yield {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._visit.usage()}
+
+    def _piece(self, event: Event) -> Json | None:
+        match event:
+            case Said(text):
+                return {"content": text}
+            case Thought(text):
+                return {"reasoning_content": text}
+            case CallBegun(index):
+                call = _call(event, "")
+                return (
+                    {"function_call": call["function"]}
+                    if self._older_form
+                    else {"tool_calls": [{"index": index, **call}]}
+                )
+            case CallArguments(index, text):
+                function = {"arguments": text}
+                return (
+                    {"function_call": function}
+                    if self._older_form
+                    else {"tool_calls": [{"index": index, "function": function}]}
+                )
+        return None
+
+    def _finish(self, finish: str | None) -> str | None:
+        return "function_call" if self._older_form and finish == Finish.TOOL_CALLS else finish
 
     def _chunk(self, index: int, delta: Json, scores: Json | None, finish: str | None, with_usage: bool) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish}

@@ -1,13 +1,22 @@
-"""What a chat request says: its fields, and its messages as plain text. Knows no routes and no tokens."""
+"""What a chat request says: its fields, and the conversation in them. Knows no routes and no tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
+from muster.api.conversation import Conversation
 from muster.api.fields import GenerationFields, Strict, at_most, check_logprobs, check_token_count, check_unicode
+from muster.api.tool_fields import (
+    read_call,
+    read_calls,
+    read_function_call,
+    read_functions,
+    read_tool_choice,
+    read_tools,
+)
 from muster.errors import InvalidRequest, Unsupported
-from muster.text.chat import Message
+from muster.text.calls import Ending, Message, ToolCall
 
 MAX_PIECES = 10_000
 """Messages and content parts of one request together."""
@@ -18,7 +27,7 @@ MAX_VARIABLE_CHARACTERS = 10_000
 Variable = bool | int | float | str | None
 _FIXED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
 
-_ROLES = ("system", "developer", "user", "assistant")
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 def _count_pieces(messages: Any) -> Any:
@@ -45,7 +54,7 @@ class ChatMessage(Strict):
     content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     tool_calls: Any = None
-    tool_call_id: Any = None
+    tool_call_id: str | None = None
     function_call: Any = None
     refusal: Any = None
     audio: Any = None
@@ -66,11 +75,19 @@ class ChatRequest(GenerationFields):
     chat_template_kwargs: Annotated[dict[str, Variable] | None, at_most(MAX_VARIABLES, "chat_template_kwargs")] = Field(
         default=None, description='Variables of the model\'s chat template, such as {"enable_thinking": false}.'
     )
-    parallel_tool_calls: bool | None = Field(default=None, description="Accepted; there are no tools to call.")
+    tools: Any = Field(default=None, description="Functions that the answer may call, as OpenAI describes them.")
+    tool_choice: Any = Field(default=None, description="`none`, `auto`, `required`, or one function by name.")
+    parallel_tool_calls: bool | None = Field(default=None, description="False: at most one call in an answer.")
+    functions: Any = Field(default=None, description="The older form of `tools`.")
+    function_call: Any = Field(default=None, description="The older form of `tool_choice`.")
+    add_generation_prompt: bool | None = Field(
+        default=None, description="False: the prompt ends after the last message, and no assistant's turn begins."
+    )
+    continue_final_message: bool | None = Field(
+        default=None, description="The answer goes on where the last message, an assistant's, ends."
+    )
 
     audio: Any = None
-    function_call: Any = None
-    functions: Any = None
     modalities: Any = None
     moderation: Any = None
     prediction: Any = None
@@ -79,15 +96,11 @@ class ChatRequest(GenerationFields):
     reasoning_effort: Any = None
     response_format: Any = None
     store: Any = None
-    tool_choice: Any = None
-    tools: Any = None
     verbosity: Any = None
     web_search_options: Any = None
 
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "audio": (),
-        "function_call": ("none", "auto"),
-        "functions": ([],),
         "modalities": (["text"],),
         "moderation": (),
         "prediction": (),
@@ -96,8 +109,6 @@ class ChatRequest(GenerationFields):
         "reasoning_effort": ("none",),
         "response_format": ({"type": "text"},),
         "store": (False,),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
         "verbosity": (),
         "web_search_options": (),
     }
@@ -135,26 +146,83 @@ class ChatRequest(GenerationFields):
                 )
         return given
 
+    @property
+    def conversation(self) -> Conversation:
+        """All that is said, checked."""
+        if self.tools and self.functions:
+            raise InvalidRequest("functions is the older form of tools; send one of them.", "functions")
+        older = not self.tools and self.functions is not None
+        tools = read_functions(self.functions) if older else read_tools(self.tools)
+        choice = read_function_call(self.function_call, bool(tools)) if older else None
+        return Conversation(
+            messages=read_messages(self.messages),
+            tools=tools,
+            tool_choice=choice or read_tool_choice(self.tool_choice, bool(tools)),
+            parallel_tool_calls=self.parallel_tool_calls is not False and not older,
+            variables=self.template_variables,
+            ending=self._ending,
+        )
 
-def read_messages(messages: Sequence[ChatMessage]) -> list[Message]:
+    @property
+    def answers_in_older_form(self) -> bool:
+        """`function_call`, and not `tool_calls`."""
+        return not self.tools and bool(self.functions)
+
+    @property
+    def _ending(self) -> Ending:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequest(
+                "add_generation_prompt begins a message and continue_final_message goes on with one; choose.",
+                "continue_final_message",
+            )
+        if self.continue_final_message:
+            return Ending.INSIDE_LAST
+        return Ending.AFTER_LAST if self.add_generation_prompt is False else Ending.ASSISTANT_BEGINS
+
+
+def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Checked messages of plain text."""
     if not messages:
         raise InvalidRequest("There are no messages; send at least one.", "messages")
-    return [_read_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return tuple(_read_message(message, f"messages[{i}]") for i, message in enumerate(messages))
 
 
 def _read_message(message: ChatMessage, path: str) -> Message:
-    if message.role in ("tool", "function") or message.tool_calls or message.function_call:
-        raise Unsupported("This server does not do tools; leave tool calls and their results out.", path)
     if message.audio:
         raise Unsupported("This server does not do audio; send text.", f"{path}.audio")
     if message.role not in _ROLES:
         raise InvalidRequest(f"The role is none of {', '.join(_ROLES)}; use one of them.", f"{path}.role")
     name = None if message.name is None else check_unicode(message.name, f"{path}.name")
-    return Message(message.role, _read_content(message.content, f"{path}.content"), name)
+    calls = _read_calls(message, path)
+    if calls and message.role != "assistant":
+        raise InvalidRequest("Only an assistant's message has tool calls; leave them out.", f"{path}.tool_calls")
+    call_id = message.tool_call_id if message.role == "tool" else name if message.role == "function" else None
+    if call_id is None and message.role in ("tool", "function"):
+        missing = "tool_call_id" if message.role == "tool" else "name"
+        raise InvalidRequest("The result of a tool does not say of which call it is; add that.", f"{path}.{missing}")
+    reasoning = message.reasoning_content if isinstance(message.reasoning_content, str) else None
+    return Message(
+        "tool" if message.role == "function" else message.role,
+        _read_content(message.content, f"{path}.content", may_be_absent=bool(calls)),
+        name,
+        calls,
+        None if call_id is None else check_unicode(call_id, f"{path}.tool_call_id"),
+        None if reasoning is None else check_unicode(reasoning, f"{path}.reasoning_content"),
+    )
 
 
-def _read_content(content: str | list[ContentPart] | None, path: str) -> str:
+def _read_calls(message: ChatMessage, path: str) -> tuple[ToolCall, ...]:
+    if not message.function_call:
+        return read_calls(message.tool_calls, f"{path}.tool_calls")
+    if not isinstance(message.function_call, dict) or message.tool_calls:
+        raise InvalidRequest("function_call is one object, in place of tool_calls; correct it.", path)
+    name = message.function_call.get("name")  # its result names the function, and nothing else
+    return (read_call(str(name), message.function_call, f"{path}.function_call"),)
+
+
+def _read_content(content: str | list[ContentPart] | None, path: str, may_be_absent: bool = False) -> str:
+    if content is None and may_be_absent:
+        return ""
     if content is None:
         raise InvalidRequest("A message has no content; add it.", path)
     if isinstance(content, str):

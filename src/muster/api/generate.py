@@ -4,6 +4,9 @@
                                    (pure)                  (timing)     ├──> run_choices
     ... once for every choice ...                                    ───┘
 
+What a model writes around its reasoning and its calls of tools is read here, where a choice has a `reading`: a delta
+then holds events (`text/tools/events`), which every API writes in its own form.
+
 Seeds: choice 0 of a request is generated with the request's seed itself, choice i with a seed derived from
 (seed, i) alone. So the first of `n` choices is what `n = 1` gives, and a prompt's choices do not depend on where
 the prompt stands in a list. Without a seed one is drawn at random per request.
@@ -11,7 +14,7 @@ the prompt stands in a list. Without a seed one is drawn at random per request.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from hashlib import blake2s
@@ -23,6 +26,8 @@ from muster.spec.request import Finish, Priority, Progress, Request, Sampled
 from muster.spec.sampling import Sampling
 from muster.text.stream import Released, TextStream, TokenSpan
 from muster.text.tokenizer import Tokenizer
+from muster.text.tools.events import Event, Said
+from muster.text.tools.reading import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class Choice:
     """What this choice adds to the usage: the choices after the first read the same prompt for nothing."""
     echo: str = ""
     """Text that goes before the output."""
+    reading: Reading | None = None
+    """None: all of the output is text for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +58,11 @@ class Delta:
 
     choice: int
     text: str
+    """As the model wrote it."""
     tokens: tuple[ScoredToken, ...] = ()
     finish: str | None = None
+    events: tuple[Event, ...] = ()
+    """What it says."""
 
 
 def choice_seed(seed: int, choice: int) -> int:
@@ -73,6 +83,7 @@ def choices_of_prompt(
     priority: Priority,
     first_index: int = 0,
     echo: str = "",
+    reading: Reading | None = None,
 ) -> list[Choice]:
     """`n` choices that continue one prompt, numbered from `first_index`."""
     return [
@@ -87,6 +98,7 @@ def choices_of_prompt(
             stops=stops,
             prompt_tokens=len(prompt) if i == 0 else 0,
             echo=echo,
+            reading=reading,
         )
         for i in range(n)
     ]
@@ -98,7 +110,8 @@ class ChoiceWriter:
     def __init__(self, tokenizer: Tokenizer, choice: Choice) -> None:
         sampling = choice.request.sampling
         self._choice = choice
-        self._stream = TextStream(tokenizer.token_bytes, choice.stops)
+        self._reader = choice.reading.start(choice.request.id) if choice.reading else None
+        self._stream = TextStream(_spelling(tokenizer, choice), choice.stops)
         self._stop_ids = {*tokenizer.end_of_text_ids, *sampling.stop_token_ids}
         self._wants_scores = sampling.logprobs is not None
         self._scores: dict[int, Sampled] = {}
@@ -128,7 +141,21 @@ class ChoiceWriter:
             spans.extend(released.tokens)
             finish = Finish.STOP if self._stream.stopped else finish
         scored = tuple(ScoredToken(self._scores.pop(span.index), span.start) for span in spans if self._wants_scores)
-        return Delta(self._choice.index, "".join(text), scored, finish)
+        events, finish = self._read("".join(text), finish)
+        return Delta(self._choice.index, "".join(text), scored, finish, events)
+
+    def _read(self, text: str, finish: str | None) -> tuple[tuple[Event, ...], str | None]:
+        """What the text says, and whether a complete call is why it ends."""
+        if self._reader is None:
+            return ((Said(text),) if text else ()), finish
+        events, turn = self._reader.feed(text), self._reader.turn
+        if turn.over:
+            return events, Finish.TOOL_CALLS
+        if finish is not None:
+            events += self._reader.finish()
+            if finish == Finish.STOP and turn.calls and not turn.unfinished:
+                finish = Finish.TOOL_CALLS
+        return events, finish
 
     def _push(self, sampled: Sampled) -> Released:
         if self._wants_scores:
@@ -141,11 +168,16 @@ class ChoiceWriter:
         return is_last and progress.finish == Finish.STOP and sampled.token in self._stop_ids
 
 
+def _spelling(tokenizer: Tokenizer, choice: Choice) -> Callable[[int], bytes]:
+    spelled = choice.reading.spelled if choice.reading else {}
+    return (lambda id: spelled.get(id) or tokenizer.token_bytes(id)) if spelled else tokenizer.token_bytes
+
+
 async def run_choice(serving: Serving, visit: Visit, choice: Choice) -> AsyncGenerator[Delta, None]:
     """Generate one choice. Closing the iterator, or a stop string, closes the backend's."""
     writer = ChoiceWriter(serving.tokenizer, choice)
     if choice.echo:
-        yield Delta(choice.index, choice.echo)
+        yield Delta(choice.index, choice.echo, events=(Said(choice.echo),))
     previous_s: float | None = None
     finish: str | None = None
     stream = cast(AsyncGenerator[Progress, None], serving.backend.generate(choice.request))
@@ -160,7 +192,7 @@ async def run_choice(serving: Serving, visit: Visit, choice: Choice) -> AsyncGen
             visit.count_completion(new)
             previous_s = _observe(serving, visit, new, previous_s)
             finish = delta.finish
-            if delta.text or delta.tokens or finish:
+            if delta.text or delta.tokens or delta.events or finish:
                 yield delta
 
 

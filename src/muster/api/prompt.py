@@ -4,22 +4,13 @@ Whatever takes long is done by the tokenizer's workers: the event loop goes on m
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from muster.api.serving import Serving
 from muster.errors import ContextTooLong, InvalidRequest
 from muster.spec.sampling import Sampling
-from muster.text.chat import Message, RenderedChat, render_chat_soon
 from muster.text.tokenizer import Tokenizer
-
-
-async def encode_chat(
-    serving: Serving, messages: Sequence[Message], variables: Mapping[str, Any]
-) -> tuple[list[int], RenderedChat]:
-    chat = await render_chat_soon(serving.tokenizer, messages, variables)
-    return await encode_text(serving, chat.text, "messages", chat.add_special_tokens), chat
 
 
 async def encode_text(serving: Serving, text: str, parameter: str, add_special_tokens: bool = True) -> list[int]:

@@ -51,6 +51,8 @@ class Finish:
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    TOOL_CALLS = "tool_calls"
+    """Not of the pool: whoever reads the text finds that it ends with complete calls of tools."""
 
 
 @dataclass(frozen=True, slots=True)

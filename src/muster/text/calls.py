@@ -5,6 +5,7 @@ end, loops, terabytes of the letter a. They run in a process of their own (`sand
 that process may use.
 """
 
+from enum import Enum
 from typing import Any, Literal
 
 import msgspec
@@ -18,11 +19,37 @@ class Limit(msgspec.Struct, frozen=True):
     """On top of what the process holds already. Not enforced where the system cannot (macOS)."""
 
 
+class ToolCall(msgspec.Struct, frozen=True):
+    """What an assistant asked for."""
+
+    id: str
+    name: str
+    arguments: str
+    """The JSON text of an object."""
+
+
 class Message(msgspec.Struct, frozen=True):
     role: str
-    """system, developer, user or assistant."""
+    """system, developer, user, assistant, or tool for the result of a call."""
     content: str
+    """Empty where an assistant only calls tools."""
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    """The call that a tool's message answers."""
+    reasoning: str | None = None
+    """What an assistant thought before it spoke. Most templates leave that of earlier turns out."""
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """What an assistant may ask for."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON schema of the arguments."""
+    strict: bool = False
+    """A call of it must fit the schema."""
 
 
 class Convert(msgspec.Struct, frozen=True, tag=True):
@@ -35,8 +62,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     """Take the tokenizer from the file."""
 
 
-class FindTurnEnds(msgspec.Struct, frozen=True, tag=True):
-    """Try the chat template, and say which tokens end a turn in it."""
+class FindConventions(msgspec.Struct, frozen=True, tag=True):
+    """Try the chat template, and say how it writes conversations."""
 
 
 class Encode(msgspec.Struct, frozen=True, tag=True):
@@ -46,13 +73,26 @@ class Encode(msgspec.Struct, frozen=True, tag=True):
     """Of a text that certainly has more tokens than that, only so many need be found."""
 
 
+class Ending(Enum):
+    """How a prompt ends."""
+
+    ASSISTANT_BEGINS = "assistant begins"
+    """At the beginning of the assistant's turn."""
+    AFTER_LAST = "after last"
+    """After the last message, whoever's."""
+    INSIDE_LAST = "inside last"
+    """Within the last message, which is to be continued."""
+
+
 class Render(msgspec.Struct, frozen=True, tag=True):
     messages: list[Message]
     variables: dict[str, Any]
     """For the template, besides the messages."""
+    tools: list[Tool] = []
+    ending: Ending = Ending.ASSISTANT_BEGINS
 
 
-Work = Convert | Load | FindTurnEnds | Encode | Render
+Work = Convert | Load | FindConventions | Encode | Render
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -83,8 +123,18 @@ class Vocabulary(msgspec.Struct, frozen=True, tag=True):
     has_template: bool
 
 
-class TurnEnds(msgspec.Struct, frozen=True, tag=True):
-    ids: tuple[int, ...]
+class Conventions(msgspec.Struct, frozen=True, tag=True):
+    """Of a chat template."""
+
+    turn_ends: tuple[int, ...] = ()
+    """Tokens that end a turn."""
+    source: str = ""
+    """The template itself, to look for what its family of models has in common."""
+    takes_tools: bool = False
+    """Definitions, calls and results."""
+    takes_several_calls: bool = True
+    """In one message."""
+    takes_system: bool = True
 
 
 class Ids(msgspec.Struct, frozen=True, tag=True):
@@ -105,7 +155,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-Reply = Done | Vocabulary | TurnEnds | Ids | Text | Failed
+Reply = Done | Vocabulary | Conventions | Ids | Text | Failed
 
 
 class Description(msgspec.Struct, frozen=True):

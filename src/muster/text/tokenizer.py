@@ -14,27 +14,28 @@ Texts that take long have a sandbox of their own, so that short ones need not wa
 import tempfile
 import weakref
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from muster.errors import ContextTooLong, InvalidRequest, MachineTrouble, Unsupported, WeightsInvalid
 from muster.text.calls import (
     Call,
+    Conventions,
     Convert,
     Encode,
     Failed,
-    FindTurnEnds,
+    FindConventions,
     Ids,
     Limit,
     Load,
-    Message,
     Render,
     Reply,
     Text,
-    TurnEnds,
     Vocabulary,
 )
 from muster.text.confined import Broken, Confined
@@ -72,8 +73,9 @@ class Tokenizer:
         self._long = Confined(answer, file, greeting, "idle")
         weakref.finalize(self, file.close)
         self._try()
-        turn_ends = self._find_turn_ends() if self.has_chat_template else ()
-        self.end_of_text_ids = tuple(sorted({*vocabulary.end_of_text_ids, *turn_ends}))
+        self.conventions = self._find_conventions() if self.has_chat_template else Conventions()
+        """Of the chat template. Where there is none, or it is not used: those of the plain form."""
+        self.end_of_text_ids = tuple(sorted({*vocabulary.end_of_text_ids, *self.conventions.turn_ends}))
         """Tokens that end an answer: all that the model's files name, and those that end a turn of its chats."""
 
     @cached_property
@@ -102,10 +104,10 @@ class Tokenizer:
         sandbox = self._sandbox_for(len(text))
         return sandbox.thread.submit(self._encode, sandbox, Encode(text, add_special_tokens, at_most))
 
-    def rendering(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> "Future[str]":
+    def rendering(self, work: Render) -> "Future[str]":
         """The prompt that the chat template makes of messages. `render_chat` says more."""
-        sandbox = self._sandbox_for(sum(len(message.content) + MESSAGE_CHARACTERS for message in messages))
-        return sandbox.thread.submit(self._render, sandbox, Render(list(messages), dict(variables)))
+        sandbox = self._sandbox_for(_weight(work))
+        return sandbox.thread.submit(self._render, sandbox, work)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
@@ -143,17 +145,17 @@ class Tokenizer:
         if isinstance(reply, Failed):
             raise _unreadable(self._directory, reply.reason)
 
-    def _find_turn_ends(self) -> tuple[int, ...]:
+    def _find_conventions(self) -> Conventions:
         try:
-            reply = self._quick.call(Call(RENDERING, FindTurnEnds()))
+            reply = self._quick.call(Call(RENDERING, FindConventions()))
         except Broken as broken:
             self._refuse_chats(broken.words)
-            return ()
+            return Conventions()
         if isinstance(reply, Failed):
             self._refuse_chats(reply.reason)
-            return ()
-        assert isinstance(reply, TurnEnds)
-        return reply.ids
+            return Conventions()
+        assert isinstance(reply, Conventions)
+        return reply
 
     def _encode(self, sandbox: Confined, work: Encode) -> list[int]:
         limit = ENCODING_LONG if sandbox is self._long else ENCODING
@@ -202,6 +204,13 @@ class Tokenizer:
             f"This model's chat template {reason}, so it is not used; send a prompt to /v1/completions, or serve the "
             "model with another chat_template.jinja."
         )
+
+
+def _weight(work: Render) -> int:
+    """What is to be rendered, in characters."""
+    messages = sum(len(message.content) + MESSAGE_CHARACTERS for message in work.messages)
+    calls = sum(len(call.arguments) + MESSAGE_CHARACTERS for message in work.messages for call in message.tool_calls)
+    return messages + calls + len(msgspec.json.encode(work.tools)) if work.tools else messages + calls
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

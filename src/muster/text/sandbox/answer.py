@@ -9,17 +9,17 @@ import msgspec
 from tokenizers import Tokenizer
 
 from muster.text.calls import (
+    Conventions,
     Description,
     Done,
     Encode,
     Failed,
-    FindTurnEnds,
+    FindConventions,
     Ids,
     Load,
     Render,
     Reply,
     Text,
-    TurnEnds,
     Work,
 )
 from muster.text.sandbox.loop import Refusal, in_a_line, serve
@@ -27,6 +27,8 @@ from muster.text.sandbox.template import ChatTemplate
 from muster.text.sandbox.turns import TURN_ENDS, Turns
 
 IDLE_S = 60.0
+MAX_SOURCE_CHARACTERS = 262_144
+"""Of a template, to look for the marks of a model's family in."""
 CHARACTERS_PER_TOKEN = (4, 16)
 """For each token that fits, so many characters are looked at before a longer text is read to its end."""
 
@@ -44,11 +46,22 @@ class SandboxedTokenizer:
         self._begins = [description.begin_id] == self.encode(Encode("", True), once=False)[:1]
         self._turns: Turns | None = None
 
-    def turn_ends(self) -> TurnEnds:
+    def conventions(self) -> Conventions:
+        turns = self._conversation()
+        takes_tools = turns.takes_tools()
+        return Conventions(
+            self._turn_ends(turns),
+            turns.source[:MAX_SOURCE_CHARACTERS],
+            takes_tools,
+            takes_tools and turns.takes_several_calls(),
+            turns.takes_system(),
+        )
+
+    def _turn_ends(self, turns: Turns) -> tuple[int, ...]:
         known = {name: self._rust.token_to_id(name) for name in TURN_ENDS}  # not always an added token
         names = {name: id for name, id in known.items() if id is not None}
         names |= {token.content: id for id, token in self._rust.get_added_tokens_decoder().items()}
-        return TurnEnds(tuple(names[name] for name in self._conversation().ends(list(names))))
+        return tuple(names[name] for name in turns.ends(list(names)))
 
     def encode(self, work: Encode, once: bool = True) -> list[int]:
         # Of a batch, even of one: that form keeps no places in the text, which take memory.
@@ -69,7 +82,7 @@ class SandboxedTokenizer:
         return len(text) > characters and len(self.encode(Encode(text[:characters], False))) > 2 * most
 
     def render(self, work: Render) -> Text:
-        return Text(self._conversation().prompt(work.messages, work.variables))
+        return Text(self._conversation().render(work))
 
     def _conversation(self) -> Turns:
         if self._turns is None:
@@ -103,8 +116,8 @@ def main() -> None:
             return Done()
         assert sandbox is not None
         match work:
-            case FindTurnEnds():
-                return sandbox.turn_ends()
+            case FindConventions():
+                return sandbox.conventions()
             case Encode():
                 return sandbox.ids(work)
             case Render():

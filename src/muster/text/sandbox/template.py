@@ -31,10 +31,16 @@ class ChatTemplate:
         self._named_tokens = named_tokens
         self._compiled = _environment().from_string(source)
 
-    def render(self, messages: Conversation, variables: Mapping[str, Any], prompting: bool = True) -> str:
+    def render(
+        self,
+        messages: Conversation,
+        variables: Mapping[str, Any],
+        prompting: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The text at whose end the assistant speaks, if `prompting`. Raises whatever the template raises."""
         given = {**self._named_tokens, **variables}
-        fixed = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompting}
+        fixed = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": prompting}
         pieces, size = [], 0
         for piece in self._compiled.generate({**given, **fixed}):
             pieces.append(piece)

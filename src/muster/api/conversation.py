@@ -1,0 +1,111 @@
+"""A conversation as every chat-like API means it, and how it becomes choices to generate. Knows no HTTP and no format.
+
+    OpenAI's body ──┐                                      ┌──> OpenAI's chunks
+    other bodies  ──┼──> Conversation ──prepare──> Choice ─┼──> other events
+                    ┘         + GenerationOptions          ┘
+                                           generate: Delta with events
+
+Each API reads its own body into these records and writes the deltas of `generate.run_choices` in its own form.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from muster.api.generate import Choice, choices_of_prompt
+from muster.api.prompt import begin, encode_text, tokens_to_generate, with_named_stops
+from muster.api.serving import Serving, Visit
+from muster.errors import InvalidRequest, Unsupported
+from muster.spec.request import Priority
+from muster.spec.sampling import Sampling
+from muster.text.calls import Ending, Message, Tool
+from muster.text.chat import render_chat_soon
+from muster.text.tools.families import reading_of
+from muster.text.tools.turn import MAX_CALLS
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the answer calls tools."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    name: str | None = None
+    """Under `required`, the one that is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    """Several calls in one answer are welcome."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """For the chat template, besides messages and tools."""
+    grammar: str | None = None
+    """What the text of the answer must fit, as `Sampling.grammar` has it."""
+    ending: Ending = Ending.ASSISTANT_BEGINS
+    parameter: str = "messages"
+    """What the API calls the messages, for errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How to answer."""
+
+    sampling: Sampling
+    """Its `max_tokens` is not looked at."""
+    n: int = 1
+    stops: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    """None: as many as the context has room for."""
+    max_tokens_parameter: str = "max_tokens"
+    """What the API calls it, for errors."""
+    priority: Priority = Priority.INTERACTIVE
+
+
+async def prepare(
+    serving: Serving, visit: Visit, conversation: Conversation, options: GenerationOptions
+) -> list[Choice]:
+    """The choices to generate, numbered from 0. Everything that may be wrong with a conversation is found here."""
+    tokenizer, wanted = serving.tokenizer, options.max_tokens
+    check(conversation)
+    tools = () if conversation.tool_choice.mode == "none" else conversation.tools
+    chat = await render_chat_soon(tokenizer, conversation.messages, conversation.variables, tools, conversation.ending)
+    ids = await encode_text(serving, chat.text, conversation.parameter, chat.add_special_tokens)
+    prompt = begin(tokenizer, ids, conversation.parameter)
+    too_long = len(prompt) >= serving.backend.max_context
+    parameter = conversation.parameter if wanted is None or too_long else options.max_tokens_parameter
+    max_tokens = tokens_to_generate(serving, len(prompt), wanted, None, parameter)
+    return choices_of_prompt(
+        visit,
+        prompt,
+        replace(with_named_stops(tokenizer, options.sampling, options.stops), max_tokens=max_tokens),
+        n=options.n,
+        stops=options.stops + chat.stop,
+        priority=options.priority,
+        reading=reading_of(tokenizer, chat.text, tools, MAX_CALLS if conversation.parallel_tool_calls else 1),
+    )
+
+
+def check(conversation: Conversation) -> None:
+    """Raises `InvalidRequest` where its parts contradict each other."""
+    choice, names = conversation.tool_choice, {tool.name for tool in conversation.tools}
+    if not conversation.messages:
+        raise InvalidRequest(
+            f"There are no {conversation.parameter}; send at least one message.", conversation.parameter
+        )
+    if choice.mode == "required" and not names:
+        raise InvalidRequest("tool_choice demands a call, but there are no tools; send tools.", "tool_choice")
+    if choice.mode == "required" or any(tool.strict for tool in conversation.tools):
+        raise Unsupported(
+            "This server cannot hold an answer to a tool's form yet; send tool_choice auto, and tools without strict.",
+            "tool_choice",
+        )
+    if choice.name is not None and choice.name not in names:
+        raise InvalidRequest("tool_choice names a tool that is not among the tools; add it there.", "tool_choice")
+    if conversation.ending == Ending.INSIDE_LAST and conversation.messages[-1].role != "assistant":
+        raise InvalidRequest(
+            "continue_final_message goes with an assistant's message at the end; add one, or leave the field out.",
+            "continue_final_message",
+        )
