@@ -15,6 +15,7 @@ from muster.errors import MusterError, NotAllowed, TicketInvalid, VersionMismatc
 from muster.node.loading import StageLoader
 from muster.node.worker import WorkerOptions
 from muster.spec.pool import Device
+from muster.wire.messages.base import PROTOCOL
 from tests.flows.live_pool import LivePool, Machine, made_up, room_for
 
 pytestmark = pytest.mark.usefixtures("undisturbed")
@@ -74,10 +75,10 @@ def test_an_expired_ticket(pool: LivePool) -> None:
 
 
 def test_another_protocol_version(pool: LivePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muster.node.worker.PROTOCOL", 3)
+    monkeypatch.setattr("muster.node.worker.PROTOCOL", 99)
     error = end_of(pool, pool.add_machine())
     assert isinstance(error, VersionMismatch)
-    assert str(error) == "This node speaks protocol 3, the head 2; update Muster on the head."
+    assert str(error) == f"This node speaks protocol 99, the head {PROTOCOL}; update Muster on the head."
 
 
 def test_a_banned_machine_that_comes_again(pool: LivePool) -> None:

@@ -7,6 +7,7 @@ from muster.errors import InvalidRequest
 MAX_LOGPROBS = 20
 MAX_STOP_TOKENS = 64
 MAX_LOGIT_BIAS = 1024
+MAX_GRAMMAR_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Sampling:
     """Sampling parameters with the meaning (and the ranges) of the OpenAI API, plus the usual extensions.
 
     Order of work on the logits of one row: repetition penalty over prompt and output, presence and frequency
-    penalties over the output, bias, temperature, top-k, top-p, min-p. Temperature 0 is greedy and ignores the rest
+    penalties over the output, bias, grammar, temperature, top-k, top-p, min-p. Temperature 0 is greedy and ignores the rest
     of the randomness.
     """
 
@@ -34,6 +35,9 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     """None: none. k: the chosen token's and the k best tokens'."""
+    grammar: str = ""
+    """What the output must be, as a Lark grammar in the dialect of llguidance (`text/constraint` writes them); the
+    end-of-text tokens are allowed where it is complete, and nowhere else. Empty: anything."""
 
     def validate(self) -> None:
         """Raise `InvalidRequest` naming the parameter that is out of range."""
@@ -54,6 +58,10 @@ class Sampling:
             raise InvalidRequest(f"logit_bias holds more than {MAX_LOGIT_BIAS} entries; send fewer.", "logit_bias")
         for bias in self.logit_bias.values():
             _check_range("logit_bias", bias, -100.0, 100.0)
+        # A character has up to four bytes: most texts need no copy to be found short enough.
+        if 4 * len(self.grammar) > MAX_GRAMMAR_BYTES and len(self.grammar.encode()) > MAX_GRAMMAR_BYTES:
+            limit = f"{MAX_GRAMMAR_BYTES / 2**20:g} MiB"
+            raise InvalidRequest(f"The grammar of the output has more than {limit}; ask for less structure.", "grammar")
 
 
 def _check_range(name: str, value: float, low: float, high: float, low_open: bool = False) -> None:
