@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from muster.serve.constrain import Constraints
 from muster.serve.local_ring import LocalRing
 from muster.serve.options import EngineOptions
 from muster.serve.sampling import Sampler
@@ -16,8 +17,14 @@ from tests.serve.fake_stage import FakeCache, FakeStage, expected_logits
 class Ring:
     """Steps travel one hop per `move`, as over a slow link."""
 
-    def __init__(self, stages: Sequence[Any], caches: Sequence[Any], options: EngineOptions) -> None:
-        self.local: LocalRing[Any] = LocalRing(stages, caches, options)
+    def __init__(
+        self,
+        stages: Sequence[Any],
+        caches: Sequence[Any],
+        options: EngineOptions,
+        constraints: Constraints | None = None,
+    ) -> None:
+        self.local: LocalRing[Any] = LocalRing(stages, caches, options, constraints)
         self.engine = self.local.engine
         self.tokens: dict[str, list[int]] = {}
         self.finished: dict[str, str] = {}
@@ -44,7 +51,7 @@ class Ring:
         """Until nothing is left to do."""
         while self.local.busy:
             self._note(self.local.work())
-        assert set(self.finished) == set(self.tokens) - self.cancelled
+        assert set(self.finished) == set(self.tokens) - self.cancelled - set(self.local.failed)
 
     def _note(self, progress: Iterable[Progress]) -> None:
         for one in progress:
@@ -56,9 +63,11 @@ class Ring:
                 self.finished[one.request_id] = one.finish
 
 
-def fake_ring(num_stages: int, num_pages: int, page_size: int, options: EngineOptions) -> Ring:
+def fake_ring(
+    num_stages: int, num_pages: int, page_size: int, options: EngineOptions, constraints: Constraints | None = None
+) -> Ring:
     stages = [FakeStage(index, num_stages) for index in range(num_stages)]
-    return Ring(stages, [FakeCache(num_pages, page_size) for _ in stages], options)
+    return Ring(stages, [FakeCache(num_pages, page_size) for _ in stages], options, constraints)
 
 
 def alone(

@@ -61,6 +61,9 @@ BAD_STEPS = {
     "a prompt longer than its context": changed(STEP, admit=(changed(ADMIT, num_prompt=6),)),
     "a temperature out of range": changed(STEP, admit=(changed(ADMIT, sampling=Sampling(temperature=-1.0)),)),
     "a bias outside the vocabulary": changed(STEP, admit=(changed(ADMIT, sampling=Sampling(logit_bias={40: 1.0})),)),
+    "a grammar that was never prepared": changed(STEP, admit=(changed(ADMIT, grammar=7),)),
+    "a grammar with a slot": changed(STEP, admit=(changed(ADMIT, sampling=Sampling(grammar="start: a")),)),
+    "a grammar forgotten that was never prepared": changed(STEP, forget=(7,)),
     "a sample before the end": changed(STEP, rows=(Row(3, 0, 4, (2,), True),)),
     "no sample at the end": changed(STEP, rows=(Row(3, 0, 5, (2, 0), False),)),
 }

@@ -52,7 +52,10 @@ def test_a_schema_allows_its_values_with_whitespace_that_ends():
     grammar = grammar_of_schema({"type": "object", "properties": {"a": {"const": "é"}}, "required": ["a"]})
     assert fits(grammar, '{"a":"é"}')
     assert fits(grammar, '{\n  "a": "é"\n}')
-    assert not fits(grammar, '{"a":%s"é"}' % (" " * 41))
+    assert fits(grammar, '{\r\n\t"a"\n  :\t"é"\n}')
+    assert not fits(grammar, '{"a":  "é"}')
+    assert not fits(grammar, '{\n\n"a": "é"}')
+    assert not fits(grammar, '{\n%s"a": "é"}' % (" " * 65))
     assert not fits(grammar_of_schema({"type": "object"}, whitespace=None), '{"a": 1}')
 
 

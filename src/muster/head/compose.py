@@ -60,7 +60,7 @@ class Head:
 
     async def start_broker(self, endpoint: Endpoint) -> None:
         """May be called again once `service` was closed: the new one finds the pool again in the store."""
-        read_blob = blob_reader(DirectoryBlobs(self.model.path, self.model.manifest))
+        read_blob = blob_reader(DirectoryBlobs(self.model.path, self.model.manifest, self.model.vocabulary))
         service = BrokerService(self._jobs, self.store, read_blob, options=self._options)
         await service.start(endpoint)
         self.service = service

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from muster.cost.config_fields import Fields
 from muster.cost.dtypes import possible_dtypes
 from muster.errors import InvalidRequest
@@ -22,6 +24,8 @@ class LoadedModel:
     """In every dtype that it may be served in, the checkpoint's own first."""
     manifest: Manifest
     tokenizer: Tokenizer
+    vocabulary: bytes
+    """What the manifest calls so."""
 
     @property
     def shape(self) -> ModelShape:
@@ -40,9 +44,10 @@ def load_model(name: str, dtype: str | None = None, max_context: int | None = No
     checked_shape(weights.config_json, tensors, name, dtypes[0])  # before anything large is read
     tokenizer = load_tokenizer(path)
     name = model_name(name)
-    manifest = build_manifest(path, name, revision_of(name, path))
+    vocabulary = msgspec.msgpack.encode(tokenizer.spellings)
+    manifest = build_manifest(path, name, revision_of(name, path)).with_vocabulary(vocabulary)
     choices = tuple(_limited(checked_shape(manifest.config_json, tensors, name, one), max_context) for one in dtypes)
-    return LoadedModel(path, choices, manifest, tokenizer)
+    return LoadedModel(path, choices, manifest, tokenizer, vocabulary)
 
 
 def _limited(shape: ModelShape, max_context: int | None) -> ModelShape:

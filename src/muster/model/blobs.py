@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from blake3 import blake3
+from msgspec.structs import replace
 
 from muster.disk import cache_directory, write_if_possible
 from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
@@ -40,6 +41,7 @@ TOKENIZER_FILES = (
 )
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_TENSOR_BYTES = 64 * 2**30
+MAX_VOCABULARY_BYTES = 128 * 2**20
 
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +71,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensors: tuple[TensorEntry, ...]
     revision: str = ""
     """Where `model` is a hub id: the commit there that the files are of. Empty: the hub may not have them."""
+    vocabulary: FileEntry | None = None
+    """The packed `text/calls.Spellings` of the tokenizer, for stages that keep outputs to a grammar. None has none."""
+
+    def with_vocabulary(self, data: bytes) -> "Manifest":
+        return replace(self, vocabulary=FileEntry("vocabulary", len(data), blake3(data).hexdigest()))
 
     def to_bytes(self) -> bytes:
         return msgspec.json.encode(self)
@@ -91,6 +98,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _check_entry(tensor)
         for file in manifest.tokenizer_files:
             _check_entry(file)
+        if (words := manifest.vocabulary) and not (
+            _is_digest(words.digest) and 0 <= words.nbytes <= MAX_VOCABULARY_BYTES
+        ):
+            raise ProtocolViolation("The manifest's vocabulary contradicts itself; update both machines.")
         if manifest.revision and not (REVISION.fullmatch(manifest.revision) and HUB_ID.fullmatch(manifest.model)):
             raise ProtocolViolation("The manifest names no place on the hub, though it says so; update both machines.")
         return manifest
@@ -178,14 +189,17 @@ def matching_directory(model: str, manifest: Manifest, names: Sequence[str]) -> 
 class DirectoryBlobs:
     """What the head serves: ranges of the blobs that its manifest names, straight from the model's files."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, vocabulary: bytes = b"") -> None:
+        """`vocabulary` is what the manifest says of one; it is in no file."""
         self._weights: DirectoryWeights = open_directory(path)
         self._tensors = {entry.digest: entry for entry in manifest.tensors}
         self._files = {entry.digest: entry.name for entry in manifest.tokenizer_files}
         self._sizes = {entry.digest: entry.nbytes for entry in manifest.tensors}
         self._sizes |= {entry.digest: entry.nbytes for entry in manifest.tokenizer_files}
         self._memory = {manifest.digest: manifest.to_bytes()}
-        self._sizes[manifest.digest] = len(self._memory[manifest.digest])
+        if manifest.vocabulary is not None:
+            self._memory[manifest.vocabulary.digest] = vocabulary
+        self._sizes |= {digest: len(data) for digest, data in self._memory.items()}
 
     def size(self, digest: str) -> int | None:
         """Total bytes of the blob, None when there is no such blob."""

@@ -18,7 +18,7 @@ import structlog
 import torch
 from huggingface_hub import is_offline_mode
 
-from muster.errors import DoesNotFit, MusterError, ProtocolViolation, WeightsInvalid
+from muster.errors import DoesNotFit, MachineTrouble, MusterError, ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, TensorEntry, matching_directory
 from muster.model.conformance import check_conformance
@@ -109,6 +109,15 @@ class StageLoader:
         if use is not None:
             self._cache.give_back(use.key, time.monotonic())
 
+    def vocabulary(self, digest: str) -> bytes:
+        """What came with the last layers of the model whose manifest this is. Blocks. Raises `MusterError`."""
+        try:
+            words = Manifest.from_bytes(self._store.read(digest)).vocabulary
+            data = self._store.read(words.digest) if words is not None else b""
+        except OSError as error:
+            raise MachineTrouble(f"A file is gone from {self._store.root} ({error.strerror})") from error
+        return data
+
     def tidy(self) -> None:
         """Free what was idle for too long; called now and then."""
         self._cache.tidy(time.monotonic())
@@ -136,6 +145,8 @@ class StageLoader:
             local = await asyncio.to_thread(matching_directory, assign.model, manifest, names)
             if local is None:
                 await self._fetch(assign, manifest, names, _Head(bulk, head.peer), report)
+            if key.last == shape.num_layers and (words := manifest.vocabulary) is not None:
+                await fetch_blobs(bulk, self._store, [Wanted(words.digest, words.nbytes)])
         finally:
             await bulk.close()
         while self._building is not None:  # two at once might not fit; and it may be the very one that we want

@@ -66,6 +66,9 @@ class NodePlace:
         wish = Wish(self.assign, needed_bytes, assemble)
         return await self._around.loader.load(wish, self._connection, self._around.tell)
 
+    def vocabulary(self) -> bytes:
+        return self._around.loader.vocabulary(self.assign.manifest)
+
     async def reach(self, node: NodeId) -> Send:
         address = next((address for address in self.assign.peers if address.node == node), None)
         if address is None:

@@ -1,7 +1,7 @@
 """What must hold before a message from the network may touch tensors. Reads, raises `ProtocolViolation`, changes
 nothing. A peer that breaks its own requests is its own problem; a peer must not break memory or other requests."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import isfinite
 
 import torch
@@ -61,6 +61,22 @@ def check_hidden(step: Step, hidden_TH: Tensor, hidden_size: int, dtype: torch.d
     # Not only this step would suffer: attention multiplies the rest of a page by zero, and zero times NaN is NaN, so
     # whoever is given the page next would, too.
     require(bool(hidden_TH.isfinite().all()), "The hidden state holds what is no number")
+
+
+def check_grammars(step: Step, ready: Collection[int]) -> None:
+    """On the last stage: `ready` are the numbers of the grammars that were prepared."""
+    for admit in step.admit:
+        require(not admit.grammar or admit.grammar in ready, f"Grammar {admit.grammar} was never prepared")
+        require(not admit.sampling.grammar, "A grammar came with a slot, where it comes before")
+    require(len(set(step.forget)) == len(step.forget), "A grammar is forgotten twice")
+    require(set(step.forget) <= set(ready), "A grammar is forgotten that was never prepared")
+
+
+def check_ends(done: StepDone) -> None:
+    """On the first stage: places are those of tokens that came."""
+    places = [*done.complete, *(place for place, _ in done.broken)]
+    require(len(places) <= 2 * len(done.sampled), "More tokens end than came")
+    require(all(0 <= place < len(done.sampled) for place in places), "A token ends that did not come")
 
 
 def check_slots(step: Step, lengths: Mapping[int, int], vocab_size: int, capacity: int) -> None:

@@ -12,17 +12,23 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from muster.errors import ContextTooLong, InvalidRequest
-from muster.serve.accept import check_order, check_sampled, require
+from muster.errors import ContextTooLong, InvalidRequest, MusterError
+from muster.serve.accept import check_ends, check_order, check_sampled, require
 from muster.serve.batch import make_batch
+from muster.serve.constrain import Constraints
+from muster.serve.grammar_book import GrammarBook
 from muster.serve.options import EngineOptions
 from muster.serve.pages import PagePool
 from muster.serve.sampling import Sampler
 from muster.serve.schedule import Scheduler, StepRow, Turn
 from muster.serve.sequence import Sequence, State, finish_reason
 from muster.serve.stage import CacheT, RunsLayers
-from muster.spec.request import Progress, Request, Sampled
-from muster.wire.messages.generate import Admit, Row, Step, StepDone
+from muster.spec.request import Finish, Progress, Request, Sampled
+from muster.wire.messages.generate import Admit, Prepared, Row, Step, StepDone
+
+MAX_PROBLEM = 500
+"""Characters of another machine's words about a grammar."""
+_BROKEN = "The answer cannot go on in the grammar that was asked for: {}; ask for something simpler."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,10 @@ class Outputs:
     """New tokens, to be sent to whoever submitted."""
     forward: tuple[Step, Tensor] | None = None
     """A step and its hidden state [T, H], to be sent to the next stage."""
+    prepare: tuple[tuple[int, str], ...] = ()
+    """Grammars that the last stage must compile before anything else goes on with them; answered by `prepared`."""
+    failed: tuple[tuple[str, MusterError], ...] = ()
+    """Requests that ended, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +62,15 @@ class EngineStats:
 class Engine(Generic[CacheT]):
     """Serves requests on one pipeline: `submit`, then `step` and `receive` until they have ended."""
 
-    def __init__(self, stage: RunsLayers[CacheT], cache: CacheT, *, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        stage: RunsLayers[CacheT],
+        cache: CacheT,
+        *,
+        options: EngineOptions,
+        constraints: Constraints | None = None,
+    ) -> None:
+        """`constraints` are those of a stage that is also the last."""
         if stage.is_last:
             # Nothing is ever in flight, so there is nothing to split the requests for.
             options = replace(options, num_microbatches=1)
@@ -61,10 +79,13 @@ class Engine(Generic[CacheT]):
         self._options = options
         self._pages = PagePool(cache.num_pages, cache.page_size)
         self._scheduler = Scheduler(self._pages, options)
-        self._sampler = Sampler()
+        self._sampler = Sampler(constraints)
+        self.constraints = constraints
+        self._grammars = GrammarBook()
         self._sequences: dict[str, Sequence] = {}
         self._flight: deque[tuple[Step, list[StepRow]]] = deque()
         self._ended_early: list[Progress] = []
+        self._failed: list[tuple[str, MusterError]] = []
         self._nothing_to_do = False
         self._arrivals = 0
         self._steps = 0
@@ -73,6 +94,11 @@ class Engine(Generic[CacheT]):
 
     def step(self) -> Outputs:
         """Run at most one microbatch through this stage."""
+        outputs = self._run()
+        failed, self._failed = tuple(self._failed), []
+        return replace(outputs, prepare=self._grammars.take_asked(), failed=failed)
+
+    def _run(self) -> Outputs:
         progress, self._ended_early = tuple(self._ended_early), []
         turn = self._scheduler.turn() if self.in_flight < self._options.num_microbatches else None
         if turn is None:
@@ -94,7 +120,22 @@ class Engine(Generic[CacheT]):
         step, shares = self._flight[0]
         check_order(self._options.epoch, step.sequence, done)
         check_sampled(done.sampled, sum(share.samples for share in shares), self._stage.vocab_size)
+        check_ends(done)
         return self._emit(done)
+
+    def prepared(self, answer: Prepared) -> None:
+        """A grammar is ready, or cannot be used."""
+        waiting = self._grammars.answered(answer.number, answer.problem)
+        require(waiting is not None, f"Grammar {answer.number} was prepared, which nobody had asked for")
+        for sequence in waiting or ():
+            if answer.problem:
+                self._fail(sequence, InvalidRequest(answer.problem[:MAX_PROBLEM], "grammar"))
+                continue
+            try:
+                self._scheduler.add(sequence)
+            except MusterError as error:
+                self._fail(sequence, error)
+        self._nothing_to_do = False
 
     def submit(self, request: Request) -> None:
         """Queue a request, or a continuation: prompt + emitted tokens go on as if never interrupted.
@@ -105,7 +146,12 @@ class Engine(Generic[CacheT]):
         sequence = Sequence(request, self._arrivals, [*request.prompt, *request.emitted])
         reason = self._finish_reason(sequence)
         if reason is None:
-            self._scheduler.add(sequence)
+            if self._grammars.enter(sequence):
+                try:
+                    self._scheduler.add(sequence)
+                except MusterError:
+                    self._grammars.leave(sequence)
+                    raise
             self._sequences[request.id] = sequence
             self._nothing_to_do = False
         else:
@@ -114,15 +160,13 @@ class Engine(Generic[CacheT]):
 
     def cancel(self, request_id: str) -> None:
         """Forget a request, whatever its state; a request that is not here is none."""
-        sequence = self._sequences.pop(request_id, None)
-        if sequence is not None:
-            self._scheduler.end(sequence)
-            self._nothing_to_do = False
+        if (sequence := self._sequences.get(request_id)) is not None:
+            self._end(sequence)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` may achieve something before the next `receive`, `submit` or `cancel`."""
-        if self._ended_early:
+        if self._ended_early or self._failed or self._grammars.has_asked:
             return True
         free = self.in_flight < self._options.num_microbatches
         return free and not self._nothing_to_do and self._scheduler.could_run
@@ -149,6 +193,7 @@ class Engine(Generic[CacheT]):
     def check(self) -> None:
         """Raise AssertionError unless all books agree."""
         self._scheduler.check()
+        self._grammars.check(self._sequences.values())
         assert set(map(id, self._scheduler.running)) <= set(map(id, self._sequences.values())), "an unknown one runs"
         owed = {id(share.sequence) for _, shares in self._flight for share in shares if share.samples}
         for sequence in self._sequences.values():
@@ -169,36 +214,57 @@ class Engine(Generic[CacheT]):
             )
             for s in turn.shares
         )
-        admit = tuple(Admit(s.slot, tuple(s.tokens), len(s.request.prompt), s.request.sampling) for s in turn.admitted)
         step = Step(
             epoch=self._options.epoch,
             sequence=self._steps,
             rows=rows,
             copies=tuple(turn.copies),
-            admit=admit,
+            admit=tuple(map(self._admit, turn.admitted)),
             release=tuple(turn.released),
+            forget=self._grammars.take_forgotten(),
         )
         self._steps += 1
         self._computed_tokens += sum(row.length for row in rows)
         return step
+
+    def _admit(self, sequence: Sequence) -> Admit:
+        sampling = replace(sequence.request.sampling, grammar="")
+        context, num_prompt = tuple(sequence.tokens), len(sequence.request.prompt)
+        return Admit(sequence.slot, context, num_prompt, sampling, self._grammars.number_of(sequence))
 
     def _emit(self, done: StepDone) -> tuple[Progress, ...]:
         """Hand the tokens of the oldest step to their sequences; those that were cancelled meanwhile get none."""
         _, shares = self._flight.popleft()
         self._nothing_to_do = False
         sampling = [share.sequence for share in shares if share.samples]
-        pairs = zip(sampling, done.sampled, strict=True)
-        return tuple(self._extend(sequence, one) for sequence, one in pairs if sequence.state is not State.ENDED)
+        broken, progress = dict(done.broken), []
+        for place, (sequence, sampled) in enumerate(zip(sampling, done.sampled, strict=True)):
+            if sequence.state is State.ENDED:
+                continue
+            if place in broken:
+                self._fail(sequence, InvalidRequest(_BROKEN.format(broken[place][:MAX_PROBLEM]), "grammar"))
+            else:
+                progress.append(self._extend(sequence, sampled, place in done.complete))
+        return tuple(progress)
 
-    def _extend(self, sequence: Sequence, sampled: Sampled) -> Progress:
+    def _extend(self, sequence: Sequence, sampled: Sampled, complete: bool) -> Progress:
         self._generated_tokens += 1
         index = sequence.num_emitted
         self._scheduler.received(sequence, sampled.token)
-        reason = self._finish_reason(sequence)
+        reason = Finish.STOP if complete else self._finish_reason(sequence)
         if reason is not None:
-            self._scheduler.end(sequence)
-            del self._sequences[sequence.request.id]
+            self._end(sequence)
         return Progress(sequence.request.id, index, (sampled,), reason)
+
+    def _fail(self, sequence: Sequence, error: MusterError) -> None:
+        self._failed.append((sequence.request.id, error))
+        self._end(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        self._scheduler.end(sequence)
+        self._grammars.leave(sequence)
+        del self._sequences[sequence.request.id]
+        self._nothing_to_do = False
 
     def _finish_reason(self, sequence: Sequence) -> str | None:
         return finish_reason(sequence, self._options.eos_token_ids, self._options.max_context)
@@ -239,8 +305,12 @@ def sample_step(sampler: Sampler, step: Step, logits_SV: Tensor) -> StepDone:
         sampler.release(slot)
     for admit in step.admit:
         sampler.admit(admit)
-    sampled = sampler.sample(logits_SV, [row.slot for row in step.rows if row.samples])
-    return StepDone(epoch=step.epoch, sequence=step.sequence, sampled=sampled)
+    for grammar in step.forget:
+        sampler.forget(grammar)
+    slots = [row.slot for row in step.rows if row.samples]
+    sampled = sampler.sample(logits_SV, slots)
+    complete, broken = sampler.ends(slots)
+    return StepDone(epoch=step.epoch, sequence=step.sequence, sampled=sampled, complete=complete, broken=broken)
 
 
 def _tokens_of(shares: list[StepRow]) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Generic
 
 from torch import Tensor
 
-from muster.serve.accept import check_hidden, check_order, check_slots, check_step
+from muster.serve.accept import check_grammars, check_hidden, check_order, check_slots, check_step
 from muster.serve.batch import make_batch
+from muster.serve.constrain import Constraints
 from muster.serve.engine import sample_step
 from muster.serve.sampling import Sampler
 from muster.serve.stage import CacheT, RunsLayers
@@ -19,13 +20,24 @@ from muster.wire.messages.generate import Step, StepDone
 class Follower(Generic[CacheT]):
     """Layers of one epoch. A step that it refuses leaves it as it was; the pipeline is then beyond repair."""
 
-    def __init__(self, stage: RunsLayers[CacheT], cache: CacheT, epoch: int, prefill_tokens: int = 512) -> None:
-        """`prefill_tokens` as in `EngineOptions`: this machine has set aside workspace for so many and no more."""
+    def __init__(
+        self,
+        stage: RunsLayers[CacheT],
+        cache: CacheT,
+        epoch: int,
+        prefill_tokens: int = 512,
+        constraints: Constraints | None = None,
+    ) -> None:
+        """`prefill_tokens` as in `EngineOptions`: this machine has set aside workspace for so many and no more.
+
+        `constraints` are for the last stage.
+        """
         self._stage = stage
         self._cache = cache
         self._epoch = epoch
         self._prefill_tokens = prefill_tokens
-        self._sampler = Sampler()
+        self._sampler = Sampler(constraints)
+        self.constraints = constraints
         self._steps = 0
 
     def run(self, step: Step, hidden_TH: Tensor) -> tuple[Step, Tensor] | StepDone:
@@ -47,3 +59,4 @@ class Follower(Generic[CacheT]):
         if self._stage.is_last:
             capacity = self._cache.num_pages * self._cache.page_size
             check_slots(step, self._sampler.slots(), self._stage.vocab_size, capacity)
+            check_grammars(step, self._sampler.grammars())

@@ -9,23 +9,35 @@ from typing import Generic
 
 from torch import Tensor
 
+from muster.errors import MusterError
+from muster.serve.constrain import Constraints
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions
 from muster.serve.stage import CacheT, RunsLayers
 from muster.spec.request import Progress
-from muster.wire.messages.generate import Step, StepDone
+from muster.wire.messages.generate import Prepared, Step, StepDone
 
 
 class LocalRing(Generic[CacheT]):
     """`engine` takes requests; `work` until `busy` is false."""
 
-    def __init__(self, stages: Sequence[RunsLayers[CacheT]], caches: Sequence[CacheT], options: EngineOptions) -> None:
-        self.engine = Engine(stages[0], caches[0], options=options)
+    def __init__(
+        self,
+        stages: Sequence[RunsLayers[CacheT]],
+        caches: Sequence[CacheT],
+        options: EngineOptions,
+        constraints: Constraints | None = None,
+    ) -> None:
+        """`constraints` are those of the last stage."""
+        self.engine = Engine(stages[0], caches[0], options=options, constraints=constraints)
         self._followers = [
-            Follower(stage, cache, options.epoch, options.prefill_tokens)
+            Follower(stage, cache, options.epoch, options.prefill_tokens, constraints)
             for stage, cache in zip(stages[1:], caches[1:], strict=True)
         ]
+        self._constraints = constraints
+        self.failed: dict[str, MusterError] = {}
+        """Requests that ended without an answer."""
         self._waiting: list[deque[tuple[Step, Tensor]]] = [deque() for _ in self._followers]
         self._done: deque[StepDone] = deque()
 
@@ -46,6 +58,10 @@ class LocalRing(Generic[CacheT]):
         outputs = self.engine.step()
         if outputs.forward is not None:
             self._waiting[0].append(outputs.forward)
+        for number, grammar in outputs.prepare:
+            assert self._constraints is not None, "a ring without constraints was asked for a grammar"
+            self.engine.prepared(Prepared(epoch=0, number=number, problem=self._constraints.prepare(number, grammar)))
+        self.failed |= dict(outputs.failed)
         return outputs.progress
 
     def move(self, hop: int) -> tuple[Progress, ...]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from muster.serve.constrain import Constraint, Constraints
 from muster.serve.generator import uniforms
 from muster.serve.penalties import History, add_bias, needs_history, penalise
 from muster.spec.request import Sampled, TokenLogprob
@@ -40,6 +41,7 @@ class Slot:
     length: int
     """Tokens so far, hence the position of the next one."""
     history: History | None
+    constraint: Constraint | None = None
 
     @property
     def random(self) -> bool:
@@ -49,16 +51,30 @@ class Slot:
 class Sampler:
     """Chooses the next token of every admitted slot."""
 
-    def __init__(self) -> None:
+    def __init__(self, constraints: Constraints | None = None) -> None:
+        """Without `constraints` no slot is admitted with a grammar."""
         self._slots: dict[int, Slot] = {}
+        self._constraints = constraints
 
     def admit(self, admit: Admit) -> None:
         sampling = admit.sampling
         history = History(admit.context, admit.num_prompt) if needs_history(sampling) else None
-        self._slots[admit.slot] = Slot(sampling, len(admit.context), history)
+        slot = Slot(sampling, len(admit.context), history)
+        if admit.grammar:
+            assert self._constraints is not None, "a grammar was prepared for this slot"
+            slot.constraint = self._constraints.begin(admit.grammar, admit.context[admit.num_prompt :])
+        self._slots[admit.slot] = slot
 
     def release(self, slot: int) -> None:
         del self._slots[slot]
+
+    def forget(self, grammar: int) -> None:
+        assert self._constraints is not None, "a grammar was prepared before"
+        self._constraints.forget(grammar)
+
+    def grammars(self) -> frozenset[int]:
+        """That slots may be admitted with."""
+        return frozenset() if self._constraints is None else self._constraints.numbers
 
     def slots(self) -> dict[int, int]:
         """Length of the context of every admitted slot."""
@@ -69,13 +85,36 @@ class Sampler:
         states = [self._slots[slot] for slot in slots]
         if not states:
             return ()
-        tokens = _choose(_adjust(logits_SV, states), states)
+        tokens = _choose(self._constrain(_adjust(logits_SV, states), logits_SV, states), states)
         sampled = _with_logprobs(logits_SV, states, tokens)
         for state, token in zip(states, tokens, strict=True):
             state.length += 1
             if state.history is not None:
                 state.history.emitted(token)
+            if state.constraint is not None:
+                state.constraint.accept(token)
+        if self._constraints is not None:
+            # While the tokens are on their way round.
+            self._constraints.fill([state.constraint for state in states if state.constraint is not None])
         return sampled
+
+    def ends(self, slots: Sequence[int]) -> tuple[tuple[int, ...], tuple[tuple[int, str], ...]]:
+        """Of the rows just sampled: places where nothing may follow, and places where no token could be chosen."""
+        found = [(place, self._slots[slot].constraint) for place, slot in enumerate(slots)]
+        constraints = [(place, constraint) for place, constraint in found if constraint is not None]
+        complete = tuple(place for place, constraint in constraints if constraint.is_complete)
+        broken = tuple((place, constraint.fault) for place, constraint in constraints if constraint.fault is not None)
+        return complete, broken
+
+    def _constrain(self, adjusted_SV: Tensor, logits_SV: Tensor, states: list[Slot]) -> Tensor:
+        """What the grammars of some rows allow; the same tensor if nobody has one."""
+        constraints = {row: state.constraint for row, state in enumerate(states) if state.constraint is not None}
+        if not constraints:
+            return adjusted_SV
+        assert self._constraints is not None, "a grammar was prepared for these slots"
+        constrained_SV = adjusted_SV.clone() if adjusted_SV is logits_SV else adjusted_SV
+        self._constraints.mask(constrained_SV, constraints)
+        return constrained_SV
 
 
 def _adjust(logits_SV: Tensor, states: list[Slot]) -> Tensor:

@@ -14,6 +14,8 @@ from muster.spec.request import Finish, Request
 
 
 class State(Enum):
+    PREPARING = "preparing"
+    """Not in the queue yet: the last stage compiles its grammar."""
     WAITING = "waiting"
     """In the queue; holds neither pages nor a slot."""
     RUNNING = "running"

@@ -15,8 +15,8 @@ class Sampling:
     """Sampling parameters with the meaning (and the ranges) of the OpenAI API, plus the usual extensions.
 
     Order of work on the logits of one row: repetition penalty over prompt and output, presence and frequency
-    penalties over the output, bias, grammar, temperature, top-k, top-p, min-p. Temperature 0 is greedy and ignores the rest
-    of the randomness.
+    penalties over the output, bias, grammar, temperature, top-k, top-p, min-p. Temperature 0 is greedy and ignores the
+    rest of the randomness.
     """
 
     max_tokens: int = 16

@@ -59,7 +59,7 @@ class Convert(msgspec.Struct, frozen=True, tag=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Take the tokenizer from the file."""
+    """Take from the file what all later calls are about."""
 
 
 class FindConventions(msgspec.Struct, frozen=True, tag=True):
@@ -92,7 +92,13 @@ class Render(msgspec.Struct, frozen=True, tag=True):
     ending: Ending = Ending.ASSISTANT_BEGINS
 
 
-Work = Convert | Load | FindConventions | Encode | Render
+class CheckGrammar(msgspec.Struct, frozen=True, tag=True):
+    """Answer with the grammar as Lark text, if it can be used."""
+
+    grammar: str
+
+
+Work = Convert | Load | FindConventions | Encode | Render | CheckGrammar
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -111,6 +117,13 @@ class Spellings(msgspec.Struct, frozen=True):
     ends: bytes
     names: dict[int, str]
     """Entries that add nothing to a text, such as the end-of-text token."""
+
+
+class Lexicon(msgspec.Struct, frozen=True):
+    """What must be known of a model's tokens to keep its output to a grammar."""
+
+    spellings: Spellings
+    end_ids: tuple[int, ...]
 
 
 class Vocabulary(msgspec.Struct, frozen=True, tag=True):

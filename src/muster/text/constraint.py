@@ -13,8 +13,9 @@ from muster.errors import InvalidRequest
 
 Schema = Mapping[str, Any] | bool
 
-WHITESPACE = r"[ \n\r\t]{1,40}"
-"""Between the parts of JSON, where any is allowed. Models are known to write nothing else for ever where they may."""
+WHITESPACE = r"[ \t]|\r?\n[ \t]{0,64}"
+"""Between the parts of JSON: a space, or a new line that is indented. Where more is allowed, models are known to write
+nothing else for ever."""
 
 
 def json_rule(schema: Schema, whitespace: str | None = WHITESPACE) -> str:

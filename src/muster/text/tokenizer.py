@@ -35,10 +35,12 @@ from muster.text.calls import (
     Load,
     Render,
     Reply,
+    Spellings,
     Text,
     Vocabulary,
 )
 from muster.text.confined import Broken, Confined
+from muster.text.grammar_check import GrammarCheck
 from muster.text.kept import Kept
 
 CONVERTING = Limit(cpu_s=120, memory_bytes=4 * 2**30)
@@ -77,6 +79,8 @@ class Tokenizer:
         """Of the chat template. Where there is none, or it is not used: those of the plain form."""
         self.end_of_text_ids = tuple(sorted({*vocabulary.end_of_text_ids, *self.conventions.turn_ends}))
         """Tokens that end an answer: all that the model's files name, and those that end a turn of its chats."""
+        self.grammars = GrammarCheck(self.spellings, self.end_of_text_ids)
+        """Whether an output of this model can be kept to a grammar."""
 
     @cached_property
     def hugging_face(self) -> Any:
@@ -84,6 +88,11 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self._directory, trust_remote_code=False, local_files_only=True)
+
+    @property
+    def spellings(self) -> Spellings:
+        """Of all tokens, for whoever has to know them without a tokenizer."""
+        return Spellings(self._spelled, self._ends.tobytes(), self._names)
 
     @property
     def vocabulary_size(self) -> int:
@@ -94,6 +103,7 @@ class Tokenizer:
         """End the sandboxes, whatever they are in the middle of."""
         self._quick.close()
         self._long.close()
+        self.grammars.close()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Raises `InvalidRequest` where the tokenizer fails on the text, or takes too long for it."""

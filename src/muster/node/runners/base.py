@@ -98,6 +98,12 @@ class Place(Protocol):
         `needed_bytes` says what both take together; `assemble` runs in a thread. Raises `MusterError`.
         """
 
+    def vocabulary(self) -> bytes:
+        """The packed `text/calls.Spellings` of the model's tokenizer, once the last layers are loaded.
+
+        Blocks; raises `MusterError`.
+        """
+
     async def reach(self, node: NodeId) -> Send:
         """A channel to another node of the pipeline, proven to work; its loss is reported. Raises `MusterError`."""
 

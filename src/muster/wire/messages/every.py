@@ -1,6 +1,17 @@
 """The union of all messages: what a frame may hold."""
 
-from muster.wire.messages.generate import Admissions, Cancel, EpochUnknown, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.generate import (
+    Admissions,
+    Cancel,
+    EpochUnknown,
+    Failed,
+    Prepare,
+    Prepared,
+    Step,
+    StepDone,
+    Submit,
+    Tokens,
+)
 from muster.wire.messages.membership import (
     Goodbye,
     Heartbeat,
@@ -18,6 +29,6 @@ AnyMessage = (
     Hello | Welcome | Refused | Measured | PeerMeasured | Heartbeat | HeartbeatSeen | Goodbye
     | Assign | LoadProgress | Loaded | LoadFailed | Release | StageLost
     | Submit | Cancel | Tokens | Failed | EpochUnknown
-    | Step | StepDone | Admissions
+    | Step | StepDone | Admissions | Prepare | Prepared
     | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay
 )  # fmt: skip

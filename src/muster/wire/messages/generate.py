@@ -58,13 +58,17 @@ class Admit(msgspec.Struct, frozen=True, array_like=True):
     context: tuple[int, ...]
     num_prompt: int
     sampling: Sampling
+    """Without the grammar, which came before."""
+    grammar: int = 0
+    """The number of its `Prepare`; 0 for none."""
 
 
 class Step(EpochMessage, frozen=True, tag="step"):
     """Run these rows through your layers. The payload is the hidden state [sum of lengths, hidden size].
 
     Steps of an epoch arrive in the order of `sequence`. `copies` are (from, to) pages to be copied before the rows run
-    (copy-on-write). `admit` and `release` concern the last stage alone: where others are between, they travel apart.
+    (copy-on-write). `admit`, `release` and `forget` (grammars that nobody will be admitted with any more) concern the
+    last stage alone: where others are between, they travel apart.
     """
 
     sequence: int
@@ -72,8 +76,9 @@ class Step(EpochMessage, frozen=True, tag="step"):
     copies: tuple[tuple[int, int], ...] = ()
     admit: tuple[Admit, ...] = ()
     release: tuple[int, ...] = ()
+    forget: tuple[int, ...] = ()
     apart: bool = False
-    """`admit` and `release` of this step come as `Admissions`; the last stage waits for them."""
+    """`admit`, `release` and `forget` of this step come as `Admissions`; the last stage waits for them."""
     hidden: TensorHeader | None = None
 
 
@@ -86,10 +91,32 @@ class Admissions(EpochMessage, frozen=True, tag="admissions"):
     sequence: int
     admit: tuple[Admit, ...] = ()
     release: tuple[int, ...] = ()
+    forget: tuple[int, ...] = ()
+
+
+class Prepare(EpochMessage, frozen=True, tag="prepare"):
+    """First stage to last: compile this grammar beside the steps. Answered with `Prepared`, after seconds perhaps."""
+
+    number: int
+    grammar: str
+
+
+class Prepared(EpochMessage, frozen=True, tag="prepared"):
+    """Last stage to first: sequences may be admitted with this grammar; or why that cannot be, in a sentence."""
+
+    number: int
+    problem: str = ""
 
 
 class StepDone(EpochMessage, frozen=True, tag="step_done"):
-    """Last stage to the ring's head: one `Sampled` per row with `samples`, in the order of the rows."""
+    """Last stage to the ring's head: one `Sampled` per row with `samples`, in the order of the rows.
+
+    What follows names some of them by their place: what their grammars have to say.
+    """
 
     sequence: int
     sampled: tuple[Sampled, ...]
+    complete: tuple[int, ...] = ()
+    """Nothing may follow this token."""
+    broken: tuple[tuple[int, str], ...] = ()
+    """No token could be chosen, and why not; what stands in its place means nothing."""

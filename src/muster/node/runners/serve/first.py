@@ -13,14 +13,26 @@ from msgspec.structs import replace
 from muster.compress.registry import Encode
 from muster.errors import MachineTrouble, MusterError, ProtocolViolation
 from muster.node.runners.base import Cheated, RunnerVitals, Send, refuse
+from muster.node.runners.serve.preparing import Preparing
 from muster.node.runners.serve.ring import RingPlace, WaitingSteps
 from muster.node.runners.thread import ComputeThread
+from muster.serve.constrain import MAX_GRAMMARS
 from muster.serve.engine import Engine
 from muster.spec.pool import NodeId
 from muster.spec.request import Progress, Request
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
-from muster.wire.messages.generate import Admissions, Cancel, Failed, Step, StepDone, Submit, Tokens
+from muster.wire.messages.generate import (
+    Admissions,
+    Cancel,
+    Failed,
+    Prepare,
+    Prepared,
+    Step,
+    StepDone,
+    Submit,
+    Tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class _SessionGone:
     reply: Send
 
 
-_Item = _Submitted | _Cancelled | _SessionGone | StepDone
+_Item = _Submitted | _Cancelled | _SessionGone | StepDone | Prepared
 
 
 @dataclass(slots=True)
@@ -48,6 +60,8 @@ class _Turn:
 
     progress: list[Progress] = field(default_factory=list)
     refused: list[tuple[str, Send, MusterError]] = field(default_factory=list)
+    failed: tuple[tuple[str, MusterError], ...] = ()
+    prepare: tuple[tuple[int, str], ...] = ()
     step: Step | None = None
     payload: Payload = b""
 
@@ -62,6 +76,8 @@ class FirstStage:
         self._thread = thread
         self._inbox: deque[_Item] = deque()
         self._waiting = WaitingSteps(place.max_steps)
+        self._waiting_answers = WaitingSteps(MAX_GRAMMARS)
+        self._preparing = None if engine.constraints is None else Preparing(place.epoch, engine.constraints)
         self._replies: dict[str, Send] = {}
         self._received = self._sent = 0
         self._wake = asyncio.Event()
@@ -75,6 +91,9 @@ class FirstStage:
             case StepDone() if peer == self._place.previous:
                 self._waiting.add("results")
                 self._received += 1
+                self._put(message)
+            case Prepared() if peer == self._place.previous and self._preparing is None:
+                self._waiting_answers.add("answers about grammars")
                 self._put(message)
             case _:
                 raise refuse(peer, message)
@@ -110,6 +129,8 @@ class FirstStage:
         return self._thread.vitals(len(self._replies), self._received, self._sent)
 
     async def close(self) -> None:
+        if self._preparing is not None:
+            self._preparing.close()
         await self._thread.close()
 
     def _turn(self) -> _Turn:
@@ -118,6 +139,7 @@ class FirstStage:
             self._apply(self._inbox.popleft(), turn)
         outputs = self._engine.step()
         turn.progress += outputs.progress
+        turn.prepare, turn.failed = outputs.prepare, outputs.failed
         if outputs.forward is not None:
             step, hidden_TH = outputs.forward
             header, turn.payload = self._encode(hidden_TH)
@@ -140,12 +162,18 @@ class FirstStage:
             case StepDone():
                 self._waiting.take()
                 turn.progress += self._engine.receive(item)
+            case Prepared():
+                if self._preparing is None:
+                    self._waiting_answers.take()
+                self._engine.prepared(item)
 
     def _cancel(self, request_id: str) -> None:
         self._engine.cancel(request_id)
         self._replies.pop(request_id, None)
 
     def _deliver(self, turn: _Turn) -> None:
+        for number, grammar in turn.prepare:
+            self._prepare(Prepare(epoch=self._place.epoch, number=number, grammar=grammar))
         if turn.step is not None and self._place.send is not None:
             self._place.send(self._without_prompts(turn.step), turn.payload)
             self._sent += 1
@@ -158,16 +186,30 @@ class FirstStage:
                 self._replies.pop(progress.request_id, None)
         for reply, items in by_reply.items():
             reply(Tokens(epoch=self._place.epoch, progress=tuple(items)), b"")
+        for request_id, error in turn.failed:
+            owner = self._replies.pop(request_id, None)
+            if owner is not None:
+                turn.refused.append((request_id, owner, error))
         for request_id, reply, error in turn.refused:
             reply(self._failure(request_id, error, retry=error.status == 503), b"")
 
+    def _prepare(self, message: Prepare) -> None:
+        """Where tokens are chosen: at the last stage, or here."""
+        send = self._place.send_to_last or self._place.send
+        if self._preparing is not None:
+            self._preparing.begin(message, self._put)
+        elif send is not None:
+            send(message, b"")
+
     def _without_prompts(self, step: Step) -> Step:
         """What stages between may see; the rest goes straight to the last."""
-        if self._place.send_to_last is None or not (step.admit or step.release):
+        if self._place.send_to_last is None or not (step.admit or step.release or step.forget):
             return step
-        apart = Admissions(epoch=step.epoch, sequence=step.sequence, admit=step.admit, release=step.release)
+        apart = Admissions(
+            epoch=step.epoch, sequence=step.sequence, admit=step.admit, release=step.release, forget=step.forget
+        )
         self._place.send_to_last(apart, b"")
-        return replace(step, admit=(), release=(), apart=True)
+        return replace(step, admit=(), release=(), forget=(), apart=True)
 
     def _give_up(self, error: MusterError) -> None:
         """Tell every session to go elsewhere with what it has."""

@@ -9,6 +9,7 @@ from muster.node.runners.serve.first import FirstStage
 from muster.node.runners.serve.later import LaterStage
 from muster.node.runners.serve.ring import RingPlace
 from muster.node.runners.thread import ComputeThread
+from muster.serve.constrain import Constraints
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions
@@ -31,7 +32,8 @@ async def _build_first(place: Place) -> Runner:
 
     def assemble(stage: Stage, shape: ModelShape) -> Engine[KVCache]:
         options = EngineOptions.of(work, shape.max_context, assign.epoch)
-        return Engine(stage, stage.new_cache(work.num_pages, work.page_size), options=options)
+        cache, constraints = stage.new_cache(work.num_pages, work.page_size), _constraints(place, stage)
+        return Engine(stage, cache, options=options, constraints=constraints)
 
     engine = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
     encode = place.coder(place.node, _next(assign)).encode
@@ -42,12 +44,19 @@ async def _build_later(place: Place) -> Runner:
     assign, work = place.assign, place.assign.pipeline.serve
 
     def assemble(stage: Stage, shape: ModelShape) -> Follower[KVCache]:
-        return Follower(stage, stage.new_cache(work.num_pages, work.page_size), assign.epoch, work.prefill_tokens)
+        cache, constraints = stage.new_cache(work.num_pages, work.page_size), _constraints(place, stage)
+        return Follower(stage, cache, assign.epoch, work.prefill_tokens, constraints)
 
     follower = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
     decode = place.coder(_previous(assign), place.node).decode
     encode = place.coder(place.node, _next(assign)).encode
     return LaterStage(await _ring_place(place), follower, decode, encode, ComputeThread(assign.epoch, place.speed))
+
+
+def _constraints(place: Place, stage: Stage) -> Constraints | None:
+    """Where tokens are chosen."""
+    end_ids = place.assign.pipeline.serve.eos_token_ids
+    return Constraints(place.vocabulary, end_ids, stage.vocab_size) if stage.is_last else None
 
 
 async def _ring_place(place: Place) -> RingPlace:

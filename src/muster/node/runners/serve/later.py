@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from muster.compress.registry import Decode, Encode
 from muster.errors import ProtocolViolation
 from muster.node.runners.base import Cheated, RunnerVitals, Send, refuse
+from muster.node.runners.serve.preparing import Preparing
 from muster.node.runners.serve.ring import MAX_HIDDEN_BYTES, RingPlace, WaitingSteps
 from muster.node.runners.thread import ComputeThread
 from muster.serve.follower import Follower
@@ -17,7 +18,7 @@ from muster.spec.pool import NodeId
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
 from muster.wire.messages.every import AnyMessage
-from muster.wire.messages.generate import Admissions, Step, StepDone
+from muster.wire.messages.generate import Admissions, Prepare, Prepared, Step, StepDone
 
 
 class LaterStage:
@@ -34,6 +35,7 @@ class LaterStage:
         self._waiting = WaitingSteps(place.max_steps)
         self._admissions: dict[int, Admissions] = {}
         self._waiting_admissions = WaitingSteps(place.max_steps)
+        self._preparing = None if follower.constraints is None else Preparing(place.epoch, follower.constraints)
         self._wake = asyncio.Event()
         self._received = self._sent = 0
 
@@ -46,9 +48,15 @@ class LaterStage:
             case Admissions(sequence=sequence) if peer == self._place.first and self._place.is_last:
                 self._waiting_admissions.add("admissions")
                 self._admissions[sequence] = message
+            case Prepare() if peer == self._place.first and self._preparing is not None:
+                self._preparing.begin(message, self._answer)
             case _:
                 raise refuse(peer, message)
         self._wake.set()
+
+    def _answer(self, prepared: Prepared) -> None:
+        if self._place.send is not None:
+            self._place.send(prepared, b"")
 
     def forget(self, reply: Send) -> None:
         """No session talks to a later stage."""
@@ -79,7 +87,9 @@ class LaterStage:
             if admissions is None:
                 return None  # on its way, or lost with its link; then the first stage reports that
             self._waiting_admissions.take()
-            step = replace(step, admit=admissions.admit, release=admissions.release, apart=False)
+            step = replace(
+                step, admit=admissions.admit, release=admissions.release, forget=admissions.forget, apart=False
+            )
         self._inbox.popleft()
         self._waiting.take()
         return step, payload
@@ -88,6 +98,8 @@ class LaterStage:
         return self._thread.vitals(received=self._received, sent=self._sent)
 
     async def close(self) -> None:
+        if self._preparing is not None:
+            self._preparing.close()
         await self._thread.close()
 
     def _turn(self, step: Step, payload: Payload) -> tuple[AnyMessage, Payload]:
