@@ -18,7 +18,7 @@ from tests.broker.actors import SECRET, Stage, hello, measured, node_id, pool_of
 def test_a_node_with_the_secret_is_welcomed_and_told_how_to_keep_its_lease():
     stage = Stage()
     welcome = stage.dial(1).heard[0]
-    assert welcome == Welcome(heartbeat_s=1.0, lease_s=3.0, model="model")
+    assert welcome == Welcome(heartbeat_s=1.0, lease_s=3.0, model="model", name="node-1")
 
 
 def test_a_ticket_of_another_pool_is_refused():

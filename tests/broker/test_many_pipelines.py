@@ -55,7 +55,7 @@ def test_two_models_are_served_by_one_pool() -> None:
 def test_a_machine_may_work_for_several_jobs_and_lends_its_memory_once() -> None:
     stage = pool_with([serves(SERVED), serves(SMALL)], 1400)
     assert machines(stage, "model") == machines(stage, "small") == {1}
-    (view,) = nodes_view(stage.state, [], stage.now_s)
+    (view,) = nodes_view(stage.state, [], stage.now_s, 0.0)
     assert [held["pipeline"] for held in view["stages"]] == ["model/0", "small/0"]
     alone = pool_with([serves(SERVED), serves(SMALL)], 1000)
     assert machines(alone, "model") == {1}

@@ -253,3 +253,35 @@ async def test_a_machine_that_is_gone_can_be_forgotten_and_comes_back_as_a_stran
     assert node_id(1) not in {view["id"] for view in pool.service.nodes()}
     pool.wall_s += 4000
     assert isinstance(await pool.fake(1).join(), Refused), "the ticket has expired, and nobody knows it any more"
+
+
+async def test_who_was_away_for_too_long_is_forgotten_and_nobody_else(pool):
+    nodes = await pool.join(500, 500, 500, 500)
+    await pool.serving(1, 2, 3)
+    for node in nodes[1:]:
+        await node.leave()
+    await pool.until(lambda: [pool.state(number) for number in (2, 3, 4)] == ["gone"] * 3)
+    await pool.service.ban(node_id(3))
+    pool.wall_s += 29 * 86_400
+    pool.service.forget_the_long_gone()
+    assert {view["gone_s"] for view in pool.service.nodes()} == {None, 29 * 86_400}
+    assert isinstance(await pool.fake(4).join(), Welcome)  # back just in time
+    pool.wall_s += 2 * 86_400
+    pool.service.forget_the_long_gone()
+    states = {view["id"]: view["state"] for view in pool.service.nodes()}
+    assert set(states) == {node_id(1), node_id(3), node_id(4)}
+    assert states[node_id(3)] == "banned"
+
+
+async def test_a_restarted_head_knows_since_when_a_machine_is_gone_and_that_others_were_here_lately(pool):
+    nodes = await pool.join(500, 500, 500)
+    await pool.serving(1, 2, 3)
+    await nodes[0].leave()
+    await pool.until(lambda: pool.state(1) == "gone")
+    pool.wall_s += 40 * 86_400
+    pool.service.forget_the_long_gone()  # every hour, so that a head that is killed has it in its store
+    await pool.stop_head()
+    await pool.start_head()
+    ages = {view["id"]: view["gone_s"] for view in pool.service.nodes()}
+    assert node_id(1) not in ages
+    assert ages[node_id(2)] < 60

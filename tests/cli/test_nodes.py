@@ -68,6 +68,28 @@ def test_a_node_is_named_by_name_or_by_the_beginning_of_its_id(action: str) -> N
     assert posts == [f"POST /admin/nodes/{ADA['id']}/{action}", f"POST /admin/nodes/{BOB['id']}/{action}"]
 
 
+def test_machines_are_forgotten_by_age(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    day = 86_400
+    old, young, banned = (
+        {"id": digit * 64, "name": "vm", "state": state, "gone_s": age * day}
+        for digit, state, age in (("b", "gone", 8), ("c", "gone", 6), ("d", "banned", 90))
+    )
+    monkeypatch.setitem(STATUS, "nodes", [ADA | {"gone_s": None}, old, young, banned])
+    assert run_command(["nodes", "forget", "--older-than", "7d"]) == 0
+    assert [line for line in ASKED if line.startswith("POST")] == [f"POST /admin/nodes/{old['id']}/forget"]
+    assert capsys.readouterr().out == "Forgotten: vm (bbbbbbbbbb).\n"
+    assert run_command(["nodes", "list"]) == 0
+    assert "gone 6 d" in capsys.readouterr().out
+    assert run_command(["nodes", "forget", "--older-than", "9w"]) == 0
+    assert "No machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["vm", "--older-than", "7d"], ["--older-than", "7"], ["--older-than", "-1d"]])
+def test_it_must_be_clear_who_is_to_be_forgotten(words: list[str]) -> None:
+    assert run_command(["nodes", "forget", *words]) == 2
+    assert ASKED == []
+
+
 def test_an_unclear_or_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidRequest, match="could be any of"):
         pick([ADA, BOB], "a")

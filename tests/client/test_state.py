@@ -18,6 +18,7 @@ from muster.client.events import (
     RouteDown,
     RouteUp,
     Started,
+    Stopping,
     SubmitTo,
     Suspect,
     Tick,
@@ -40,6 +41,18 @@ def test_a_request_waits_for_a_pipeline_and_is_then_submitted() -> None:
     state = ClientState()
     assert state.handle(Started(a_request()), 0.0) == []
     assert state.handle(RouteUp(7), 1.0) == [SubmitTo(7, a_request())]
+
+
+def test_where_the_head_stops_what_runs_waits_or_comes_is_told_so() -> None:
+    state = ClientState()
+    state.handle(Started(a_request("waits")), 0.0)
+    state.handle(RouteUp(1), 0.0)
+    state.handle(Started(a_request("runs")), 0.0)
+    commands = [*state.handle(Stopping(), 1.0), *state.handle(Started(a_request("comes")), 1.1)]
+    assert [command.request_id for command in commands if isinstance(command, End)] == ["waits", "runs", "comes"]
+    assert all("being stopped" in str(command.error) for command in commands if isinstance(command, End))
+    assert state.live == {}
+    assert state.handle(RouteUp(2), 1.2) == []
 
 
 def test_what_was_emitted_goes_along_to_the_repaired_pipeline() -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 MAX_STOP_S = 2.0
 """A second, and a second for a machine that is busy with other tests."""
 
@@ -39,19 +41,34 @@ class Process:
 
 
 @contextmanager
-def started(*words: str) -> Iterator[Process]:
+def started(*words: str, log: Path | None = None) -> Iterator[Process]:
     command = [sys.executable, "-m", "muster.cli.main", *words, "--json"]
-    environment = os.environ | {"MUSTER_LOG": "error"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as running:
+    environment = os.environ | {"MUSTER_LOG": "info" if log is not None else "error"}
+    with (
+        open(log or os.devnull, "w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as running,
+    ):
         try:
             yield Process(running)
         finally:
             running.kill()
 
 
+@contextmanager
+def listening_to(url: str) -> Iterator[Iterator[str]]:
+    """The lines of a stream that is long under way."""
+    body = {"model": "tiny", "prompt": "def f(", "max_tokens": 1000, "stream": True, "ignore_eos": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+        assert response.status_code == 200, response.read()
+        yield response.iter_lines()
+
+
 def test_a_head_and_a_worker_stop_within_a_second_and_move_nothing(tmp_path: Path) -> None:
-    with started("serve", "tiny", "--port", "0", "--data-dir", f"{tmp_path}/head", "--no-local-worker") as head:
-        ticket = head.until("listening")["ticket"]
+    log = tmp_path / "log.jsonl"
+    words = ["serve", "tiny", "--port", "0", "--data-dir", f"{tmp_path}/head", "--no-local-worker"]
+    with started(*words, log=log) as head:
+        door = head.until("listening")
+        ticket, url = door["ticket"], door["url"]
         with started("join", ticket, "--data-dir", f"{tmp_path}/worker", "--name", "ada") as worker:
             worker.until("serving")
             head.until("placed")
@@ -59,6 +76,12 @@ def test_a_head_and_a_worker_stop_within_a_second_and_move_nothing(tmp_path: Pat
                 head.until("joined")
                 assert idle.stop()[-2:] == ["draining", "left"]
             head.until("left")
-            assert head.stop() == ["stopping"]
+            with listening_to(url) as lines:
+                first = next(line for line in lines if line.startswith("data:"))
+                assert head.stop() == ["stopping"]
+                last = [first, *(line for line in lines if line.startswith("data:"))][-1]
+            assert "being stopped" in json.loads(last[5:])["error"]["message"]
+            logged = [json.loads(line) for line in log.read_text().splitlines() if '"request"' in line]
+            assert [(entry["status"], entry["error"]) for entry in logged] == [(200, "pool_unavailable")]
             worker.until("head_lost")
             assert worker.stop()[-2:] == ["draining", "left"]

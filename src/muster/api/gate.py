@@ -31,6 +31,8 @@ log = structlog.get_logger()
 _OPEN_PATHS = ("/health", "/openapi.json")
 _WATCHERS_PATHS = ("/health", "/metrics")
 """Asked again and again by programs that watch; what they see is to be the others' requests."""
+CUT_OFF = "server_stopped"
+"""What the log says of a request whose client read too slowly to be told that the server ends."""
 _KNOWN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/admin")
 
 
@@ -71,13 +73,16 @@ class Gate:
         try:
             with self._metrics.running.track_inprogress() if _is_work(visit) else nullcontext():
                 await self._pass(visit, scope, receive, send_with_id)
+        except asyncio.CancelledError:  # whoever is not done when the server ends
+            visit.error_code = visit.error_code or CUT_OFF
+            raise
         except Exception as error:
             log_unexpected(visit, error)
             visit.error_code = InternalError.code
             if status == 0:
                 await error_response(InternalError(visit.id))(scope, receive, send_with_id)
         finally:
-            await self._leave(visit, status)
+            await self._leave(visit, status, scope["method"])
 
     async def _pass(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -122,7 +127,7 @@ class Gate:
                 "--allow-origin and the page's origin, or add a key with `muster keys add NAME` and send it."
             )
 
-    async def _leave(self, visit: Visit, status: int) -> None:
+    async def _leave(self, visit: Visit, status: int, method: str) -> None:
         metrics = self._metrics
         # 499 is what proxies log for a client that closed the connection before it was answered.
         metrics.requests.labels(visit.path, str(status or 499)).inc()
@@ -132,7 +137,7 @@ class Gate:
             metrics.cancelled.inc()
         if visit.error_code:
             metrics.errors.labels(visit.error_code).inc()
-        if visit.path not in _WATCHERS_PATHS:
+        if not _is_watching(visit, status, method):
             _log_visit(visit, status)
         if self._keys is not None and visit.key is not None and visit.prompt_tokens + visit.completion_tokens:
             try:
@@ -145,6 +150,11 @@ class Gate:
 
 def _is_work(visit: Visit) -> bool:
     return visit.path not in (*_WATCHERS_PATHS, "/admin")
+
+
+def _is_watching(visit: Visit, status: int, method: str) -> bool:
+    """Whether somebody merely looks, again and again: to log that would hide what happens."""
+    return visit.path in _WATCHERS_PATHS or (visit.path == "/admin" and method == "GET" and 0 < status < 400)
 
 
 def _log_visit(visit: Visit, status: int) -> None:

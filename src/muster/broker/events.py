@@ -40,6 +40,8 @@ class Remembered:
     banned: Collection[NodeId] = ()
     secrets: Collection[tuple[bytes, float]] = ()
     """(join secret, expiry in seconds since the Unix epoch)"""
+    names: Mapping[NodeId, str] = field(default_factory=dict)
+    """What the pool calls those who were here."""
 
 
 # --- events ---------------------------------------------------------------------------------------------------------

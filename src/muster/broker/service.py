@@ -37,7 +37,7 @@ from muster.broker.members.membership import Member
 from muster.broker.pipelines.job import Job
 from muster.broker.pipelines.searching import Searching
 from muster.broker.routes import Routes
-from muster.broker.state import BrokerOptions, BrokerState
+from muster.broker.state import BrokerOptions, BrokerState, seen
 from muster.broker.storage.saving import Saving
 from muster.broker.storage.store import Store
 from muster.broker.view import View, max_context, nodes_view, pins_view, status_view
@@ -50,6 +50,7 @@ from muster.wire.ticket import SECRET_BYTES, Ticket
 
 log = structlog.get_logger()
 TICK_S = 0.25
+FORGET_EVERY_S = 3600.0
 
 
 class BrokerService:
@@ -68,7 +69,7 @@ class BrokerService:
         self._store, self._read_blob, self._wall_clock = store, read_blob, wall_clock
         self._options = options or BrokerOptions()
         self._tasks = Tasks()
-        self._saving = Saving(store)
+        self._saving = Saving(store, wall_clock)
         self._searching = {job.name: Searching(job.search) for job in self._jobs.values() if job.search is not None}
         self._routes = Routes()
         self._closing = False
@@ -92,6 +93,7 @@ class BrokerService:
         )
         self._tasks.spawn(self._connections.accept())
         self._tasks.spawn(self._tick())
+        self._tasks.spawn(self._forget_the_long_gone())
         self._saved = self._tasks.spawn(self._saving.run())
 
     async def wait(self) -> None:
@@ -176,7 +178,7 @@ class BrokerService:
 
     def nodes(self) -> list[View]:
         """Everybody who is or was in the pool."""
-        return nodes_view(self._state, self._saving.past.values(), _now())
+        return nodes_view(self._state, self._saving.past.values(), _now(), self._wall_clock())
 
     async def pool_file(self) -> str:
         """The pool as its machines measured it, in TOML. Raises `PoolUnavailable` where nobody is here."""
@@ -257,6 +259,22 @@ class BrokerService:
         while True:
             self._handle(Tick())
             await asyncio.sleep(TICK_S)
+
+    async def _forget_the_long_gone(self) -> None:
+        """The first time only after a while: after a restart all seem to be gone, and most are on their way back."""
+        while True:
+            await asyncio.sleep(FORGET_EVERY_S)
+            self.forget_the_long_gone()
+
+    def forget_the_long_gone(self) -> None:
+        here, limit_s = self._state.members, self._options.forget_after_s
+        for member in here:
+            self._saving.put(Save(seen(member)))  # where this head is killed it will know them by this
+        gone = self._saving.last_seen_before(self._wall_clock() - limit_s) if limit_s else []
+        for node in gone:
+            if node not in here.members and node not in self._state.admission.banned:
+                log.info("node.forgotten", node=short_id(node), reason=f"it was away for {limit_s / 86_400:.3g} days")
+                self._handle(ForgetNode(node))
 
     async def _look_for_better(self, wanted: Search) -> None:
         shape = self._state.pipelines[wanted.pipeline].job.model.shape

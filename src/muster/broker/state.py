@@ -59,6 +59,8 @@ class BrokerOptions:
     """A step that no machine passes on for longer is stuck, unless steps or links are so slow here."""
     region: str = ""
     """Where the head itself stands."""
+    forget_after_s: float = 30 * 86_400.0
+    """A machine that was away for longer is forgotten; 0 never."""
 
 
 class BrokerState:
@@ -89,6 +91,7 @@ class BrokerState:
         """Raise `AssertionError`, with what led to it, unless the books are in order."""
         with self.story.told():
             check_books(self.members, self.pipelines, self.admission.banned, now_s)
+            self.admission.names.check()
 
     def _answer(self, event: Event, now_s: float) -> list[Command]:
         match event:
@@ -131,16 +134,16 @@ class BrokerState:
         except MusterError as error:
             return [Refuse(event.connection, error.code, str(error))]
         commands = self._drop_ghost(event.node, now_s)
-        self.admission.admit(event, now_s)
+        member = self.admission.admit(event, now_s)
         leases = self.options.leases
         welcome = Welcome(
             heartbeat_s=leases.heartbeat_s,
             lease_s=leases.lease_s,
             model=", ".join(job.model.shape.name for job in self.pipelines.jobs.values()),
             region=self.options.region,
+            name=member.name,
         )
-        seen = NodeSeen(event.node, event.hello.name, event.hello.region, claim_bytes=0)
-        return [*commands, Save(seen), Send(event.connection, welcome)]
+        return [*commands, Save(seen(member)), Send(event.connection, welcome)]
 
     def _drop_ghost(self, node: NodeId, now_s: float) -> list[Command]:
         """A node that dials again has lost its old connection, whether or not we noticed, and all its stages."""
@@ -199,7 +202,7 @@ class BrokerState:
     def _measured(self, member: Member, measured: Measured, now_s: float) -> list[Command]:
         check_measured(measured)
         self.members.measured(member, measured, self.pipelines.allocation.held_bytes(member.id))
-        commands: list[Command] = [Save(NodeSeen(member.id, member.name, member.region, member.claim_bytes))]
+        commands: list[Command] = [Save(seen(member))]
         commands += self.blame.overbooked(member, now_s)
         self.pipelines.usable(now_s)
         return commands
@@ -223,11 +226,12 @@ class BrokerState:
         return commands + self.blame.stalled(now_s) + self.blame.stuck(now_s)
 
     def _gone(self, members: Collection[Member], now_s: float) -> list[Command]:
-        """Forget these members; what they held is lost."""
+        """Take these members off the list; what they held is lost."""
         for member in members:
             self.blame.vanished(member, now_s)
             self.members.remove(member.id, now_s)
-        return self.pipelines.lost([member.id for member in members], now_s)
+        saves: list[Command] = [Save(seen(member)) for member in members]  # so that it is known since when
+        return saves + self.pipelines.lost([member.id for member in members], now_s)
 
     def _drain(self, node: NodeId, now_s: float) -> list[Command]:
         if not self.members.drain(node):
@@ -244,6 +248,10 @@ class BrokerState:
             commands.append(Refuse(member.connection, refusal.code, str(refusal)))
             commands += self._gone([member], now_s)
         return commands
+
+
+def seen(member: Member) -> NodeSeen:
+    return NodeSeen(member.id, member.name, member.region, member.claim_bytes)
 
 
 def _is_routine(event: object, commands: Sequence[object]) -> bool:

@@ -133,11 +133,11 @@ def _pins(lifecycle: Lifecycle, now_s: float) -> list[View]:
     return views
 
 
-def nodes_view(state: BrokerState, past: Iterable[Mapping[str, Any]], now_s: float) -> list[View]:
-    """Everybody who is here, then everybody who was (`past`: the store's records)."""
+def nodes_view(state: BrokerState, past: Iterable[Mapping[str, Any]], now_s: float, wall_s: float) -> list[View]:
+    """Everybody who is here, then everybody who was (`past`: the store's records). `wall_s` is since the Unix epoch."""
     here = [_member(state, member, now_s) for member in state.members]
     present = set(state.members.members)
-    gone = [_gone(state, record) for record in past if record["id"] not in present]
+    gone = [_gone(state, record, wall_s) for record in past if record["id"] not in present]
     return [*here, *gone]
 
 
@@ -163,6 +163,7 @@ def _member(state: BrokerState, member: Member, now_s: float) -> View:
         "busy_s": round(member.busy_s, 4),
         "slowness": member.slowness,
         "silent_s": round(now_s - member.heard_s, 2),
+        "gone_s": None,
     }
 
 
@@ -178,7 +179,7 @@ def _state(state: BrokerState, member: Member, now_s: float) -> str:
     return "resting" if state.members.is_resting(member.id, now_s) else "standby"
 
 
-def _gone(state: BrokerState, record: Mapping[str, Any]) -> View:
+def _gone(state: BrokerState, record: Mapping[str, Any], wall_s: float) -> View:
     node: NodeId = record["id"]
     return {
         "id": node,
@@ -195,4 +196,5 @@ def _gone(state: BrokerState, record: Mapping[str, Any]) -> View:
         "busy_s": None,
         "slowness": None,
         "silent_s": None,
+        "gone_s": round(max(0.0, wall_s - record["seen_s"])),
     }

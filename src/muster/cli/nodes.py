@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from muster.cli.find_head import find_head
-from muster.cli.options import AdminToken, DataDir, HeadUrl, Json
+from muster.cli.options import AdminToken, DataDir, HeadUrl, Json, parse_seconds
 from muster.cli.output import out, plain, show_json, show_table
 from muster.cli.status import COLUMNS, node_row
 from muster.cli.waiting import waiting
@@ -59,10 +59,24 @@ def unban(
 
 @app.command()
 def forget(
-    node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
+    node: Annotated[str | None, typer.Argument(help="The machine's name, or the first digits of its id.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Instead: all that have been gone for longer, such as 12h, 7d or 4w.")
+    ] = None,
+    head: HeadUrl = None,
+    token: AdminToken = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Take a machine that is gone off the list. To come back it needs a ticket that is still valid."""
-    act(find_head(head, token, folder=data_dir), node, "forget", as_json)
+    if (node is None) == (older_than is None):
+        raise InvalidRequest("Name one machine to forget, or say --older-than and an age such as 7d.", "node")
+    age_s = parse_seconds(older_than, "older_than") if older_than is not None else 0.0
+    remote = find_head(head, token, folder=data_dir)
+    if node is not None:
+        act(remote, node, "forget", as_json)
+    else:
+        forget_older(remote, age_s, as_json)
 
 
 def act(remote: "HeadClient", name: str, action: str, as_json: bool) -> None:
@@ -73,6 +87,21 @@ def act(remote: "HeadClient", name: str, action: str, as_json: bool) -> None:
         show_json({"node": node["id"], "name": node.get("name"), "action": action})
     else:
         out.print(plain(f"{node.get('name')} ({node['id'][:10]}) {DONE[action]}."))
+
+
+def forget_older(remote: "HeadClient", age_s: float, as_json: bool) -> None:
+    """All that are gone, not banned, and were last seen more than `age_s` ago."""
+    with waiting(f"asking {remote.url}", as_json) as say:
+        nodes = remote.nodes()
+        old = [node for node in nodes if node["state"] == "gone" and (node.get("gone_s") or 0.0) > age_s]
+        for number, node in enumerate(old, 1):
+            say(f"forgetting {number} of {len(old)} machines")
+            remote.act(node["id"], "forget")
+    if as_json:
+        show_json({"forgotten": [{"node": node["id"], "name": node.get("name")} for node in old]})
+    else:
+        names = ", ".join(f"{node.get('name')} ({node['id'][:10]})" for node in old)
+        out.print(plain(f"Forgotten: {names}." if old else "No machine has been gone for so long."), soft_wrap=True)
 
 
 def pick(nodes: list[dict[str, Any]], wanted: str, action: str = "") -> dict[str, Any]:

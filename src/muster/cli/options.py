@@ -9,6 +9,7 @@ import typer
 from muster.errors import InvalidRequest
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 
 _LEAST_BARE = 100_000
 """A smaller number without a unit was meant to have one."""
@@ -73,6 +74,22 @@ def parse_bytes(text: str) -> int:
     if size <= 0:
         raise InvalidRequest(f"{text!r} is no memory at all; give a size above zero or leave the option out.", "memory")
     return size
+
+
+def parse_seconds(text: str, option: str) -> float:
+    """`90s`, `30min`, `12h`, `7d`; a unit must be given."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d|w)\s*", text.lower())
+    if not match:
+        raise InvalidRequest(f"{text!r} is no length of time; write one like 30min, 12h or 7d.", option)
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def format_age(seconds: float) -> str:
+    """In the largest unit that it has at least two of: `90 s`, `3 h`, `12 d`."""
+    for unit in ("d", "h", "min"):
+        if seconds >= 2 * SECONDS[unit]:
+            return f"{seconds / SECONDS[unit]:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def format_bytes(size: float) -> str:

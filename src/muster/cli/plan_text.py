@@ -82,14 +82,20 @@ def facts(question: Question, answer: Answer) -> Iterator[tuple[str, str]]:
         yield "by DT-FM", f"{cost.cost_s:.3f} s of communication a step: {parts}"
     used = used_machines(question.pool, answer.plan)
     yield from _money(used, forecast)
-    idle = [node.name for node in question.pool.nodes if node not in used.nodes]
-    if idle:
-        some = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
-        yield "not used", f"{some}: of no help, or standing by"
+    idle = [node for node in question.pool.nodes if node not in used.nodes]
+    standby = [node.name for node in idle if node.id in answer.plan.standbys]
+    if standby:
+        yield "standing by", f"{_some(standby)}: to take over where a machine is lost"
+    if left_out := [node.name for node in idle if node.id not in answer.plan.standbys]:
+        yield "not used", f"{_some(left_out)}: the plan is no better with {'it' if len(left_out) == 1 else 'them'}"
     if not answer.plan.trains:
         yield "runs", _runs(answer.plan)
     if answer.score is not None:
         yield "search", _search(answer)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _serving(workload: ServeWorkload, forecast: ServeForecast) -> Iterator[tuple[str, str]]:

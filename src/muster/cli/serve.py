@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muster.cli.options import ComputeDevice, DataDir, Dtype, Json, MachineName, Region, ScenarioName, parse_bytes
+from muster.cli.options import (
+    ComputeDevice,
+    DataDir,
+    Dtype,
+    Json,
+    MachineName,
+    Region,
+    ScenarioName,
+    parse_bytes,
+    parse_seconds,
+)
 from muster.cli.output import Announcer
 from muster.cli.waiting import waiting
 from muster.errors import InvalidRequest
@@ -35,6 +45,9 @@ AllowOrigins = Annotated[
 WaitForPipeline = Annotated[
     float,
     typer.Option(min=0.0, max=240.0, help="A new request waits so many seconds while nothing serves, then gets a 503."),
+]
+ForgetAfter = Annotated[
+    str, typer.Option(help="Forget machines that have been gone for so long; 0d forgets none. They need a ticket then.")
 ]
 ServePins = Annotated[
     list[str] | None,
@@ -69,6 +82,7 @@ def serve(
     plan: ServePlan = None,
     allow_origin: AllowOrigins = None,
     wait_for_pipeline: WaitForPipeline = 10.0,
+    forget_after: ForgetAfter = "30d",
     link_port: LinkPort = 0,
     relay: Annotated[str | None, typer.Option(help="Machines that cannot be dialled directly use this relay.")] = None,
     ticket_hours: TicketHours = 24.0,
@@ -76,6 +90,7 @@ def serve(
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
     memory_bytes = parse_bytes(memory) if memory else None
+    forget_after_s = parse_seconds(forget_after, "forget_after")
     pins, saved = checked(model, host, port, data_dir(data_dir_), pin, plan, as_json)
     from muster.head.options import HeadOptions
     from muster.head.run import run_head
@@ -96,6 +111,7 @@ def serve(
         min_nodes=min_nodes,
         allow_origins=tuple(allow_origin or ()),
         wait_for_pipeline_s=wait_for_pipeline,
+        forget_after_s=forget_after_s,
         pins=pins,
         plan=saved,
         link_port=link_port,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from muster.cli.find_head import find_head
-from muster.cli.options import AdminToken, DataDir, HeadUrl, Json, format_bytes
+from muster.cli.options import AdminToken, DataDir, HeadUrl, Json, format_age, format_bytes
 from muster.cli.output import out, plain, show_json, show_table
 from muster.cli.placement_text import placement_lines
 from muster.cli.waiting import waiting
@@ -62,7 +62,7 @@ def node_row(node: dict[str, Any]) -> list[str]:
         str(node.get("id", ""))[:10],
         str(node.get("name", "")),
         str(node.get("region", "")),
-        str(node.get("state", "")),
+        str(node.get("state", "")) + (f" {format_age(node['gone_s'])}" if node.get("gone_s") is not None else ""),
         format_bytes(node["memory_bytes"]) if node.get("memory_bytes") else "",
         f"{layers[0]}–{layers[1] - 1}" if layers else "",
         f"{round_trip_s * 1000:.1f} ms" if round_trip_s is not None else "",

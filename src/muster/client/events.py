@@ -57,11 +57,16 @@ class RequestFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """This process ends: what is under way is told so, and what comes is refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-Event = Started | Cancelled | RouteUp | RouteDown | Progressed | RequestFailed | Tick
+Event = Started | Cancelled | RouteUp | RouteDown | Progressed | RequestFailed | Stopping | Tick
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from muster.client.events import (
     RouteDown,
     RouteUp,
     Started,
+    Stopping,
     SubmitTo,
     Suspect,
     Tick,
@@ -100,6 +101,10 @@ class Sessions:
             await self._tasks.cancel()
             for epoch in list(self._open):
                 await self._open.pop(epoch).outbox.close()
+
+    def stop(self) -> None:
+        """Tell every client that waits for an answer, and every one that comes, that this head ends."""
+        self._handle(Stopping())
 
     async def generate(self, request: Request) -> AsyncIterator[Progress]:
         """Yield the request's new tokens. Closing the iterator cancels the request. Raises `MusterError`."""

@@ -23,6 +23,7 @@ from muster.client.events import (
     RouteDown,
     RouteUp,
     Started,
+    Stopping,
     SubmitTo,
     Suspect,
     Tick,
@@ -73,6 +74,7 @@ class ClientState:
     heard_at: float = 0.0
     resubmissions: int = 0
     unavailable_reason: str = ""
+    stopping: bool = False
     story: Story = field(default_factory=Story)
 
     def handle(self, event: Event, now: float) -> list[Command]:
@@ -100,14 +102,25 @@ class ClientState:
                 return self._progressed(epoch, progress, now)
             case RequestFailed(epoch, request_id, error, retry):
                 return self._failed(epoch, request_id, error, retry, now)
+            case Stopping():
+                return self._stop()
             case Tick():
                 return self._tick(now)
 
     def _start(self, request: Request, now: float) -> list[Command]:
         if request.id in self.live:
             raise ValueError(f"request {request.id} is already live")
+        if self.stopping:
+            return [End(request.id, _stopping())]
         self.live[request.id] = _Live(request, None, now)
         return self._place(request.id, now)
+
+    def _stop(self) -> list[Command]:
+        """Its pipelines end with it, so nothing is cancelled there."""
+        self.stopping = True
+        ended = list(self.live)
+        self.live.clear()
+        return [End(request_id, _stopping()) for request_id in ended]
 
     def _cancel(self, request_id: str, now: float) -> list[Command]:
         live = self.live.pop(request_id, None)
@@ -243,6 +256,10 @@ class ClientState:
         return PoolUnavailable(
             f"No machines can serve the model now ({why}); see `muster status`, or join another machine."
         )
+
+
+def _stopping() -> PoolUnavailable:
+    return PoolUnavailable("This head is being stopped; send the request again when it is back.")
 
 
 def _without_prompt(record: Event | Command) -> object:

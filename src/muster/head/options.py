@@ -34,6 +34,8 @@ class HeadOptions:
     """Web pages that may call, besides those of this machine."""
     wait_for_pipeline_s: float = 10.0
     """How long a new request waits while nothing serves."""
+    forget_after_s: float = 30 * 86_400.0
+    """Machines that were away for longer are forgotten; 0 never."""
     pins: tuple[Pin, ...] = ()
     plan: SavedPlan | None = None
     """A plan whose stages are pins."""
@@ -45,7 +47,7 @@ class HeadOptions:
 
 
 def broker_options(options: HeadOptions) -> BrokerOptions:
-    return BrokerOptions(region=options.region)
+    return BrokerOptions(region=options.region, forget_after_s=options.forget_after_s)
 
 
 def job_options(options: HeadOptions, pins: tuple[Pin, ...], own_machine: NodeId | None) -> JobOptions:

@@ -101,6 +101,7 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         gc.freeze()
         # At the end before all else: what leaves then leaves with the pool, and nobody is to take its place.
         stack.callback(head.service.stand_still)
+        stack.callback(head.sessions.stop)
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()

@@ -87,8 +87,11 @@ class Incoming:
                     await channel.send(Pong(token=message.token))
                 elif self._stages.is_member(peer):
                     self._stages.receive(peer, message, payload, reply)
-        except (LinkDown, ProtocolViolation) as error:
-            log.info("data.closed", peer=short_id(peer), reason=str(error))
+        except LinkDown as error:
+            # Every move of layers ends channels; where a link is really down, whoever sends on it reports that.
+            log.debug("channel.ended", peer=short_id(peer), how=str(error))
+        except ProtocolViolation as error:
+            log.warning("data.refused", peer=short_id(peer), reason=str(error))
         finally:
             self._stages.forget(reply)
             await box.close()
@@ -100,5 +103,7 @@ class Incoming:
                 message, _ = await channel.receive()
                 if isinstance(message, Ping):
                     await channel.send(Pong(token=message.token))
-        except (LinkDown, ProtocolViolation) as error:
-            log.info("pings.closed", peer=short_id(peer), reason=str(error))
+        except LinkDown as error:
+            log.debug("channel.ended", peer=short_id(peer), how=str(error))
+        except ProtocolViolation as error:
+            log.warning("pings.refused", peer=short_id(peer), reason=str(error))

@@ -214,13 +214,19 @@ class Worker:
                 self._learn_regions(message)
                 self._handle(Heard(message))
                 if self._state.joined and not was_joined:
-                    self._announce("joined", f"Joined the pool of {short_id(head.peer)}.", node=self._endpoint.node_id)
+                    self._tell_joined(head, message)
                     self._tasks.spawn(self._introduce(head))
                     self._tasks.spawn(self._relay_through(head))
         except (LinkDown, ProtocolViolation) as error:
             if self._head is head:
                 log.info("head.lost", reason=str(error))  # the sentence that is announced warns
                 self._handle(HeadLost())
+
+    def _tell_joined(self, head: Connection, message: AnyMessage) -> None:
+        name = message.name if isinstance(message, Welcome) else ""
+        other = f", which calls this machine {name}" if name not in ("", self._options.name) else ""
+        facts = {"node": self._endpoint.node_id, "name": name}
+        self._announce("joined", f"Joined the pool of {short_id(head.peer)}{other}.", **facts)
 
     async def _introduce(self, head: Connection) -> None:
         """Tell the head what this machine is, then how far away it is."""

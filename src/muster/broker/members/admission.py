@@ -1,8 +1,9 @@
 """Who may join: tickets, bans, and those who were here before. Pure."""
 
 from muster.broker.events import NodeJoined, Remembered
-from muster.broker.members.join import check_hello, check_not_banned
+from muster.broker.members.join import MAX_NAME, check_hello, check_not_banned
 from muster.broker.members.membership import Member, Membership
+from muster.broker.members.names import Names
 from muster.errors import LimitReached
 from muster.spec.pool import NodeId
 
@@ -13,6 +14,7 @@ class Admission:
         self.known = set(remembered.known)
         """They may come back with a ticket that has expired."""
         self.banned = set(remembered.banned)
+        self.names = Names(remembered.names, MAX_NAME)
         self._secrets = list(remembered.secrets)
 
     def ticket_issued(self, secret: bytes, expires_s: float) -> None:
@@ -27,6 +29,7 @@ class Admission:
     def forget(self, node: NodeId) -> None:
         """It needs a ticket that is still good to come back."""
         self.known.discard(node)
+        self.names.forget(node)
 
     def check(self, event: NodeJoined) -> None:
         """Raises `MusterError` unless the node may come in."""
@@ -36,7 +39,10 @@ class Admission:
         if len(here) >= self._max_members and node not in here:
             raise LimitReached("This pool is full; ask whoever runs it, or try again later.")
 
-    def admit(self, event: NodeJoined, now_s: float) -> None:
+    def admit(self, event: NodeJoined, now_s: float) -> Member:
         hello = event.hello
-        self._members.add(Member(event.node, event.connection, hello.name, hello.region, hello.address, heard_s=now_s))
+        name = self.names.give(event.node, hello.name)
+        member = Member(event.node, event.connection, name, hello.region, hello.address, heard_s=now_s)
+        self._members.add(member)
         self.known.add(event.node)
+        return member

@@ -4,6 +4,8 @@ Of each node only the latest is written, so that one that joins again and again 
 """
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +20,8 @@ log = structlog.get_logger()
 
 
 class Saving:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, wall_clock: Callable[[], float] = time.time) -> None:
+        self._wall_clock = wall_clock
         self.past: dict[NodeId, dict[str, Any]] = {}
         """What is known of every node that was ever here."""
         self.trouble = ""
@@ -38,6 +41,10 @@ class Saving:
         if not isinstance(save.record, NodeSeen) or self._remember(save.record):
             self._unsaved.put_nowait(save)
 
+    def last_seen_before(self, moment_s: float) -> list[NodeId]:
+        """Who was not here since `moment_s`, seconds since the Unix epoch."""
+        return [node for node, record in self.past.items() if record["seen_s"] < moment_s]
+
     def end(self) -> None:
         """`run` returns once everything before this is written."""
         self._unsaved.put_nowait(None)
@@ -51,7 +58,8 @@ class Saving:
         """Whether this must be queued for the store."""
         before = self.past.get(seen.node, {})
         claim = seen.claim_bytes or before.get("claim_bytes", 0)
-        self.past[seen.node] = {"id": seen.node, "name": seen.name, "region": seen.region, "claim_bytes": claim}
+        record = {"id": seen.node, "name": seen.name, "region": seen.region, "claim_bytes": claim}
+        self.past[seen.node] = record | {"seen_s": self._wall_clock()}
         queued = seen.node in self._unsaved_nodes
         self._unsaved_nodes[seen.node] = replace(seen, claim_bytes=claim)
         return not queued

@@ -135,6 +135,7 @@ class Store:
                 known={row.id for row in nodes if row.name},
                 banned={row.id for row in nodes if row.banned},
                 secrets=[(row.secret, row.expires_s) for row in secrets],
+                names={row.id: row.name for row in nodes if row.name},
             )
 
     def nodes(self) -> list[dict[str, object]]:

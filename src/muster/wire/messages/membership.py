@@ -25,6 +25,8 @@ class Welcome(Message, frozen=True, tag="welcome"):
     model: str
     region: str = ""
     """The head's own."""
+    name: str = ""
+    """What the pool calls the node: another may have the name that it asked for."""
 
 
 class Refused(Message, frozen=True, tag="refused"):
