@@ -15,10 +15,12 @@ ID ?=
 FULL ?=
 PAGES = README.md docs/*.md src/muster/model/embedded/tiny/README.md
 
+SAY_READY = printf '\nReady. Next: make demo, to see a pool on this machine; or %s/muster serve tiny, to start one.\n' $(BIN)
+
 # One thread per test process: two of them share two cores.
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test quick chaos claims check lint types contracts pages format clean
+.PHONY: help setup locked lock demo test quick chaos claims check lint types contracts pages format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,10 +29,28 @@ setup: $(READY)  ## Make .venv and install Muster with its development tools
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with the venv module found; install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "Installing into $(VENV); torch is large, so the first time takes minutes."
+	@echo "1 of 2: making the virtual environment $(VENV)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@echo "2 of 2: installing Muster and what it needs. PyTorch is large, so the first time takes minutes; pip says what it does."
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $(READY)
+	@$(SAY_READY)
+
+locked: pyproject.toml requirements.lock  ## As setup, but pip installs only what has the hashes of requirements.lock
+	@echo "1 of 3: making the virtual environment $(VENV)."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "2 of 3: installing what Muster needs, by hash. PyTorch is large, so this takes minutes; pip says what it does."
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "3 of 3: installing Muster itself."
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+	@$(SAY_READY)
+
+lock:  ## Write requirements.lock anew, after a change of constraints.txt; needs uv
+	@sed '/^[^#]/,$$d' requirements.lock >requirements.lock.new
+	@printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --extra dev -c constraints.txt --universal \
+		--python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet >>requirements.lock.new
+	@mv requirements.lock.new requirements.lock
 
 demo: $(READY)  ## One head and four mismatched workers on this machine; one of them is killed in mid-stream
 	@$(BIN)/muster demo $(DEMO)

@@ -8,6 +8,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
+LOCK = CONSTRAINTS.with_name("requirements.lock")
 
 
 def canonical(name: str) -> str:
@@ -49,6 +50,28 @@ def test_every_installed_version_is_the_pinned_one() -> None:
     assert sorted(set(versions) - set(pinned)) == [], "pin these, too"
     differs = {name: version for name, version in versions.items() if version not in pinned[name]}
     assert differs == {}, "install what constraints.txt says, or change it"
+
+
+def locked() -> dict[str, tuple[SpecifierSet, list[str]]]:
+    """Name -> version and hashes, as `pip install --require-hashes` reads them."""
+    text = LOCK.read_text("utf-8").replace("\\\n", " ")
+    lines = [line.split("--hash=") for line in text.splitlines() if line and not line.startswith("#")]
+    entries = [(Requirement(first), [digest.strip() for digest in digests]) for first, *digests in lines]
+    return {canonical(entry.name): (entry.specifier, digests) for entry, digests in entries}
+
+
+def test_the_lock_file_names_the_versions_of_the_constraints_and_their_hashes() -> None:
+    lock, pinned = locked(), pins()
+    assert sorted(set(needed()) - set(lock)) == [], "run `make lock`"
+    differs = {name: str(lock[name][0]) for name in set(lock) & set(pinned) if lock[name][0] != pinned[name]}
+    assert differs == {}, "run `make lock`"
+    assert {"hatchling", "editables"} <= set(lock), "without them Muster itself cannot be built from what is locked"
+    assert all(digests for _, digests in lock.values())
+    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for _, digests in lock.values() for digest in digests)
+
+
+def test_no_file_of_the_set_up_names_a_host() -> None:
+    assert [file.name for file in (CONSTRAINTS, LOCK) if "://" in file.read_text("utf-8")] == []
 
 
 def test_every_pin_names_one_version() -> None:

@@ -15,6 +15,7 @@ from muster.text.tokenizer import Tokenizer
 from tests.api.fake_backend import FakeBackend
 from tests.api.fake_keys import FakeKeys, FakeRecord
 from tests.api.served import Served, eventually
+from tests.api.test_doors import FakeAdmin
 
 BODY = {"model": "fake", "prompt": "x", "max_tokens": 10, "seed": 1}
 
@@ -201,3 +202,15 @@ def test_the_log_names_requests_and_counts_but_never_content(tokenizer: Tokenize
     said = repr(logs)
     assert "private" not in said
     assert "The pool answers" not in said
+
+
+def test_who_merely_looks_is_not_logged_but_who_acts_or_is_refused_is(tokenizer: Tokenizer) -> None:
+    with Served(FakeBackend(tokenizer), admin=FakeAdmin(), admin_token="t0p") as served, capture_logs() as logs:
+        for path in ("/health", "/metrics", "/admin/status", "/admin/nodes"):
+            assert served.http.get(path, headers=bearer("t0p")).status_code == 200
+        assert served.http.get("/admin/status", headers=bearer("wrong")).status_code == 401
+        assert served.http.post("/admin/nodes/n1/drain", headers=bearer("t0p")).status_code == 200
+        assert served.http.get("/v1/models").status_code == 200
+        assert eventually(lambda: len(logs) >= 3)
+    told = [(entry["path"], entry["status"]) for entry in logs if entry["event"] == "request"]
+    assert told == [("/admin", 401), ("/admin", 200), ("/v1/models", 200)]

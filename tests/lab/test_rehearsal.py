@@ -103,3 +103,27 @@ def test_the_farewells_after_the_last_stream_are_not_told() -> None:
 
     anyio.run(narrate, cast("Child", Head()), Listener(), outcome)
     assert said == ["bob is gone"]
+
+
+def test_what_is_done_is_told_from_the_first_step_on_and_without_advice_to_operators() -> None:
+    said: list[str] = []
+
+    class Head:
+        async def follow(self) -> AsyncIterator[Event]:
+            yield {"event": "reading", "model": "tiny"}
+            yield {"event": "listening", "url": "http://127.0.0.1:1", "ticket": "muster1x"}
+            yield {
+                "event": "waiting",
+                "reason": "The model needs 9 MB more; add a machine, or lend more with --memory.",
+            }
+
+    class Listener(Silence):
+        def say(self, sentence: str) -> None:
+            said.append(sentence)
+
+    anyio.run(narrate, cast("Child", Head()), Listener(), Outcome())
+    assert said == [
+        "the head reads tiny",
+        "the head is at http://127.0.0.1:1 and has a ticket",
+        "The model needs 9 MB more",
+    ]

@@ -18,6 +18,7 @@ from rich.table import Table
 from muster.cli.options import Json, format_bytes
 from muster.cli.output import out, plain, show_json
 from muster.cli.placement_text import placement_lines
+from muster.cli.waiting import waiting
 from muster.errors import PoolUnavailable
 
 
@@ -29,12 +30,13 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Rehearse a pool on this machine: four mismatched workers in three regions, one of them killed in mid-stream."""
-    from muster.lab.rehearsal import run
-    from muster.lab.stage_set import demo_rehearsal
+    with waiting(f"looking how large {model} is", as_json):
+        from muster.lab.rehearsal import run
+        from muster.lab.stage_set import demo_rehearsal
 
+        rehearsal = demo_rehearsal(model, max_tokens, kill)
     with tempfile.TemporaryDirectory(prefix="muster-demo-") as temporary:
         folder = keep or Path(temporary)
-        rehearsal = demo_rehearsal(model, max_tokens, kill)
         if not as_json:
             out.print("four workers, none of which could hold the model alone:")
             for worker in rehearsal.workers:

@@ -125,9 +125,10 @@ async def gather(rehearsal: Rehearsal, lab: Lab, spectator: Spectator, outcome: 
     )
     options = ["--dtype", rehearsal.dtype, "--min-nodes", str(len(rehearsal.workers))]
     head = await lab.head(rehearsal.model, *options, region=rehearsal.head_region)
-    ticket = (await head.wait_for("its ticket", is_event("listening"), BOOT_S))["ticket"]
     lab.background(narrate(head, spectator, outcome))
+    ticket = (await head.wait_for("its ticket", is_event("listening"), BOOT_S))["ticket"]
     children = [await lab.worker(spec, ticket) for spec in rehearsal.workers]
+    spectator.say("the workers start; each loads PyTorch and measures itself, which takes most of the time")
     return head, children
 
 
@@ -137,12 +138,17 @@ async def narrate(head: Child, spectator: Spectator, outcome: Outcome) -> None:
         if outcome.after:
             return
         match event.get("event"):
+            case "reading":
+                spectator.say(f"the head reads {event['model']}")
+            case "listening":
+                spectator.say(f"the head is at {event['url']} and has a ticket")
             case "joined":
                 spectator.say(f"{event['name']} joined from {event['region']}")
             case "left":
                 spectator.say(f"{event['name']} is gone")
             case "waiting":
-                spectator.say(event["reason"])
+                # What follows is advice to whoever runs a pool, and here nobody can follow it.
+                spectator.say(event["reason"].partition("; ")[0].rstrip("."))
 
 
 async def placed(head: Child, num_workers: int) -> list[Event]:

@@ -11,7 +11,7 @@ from muster.lab.processes import WorkerSpec
 from muster.lab.prompts import excerpts
 from muster.lab.rehearsal import Rehearsal
 from muster.lab.streams import Prompt
-from muster.model.shape import shape_of
+from muster.model.checked import checked_shape, described
 from muster.model.source import resolve
 from muster.model.weights import open_directory
 from muster.spec.model_shape import ModelShape
@@ -42,7 +42,8 @@ PARTS = (
 
 
 def demo_rehearsal(model: str, max_tokens: int, kill: str | None) -> Rehearsal:
-    shape = shape_of(open_directory(resolve(model)).config_json, model, DTYPE)
+    weights = open_directory(resolve(model))
+    shape = checked_shape(weights.config_json, described(weights), model, DTYPE)
     return Rehearsal(
         model=model,
         workers=workers_for(shape),
