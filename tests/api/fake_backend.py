@@ -1,11 +1,14 @@
 """A pool that is a script: deterministic, as slow as asked, failing where asked, and it remembers who left."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from muster.spec.request import Finish, Progress, Request, Sampled, TokenLogprob
+from muster.spec.scores import PromptScores
 from muster.text.tokenizer import Tokenizer
 
 SCRIPT = "The pool answers: café 🦀, then STOP and more words until the end of it all."
@@ -39,6 +42,14 @@ class FakeBackend:
         self.most_running = max(self.most_running, self.running)
         finished = False
         try:
+            for scores in self._scores(request):
+                finish = (
+                    Finish.LENGTH if request.sampling.max_tokens == 0 and scores.end == len(request.prompt) else None
+                )
+                finished = finish is not None
+                yield Progress(request.id, 0, (), finish, scores)
+                if finished:
+                    return
             for index, token in enumerate(self.tokens(request)):
                 if self.fail_at is not None and index == self.fail_at[0]:
                     finished = True
@@ -60,6 +71,15 @@ class FakeBackend:
         letters = [self.tokenizer.encode(letter)[0] for letter in "abcdefgh"]
         draws = (Random(f"{request.sampling.seed}/{position}") for position in range(request.sampling.max_tokens))
         return [draw.choice(letters) for draw in draws]
+
+    @staticmethod
+    def _scores(request: Request) -> Iterator[PromptScores]:
+        """Three tokens at a time: position p has -p, rank p, and the first tokens of the vocabulary beside it."""
+        kept = request.sampling.prompt_logprobs
+        for first in range(1, len(request.prompt), 3) if kept is not None else ():
+            positions = np.arange(first, min(first + 3, len(request.prompt)), dtype=np.int32)
+            others = np.tile(np.arange(kept, dtype=np.int32), (len(positions), 1))
+            yield PromptScores.pack(first, -positions.astype(np.float32), positions, others, -others.astype(np.float32))
 
     def _finish(self, request: Request, index: int, token: int) -> str | None:
         if token in self.tokenizer.end_of_text_ids or token in request.sampling.stop_token_ids:

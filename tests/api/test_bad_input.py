@@ -105,7 +105,6 @@ BAD = [
     ),
     (text(suffix="}"), "suffix", "unsupported"),
     (text(best_of=3), "best_of", "unsupported"),
-    (text(echo=True, logprobs=1), "echo", "unsupported"),
 ]
 
 

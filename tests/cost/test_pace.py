@@ -121,10 +121,11 @@ def test_a_transfer_takes_latency_plus_bytes_over_bandwidth():
 
 
 def test_a_stage_needs_its_weights_its_cache_and_its_workspace():
-    options = WorkspaceOptions(prefill_tokens=5, samples=2)
+    options = WorkspaceOptions(prefill_tokens=5, samples=70)
     widest = 3000 // 20 + 2 * 10
     assert workspace_bytes(MODEL, 2, options) == 5 * widest * 2
-    assert workspace_bytes(MODEL, 3, options) == 5 * widest * 2 + 2 * 2 * 100 * 4
+    assert workspace_bytes(MODEL, 3, options) == 5 * widest * 2 + 2 * 70 * 100 * 4
+    assert workspace_bytes(MODEL, 3, WorkspaceOptions(5, samples=2)) == 5 * widest * 2 + 2 * 64 * 100 * 4, "scores"
     assert stage_bytes(MODEL, 0, 2, 10, options) == 3500 + 80 + workspace_bytes(MODEL, 2, options)
     assert stage_bytes(MODEL, 2, 3, 10, options) == 3700 + 80 + workspace_bytes(MODEL, 3, options)
 

@@ -4,7 +4,7 @@ A page that was overwritten, mixed up, freed too early or never copied changes t
 found at the wrong position is reported at once. Hidden states carry (token, hash so far) in float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class FakeStage:
         self.is_last = index == count - 1
         self.batches: list[Batch] = []
 
-    def run(self, batch: Batch, cache: FakeCache, x: Tensor) -> Tensor:
+    def run(self, batch: Batch, cache: FakeCache, x: Tensor, look: Callable[[Tensor], None]) -> Tensor:
         self.batches.append(batch)
         tokens_T, hashes_T = self._unpack(x)
         slots_T, positions_T = batch.slots_T.numpy(), batch.positions_T.numpy()
@@ -62,6 +62,8 @@ class FakeStage:
                 hashes_T[token] = (hashes_T[token] + context_hash(cache.tokens[seen], self.index)) % _MODULUS
         if not self.is_last:
             return torch.from_numpy(np.stack([tokens_T, hashes_T], axis=1).astype(np.float64))
+        for token in [] if batch.scored_rows_C is None else batch.scored_rows_C.tolist():
+            look(logits_of(int(hashes_T[token]))[None])
         return torch.stack([logits_of(int(hashes_T[token])) for token in batch.logits_rows_S.tolist()] or [EMPTY])
 
     def _unpack(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:

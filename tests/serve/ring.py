@@ -1,6 +1,7 @@
 """A pipeline in one process that remembers what every request got, and a fake one to run it on."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from muster.serve.local_ring import LocalRing
 from muster.serve.options import EngineOptions
 from muster.serve.sampling import Sampler
 from muster.spec.request import Progress, Request
+from muster.spec.scores import PromptScores
 from muster.wire.messages.generate import Admit
 from tests.serve.fake_stage import FakeCache, FakeStage, expected_logits
 
@@ -27,6 +29,8 @@ class Ring:
         self.local: LocalRing[Any] = LocalRing(stages, caches, options, constraints)
         self.engine = self.local.engine
         self.tokens: dict[str, list[int]] = {}
+        self.scores: dict[str, PromptScores] = {}
+        """Of the whole prompt so far."""
         self.finished: dict[str, str] = {}
         self.cancelled: set[str] = set()
 
@@ -59,8 +63,18 @@ class Ring:
             assert one.index == len(tokens), "tokens were lost or repeated"
             assert one.request_id not in self.finished
             tokens += [sampled.token for sampled in one.tokens]
+            if one.scores is not None:
+                self.scores[one.request_id] = joined(self.scores.get(one.request_id), one.scores)
             if one.finish is not None:
                 self.finished[one.request_id] = one.finish
+
+
+def joined(before: PromptScores | None, more: PromptScores) -> PromptScores:
+    if before is None:
+        return more
+    new = more.behind(before.end)
+    assert new.first == before.end, "scores were lost"
+    return replace(before, data=before.data + new.data)
 
 
 def fake_ring(

@@ -173,4 +173,4 @@ def test_a_released_slot_forgets_its_history():
     sampler.release(0)
     assert sampler.slots() == {}
     sampler.admit(Admit(0, (4,), 1, Sampling()))
-    assert sampler._slots[0] == Slot(Sampling(), 1, None)
+    assert sampler._slots[0] == Slot(Sampling(), 1, None, None)

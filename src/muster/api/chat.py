@@ -13,7 +13,7 @@ from muster.api.chat_fields import ChatRequest
 from muster.api.conversation import GenerationOptions, prepare
 from muster.api.description import GENERATION
 from muster.api.generate import Choice, Delta, ScoredToken, run_choices
-from muster.api.scores import chat_scores
+from muster.api.scores import chat_scores, prompt_scores
 from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
 from muster.spec.request import Finish
 from muster.text.tools.events import CallArguments, CallBegun, Event, Said, Thought
@@ -26,7 +26,7 @@ def chat_routes(serving: Serving) -> APIRouter:
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         visit: Visit = request.state.muster
         choices = await _prepare(serving, visit, body)
-        form = ChatForm(serving, visit, body.answers_in_older_form)
+        form = ChatForm(serving, visit, body.answers_in_older_form, body.prompt_logprobs)
         if body.stream:
             chunks = form.chunks(choices, body.wants_usage_chunk)
             return EventStream(visit, chunks, serving.options.silence_s)
@@ -98,8 +98,12 @@ def _call(call: CallBegun, arguments: str) -> Json:
 class ChatForm:
     """Deltas in the shape of chat completions."""
 
-    def __init__(self, serving: Serving, visit: Visit, older_form: bool = False) -> None:
-        """`older_form`: a call is a `function_call`, as before there were `tool_calls`."""
+    def __init__(
+        self, serving: Serving, visit: Visit, older_form: bool = False, prompt_scores: int | None = None
+    ) -> None:
+        """`older_form`: a call is a `function_call`, as before there were `tool_calls`. `prompt_scores` alternatives of
+        each token of the prompt are shown."""
+        self._prompt_scores = prompt_scores
         self._serving = serving
         self._visit = visit
         self._older_form = older_form
@@ -112,9 +116,11 @@ class ChatForm:
 
     async def whole(self, choices: Sequence[Choice]) -> Json:
         messages = [_Message() for _ in choices]
+        prompt: tuple[ScoredToken, ...] = ()
         async with aclosing(run_choices(self._serving, self._visit, choices)) as deltas:
             async for delta in deltas:
                 messages[delta.choice].add(delta)
+                prompt = prompt or delta.prompt
         answers = [
             {
                 "index": choice.index,
@@ -124,7 +130,10 @@ class ChatForm:
             }
             for choice, message in zip(choices, messages, strict=True)
         ]
-        return {**self._head, "object": "chat.completion", "choices": answers, "usage": self._visit.usage()}
+        answer = {**self._head, "object": "chat.completion", "choices": answers, "usage": self._visit.usage()}
+        if self._prompt_scores is not None:
+            answer["prompt_logprobs"] = prompt_scores(self._serving.tokenizer, prompt, self._prompt_scores)
+        return answer
 
     async def chunks(self, choices: Sequence[Choice], with_usage: bool) -> AsyncGenerator[Json, None]:
         begun: set[int] = set()

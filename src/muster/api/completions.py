@@ -12,10 +12,16 @@ from starlette.responses import Response
 
 from muster.api.answer import EventStream, Json, JsonAnswer
 from muster.api.description import GENERATION
-from muster.api.fields import GenerationFields, check_ids, check_logprobs, check_token_count, check_unicode
+from muster.api.fields import (
+    GenerationFields,
+    check_ids,
+    check_logprobs,
+    check_token_count,
+    check_unicode,
+)
 from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choices
-from muster.api.prompt import begin, encode_text, tokens_to_generate, with_named_stops
-from muster.api.scores import completion_scores
+from muster.api.prompt import begin, check_score_count, encode_text, tokens_to_generate, with_named_stops
+from muster.api.scores import completion_scores, prompt_scores
 from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
 from muster.errors import InvalidRequest, Unsupported
 
@@ -56,13 +62,15 @@ class CompletionRequest(GenerationFields):
     @property
     def scores(self) -> int | None:
         """How many alternatives to score besides the chosen token; None for no log probabilities."""
-        if self.logprobs is None:
-            return None
-        if self.echo:
-            raise Unsupported(
-                "This server does not score the tokens of a prompt; send echo or logprobs, not both.", "echo"
-            )
-        return check_logprobs(self.logprobs, "logprobs")
+        return None if self.logprobs is None else check_logprobs(self.logprobs, "logprobs")
+
+    @property
+    def prompt_scores(self) -> int | None:
+        """Where the prompt is echoed, the log probabilities are those of its tokens, too."""
+        asked = super().prompt_scores
+        echoed = self.logprobs if self.echo else None
+        alone = 0 if self.max_tokens == 0 else None  # an echo and nothing else
+        return max((kept for kept in (asked, echoed) if kept is not None), default=alone)
 
 
 def completion_routes(serving: Serving) -> APIRouter:
@@ -72,7 +80,7 @@ def completion_routes(serving: Serving) -> APIRouter:
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         visit: Visit = request.state.muster
         choices = await _prepare(serving, visit, body)
-        form = CompletionForm(serving, visit)
+        form = CompletionForm(serving, visit, body.prompt_logprobs)
         if body.stream:
             chunks = form.chunks(choices, body.wants_usage_chunk)
             return EventStream(visit, chunks, serving.options.silence_s)
@@ -87,9 +95,11 @@ async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> l
     body.refuse_unsupported()
     body.check_best_of()
     _ = body.wants_usage_chunk
-    wanted = check_token_count(body.max_tokens, "max_tokens")
+    only_reads = body.echo or body.prompt_logprobs is not None
+    wanted = check_token_count(body.max_tokens, "max_tokens", least=0 if only_reads else 1)
     # Checked before the prompts are encoded, so that a wrong number is named as itself.
-    sampling = body.sampling(wanted or _DEFAULT_MAX_TOKENS, body.scores, serving.backend.vocab_size)
+    at_first = _DEFAULT_MAX_TOKENS if wanted is None else wanted
+    sampling = body.sampling(at_first, body.scores, serving.backend.vocab_size)
     n, stops = body.choices, body.stops
     sampling = with_named_stops(serving.tokenizer, sampling, stops)
     choices: list[Choice] = []
@@ -104,7 +114,10 @@ async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> l
             priority=body.scheduling,
             first_index=len(choices),
             echo=text if body.echo else "",
+            scores_every_token=bool(body.echo),
         )
+    if sampling.prompt_logprobs is not None:
+        check_score_count((1 + sampling.prompt_logprobs) * sum(len(choice.request.prompt) for choice in choices))
     return choices
 
 
@@ -144,7 +157,9 @@ def _separate(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str
 class CompletionForm:
     """Deltas in the shape of text completions."""
 
-    def __init__(self, serving: Serving, visit: Visit) -> None:
+    def __init__(self, serving: Serving, visit: Visit, prompt_scores: int | None = None) -> None:
+        """`prompt_scores` alternatives of each token of the prompt are shown in a list of their own."""
+        self._prompt_scores = prompt_scores
         self._serving = serving
         self._visit = visit
         self._head = {
@@ -158,28 +173,41 @@ class CompletionForm:
     async def whole(self, choices: Sequence[Choice]) -> Json:
         texts: list[list[str]] = [[] for _ in choices]
         tokens: list[list[ScoredToken]] = [[] for _ in choices]
+        prompts: list[tuple[ScoredToken, ...]] = [() for _ in choices]
         finishes: list[str | None] = [None for _ in choices]
         async with aclosing(run_choices(self._serving, self._visit, choices)) as deltas:
             async for delta in deltas:
                 texts[delta.choice].append(delta.text)
                 tokens[delta.choice].extend(delta.tokens)
+                prompts[delta.choice] += delta.prompt
                 finishes[delta.choice] = delta.finish
         answers = [
-            self._choice(choice, "".join(text), scored, finish)
-            for choice, text, scored, finish in zip(choices, texts, tokens, finishes, strict=True)
+            self._choice(choice, "".join(text), scored, prompt, finish)
+            for choice, text, scored, prompt, finish in zip(choices, texts, tokens, prompts, finishes, strict=True)
         ]
         return {**self._head, "choices": answers, "usage": self._visit.usage()}
 
     async def chunks(self, choices: Sequence[Choice], with_usage: bool) -> AsyncGenerator[Json, None]:
         async with aclosing(run_choices(self._serving, self._visit, choices)) as deltas:
             async for delta in deltas:
-                choice = self._choice(choices[delta.choice], delta.text, delta.tokens, delta.finish)
+                choice = self._choice(choices[delta.choice], delta.text, delta.tokens, delta.prompt, delta.finish)
                 chunk = {**self._head, "choices": [choice]}
                 yield {**chunk, "usage": None} if with_usage else chunk
         if with_usage:
             yield {**self._head, "choices": [], "usage": self._visit.usage()}
 
-    def _choice(self, choice: Choice, text: str, tokens: Sequence[ScoredToken], finish: str | None) -> Json:
-        scored = choice.request.sampling.logprobs is not None
-        scores = completion_scores(self._serving.tokenizer, tokens) if scored else None
-        return {"index": choice.index, "text": text, "logprobs": scores, "finish_reason": finish}
+    def _choice(
+        self,
+        choice: Choice,
+        text: str,
+        tokens: Sequence[ScoredToken],
+        prompt: Sequence[ScoredToken],
+        finish: str | None,
+    ) -> Json:
+        kept, tokenizer = choice.request.sampling.logprobs, self._serving.tokenizer
+        echoed = prompt if choice.scores_every_token else ()
+        scores = None if kept is None else completion_scores(tokenizer, [*echoed, *tokens], kept)
+        answer = {"index": choice.index, "text": text, "logprobs": scores, "finish_reason": finish}
+        if self._prompt_scores is not None:
+            answer["prompt_logprobs"] = prompt_scores(tokenizer, prompt, self._prompt_scores)
+        return answer

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from muster.api.generate import Choice, choices_of_prompt
-from muster.api.prompt import begin, encode_text, tokens_to_generate, with_named_stops
+from muster.api.generate import Choice, choices_of_prompt, without_prompt_scores
+from muster.api.prompt import begin, check_score_count, encode_text, tokens_to_generate, with_named_stops
 from muster.api.serving import Serving, Visit
 from muster.errors import InvalidRequest, Unsupported
 from muster.spec.request import Priority
@@ -77,7 +77,9 @@ async def prepare(
     too_long = len(prompt) >= serving.backend.max_context
     parameter = conversation.parameter if wanted is None or too_long else options.max_tokens_parameter
     max_tokens = tokens_to_generate(serving, len(prompt), wanted, None, parameter)
-    return choices_of_prompt(
+    if options.sampling.prompt_logprobs is not None:
+        check_score_count((1 + options.sampling.prompt_logprobs) * len(prompt))
+    choices = choices_of_prompt(
         visit,
         prompt,
         replace(with_named_stops(tokenizer, options.sampling, options.stops), max_tokens=max_tokens),
@@ -86,6 +88,8 @@ async def prepare(
         priority=options.priority,
         reading=reading_of(tokenizer, chat.text, tools, MAX_CALLS if conversation.parallel_tool_calls else 1),
     )
+    # All choices have the prompt in common.
+    return choices[:1] + [without_prompt_scores(choice) for choice in choices[1:]]
 
 
 def check(conversation: Conversation) -> None:

@@ -82,6 +82,9 @@ class GenerationFields(Strict):
         default=None, description="Offline work waits for interactive work. `service_tier: flex` means the same."
     )
     service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    prompt_logprobs: int | None = Field(
+        default=None, description=f"Scores of the prompt's tokens and of up to {MAX_LOGPROBS} others at each place."
+    )
     user: Annotated[str | None, Field(description="Accepted; has no effect and is not kept.")] = None
 
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {}
@@ -131,6 +134,15 @@ class GenerationFields(Strict):
         offline = self.priority == "offline" or (self.priority is None and self.service_tier == "flex")
         return Priority.OFFLINE if offline else Priority.INTERACTIVE
 
+    @property
+    def prompt_scores(self) -> int | None:
+        """How many alternatives to score at each place of the prompt; None for no scores of the prompt."""
+        if self.prompt_logprobs is not None and self.stream:
+            raise Unsupported(
+                "Scores of a prompt do not come in pieces; leave out stream or prompt_logprobs.", "prompt_logprobs"
+            )
+        return self.prompt_logprobs
+
     def sampling(self, max_tokens: int, logprobs: int | None, vocab_size: int) -> Sampling:
         """Checked parameters, with this request's seed or a random one."""
         defaults = Sampling()
@@ -148,6 +160,7 @@ class GenerationFields(Strict):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
             logprobs=logprobs,
+            prompt_logprobs=self.prompt_scores,
         )
         sampling.validate()
         check_ids(sampling.logit_bias, vocab_size, "logit_bias")
@@ -163,9 +176,9 @@ def check_logprobs(value: int, parameter: str) -> int:
     return value
 
 
-def check_token_count(value: int | None, parameter: str) -> int | None:
-    if value is not None and value < 1:
-        raise InvalidRequest(f"{parameter} is {value} but must be at least 1; ask for more.", parameter)
+def check_token_count(value: int | None, parameter: str, least: int = 1) -> int | None:
+    if value is not None and value < least:
+        raise InvalidRequest(f"{parameter} is {value} but must be at least {least}; ask for more.", parameter)
     return value
 
 

@@ -14,7 +14,7 @@ the prompt stands in a list. Without a seed one is drawn at random per request.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from hashlib import blake2s
@@ -22,8 +22,9 @@ from typing import cast
 
 from muster.api.serving import Serving, Visit
 from muster.errors import PoolUnavailable
-from muster.spec.request import Finish, Priority, Progress, Request, Sampled
+from muster.spec.request import Finish, Priority, Progress, Request, Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
+from muster.spec.scores import PromptScores
 from muster.text.stream import Released, TextStream, TokenSpan
 from muster.text.tokenizer import Tokenizer
 from muster.text.tools.events import Event, Said
@@ -43,6 +44,8 @@ class Choice:
     """Text that goes before the output."""
     reading: Reading | None = None
     """None: all of the output is text for the user."""
+    scores_every_token: bool = False
+    """Also one that ends the text without being part of it: whoever scores a text counts its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ class ScoredToken:
     sampled: Sampled
     start: int
     """Characters of the choice's text before it."""
+    rank: int | None = None
+    """1 for the likeliest of all; known of a prompt's tokens."""
+    is_first: bool = False
+    """Nothing comes before it, so that it has no probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,8 @@ class Delta:
     finish: str | None = None
     events: tuple[Event, ...] = ()
     """What it says."""
+    prompt: tuple[ScoredToken, ...] = ()
+    """All tokens of the prompt, before anything else, where their scores were asked for."""
 
 
 def choice_seed(seed: int, choice: int) -> int:
@@ -84,6 +93,7 @@ def choices_of_prompt(
     first_index: int = 0,
     echo: str = "",
     reading: Reading | None = None,
+    scores_every_token: bool = False,
 ) -> list[Choice]:
     """`n` choices that continue one prompt, numbered from `first_index`."""
     return [
@@ -99,9 +109,15 @@ def choices_of_prompt(
             prompt_tokens=len(prompt) if i == 0 else 0,
             echo=echo,
             reading=reading,
+            scores_every_token=scores_every_token,
         )
         for i in range(n)
     ]
+
+
+def without_prompt_scores(choice: Choice) -> Choice:
+    request = choice.request
+    return replace(choice, request=replace(request, sampling=replace(request.sampling, prompt_logprobs=None)))
 
 
 class ChoiceWriter:
@@ -115,6 +131,7 @@ class ChoiceWriter:
         self._stop_ids = {*tokenizer.end_of_text_ids, *sampling.stop_token_ids}
         self._wants_scores = sampling.logprobs is not None
         self._scores: dict[int, Sampled] = {}
+        self._characters = len(choice.echo)
         self.received = 0
         """Tokens taken, including those of a stop string."""
 
@@ -124,10 +141,11 @@ class ChoiceWriter:
             raise PoolUnavailable("Some tokens of this answer were lost on the way; send the request again.")
         text: list[str] = []
         spans: list[TokenSpan] = []
-        finish = progress.finish
+        finish, ending = progress.finish, None
         for sampled in progress.tokens[already:]:
             self.received += 1
             if self._ends_the_text(sampled, progress):
+                ending = sampled
                 continue
             released = self._push(sampled)
             text.append(released.text)
@@ -140,9 +158,15 @@ class ChoiceWriter:
             text.append(released.text)
             spans.extend(released.tokens)
             finish = Finish.STOP if self._stream.stopped else finish
-        scored = tuple(ScoredToken(self._scores.pop(span.index), span.start) for span in spans if self._wants_scores)
+        before = len(self._choice.echo)
+        scored = [
+            ScoredToken(self._scores.pop(span.index), before + span.start) for span in spans if self._wants_scores
+        ]
+        self._characters += sum(map(len, text))
+        if ending is not None and self._choice.scores_every_token:
+            scored.append(ScoredToken(ending, self._characters))
         events, finish = self._read("".join(text), finish)
-        return Delta(self._choice.index, "".join(text), scored, finish, events)
+        return Delta(self._choice.index, "".join(text), tuple(scored), finish, events)
 
     def _read(self, text: str, finish: str | None) -> tuple[tuple[Event, ...], str | None]:
         """What the text says, and whether a complete call is why it ends."""
@@ -173,17 +197,58 @@ def _spelling(tokenizer: Tokenizer, choice: Choice) -> Callable[[int], bytes]:
     return (lambda id: spelled.get(id) or tokenizer.token_bytes(id)) if spelled else tokenizer.token_bytes
 
 
+class Opening:
+    """What comes before the output of a choice: the echo of its prompt, and the scores of that. Pure."""
+
+    def __init__(self, tokenizer: Tokenizer, choice: Choice) -> None:
+        self._tokenizer = tokenizer
+        self._choice = choice
+        self._scores: list[PromptScores] = []
+        self._wants_scores = choice.request.sampling.prompt_logprobs is not None
+        self._is_out = not choice.echo and not self._wants_scores
+
+    def take(self, scores: PromptScores | None) -> Delta | None:
+        """The opening, once all that belongs to it is there."""
+        request = self._choice.request
+        if scores is not None:
+            self._scores.append(scores)
+        known = self._scores[-1].end - 1 if self._scores else 0
+        if self._is_out or known < request.num_scores:
+            return None
+        self._is_out = True
+        scored = scored_prompt(self._tokenizer, request.prompt, self._scores) if self._wants_scores else ()
+        said = (Said(self._choice.echo),) if self._choice.echo else ()
+        return Delta(self._choice.index, self._choice.echo, events=said, prompt=tuple(scored))
+
+
+def scored_prompt(tokenizer: Tokenizer, prompt: Sequence[int], scores: Sequence[PromptScores]) -> Iterator[ScoredToken]:
+    stream = TextStream(tokenizer.token_bytes)
+    released = [stream.push(token) for token in prompt]
+    starts = [span.start for each in [*released, stream.finish()] for span in each.tokens]
+    yield ScoredToken(Sampled(prompt[0]), 0, is_first=True)
+    position = 1
+    for piece in scores:
+        columns = (piece.logprobs, piece.ranks, piece.tokens, piece.others)
+        for logprob, rank, tokens, others in zip(*(column.tolist() for column in columns), strict=True):
+            top = tuple(map(TokenLogprob, tokens, others))
+            yield ScoredToken(Sampled(prompt[position], logprob, top), starts[position], rank)
+            position += 1
+
+
 async def run_choice(serving: Serving, visit: Visit, choice: Choice) -> AsyncGenerator[Delta, None]:
     """Generate one choice. Closing the iterator, or a stop string, closes the backend's."""
     writer = ChoiceWriter(serving.tokenizer, choice)
-    if choice.echo:
-        yield Delta(choice.index, choice.echo, events=(Said(choice.echo),))
+    opening = Opening(serving.tokenizer, choice)
+    if (opened := opening.take(None)) is not None:
+        yield opened
     previous_s: float | None = None
     finish: str | None = None
     stream = cast(AsyncGenerator[Progress, None], serving.backend.generate(choice.request))
     async with aclosing(stream):
         while finish is None:
             progress = await _next_progress(stream, serving.options.stall_s)
+            if (opened := opening.take(progress.scores)) is not None:
+                yield opened
             before = writer.received
             delta = writer.write(progress)
             new = writer.received - before

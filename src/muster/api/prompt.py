@@ -12,6 +12,9 @@ from muster.errors import ContextTooLong, InvalidRequest
 from muster.spec.sampling import Sampling
 from muster.text.tokenizer import Tokenizer
 
+MAX_SCORES = 2**19
+"""Log probabilities of prompts in one answer."""
+
 
 async def encode_text(serving: Serving, text: str, parameter: str, add_special_tokens: bool = True) -> list[int]:
     context = serving.backend.max_context
@@ -59,7 +62,7 @@ def tokens_to_generate(
     """The checked number of tokens: what is wanted, else the default, else all that the context has room for."""
     context, model = serving.backend.max_context, serving.backend.model
     room = context - prompt_tokens
-    if room < 1:
+    if room < (1 if wanted is None else min(wanted, 1)):
         raise _no_room(serving, f"{prompt_tokens}", parameter)
     if wanted is None:
         return room if default is None else min(default, room)
@@ -70,6 +73,16 @@ def tokens_to_generate(
             parameter,
         )
     return wanted
+
+
+def check_score_count(scores: int) -> None:
+    """`scores` are all numbers that one answer would hold."""
+    if scores > MAX_SCORES:
+        raise InvalidRequest(
+            f"The scores of these prompts are {scores} numbers and an answer holds at most {MAX_SCORES}; "
+            "send fewer or shorter prompts, or ask for fewer alternatives.",
+            "prompt",
+        )
 
 
 def _no_room(serving: Serving, tokens: str, parameter: str) -> ContextTooLong:

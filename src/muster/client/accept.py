@@ -16,11 +16,27 @@ ROUNDING = 1e-3
 def check_progress(request: Request, progress: Progress, vocab_size: int) -> None:
     """Raise unless `progress` can be the answer of a first stage to `request`."""
     end, most = progress.index + len(progress.tokens), request.sampling.max_tokens
+    scored = _check_scores(request, progress, vocab_size)
     _require(progress.index >= 0 and end <= most, f"tokens {progress.index} to {end} came where {most} were asked for")
     _require(progress.finish in (None, Finish.STOP, Finish.LENGTH), "a request ended in a way that does not exist")
-    _require(progress.finish is not None or end < most, "a request went on behind its last token")
+    _require(progress.finish is not None or end < most or not scored, "a request went on behind its last token")
+    _require(scored or (not progress.tokens and progress.finish is None), "tokens came before the prompt was scored")
     for sampled in progress.tokens:
         _check_sampled(request, sampled, vocab_size)
+
+
+def _check_scores(request: Request, progress: Progress, vocab_size: int) -> bool:
+    """Whether the whole prompt is scored now. A gap in the scores is for others to find."""
+    scores, wanted = progress.scores, request.num_scores
+    if scores is None:
+        return request.scored == wanted
+    kept = min(request.sampling.prompt_logprobs or 0, vocab_size)
+    _require(wanted > 0 and scores.alternatives == kept, "scores came that nobody asked for")
+    inside = scores.first >= 1 and scores.count > 0 and scores.end <= wanted + 1
+    _require(inside, "scores came for tokens that the prompt does not have")
+    fault = scores.fault(scores.first, scores.count, kept, vocab_size)
+    _require(fault is None, str(fault))
+    return max(request.scored, scores.end - 1) == wanted
 
 
 def _check_sampled(request: Request, sampled: Sampled, vocab_size: int) -> None:

@@ -158,18 +158,23 @@ class ClientState:
         if live is None or live.epoch != epoch:
             return []
         check_progress(live.request, progress, self.vocab_size)
-        have = len(live.request.emitted)
-        if progress.index > have:  # a hole: tokens were lost on the way, so this pipeline's stream is of no use
+        have, scored = len(live.request.emitted), live.request.scored
+        scores = progress.scores.behind(scored + 1) if progress.scores is not None else None
+        if progress.index > have or (
+            scores is not None and scores.first > scored + 1
+        ):  # a hole: tokens were lost on the way, so this pipeline's stream is of no use
             return self._again(progress.request_id, now, "tokens were lost between the pipeline and the head")
         fresh = progress.tokens[have - progress.index :]
-        if not fresh and progress.finish is None:
+        new_scores = scores.count if scores is not None else 0
+        if not fresh and not new_scores and progress.finish is None:
             return []
         was_suspect, live.failures, self.heard_at = live.is_suspect, 0, now
         emitted = live.request.emitted + tuple(sampled.token for sampled in fresh)
-        live.request = replace(live.request, emitted=emitted)
+        live.request = replace(live.request, emitted=emitted, scored=scored + new_scores)
         if progress.finish is not None:
             del self.live[progress.request_id]
-        return [Deliver(replace(progress, index=have, tokens=fresh)), *self._after(was_suspect, now)]
+        known = scores if new_scores else None
+        return [Deliver(replace(progress, index=have, tokens=fresh, scores=known)), *self._after(was_suspect, now)]
 
     def _failed(self, epoch: int, request_id: str, error: MusterError, retry: bool, now: float) -> list[Command]:
         live = self.live.get(request_id)
@@ -198,7 +203,8 @@ class ClientState:
             for request_id, live in self.live.items():
                 assert live.request.id == request_id
                 assert live.failures <= self.patience.failures
-                assert len(live.request.emitted) < live.request.sampling.max_tokens
+                assert live.request.scored <= live.request.num_scores
+                assert len(live.request.emitted) < max(1, live.request.sampling.max_tokens)
             at_work = [live for live in self.live.values() if live.is_suspect and live.epoch is not None]
             assert len(at_work) <= 1, "two suspects run at once"
             waiting = [live for live in self.live.values() if live.epoch is None]

@@ -16,6 +16,8 @@ _DTYPE_BYTES = {
 }
 _LOGITS_BYTES = 4
 """Logits are kept in float32 whatever the model's dtype is."""
+SCORED_AT_ONCE = 64
+"""Tokens of prompts whose logits are there at the same time while they are scored."""
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -48,11 +50,13 @@ def workspace_bytes(shape: ModelShape, last: int, options: WorkspaceOptions) -> 
     """Scratch space of a stage that ends before layer `last`: activations of its widest layer, and logits on the last.
 
     A layer's multiplications write (FLOPs per token) / (2 x hidden size) numbers per token altogether; nothing of
-    another layer is alive at the same time but the hidden state. Logits are held twice while they are sampled.
+    another layer is alive at the same time but the hidden state. Logits are held twice while they are sampled, or
+    scored, which comes before.
     """
     widest = max(shape.layer_flops_per_token, default=0) // (2 * shape.hidden_size) + 2 * shape.hidden_size
     activations = options.prefill_tokens * widest * dtype_bytes(shape.dtype)
-    logits = 2 * options.samples * shape.vocab_size * _LOGITS_BYTES if last == shape.num_layers else 0
+    rows = max(options.samples, SCORED_AT_ONCE)
+    logits = 2 * rows * shape.vocab_size * _LOGITS_BYTES if last == shape.num_layers else 0
     return activations + logits
 
 

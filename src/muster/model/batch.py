@@ -1,7 +1,7 @@
 """What a stage is given for one step: a ragged batch of tokens, prefill chunks and decodes mixed. No policy here.
 
 Legend of shape suffixes: T tokens of the step, R rows (one per request), P pages of the longest row, S sampled rows,
-H hidden size, V vocabulary, N query heads, K key/value heads, D head size.
+C scored tokens, H hidden size, V vocabulary, N query heads, K key/value heads, D head size.
 
     row          0            1   2
     tokens    [ a b c d ]   [ e ] [ f g ]        T = 7, R = 3
@@ -26,3 +26,5 @@ class Batch:
     context_lengths: tuple[int, ...]
     logits_rows_S: Tensor
     """int64: indices into T of the tokens whose logits are wanted (used by the last stage only)."""
+    scored_rows_C: Tensor | None = None
+    """int64: the same for tokens whose logits are only looked at, a few at a time: there may be very many."""

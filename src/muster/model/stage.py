@@ -13,13 +13,14 @@ Knows nothing of requests, sampling or transport. Legend of shape suffixes in `b
 """
 
 import inspect
+from collections.abc import Callable
 from threading import Lock
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from muster.cost.memory import SCORED_AT_ONCE
 from muster.model.architecture import build_on_meta, fill_buffers, find_layers, layer_window, parse_config
 from muster.model.attention import Backend, Binding, StepState, bind
 from muster.model.batch import Batch
@@ -27,6 +28,7 @@ from muster.model.cache import HeadSizes, KVCache
 from muster.model.checkpoint import Recipe, check_shape, parameter_dtype, recipe_of, recipes, untie
 from muster.model.cut import StageCall, StageEnd, cut
 from muster.model.flashinfer_backend import choose_backend
+from muster.model.head import body_once, has_body
 from muster.model.packed import pack_linears
 from muster.model.probe import ModelParts, parts_of
 from muster.model.settings import running
@@ -67,36 +69,48 @@ class Stage:
 
     @running()
     @torch.inference_mode()
-    def run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
+    def run(
+        self, batch: Batch, cache: KVCache, x: Tensor, look: Callable[[Tensor], None] = lambda logits_CV: None
+    ) -> Tensor:
         """One step. Waits while another one runs.
 
         `x` is int64 token ids [T] on the first stage, the previous stage's hidden state [T, H] otherwise. Returns the
-        hidden state [T, H], or on the last stage float32 logits [S, V] of the tokens in `logits_rows_S`.
+        hidden state [T, H], or on the last stage float32 logits [S, V] of the tokens in `logits_rows_S`. There, `look`
+        first gets the logits of those in `scored_rows_C`, at most `SCORED_AT_ONCE` at a time, to do with as it likes.
         """
         with self._turn:
-            return self._run(batch, cache, x)
+            return self._run(batch, cache, x, look)
 
-    def _run(self, batch: Batch, cache: KVCache, x: Tensor) -> Tensor:
+    def _run(self, batch: Batch, cache: KVCache, x: Tensor, look: Callable[[Tensor], None]) -> Tensor:
         self._state.backend = self.backend
         self._state.prepared = self.backend.prepare(batch, cache, self.dtype)
         self._call.enter(None if self.is_first else x[None])
         try:
-            output = self._forward(batch, x)
+            return self._logits(batch, x, look)
         except StageEnd as end:
             return end.hidden_1TH[0]
         finally:
             self._state.backend = self._state.prepared = None
             self._call.leave()
-        logits_SV: Tensor = output.logits[0]
-        return (logits_SV if self._keeps_logits else logits_SV[batch.logits_rows_S]).float()
 
-    def _forward(self, batch: Batch, x: Tensor) -> Any:
+    def _logits(self, batch: Batch, x: Tensor, look: Callable[[Tensor], None]) -> Tensor:
+        if batch.scored_rows_C is None or not self.is_last:
+            return self._forward(batch, x, batch.logits_rows_S)
+        at_once = SCORED_AT_ONCE if has_body(self._model) else len(batch.scored_rows_C)
+        with body_once(self._model):
+            for rows_C in torch.split(batch.scored_rows_C, at_once):
+                look(self._forward(batch, x, rows_C))
+            return self._forward(batch, x, batch.logits_rows_S)
+
+    def _forward(self, batch: Batch, x: Tensor, rows_S: Tensor) -> Tensor:
         inputs = {"input_ids": x[None]} if self.is_first else {"inputs_embeds": x[None]}
         if self._keeps_logits:
-            inputs["logits_to_keep"] = batch.logits_rows_S
-        return self._model(
+            inputs["logits_to_keep"] = rows_S
+        output = self._model(
             **inputs, position_ids=batch.positions_T[None], past_key_values=None, use_cache=False, return_dict=True
         )
+        logits_SV: Tensor = output.logits[0]
+        return (logits_SV if self._keeps_logits else logits_SV[rows_S]).float()
 
 
 def stage_tensors(model: PreTrainedModel, parts: ModelParts, first: int, last: int) -> list[str]:

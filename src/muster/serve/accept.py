@@ -1,17 +1,19 @@
 """What must hold before a message from the network may touch tensors. Reads, raises `ProtocolViolation`, changes
 nothing. A peer that breaks its own requests is its own problem; a peer must not break memory or other requests."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
 
 import torch
 from torch import Tensor
 
 from muster.errors import InvalidRequest, ProtocolViolation
-from muster.serve.schedule import MAX_SLOTS
+from muster.serve.schedule import MAX_SLOTS, MAX_STEP_SCORES, StepRow
+from muster.serve.scoring import Prompt
 from muster.serve.stage import PagedCache
 from muster.spec.request import Sampled
 from muster.spec.sampling import MAX_LOGPROBS
+from muster.spec.scores import PromptScores
 from muster.wire.messages.generate import Admit, Row, Step, StepDone
 
 
@@ -31,6 +33,8 @@ def check_step(step: Step, cache: PagedCache, prefill_tokens: int) -> None:
     require(0 < len(step.rows) <= MAX_SLOTS, f"A step has {len(step.rows)} rows where 1 to {MAX_SLOTS} are allowed")
     prompt = sum(row.length for row in step.rows if row.length > 1)
     require(prompt <= prefill_tokens, f"A step has {prompt} prompt tokens where {prefill_tokens} are allowed")
+    scored = sum(row.scores for row in step.rows)
+    require(scored <= MAX_STEP_SCORES, f"A step scores {scored} tokens where {MAX_STEP_SCORES} are allowed")
     written: set[int] = set()
     for row in step.rows:
         _check_row(row, cache)
@@ -48,6 +52,7 @@ def check_step(step: Step, cache: PagedCache, prefill_tokens: int) -> None:
 def _check_row(row: Row, cache: PagedCache) -> None:
     require(0 <= row.slot < MAX_SLOTS, f"Slot {row.slot} is not in [0, {MAX_SLOTS})")
     require(row.start >= 0 and row.length >= 1, f"A row of {row.length} tokens starts at {row.start}")
+    require(0 <= row.scores <= row.length, f"A row of {row.length} tokens scores {row.scores}")
     needed = -(-(row.start + row.length) // cache.page_size)
     require(needed == len(row.pages), f"A row that needs {needed} pages names {len(row.pages)}")
     inside = min(row.pages) >= 0 and max(row.pages) < cache.num_pages
@@ -108,6 +113,27 @@ def _check_admit(admit: Admit, vocab_size: int, capacity: int) -> None:
         admit.sampling.validate()
     except InvalidRequest as error:
         raise ProtocolViolation(f"A slot is admitted with sampling that is out of range: {error}") from error
+
+
+def check_scored(step: Step, prompts: Mapping[int, Prompt]) -> None:
+    """On the last stage: `prompts` are those of the slots admitted before this step whose prompts are scored.
+
+    The step has passed `check_slots`.
+    """
+    lengths = {slot: len(prompt.tokens) for slot, prompt in prompts.items() if slot not in step.release}
+    lengths |= {admit.slot: admit.num_prompt for admit in step.admit if admit.sampling.prompt_logprobs is not None}
+    for row in step.rows:
+        fits = row.scores == 0 or row.start + row.scores < lengths.get(row.slot, 0)
+        require(fits, f"A row of slot {row.slot} scores {row.scores} tokens that are not of its prompt")
+
+
+def check_scores(scores: tuple[PromptScores, ...], shares: Sequence[StepRow], vocab_size: int) -> None:
+    """`shares` are the rows that are scored, in order."""
+    require(len(scores) == len(shares), f"Scores of {len(scores)} rows came back where {len(shares)} were due")
+    for one, share in zip(scores, shares, strict=True):
+        kept = min(share.sequence.request.sampling.prompt_logprobs or 0, vocab_size)
+        fault = one.fault(share.start + 1, share.scores, kept, vocab_size)
+        require(fault is None, f"Scores make no sense: {fault}")
 
 
 def check_sampled(sampled: tuple[Sampled, ...], count: int, vocab_size: int) -> None:

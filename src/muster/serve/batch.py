@@ -26,6 +26,8 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Bat
     positions_T = np.arange(ends_R[-1]) + np.repeat(starts_R - (ends_R - lengths_R), lengths_R)
     pages_T = tables_RP[row_T, positions_T // page_size].astype(np.int64)
     samples_R = np.array([row.samples for row in rows], dtype=bool)
+    scored = [np.arange(end - row.length, end - row.length + row.scores) for row, end in zip(rows, ends_R, strict=True)]
+    scored_C = np.concatenate(scored)
     return Batch(
         positions_T=torch.from_numpy(positions_T).to(device),
         slots_T=torch.from_numpy(pages_T * page_size + positions_T % page_size).to(device),
@@ -33,4 +35,5 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Bat
         query_lengths=tuple(lengths_R.tolist()),
         context_lengths=tuple((starts_R + lengths_R).tolist()),
         logits_rows_S=torch.from_numpy((ends_R - 1)[samples_R]).to(device),
+        scored_rows_C=torch.from_numpy(scored_C).to(device) if len(scored_C) else None,
     )

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from muster.errors import ContextTooLong, InvalidRequest, MusterError
-from muster.serve.accept import check_ends, check_order, check_sampled, require
-from muster.serve.batch import make_batch
+from muster.serve.accept import check_ends, check_order, check_sampled, check_scores, require
 from muster.serve.constrain import Constraints
 from muster.serve.grammar_book import GrammarBook
 from muster.serve.options import EngineOptions
 from muster.serve.pages import PagePool
+from muster.serve.run import run_step
 from muster.serve.sampling import Sampler
 from muster.serve.schedule import Scheduler, StepRow, Turn
 from muster.serve.sequence import Sequence, State, finish_reason
 from muster.serve.stage import CacheT, RunsLayers
 from muster.spec.request import Finish, Progress, Request, Sampled
+from muster.spec.scores import PromptScores
 from muster.wire.messages.generate import Admit, Prepared, Row, Step, StepDone
 
 MAX_PROBLEM = 500
@@ -105,14 +106,11 @@ class Engine(Generic[CacheT]):
             self._nothing_to_do = True
             return Outputs(progress)
         step = self._describe(turn)
-        batch = make_batch(step.rows, self._pages.page_size, self._stage.device)
-        tokens_T = _tokens_of(turn.shares).to(self._stage.device)
-        self._cache.copy_pages(step.copies)
-        output = self._stage.run(batch, self._cache, tokens_T)
+        result = run_step(self._stage, self._cache, self._sampler, step, _tokens_of(turn.shares))
         self._flight.append((step, turn.shares))
-        if not self._stage.is_last:
-            return Outputs(progress, (step, output))
-        return Outputs(progress + self._emit(sample_step(self._sampler, step, output)))
+        if not isinstance(result, StepDone):
+            return Outputs(progress, (step, result))
+        return Outputs(progress + self._emit(result))
 
     def receive(self, done: StepDone) -> tuple[Progress, ...]:
         """Tokens from the last stage, for the oldest step in flight."""
@@ -121,6 +119,7 @@ class Engine(Generic[CacheT]):
         check_order(self._options.epoch, step.sequence, done)
         check_sampled(done.sampled, sum(share.samples for share in shares), self._stage.vocab_size)
         check_ends(done)
+        check_scores(done.scores, [share for share in shares if share.scores], self._stage.vocab_size)
         return self._emit(done)
 
     def prepared(self, answer: Prepared) -> None:
@@ -211,6 +210,7 @@ class Engine(Generic[CacheT]):
                 s.length,
                 tuple(s.sequence.pages[: -(-(s.start + s.length) // size)]),
                 s.samples,
+                s.scores,
             )
             for s in turn.shares
         )
@@ -236,25 +236,35 @@ class Engine(Generic[CacheT]):
         """Hand the tokens of the oldest step to their sequences; those that were cancelled meanwhile get none."""
         _, shares = self._flight.popleft()
         self._nothing_to_do = False
-        sampling = [share.sequence for share in shares if share.samples]
         broken, progress = dict(done.broken), []
-        for place, (sequence, sampled) in enumerate(zip(sampling, done.sampled, strict=True)):
-            if sequence.state is State.ENDED:
+        places, scores = iter(range(len(done.sampled))), iter(done.scores)
+        for share in shares:
+            sequence = share.sequence
+            place = next(places) if share.samples else -1
+            known = next(scores) if share.scores else None
+            if sequence.state is State.ENDED or (place < 0 and known is None):
                 continue
             if place in broken:
                 self._fail(sequence, InvalidRequest(_BROKEN.format(broken[place][:MAX_PROBLEM]), "grammar"))
-            else:
-                progress.append(self._extend(sequence, sampled, place in done.complete))
+                continue
+            sampled = done.sampled[place] if share.samples else None
+            progress.append(self._extend(sequence, sampled, known, place in done.complete))
         return tuple(progress)
 
-    def _extend(self, sequence: Sequence, sampled: Sampled, complete: bool) -> Progress:
-        self._generated_tokens += 1
+    def _extend(
+        self, sequence: Sequence, sampled: Sampled | None, scores: PromptScores | None, complete: bool
+    ) -> Progress:
         index = sequence.num_emitted
+        if sampled is None:
+            return Progress(sequence.request.id, index, (), None, scores)
+        self._generated_tokens += 1
         self._scheduler.received(sequence, sampled.token)
         reason = Finish.STOP if complete else self._finish_reason(sequence)
         if reason is not None:
             self._end(sequence)
-        return Progress(sequence.request.id, index, (sampled,), reason)
+        # Where only scores are wanted, the prompt's last token ran like any other, and what it chose is not.
+        wanted = (sampled,) if sequence.request.sampling.max_tokens else ()
+        return Progress(sequence.request.id, index, wanted, reason, scores)
 
     def _fail(self, sequence: Sequence, error: MusterError) -> None:
         self._failed.append((sequence.request.id, error))
@@ -275,7 +285,7 @@ class Engine(Generic[CacheT]):
             raise InvalidRequest(f"A request with the id {request.id} is running already; choose another id.", "id")
         if prompt == 0:
             raise InvalidRequest("The prompt is empty; send at least one token.", "prompt")
-        if prompt >= limit:
+        if prompt + min(request.sampling.max_tokens, 1) > limit:
             raise ContextTooLong(
                 f"The prompt has {prompt} tokens and the context holds {limit}, answer included; shorten the prompt.",
                 "prompt",
@@ -284,7 +294,7 @@ class Engine(Generic[CacheT]):
         self._check_tokens("prompt", (*request.prompt, *request.emitted))
         self._check_tokens("logit_bias", tuple(request.sampling.logit_bias))
         # The last token is only emitted, never computed.
-        longest = min(prompt + request.sampling.max_tokens, limit) - 1
+        longest = max(prompt, min(prompt + request.sampling.max_tokens, limit) - 1)
         if self._pages.pages_for(longest) > self._pages.num_pages:
             capacity = self._pages.num_pages * self._pages.page_size
             raise ContextTooLong(
@@ -297,20 +307,6 @@ class Engine(Generic[CacheT]):
         size = self._stage.vocab_size
         if tokens and (min(tokens) < 0 or max(tokens) >= size):
             raise InvalidRequest(f"{name} holds a token id outside [0, {size}); use the model's own tokenizer.", name)
-
-
-def sample_step(sampler: Sampler, step: Step, logits_SV: Tensor) -> StepDone:
-    """What the last stage does with its logits: forget, admit, choose."""
-    for slot in step.release:
-        sampler.release(slot)
-    for admit in step.admit:
-        sampler.admit(admit)
-    for grammar in step.forget:
-        sampler.forget(grammar)
-    slots = [row.slot for row in step.rows if row.samples]
-    sampled = sampler.sample(logits_SV, slots)
-    complete, broken = sampler.ends(slots)
-    return StepDone(epoch=step.epoch, sequence=step.sequence, sampled=sampled, complete=complete, broken=broken)
 
 
 def _tokens_of(shares: list[StepRow]) -> Tensor:

@@ -8,10 +8,9 @@ from typing import Generic
 
 from torch import Tensor
 
-from muster.serve.accept import check_grammars, check_hidden, check_order, check_slots, check_step
-from muster.serve.batch import make_batch
+from muster.serve.accept import check_grammars, check_hidden, check_order, check_scored, check_slots, check_step
 from muster.serve.constrain import Constraints
-from muster.serve.engine import sample_step
+from muster.serve.run import run_step
 from muster.serve.sampling import Sampler
 from muster.serve.stage import CacheT, RunsLayers
 from muster.wire.messages.generate import Step, StepDone
@@ -47,10 +46,8 @@ class Follower(Generic[CacheT]):
         """
         self._accept(step, hidden_TH)
         self._steps += 1
-        batch = make_batch(step.rows, self._cache.page_size, self._stage.device)
-        self._cache.copy_pages(step.copies)
-        output = self._stage.run(batch, self._cache, hidden_TH.to(self._stage.device))
-        return sample_step(self._sampler, step, output) if self._stage.is_last else (step, output)
+        result = run_step(self._stage, self._cache, self._sampler, step, hidden_TH)
+        return result if isinstance(result, StepDone) else (step, result)
 
     def _accept(self, step: Step, hidden_TH: Tensor) -> None:
         check_order(self._epoch, self._steps, step)
@@ -60,3 +57,4 @@ class Follower(Generic[CacheT]):
             capacity = self._cache.num_pages * self._cache.page_size
             check_slots(step, self._sampler.slots(), self._stage.vocab_size, capacity)
             check_grammars(step, self._sampler.grammars())
+            check_scored(step, self._sampler.prompts())

@@ -16,8 +16,10 @@ from torch.nn.functional import pad
 from muster.serve.constrain import Constraint, Constraints
 from muster.serve.generator import uniforms
 from muster.serve.penalties import History, add_bias, needs_history, penalise
+from muster.serve.scoring import Prompt, prompt_to_score
 from muster.spec.request import Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
+from muster.spec.scores import LEAST_LOGPROB
 from muster.wire.messages.generate import Admit
 
 GREEDY_BELOW = 1e-5
@@ -29,9 +31,6 @@ BLOCK = 256
 NUCLEUS = 1024
 """As many of the best tokens are looked at before the whole vocabulary is sorted for top-p."""
 
-LEAST_LOGPROB = -9999.0
-"""What stands for minus infinity."""
-
 
 @dataclass(slots=True)
 class Slot:
@@ -42,6 +41,8 @@ class Slot:
     """Tokens so far, hence the position of the next one."""
     history: History | None
     constraint: Constraint | None = None
+    prompt: Prompt | None = None
+    """What is to be scored."""
 
     @property
     def random(self) -> bool:
@@ -59,7 +60,7 @@ class Sampler:
     def admit(self, admit: Admit) -> None:
         sampling = admit.sampling
         history = History(admit.context, admit.num_prompt) if needs_history(sampling) else None
-        slot = Slot(sampling, len(admit.context), history)
+        slot = Slot(sampling, len(admit.context), history, prompt=prompt_to_score(admit))
         if admit.grammar:
             assert self._constraints is not None, "a grammar was prepared for this slot"
             slot.constraint = self._constraints.begin(admit.grammar, admit.context[admit.num_prompt :])
@@ -79,6 +80,10 @@ class Sampler:
     def slots(self) -> dict[int, int]:
         """Length of the context of every admitted slot."""
         return {number: slot.length for number, slot in self._slots.items()}
+
+    def prompts(self) -> dict[int, Prompt]:
+        """Of the admitted slots whose prompts are scored."""
+        return {number: slot.prompt for number, slot in self._slots.items() if slot.prompt is not None}
 
     def sample(self, logits_SV: Tensor, slots: Sequence[int]) -> tuple[Sampled, ...]:
         """One token per row; row i belongs to `slots[i]`. The logits are left as they are."""

@@ -25,6 +25,8 @@ from muster.serve.sequence import Sequence, State
 from muster.spec.request import Priority
 
 MAX_SLOTS = 4096
+MAX_STEP_SCORES = 2**14
+"""Prompt tokens that are scored in one step: with all alternatives, their scores are a third of what a frame holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class StepRow:
     start: int
     length: int
     samples: bool
+    scores: int = 0
+    """So many of the tokens, from the first on, score the token behind them."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,7 @@ class Turn:
     admitted: list[Sequence] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
+    scores: int = 0
     promised: set[bytes] = field(default_factory=set)
     """Digests of the pages that this turn fills; they can be found from the next turn on."""
 
@@ -139,10 +144,11 @@ class Scheduler:
     def _take_prefills(self, turn: Turn, priority: Priority) -> None:
         begun = [s for s in self._running if s.remaining > 1 and s.request.priority is priority]
         for sequence in sorted(begun, key=lambda s: s.arrival):
-            length = min(sequence.remaining, self._prefill_room(turn))
-            if length == 0:
+            room = self._prefill_room(turn)
+            if room == 0:
                 return
-            self._share(turn, sequence, length)
+            if length := min(sequence.remaining, room, self._score_room(turn, sequence)):
+                self._share(turn, sequence, length)
 
     def _admit(self, turn: Turn, priority: Priority) -> bool:
         """Start waiting sequences. False if the first of them has to wait for pages or for a place."""
@@ -150,6 +156,8 @@ class Scheduler:
         deferred = []
         fits = True
         while fits and self._prefill_room(turn) > 0 and (sequence := self._first(queue)):
+            if self._score_room(turn, sequence) == 0:
+                break
             fit = self._make_room(sequence, turn)
             if fit is None:
                 fits = False
@@ -159,7 +167,8 @@ class Scheduler:
             else:
                 heappop(queue)
                 self._start(sequence, fit, turn)
-                self._share(turn, sequence, min(sequence.remaining, self._prefill_room(turn)))
+                room = min(self._prefill_room(turn), self._score_room(turn, sequence))
+                self._share(turn, sequence, min(sequence.remaining, room))
         for entry in deferred:
             heappush(queue, entry)
         return fits
@@ -172,7 +181,10 @@ class Scheduler:
         sequence.awaiting = samples
         if length > 1:
             turn.prompt_tokens += length
-        turn.shares.append(StepRow(sequence, start, length, samples))
+        scores = sequence.scores_of(start, start + length)
+        turn.scores += scores
+        sequence.scored = max(sequence.scored, start + scores) if scores else sequence.scored
+        turn.shares.append(StepRow(sequence, start, length, samples, scores))
         sequence.extend_digests(self._pages.page_size)
         turn.promised.update(digest for _, digest in self._filled(turn.shares[-1]))
 
@@ -182,6 +194,10 @@ class Scheduler:
         if len(turn.shares) >= max(1, -(-everyone // self._options.num_microbatches)):
             return 0
         return self._options.prefill_tokens - turn.prompt_tokens
+
+    def _score_room(self, turn: Turn, sequence: Sequence) -> int:
+        """Tokens of this sequence that may run, as far as their scores fit into one message."""
+        return self._options.prefill_tokens if sequence.reusable is None else MAX_STEP_SCORES - turn.scores
 
     # --- pages --------------------------------------------------------------------------------------------------
 
@@ -199,6 +215,10 @@ class Scheduler:
 
     def _fit(self, sequence: Sequence) -> PageNeeds:
         sequence.extend_digests(self._pages.page_size)
+        if sequence.reusable is not None:
+            # A page that was computed before has keys and values, but no logits: it stays with whole pages in front.
+            found = self._pages.match(sequence.digests[: sequence.reusable // self._pages.page_size])
+            return self._needs(sequence, found, len(found) * self._pages.page_size)
         found = self._pages.match(sequence.digests)
         known = len(found) * self._pages.page_size
         tail = sequence.tail_digest(self._pages.page_size) if len(found) == len(sequence.digests) else None
@@ -207,7 +227,9 @@ class Scheduler:
             found.append(tail_page)
             known = len(sequence.tokens)
         # The last token always runs: its logits are wanted. Its page is then written, so it must not be shared.
-        known = min(known, len(sequence.tokens) - 1)
+        return self._needs(sequence, found, min(known, len(sequence.tokens) - 1))
+
+    def _needs(self, sequence: Sequence, found: list[int], known: int) -> PageNeeds:
         shared = known < len(found) * self._pages.page_size
         copy_last = shared and self._pages.holders(found[-1]) > 0
         fresh = self._pages.pages_for(len(sequence.tokens)) - len(found) + copy_last
@@ -228,6 +250,8 @@ class Scheduler:
             self._preempt(max(victims, key=lambda s: s.rank))
 
     def _promised(self, sequence: Sequence, fit: PageNeeds, turn: Turn) -> bool:
+        if sequence.reusable is not None:
+            return False
         if len(fit.found) < len(sequence.digests):
             return sequence.digests[len(fit.found)] in turn.promised
         tail = sequence.tail_digest(self._pages.page_size)

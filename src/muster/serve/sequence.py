@@ -40,6 +40,11 @@ class Sequence:
     """Of the full pages of `tokens`, see `pages.page_digest`."""
     turn: int = 0
     """The last turn that ran this sequence."""
+    scored: int = 0
+    """Prompt tokens whose scores are there or on their way; steps in flight bring theirs whatever happens."""
+
+    def __post_init__(self) -> None:
+        self.scored = self.request.scored
 
     @property
     def remaining(self) -> int:
@@ -48,6 +53,20 @@ class Sequence:
     @property
     def num_emitted(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def reusable(self) -> int | None:
+        """So many tokens need not run if their keys and values are there already: nobody waits for their logits.
+        None: all that there are."""
+        return None if self.scored >= self.request.num_scores else self.scored
+
+    def scores_of(self, start: int, end: int) -> int:
+        """How many tokens from `start` on score the one behind them, if the tokens [start, end) run now.
+
+        Some scores may come a second time, where a sequence began again at the beginning of a page.
+        """
+        last = self.request.num_scores
+        return min(end, last) - start if self.scored < min(end, last) else 0
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -75,7 +94,9 @@ def finish_reason(sequence: Sequence, eos_token_ids: frozenset[int], max_context
     stream agree; whoever turns tokens into text leaves it out.
     """
     sampling = sequence.request.sampling
-    if sequence.num_emitted > 0:
+    if sequence.reusable is not None:
+        return None
+    if sequence.num_emitted > 0 and sampling.max_tokens > 0:
         last = sequence.tokens[-1]
         if last in sampling.stop_token_ids or (last in eos_token_ids and not sampling.ignore_eos):
             return Finish.STOP

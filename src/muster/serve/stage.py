@@ -1,6 +1,6 @@
 """What the engine needs of a stage and of its cache. `muster.model` has the real ones, the tests a small fake."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -29,7 +29,7 @@ class RunsLayers(Protocol[CacheT]):
     """Layers [first, last) of a model.
 
     `run` takes token ids int64 [T] on the first stage and hidden [T, H] on later ones; it returns hidden [T, H], or
-    float32 logits [S, V] on the last.
+    float32 logits [S, V] on the last, after it has shown those of the batch's scored tokens to `look`, piece by piece.
     """
 
     @property
@@ -50,4 +50,4 @@ class RunsLayers(Protocol[CacheT]):
     @property
     def device(self) -> torch.device: ...
 
-    def run(self, batch: Batch, cache: CacheT, x: Tensor) -> Tensor: ...
+    def run(self, batch: Batch, cache: CacheT, x: Tensor, look: Callable[[Tensor], None]) -> Tensor: ...

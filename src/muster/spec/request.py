@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from muster.spec.sampling import Sampling
+from muster.spec.scores import PromptScores
 
 
 class Priority(IntEnum):
@@ -19,7 +20,8 @@ class Request:
 
     `emitted` are the tokens that the client already has. A pipeline that receives the request treats prompt + emitted
     as context and samples the token at position len(prompt) + len(emitted) next. With the same seed the continuation
-    is the one that the lost pipeline would have produced.
+    is the one that the lost pipeline would have produced. `scored` counts the prompt tokens whose scores the client
+    already has.
     """
 
     id: str
@@ -27,6 +29,12 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     emitted: tuple[int, ...] = ()
     priority: Priority = Priority.INTERACTIVE
+    scored: int = 0
+
+    @property
+    def num_scores(self) -> int:
+        """Prompt tokens that get a score: all but the first, which has nothing before it."""
+        return 0 if self.sampling.prompt_logprobs is None else len(self.prompt) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +76,5 @@ class Progress:
     tokens: tuple[Sampled, ...]
     finish: str | None = None
     """A `Finish` string on the last one, else None."""
+    scores: PromptScores | None = None
+    """Of the next tokens of the prompt; all of them come before, or with, the first token. Some may come twice."""

@@ -35,13 +35,15 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     """None: none. k: the chosen token's and the k best tokens'."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt. Then `max_tokens` may be 0."""
     grammar: str = ""
     """What the output must be, as a Lark grammar in the dialect of llguidance (`text/constraint` writes them); the
     end-of-text tokens are allowed where it is complete, and nowhere else. Empty: anything."""
 
     def validate(self) -> None:
         """Raise `InvalidRequest` naming the parameter that is out of range."""
-        _check_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _check_range("max_tokens", self.max_tokens, 1 if self.prompt_logprobs is None else 0, 2**31 - 1)
         _check_range("temperature", self.temperature, 0.0, 2.0)
         _check_range("top_k", self.top_k, 0, 2**31 - 1)
         _check_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
@@ -52,6 +54,8 @@ class Sampling:
         _check_range("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
             _check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _check_range("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         if len(self.stop_token_ids) > MAX_STOP_TOKENS:
             raise InvalidRequest(f"stop_token_ids holds more than {MAX_STOP_TOKENS} ids; send fewer.", "stop_token_ids")
         if len(self.logit_bias) > MAX_LOGIT_BIAS:

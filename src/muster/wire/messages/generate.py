@@ -4,6 +4,7 @@ import msgspec
 
 from muster.spec.request import Progress, Request, Sampled
 from muster.spec.sampling import Sampling
+from muster.spec.scores import PromptScores
 from muster.wire.messages.base import EpochMessage, TensorHeader
 
 
@@ -49,6 +50,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     """Page table that covers [0, start + length)."""
     samples: bool
     """Whether the last token's logits choose the next token."""
+    scores: int = 0
+    """The logits of so many tokens, from `start` on, score the token of the prompt behind each."""
 
 
 class Admit(msgspec.Struct, frozen=True, array_like=True):
@@ -111,11 +114,13 @@ class Prepared(EpochMessage, frozen=True, tag="prepared"):
 class StepDone(EpochMessage, frozen=True, tag="step_done"):
     """Last stage to the ring's head: one `Sampled` per row with `samples`, in the order of the rows.
 
-    What follows names some of them by their place: what their grammars have to say.
+    Likewise one of `scores` per row with `scores`. What else follows names tokens by their place in `sampled`: what
+    their grammars have to say.
     """
 
     sequence: int
     sampled: tuple[Sampled, ...]
+    scores: tuple[PromptScores, ...] = ()
     complete: tuple[int, ...] = ()
     """Nothing may follow this token."""
     broken: tuple[tuple[int, str], ...] = ()
