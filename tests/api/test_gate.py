@@ -214,3 +214,20 @@ def test_who_merely_looks_is_not_logged_but_who_acts_or_is_refused_is(tokenizer:
         assert eventually(lambda: len(logs) >= 3)
     told = [(entry["path"], entry["status"]) for entry in logs if entry["event"] == "request"]
     assert told == [("/admin", 401), ("/admin", 200), ("/v1/models", 200)]
+
+
+def test_an_answer_that_the_end_of_the_server_cuts_off_is_logged_as_that(tokenizer: Tokenizer) -> None:
+    async def scene() -> None:
+        backend = FakeBackend(tokenizer)
+        backend.delay_s = 60.0
+        app = create_app(backend, tokenizer)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            asking = asyncio.create_task(client.post("/v1/completions", json=BODY | {"stream": True}))
+            while not backend.running:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    with capture_logs() as logs:
+        asyncio.run(scene())
+    assert [entry["error"] for entry in logs if entry["event"] == "request"] == ["server_stopped"]

@@ -4,5 +4,5 @@ Read in this order: backend (what is behind), keys (who may enter), errors (what
 prompt (what a request says), generate (tokens to text, choice by choice), conversation (what every chat-like API
 makes of a body, and choices of that), answer (JSON, server-sent events, and clients who leave), chat, completions,
 models, health, admin (the doors), body, origins and gate (what every request passes), app and description (what the
-server says that it does), server and impatience (the socket, and clients who hold it for nothing).
+server says that it does), listen, server and impatience (the socket, and clients who hold it for nothing).
 """

@@ -92,7 +92,8 @@ def accelerator() -> Finding:
     if shutil.which("nvidia-smi"):
         fix = "install a torch build for your CUDA version"
         return Finding("device", UNSURE, "an NVIDIA driver is here, but this torch does not see the GPU", fix)
-    return Finding("device", OK, f"CPU, {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    return Finding("device", OK, f"CPU, {threads} thread{'' if threads == 1 else 's'}")
 
 
 def memory() -> Finding:

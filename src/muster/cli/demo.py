@@ -30,7 +30,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Rehearse a pool on this machine: four mismatched workers in three regions, one of them killed in mid-stream."""
-    with waiting(f"looking how large {model} is", as_json):
+    with waiting(f"reading {model}, and trying how it can be split where that was never tried here", as_json):
         from muster.lab.rehearsal import run
         from muster.lab.stage_set import demo_rehearsal
 

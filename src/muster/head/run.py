@@ -96,7 +96,7 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         write_head(options.data_dir, HeadRecord(server.url, model.shape.name, ticket.encode(), os.getpid()))
         stack.callback(forget_head, options.data_dir)
         announce_door(announce, model.shape.name, server.url, ticket)
-        tasks.append(await stack.enter_async_context(background(watch(head.service, announce))))
+        tasks.append(await stack.enter_async_context(background(watch(head.service, announce, own is not None))))
         # What is here by now stays: to go through it again and again for garbage would hold up everybody.
         gc.freeze()
         # At the end before all else: what leaves then leaves with the pool, and nobody is to take its place.

@@ -31,14 +31,18 @@ def announce_door(announce: Announce, model: str, url: str, ticket: Ticket) -> N
     )
 
 
-async def watch(service: BrokerService, announce: Announce) -> None:
-    """Tell of machines that come and go and of every new placement."""
+async def watch(service: BrokerService, announce: Announce, own_comes: bool = False) -> None:
+    """Tell of machines that come and go and of every new placement.
+
+    Where this machine's own worker comes, nobody is asked for machines before it is here.
+    """
     here: dict[str, Mapping[str, Any]] = {}
     epoch, trouble = 0, ""
     unkept: dict[str, str] = {}
     while True:
         status = service.status()
         present = {node["id"]: node for node in status["nodes"] if node["state"] not in ("gone", "banned")}
+        own_comes = own_comes and not present
         for node in present.values():
             if node["id"] not in here:
                 facts = {"node": node["id"], "name": node["name"], "region": node["region"]}
@@ -54,7 +58,7 @@ async def watch(service: BrokerService, announce: Announce) -> None:
             epoch = status["epoch"]
         if status["reason"] != trouble:
             trouble = status["reason"]
-            if trouble:
+            if trouble and (present or not own_comes):
                 announce("waiting", trouble, reason=trouble)
         now = {pin["node"]: pin["reason"] for pin in status["pins"] if status["ready"] and pin["reason"]}
         for node, reason in now.items():
