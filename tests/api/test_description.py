@@ -54,7 +54,7 @@ def provoked(served: Served, method: str, path: str) -> Iterator[httpx.Response]
     for body in (b"", b"{", b"\xff", b"[]", b"1", b"[" * 1000, b" " * 200_000, json.dumps(good).encode()):
         yield served.http.post(path, content=body, headers=json_key)
         yield served.http.post(path, content=body, headers=key)
-    for wrong in ({"model": "another"}, {"n": 99}, {"seed": 1.5}, {"unknown": 1}, {"max_tokens": 10**6}):
+    for wrong in ({"model": "another"}, {"n": 99}, {"seed": 1.5}, {"user": 1}, {"max_tokens": 10**6}):
         yield served.http.post(path, json=good | wrong, headers=key)
     for trouble in (LimitReached("Full; try again."), PoolUnavailable("Nobody is here; try again."), ValueError("bug")):
         served.backend.fail_at = (0, trouble)

@@ -191,7 +191,7 @@ def test_the_log_names_requests_and_counts_but_never_content(tokenizer: Tokenize
             answer = await client.post("/v1/completions", json=body)
             backend.fail_at = (1, ValueError("very private words"))
             await client.post("/v1/completions", json=body)
-            await client.post("/v1/completions", json=body | {"unknown": "very private words"})
+            await client.post("/v1/completions", json=body | {"suffix": "very private words"})
             return str(answer.headers["x-request-id"])
 
     with capture_logs() as logs:

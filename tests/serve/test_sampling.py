@@ -173,4 +173,15 @@ def test_a_released_slot_forgets_its_history():
     sampler.release(0)
     assert sampler.slots() == {}
     sampler.admit(Admit(0, (4,), 1, Sampling()))
-    assert sampler._slots[0] == Slot(Sampling(), 1, None, None)
+    assert sampler._slots[0] == Slot(Sampling(), 1, 1, None, None)
+
+
+def test_nothing_that_ends_a_sequence_is_chosen_before_its_minimum_length():
+    rows = logits(1)
+    best = rows[0].topk(3).indices.tolist()
+    for temperature in (0.0, 1e-3):
+        sampling = Sampling(temperature=temperature, min_tokens=2, stop_token_ids=(*best[:2], 10**6))
+        sampler = sampler_with(sampling, context=(1, 2, 3), num_prompt=3)
+        assert [sampler.sample(rows, [0])[0].token for _ in range(4)] == [best[2], best[2], best[0], best[0]]
+        resubmitted = sampler_with(sampling, context=(1, 2, 3, best[2]), num_prompt=3)
+        assert [resubmitted.sample(rows, [0])[0].token for _ in range(2)] == [best[2], best[0]]

@@ -115,3 +115,11 @@ def test_tokens_wait_for_their_text_and_those_of_the_stop_string_never_come(byte
         assert text_stream.push(token) == Released("", ())
     assert text_stream.stopped
     assert text_stream.finish() == Released("", ())
+
+
+def test_a_stop_string_in_the_first_tokens_does_not_count_where_they_are_exempt(byte_level: Tokenizer) -> None:
+    ids = byte_level.encode("no STOP yet, STOP here")
+    first = len(byte_level.encode("no STOP yet"))
+    text_stream = TextStream(byte_level.token_bytes, ["STOP"], stops_after_tokens=first)
+    text = "".join([text_stream.push(id).text for id in ids] + [text_stream.finish().text])
+    assert (text, text_stream.stopped) == ("no STOP yet, ", True)

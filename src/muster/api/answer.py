@@ -13,7 +13,8 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from muster.api.errors import InternalError, error_body
+from muster.api.error_shapes import openai_error
+from muster.api.errors import InternalError
 from muster.api.gate import log_unexpected
 from muster.api.serving import Visit
 from muster.errors import MusterError
@@ -40,6 +41,13 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> 
 async def _client_left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def with_counts(visit: Visit, chunks: AsyncGenerator[Json, None]) -> AsyncGenerator[Json, None]:
+    """Each chunk with what was counted so far."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield {**chunk, "usage": visit.usage()}
 
 
 class JsonAnswer(Response):
@@ -106,7 +114,7 @@ class EventStream(Response):
             log_unexpected(self._visit, error)
             error = InternalError(self._visit.id)
         self._visit.error_code = error.code
-        await self._send(send, f"data: {json.dumps(error_body(error))}")
+        await self._send(send, f"data: {json.dumps(openai_error(error))}")
 
     async def _send(self, send: Send, line: str) -> None:
         # json.dumps escapes all but ASCII: some clients split lines at more characters than the newline.

@@ -35,7 +35,7 @@ def create_app(
     metrics = metrics or Metrics()
     metrics.watch_pool(backend.status)
     serving = Serving(backend, tokenizer, metrics, options or ServingOptions())
-    app = FastAPI(title="Muster", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Muster", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     install_error_handlers(app)
     for routes in (chat_routes, completion_routes, model_routes, health_routes):
         app.include_router(routes(serving))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from muster.api.answer import EventStream, Json, JsonAnswer
+from muster.api.answer import EventStream, Json, JsonAnswer, with_counts
 from muster.api.chat_fields import ChatRequest
 from muster.api.conversation import GenerationOptions, prepare
 from muster.api.description import GENERATION
@@ -29,6 +29,8 @@ def chat_routes(serving: Serving) -> APIRouter:
         form = ChatForm(serving, visit, body.answers_in_older_form, body.prompt_logprobs)
         if body.stream:
             chunks = form.chunks(choices, body.wants_usage_chunk)
+            if body.wants_usage_always:
+                chunks = with_counts(visit, chunks)
             return EventStream(visit, chunks, serving.options.silence_s)
         return JsonAnswer(visit, lambda: form.whole(choices))
 
@@ -37,13 +39,14 @@ def chat_routes(serving: Serving) -> APIRouter:
 
 async def _prepare(serving: Serving, visit: Visit, body: ChatRequest) -> list[Choice]:
     """Everything that may be wrong with a request is found here."""
-    body.check_model(serving.backend.model)
+    serving.check_model(body.model)
     body.refuse_unsupported()
     _ = body.wants_usage_chunk
     wanted, parameter = body.wanted_tokens
+    limit = serving.backend.max_context if wanted is None else wanted
     options = GenerationOptions(
         # Checked before the prompt is made, so that a wrong number is named as itself.
-        sampling=body.sampling(1 if wanted is None else wanted, body.scores, serving.backend.vocab_size),
+        sampling=body.sampling(limit, body.scores, serving.backend.vocab_size),
         n=body.choices,
         stops=body.stops,
         max_tokens=wanted,
@@ -110,7 +113,7 @@ class ChatForm:
         self._head = {
             "id": f"chatcmpl-{visit.id}",
             "created": int(time.time()),
-            "model": serving.backend.model,
+            "model": serving.model,
             "system_fingerprint": SYSTEM_FINGERPRINT,
         }
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BeforeValidator, Field
 from starlette.responses import Response
 
-from muster.api.answer import EventStream, Json, JsonAnswer
+from muster.api.answer import EventStream, Json, JsonAnswer, with_counts
 from muster.api.description import GENERATION
 from muster.api.fields import (
     GenerationFields,
@@ -83,6 +83,8 @@ def completion_routes(serving: Serving) -> APIRouter:
         form = CompletionForm(serving, visit, body.prompt_logprobs)
         if body.stream:
             chunks = form.chunks(choices, body.wants_usage_chunk)
+            if body.wants_usage_always:
+                chunks = with_counts(visit, chunks)
             return EventStream(visit, chunks, serving.options.silence_s)
         return JsonAnswer(visit, lambda: form.whole(choices))
 
@@ -91,20 +93,21 @@ def completion_routes(serving: Serving) -> APIRouter:
 
 async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> list[Choice]:
     """Everything that may be wrong with a request is found here."""
-    body.check_model(serving.backend.model)
+    serving.check_model(body.model)
     body.refuse_unsupported()
     body.check_best_of()
     _ = body.wants_usage_chunk
     only_reads = body.echo or body.prompt_logprobs is not None
     wanted = check_token_count(body.max_tokens, "max_tokens", least=0 if only_reads else 1)
+    default = _DEFAULT_MAX_TOKENS if body.max_tokens is None else None
     # Checked before the prompts are encoded, so that a wrong number is named as itself.
-    at_first = _DEFAULT_MAX_TOKENS if wanted is None else wanted
-    sampling = body.sampling(at_first, body.scores, serving.backend.vocab_size)
+    limit = (default or serving.backend.max_context) if wanted is None else wanted
+    sampling = body.sampling(limit, body.scores, serving.backend.vocab_size)
     n, stops = body.choices, body.stops
     sampling = with_named_stops(serving.tokenizer, sampling, stops)
     choices: list[Choice] = []
     for prompt, text in await _read_prompts(serving, body, n):
-        max_tokens = tokens_to_generate(serving, len(prompt), wanted, _DEFAULT_MAX_TOKENS, "prompt")
+        max_tokens = tokens_to_generate(serving, len(prompt), wanted, default, "prompt")
         choices += choices_of_prompt(
             visit,
             prompt,
@@ -166,7 +169,7 @@ class CompletionForm:
             "id": f"cmpl-{visit.id}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": serving.backend.model,
+            "model": serving.model,
             "system_fingerprint": SYSTEM_FINGERPRINT,
         }
 

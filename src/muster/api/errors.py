@@ -1,6 +1,6 @@
-"""Every refusal in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. Never repeats what was sent.
+"""Every refusal as an answer that says what to do. Never repeats what was sent.
 
-Knows HTTP statuses and the exception tree; knows no routes.
+Knows HTTP statuses and the exception tree; knows no routes. What the body looks like is `error_shapes`' matter.
 """
 
 import json
@@ -12,7 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from muster.api.error_shapes import error_body
 from muster.api.keys import KeyLimitReached
+from muster.api.serving import Visit
 from muster.errors import InvalidRequest, LimitReached, MusterError, NotAllowed
 
 RETRY_S = 5
@@ -39,24 +41,7 @@ class InternalError(MusterError):
         )
 
 
-def error_body(error: MusterError) -> dict[str, Any]:
-    return {
-        "error": {
-            "message": str(error),
-            "type": _error_type(error.status),
-            "param": getattr(error, "parameter", None),
-            "code": error.code,
-        }
-    }
-
-
-def _error_type(status: int) -> str:
-    if status >= 500:
-        return "server_error"
-    return {401: "authentication_error", 429: "rate_limit_error"}.get(status, "invalid_request_error")
-
-
-def error_response(error: MusterError) -> Response:
+def error_response(error: MusterError, path: str, request_id: str) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, KeyLimitReached):
         if error.retry_after_s is not None:
@@ -70,7 +55,9 @@ def error_response(error: MusterError) -> Response:
     if isinstance(error, NotAllowed):
         headers["www-authenticate"] = "Bearer"
     # Escaped to ASCII: a message may name a field that is no valid Unicode.
-    return Response(json.dumps(error_body(error)), error.status, headers, media_type="application/json")
+    return Response(
+        json.dumps(error_body(error, path, request_id)), error.status, headers, media_type="application/json"
+    )
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -98,15 +85,16 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def _answer(request: Request, error: MusterError) -> Response:
-    request.state.muster.error_code = error.code
-    return error_response(error)
+    visit: Visit = request.state.muster
+    visit.error_code = error.code
+    return error_response(error, request.url.path, visit.id)
 
 
 def _describe_http_exception(request: Request, error: HTTPException) -> MusterError:
     if error.status_code == 404:
         return NoSuchPath(
             f"There is nothing at {request.url.path[:200]}; this server has /v1/chat/completions, /v1/completions, "
-            "/v1/models, /health and /metrics."
+            "/v1/models and more; see /openapi.json."
         )
     if error.status_code == 405:
         return InvalidRequest(f"{request.url.path[:200]} does not answer {request.method}; see /openapi.json.")

@@ -18,9 +18,11 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from muster.api.answer_headers import Pairs, answer_headers, client_request_id
 from muster.api.body import BodyReader
 from muster.api.errors import InternalError, error_response
-from muster.api.keys import KeyStore, Limiter, bearer_key, is_loopback
+from muster.api.ignored import OF_THIS_REQUEST, IgnoredFields
+from muster.api.keys import KeyStore, Limiter, is_loopback, offered_key
 from muster.api.origins import Origins, host_name
 from muster.api.serving import ServingOptions, Visit
 from muster.errors import MusterError, NotAllowed
@@ -33,7 +35,19 @@ _WATCHERS_PATHS = ("/health", "/metrics")
 """Asked again and again by programs that watch; what they see is to be the others' requests."""
 CUT_OFF = "server_stopped"
 """What the log says of a request whose client read too slowly to be told that the server ends."""
-_KNOWN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/admin")
+_KNOWN_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/v1/messages",
+    "/v1/responses",
+    "/tokenize",
+    "/detokenize",
+    "/api",
+    "/health",
+    "/metrics",
+    "/admin",
+)
 
 
 def log_unexpected(visit: Visit, error: Exception) -> None:
@@ -47,6 +61,7 @@ class Gate:
         self._app = app
         self._metrics = metrics
         self._bodies = BodyReader(options)
+        self._strict_fields = options.strict_fields
         self._origins = Origins(options.allow_origins)
         self._keys = keys
         self._limiter = Limiter()
@@ -56,23 +71,27 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = Visit(path=_known_path(scope["path"]))
+        scope["path"] = tidy_path(scope["path"])
+        headers = Headers(scope=scope)
+        visit = Visit(
+            path=_known_path(scope["path"]),
+            client_id=client_request_id(headers.get("x-request-id")),
+            ignored=IgnoredFields(self._strict_fields),
+        )
         scope.setdefault("state", {})["muster"] = visit
+        OF_THIS_REQUEST.set(visit.ignored)
         status = 0
-        more = [(b"x-request-id", visit.id.encode())]
-        if visit.path != "/admin":
-            more += self._origins.answer_headers(Headers(scope=scope))
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", []).extend(more)
+                message.setdefault("headers", []).extend(self._more_headers(visit, headers))
             await send(message)
 
         try:
             with self._metrics.running.track_inprogress() if _is_work(visit) else nullcontext():
-                await self._pass(visit, scope, receive, send_with_id)
+                await self._pass(visit, scope, receive, send_with_headers)
         except asyncio.CancelledError:  # whoever is not done when the server ends
             visit.error_code = visit.error_code or CUT_OFF
             raise
@@ -80,9 +99,16 @@ class Gate:
             log_unexpected(visit, error)
             visit.error_code = InternalError.code
             if status == 0:
-                await error_response(InternalError(visit.id))(scope, receive, send_with_id)
+                await error_response(InternalError(visit.id), scope["path"], visit.id)(
+                    scope, receive, send_with_headers
+                )
         finally:
             await self._leave(visit, status, scope["method"])
+
+    def _more_headers(self, visit: Visit, headers: Headers) -> Pairs:
+        remaining = {} if visit.key is None else self._limiter.remaining(visit.key)
+        pages = [] if visit.path == "/admin" else self._origins.answer_headers(headers)
+        return answer_headers(visit, remaining) + pages
 
     async def _pass(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -94,7 +120,7 @@ class Gate:
             await self._check_key(visit, scope, headers)
         except MusterError as error:
             visit.error_code = error.code
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope["path"], visit.id)(scope, receive, send)
             return
         await self._app(scope, self._bodies.receiver(receive, headers), send)
 
@@ -105,12 +131,12 @@ class Gate:
         if self._keys is None or not (self._always_locked or await asyncio.to_thread(self._keys.has_keys)):
             self._check_from_here(headers)
             return
-        record = await asyncio.to_thread(self._keys.verify, bearer_key(headers.get("authorization")))
+        record = await asyncio.to_thread(self._keys.verify, offered_key(headers))
         if record is None:
             raise NotAllowed("The API key is not one of this pool's or was revoked; ask its operator for a key.")
         if scope["method"] == "POST":
-            self._limiter.admit(record)
             visit.key = record
+            self._limiter.admit(record)
             visit.charge = lambda tokens: self._limiter.charge(record, tokens)
 
     def _check_from_here(self, headers: Headers) -> None:
@@ -161,6 +187,7 @@ def _log_visit(visit: Visit, status: int) -> None:
     log.info(
         "request",
         request=visit.id,
+        client_request=visit.client_id,
         path=visit.path,
         status=status or 499,
         key=visit.key.id if visit.key else None,
@@ -170,6 +197,11 @@ def _log_visit(visit: Visit, status: int) -> None:
         completion_tokens=visit.completion_tokens,
         seconds=round(time.perf_counter() - visit.arrived_s, 3),
     )
+
+
+def tidy_path(path: str) -> str:
+    """Without what people put too much: `//v1/models/` is `/v1/models`."""
+    return "/" + "/".join(part for part in path.split("/") if part)
 
 
 def _known_path(path: str) -> str:

@@ -127,7 +127,7 @@ class ChoiceWriter:
         sampling = choice.request.sampling
         self._choice = choice
         self._reader = choice.reading.start(choice.request.id) if choice.reading else None
-        self._stream = TextStream(_spelling(tokenizer, choice), choice.stops)
+        self._stream = TextStream(_spelling(tokenizer, choice), choice.stops, sampling.min_tokens)
         self._stop_ids = {*tokenizer.end_of_text_ids, *sampling.stop_token_ids}
         self._wants_scores = sampling.logprobs is not None
         self._scores: dict[int, Sampled] = {}
@@ -243,6 +243,7 @@ async def run_choice(serving: Serving, visit: Visit, choice: Choice) -> AsyncGen
         yield opened
     previous_s: float | None = None
     finish: str | None = None
+    visit.submitted_s = visit.submitted_s or time.perf_counter()
     stream = cast(AsyncGenerator[Progress, None], serving.backend.generate(choice.request))
     async with aclosing(stream):
         while finish is None:
@@ -281,6 +282,7 @@ def _observe(serving: Serving, visit: Visit, new: int, previous_s: float | None)
     if new == 0:
         return previous_s
     now_s = time.perf_counter()
+    visit.first_token_s = visit.first_token_s or now_s
     if previous_s is None:
         serving.metrics.time_to_first_token.observe(now_s - visit.arrived_s)
     else:

@@ -18,7 +18,7 @@ def health_routes(serving: Serving) -> APIRouter:
     @router.get("/health", summary="200 when requests can be served, else 503", responses=HEALTH, response_model=None)
     async def health() -> Response:
         ready = bool(serving.backend.status().get("ready", True))
-        answer = {"status": "ok" if ready else "waiting for machines", "model": serving.backend.model}
+        answer = {"status": "ok" if ready else "waiting for machines", "model": serving.model}
         return JSONResponse(answer, status_code=200 if ready else 503)
 
     @router.get(

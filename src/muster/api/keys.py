@@ -7,7 +7,8 @@ until the debt is worked off.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -50,6 +51,15 @@ class KeyLimitReached(LimitReached):
         self.retry_after_s = retry_after_s
 
 
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """What a key may still use of one of its limits."""
+
+    per_minute: int
+    left: int
+    full_in_s: float
+
+
 class _Bucket:
     """Holds up to `per_minute` units and refills evenly; its level may fall below zero."""
 
@@ -61,13 +71,20 @@ class _Bucket:
     def take(self, amount: float) -> None:
         self._level -= amount
 
-    def wait_s(self, needed: float, per_minute: int, now_s: float) -> float:
-        """Refill to `now_s` at today's limit, and say how long until `needed` units are there."""
+    def refill(self, per_minute: int, now_s: float) -> None:
+        """To `now_s`, at today's limit."""
         refilled = self._level + (now_s - self._updated_s) * per_minute / 60
         self._level, self._updated_s, self._per_minute = min(refilled, per_minute), now_s, per_minute
+
+    def wait_s(self, needed: float) -> float:
+        """How long until `needed` units are there."""
         if self._level >= needed:
             return 0.0
-        return (needed - self._level) * 60 / per_minute if per_minute > 0 else math.inf
+        return (needed - self._level) * 60 / self._per_minute if self._per_minute > 0 else math.inf
+
+    def remaining(self, now_s: float) -> "Remaining":
+        self.refill(self._per_minute, now_s)
+        return Remaining(self._per_minute, max(0, math.floor(self._level)), self.wait_s(self._per_minute))
 
 
 class Limiter:
@@ -89,6 +106,12 @@ class Limiter:
         if requests is not None:
             requests.take(1)
 
+    def remaining(self, key: KeyRecord) -> dict[str, Remaining]:
+        """For each limit that the key has, of `requests` and `tokens`."""
+        now_s = self._clock()
+        buckets = {"requests": self._requests.get(key.id), "tokens": self._tokens.get(key.id)}
+        return {what: bucket.remaining(now_s) for what, bucket in buckets.items() if bucket is not None}
+
     def charge(self, key: KeyRecord, tokens: int) -> None:
         if bucket := self._tokens.get(key.id):
             bucket.take(tokens)
@@ -99,7 +122,8 @@ class Limiter:
             return None
         now_s = self._clock()
         bucket = buckets.setdefault(key.id, _Bucket(per_minute, now_s))
-        wait_s = bucket.wait_s(1, per_minute, now_s)
+        bucket.refill(per_minute, now_s)
+        wait_s = bucket.wait_s(1)
         if wait_s > 0:
             retry_after_s = math.ceil(min(wait_s, 3600))
             raise KeyLimitReached(
@@ -107,6 +131,12 @@ class Limiter:
                 retry_after_s,
             )
         return bucket
+
+
+def offered_key(headers: Mapping[str, str]) -> str:
+    """The key as OpenAI's clients send it, or as Anthropic's do. Raises `NotAllowed`."""
+    named = headers.get("x-api-key")
+    return bearer_key(headers.get("authorization") if named is None else f"Bearer {named}")
 
 
 def bearer_key(authorization: str | None) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from muster.api.answer_headers import READABLE
 from muster.api.keys import is_loopback
 from muster.errors import InvalidRequest
 
@@ -47,7 +48,7 @@ class Origins:
             return []
         return [
             (b"access-control-allow-origin", origin.encode("latin-1")),
-            (b"access-control-expose-headers", b"x-request-id, retry-after"),
+            (b"access-control-expose-headers", READABLE.encode()),
             (b"vary", b"Origin"),
         ]
 
@@ -58,7 +59,7 @@ class Origins:
             return None
         wanted = headers.get("access-control-request-headers", "")
         answer = {
-            "access-control-allow-methods": "GET, POST",
+            "access-control-allow-methods": "GET, POST, DELETE",
             "access-control-allow-headers": wanted if _HEADER_NAMES.fullmatch(wanted) else "authorization",
             "access-control-max-age": str(PREFLIGHT_S),
         }

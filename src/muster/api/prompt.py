@@ -49,8 +49,14 @@ def begin(tokenizer: Tokenizer, ids: Sequence[int], parameter: str) -> tuple[int
 
 
 def with_named_stops(tokenizer: Tokenizer, sampling: Sampling, stops: Sequence[str]) -> Sampling:
-    """Stop at tokens that are called by name, as in "<|im_end|>": such a name never comes out as text."""
-    named = {id for id in map(tokenizer.named, stops) if id is not None} - {*sampling.stop_token_ids}
+    """Stop at tokens that are called by name, as in "<|im_end|>": such a name never comes out as text.
+
+    Where an answer has a minimum length, the model's own ends are named as well, so that they can be put off.
+    """
+    named = {id for id in map(tokenizer.named, stops) if id is not None}
+    if sampling.min_tokens and not sampling.ignore_eos:
+        named |= {*tokenizer.end_of_text_ids}
+    named -= {*sampling.stop_token_ids}
     sampling = replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *sorted(named)))
     sampling.validate()
     return sampling
@@ -60,7 +66,7 @@ def tokens_to_generate(
     serving: Serving, prompt_tokens: int, wanted: int | None, default: int | None, parameter: str
 ) -> int:
     """The checked number of tokens: what is wanted, else the default, else all that the context has room for."""
-    context, model = serving.backend.max_context, serving.backend.model
+    context, model = serving.backend.max_context, serving.model
     room = context - prompt_tokens
     if room < (1 if wanted is None else min(wanted, 1)):
         raise _no_room(serving, f"{prompt_tokens}", parameter)
@@ -86,7 +92,7 @@ def check_score_count(scores: int) -> None:
 
 
 def _no_room(serving: Serving, tokens: str, parameter: str) -> ContextTooLong:
-    context, model = serving.backend.max_context, serving.backend.model
+    context, model = serving.backend.max_context, serving.model
     return ContextTooLong(
         f"The prompt has {tokens} tokens, but the context of '{model}' holds {context} for prompt and "
         "output together; shorten the prompt.",

@@ -7,8 +7,11 @@ from uuid import uuid4
 
 from muster import __version__
 from muster.api.backend import Backend
+from muster.api.ignored import IgnoredFields
 from muster.api.keys import KeyRecord
+from muster.errors import UnknownModel
 from muster.metrics import Metrics
+from muster.spec.model_name import model_name
 from muster.text.tokenizer import Tokenizer
 
 SYSTEM_FINGERPRINT = f"muster-{__version__}"
@@ -26,6 +29,10 @@ class ServingOptions:
     """A stream that has nothing to say for so long says that it is still there: proxies and clients hang up else."""
     allow_origins: tuple[str, ...] = ()
     """Web pages that may call besides those of this machine; `*` means all."""
+    strict_fields: bool = False
+    """Refuse a body with an unknown field instead of leaving the field out."""
+    model_names: tuple[str, ...] = ()
+    """What clients may call the model; the answers say the first. Its own name is understood all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,23 @@ class Serving:
     tokenizer: Tokenizer
     metrics: Metrics
     options: ServingOptions = field(default_factory=ServingOptions)
+
+    @property
+    def model(self) -> str:
+        """What the answers call the model."""
+        return self.model_names[0]
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return self.options.model_names or (self.backend.model,)
+
+    def check_model(self, written: str | None) -> None:
+        """Raises `UnknownModel` for a name that is none of this pool's. No name means the model that there is."""
+        if written is None or written in self.model_names or model_name(written) == self.backend.model:
+            return
+        raise UnknownModel(
+            f"This pool serves the model '{self.model}', not '{written[:200]}'; ask for '{self.model}'.", "model"
+        )
 
 
 @dataclass(slots=True)
@@ -45,7 +69,14 @@ class Visit:
     charge: Callable[[int], None] = lambda tokens: None
     """Told of every token that is read or generated, as it happens."""
     id: str = field(default_factory=lambda: uuid4().hex)
+    client_id: str | None = None
+    """What the client calls this request, for whoever looks for it in the log."""
+    ignored: IgnoredFields = field(default_factory=IgnoredFields)
+    """What the body has and no route knows."""
     arrived_s: float = field(default_factory=time.perf_counter)
+    submitted_s: float | None = None
+    """When its first prompt went to the pool."""
+    first_token_s: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error_code: str | None = None

@@ -26,10 +26,13 @@ from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
 
 if TYPE_CHECKING:
+    from muster.api.serving import ServingOptions
     from muster.head.pins import SavedPlan
     from muster.plan.serve.options import Pin
 
 LOOPBACK = "127.0.0.1"
+Host = Annotated[str, typer.Option(help="The HTTP door listens at this address. Beyond loopback it needs API keys.")]
+Port = Annotated[int, typer.Option(help="The HTTP door listens on this port; 0 picks a free one.")]
 LinkPort = Annotated[int, typer.Option(help="Machines reach this UDP port; 0 takes that of last time, or a free one.")]
 MaxContext = Annotated[
     int | None,
@@ -40,6 +43,21 @@ AllowOrigins = Annotated[
     list[str] | None,
     typer.Option(
         help="Pages of this origin may call, too, besides this machine's; * for all. May be given several times."
+    ),
+]
+ServedModelNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--served-model-name",
+        help="Clients may call the model this; answers say the first. May be given several times.",
+        show_default="the model's own",
+    ),
+]
+StrictFields = Annotated[
+    bool,
+    typer.Option(
+        "--strict-fields",
+        help="Refuse a request with an unknown field. Else the answer's header names what was ignored.",
     ),
 ]
 WaitForPipeline = Annotated[
@@ -64,10 +82,8 @@ ServePlan = Annotated[
 
 def serve(
     model: Annotated[str, typer.Argument(help="`tiny`, a folder with safetensors, or a Hugging Face id.")],
-    host: Annotated[
-        str, typer.Option(help="The HTTP door listens at this address. Beyond loopback it needs API keys.")
-    ] = LOOPBACK,
-    port: Annotated[int, typer.Option(help="The HTTP door listens on this port; 0 picks a free one.")] = 8000,
+    host: Host = LOOPBACK,
+    port: Port = 8000,
     data_dir_: DataDir = None,
     local_worker: Annotated[bool, typer.Option(help="Let this machine compute, too.")] = True,
     memory: Annotated[str | None, typer.Option(help="The local worker may use so much memory, such as 8GB.")] = None,
@@ -80,6 +96,8 @@ def serve(
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
     pin: ServePins = None,
     plan: ServePlan = None,
+    served_model_name: ServedModelNames = None,
+    strict_fields: StrictFields = False,
     allow_origin: AllowOrigins = None,
     wait_for_pipeline: WaitForPipeline = 10.0,
     forget_after: ForgetAfter = "30d",
@@ -109,7 +127,7 @@ def serve(
         device=device,
         max_context=max_context,
         min_nodes=min_nodes,
-        allow_origins=tuple(allow_origin or ()),
+        door=door_options(served_model_name, strict_fields, allow_origin),
         wait_for_pipeline_s=wait_for_pipeline,
         forget_after_s=forget_after_s,
         pins=pins,
@@ -119,6 +137,16 @@ def serve(
         ticket_s=ticket_hours * 3600,
     )
     asyncio.run(run_head(options, Announcer(as_json)))
+
+
+def door_options(names: list[str] | None, strict_fields: bool, origins: list[str] | None) -> "ServingOptions":
+    from muster.api.serving import ServingOptions
+
+    if not all(names or ()):
+        raise InvalidRequest("--served-model-name is empty; write a name.", "served_model_name")
+    return ServingOptions(
+        allow_origins=tuple(origins or ()), strict_fields=strict_fields, model_names=tuple(names or ())
+    )
 
 
 def checked(

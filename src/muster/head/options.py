@@ -1,8 +1,9 @@
 """What a head was asked to be. Knows nothing of how it becomes that."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from muster.api.serving import ServingOptions
 from muster.broker.pipelines.job import JobOptions
 from muster.broker.state import BrokerOptions
 from muster.head.pins import SavedPlan
@@ -30,8 +31,8 @@ class HeadOptions:
     link_port: int
     relay: str | None
     ticket_s: float
-    allow_origins: tuple[str, ...] = ()
-    """Web pages that may call, besides those of this machine."""
+    door: ServingOptions = field(default_factory=ServingOptions)
+    """What the HTTP door lets in."""
     wait_for_pipeline_s: float = 10.0
     """How long a new request waits while nothing serves."""
     forget_after_s: float = 30 * 86_400.0

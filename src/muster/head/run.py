@@ -13,7 +13,6 @@ import structlog
 from muster.api.keys import check_host
 from muster.api.origins import Origins
 from muster.api.server import ApiServer
-from muster.api.serving import ServingOptions
 from muster.broker.storage.store import Store
 from muster.client.state import Patience
 from muster.errors import MachineTrouble
@@ -45,7 +44,7 @@ log = structlog.get_logger()
 
 async def run_head(options: HeadOptions, announce: Announce) -> None:
     """Runs until it is interrupted."""
-    Origins(options.allow_origins)  # what is wrong with them should be heard before a model is read
+    Origins(options.door.allow_origins)  # what is wrong with them should be heard before a model is read
     leave_threads_behind()
     task = asyncio.create_task(_run(options, announce))
 
@@ -90,7 +89,7 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         if own is not None:
             tasks.append(await stack.enter_async_context(background(local_worker(options, own, ticket, announce))))
         tasks.append(await stack.enter_async_context(background(head.follow())))
-        app = head.app(admin_token(options.data_dir), ServingOptions(allow_origins=options.allow_origins))
+        app = head.app(admin_token(options.data_dir), options.door)
         server = await stack.enter_async_context(ApiServer(app, options.host, options.port))
         remember_link_port(options.data_dir, endpoint.port)
         write_head(options.data_dir, HeadRecord(server.url, model.shape.name, ticket.encode(), os.getpid()))

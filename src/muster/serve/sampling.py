@@ -39,6 +39,7 @@ class Slot:
     sampling: Sampling
     length: int
     """Tokens so far, hence the position of the next one."""
+    num_prompt: int
     history: History | None
     constraint: Constraint | None = None
     prompt: Prompt | None = None
@@ -47,6 +48,11 @@ class Slot:
     @property
     def random(self) -> bool:
         return self.sampling.temperature >= GREEDY_BELOW
+
+    @property
+    def too_short(self) -> bool:
+        """Whether it is not to end yet."""
+        return self.length - self.num_prompt < self.sampling.min_tokens
 
 
 class Sampler:
@@ -60,7 +66,7 @@ class Sampler:
     def admit(self, admit: Admit) -> None:
         sampling = admit.sampling
         history = History(admit.context, admit.num_prompt) if needs_history(sampling) else None
-        slot = Slot(sampling, len(admit.context), history, prompt=prompt_to_score(admit))
+        slot = Slot(sampling, len(admit.context), admit.num_prompt, history, prompt=prompt_to_score(admit))
         if admit.grammar:
             assert self._constraints is not None, "a grammar was prepared for this slot"
             slot.constraint = self._constraints.begin(admit.grammar, admit.context[admit.num_prompt :])
@@ -123,17 +129,34 @@ class Sampler:
 
 
 def _adjust(logits_SV: Tensor, states: list[Slot]) -> Tensor:
-    """Penalties and bias; the same tensor if nobody asked for any."""
+    """Penalties, bias and minimum length; the same tensor if nobody asked for any."""
     histories = {row: state.history for row, state in enumerate(states) if state.history is not None}
     biased = [row for row, state in enumerate(states) if state.sampling.logit_bias]
-    if not histories and not biased:
+    short = [row for row, state in enumerate(states) if state.too_short]
+    if not histories and not biased and not short:
         return logits_SV
     adjusted_SV = logits_SV.clone()
     if histories:
         penalise(adjusted_SV, list(histories), [states[row].sampling for row in histories], list(histories.values()))
     if biased:
         add_bias(adjusted_SV, biased, [states[row].sampling for row in biased])
+    if short:
+        _forbid_stops(adjusted_SV, short, [states[row].sampling for row in short])
     return adjusted_SV
+
+
+def _forbid_stops(logits_SV: Tensor, rows: list[int], samplings: list[Sampling]) -> None:
+    """Change in place: none of the rows' stop tokens can be chosen."""
+    vocab_size = logits_SV.shape[1]
+    places = [
+        (row, token)
+        for row, sampling in zip(rows, samplings, strict=True)
+        for token in sampling.stop_token_ids
+        if 0 <= token < vocab_size
+    ]
+    if places:
+        row_N, token_N = torch.tensor(places, device=logits_SV.device).T
+        logits_SV[row_N, token_N] = -torch.inf
 
 
 def _choose(logits_SV: Tensor, states: list[Slot]) -> list[int]:

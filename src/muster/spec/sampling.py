@@ -15,11 +15,14 @@ class Sampling:
     """Sampling parameters with the meaning (and the ranges) of the OpenAI API, plus the usual extensions.
 
     Order of work on the logits of one row: repetition penalty over prompt and output, presence and frequency
-    penalties over the output, bias, grammar, temperature, top-k, top-p, min-p. Temperature 0 is greedy and ignores the
-    rest of the randomness.
+    penalties over the output, bias, minimum length, grammar, temperature, top-k, top-p, min-p. Temperature 0 is greedy
+    and ignores the rest of the randomness.
     """
 
     max_tokens: int = 16
+    min_tokens: int = 0
+    """None of `stop_token_ids` is chosen before so many tokens were emitted. To put off the model's own end, too, name
+    it among them."""
     temperature: float = 1.0
     top_k: int = 0
     """0 keeps all."""
@@ -44,6 +47,7 @@ class Sampling:
     def validate(self) -> None:
         """Raise `InvalidRequest` naming the parameter that is out of range."""
         _check_range("max_tokens", self.max_tokens, 1 if self.prompt_logprobs is None else 0, 2**31 - 1)
+        _check_range("min_tokens", self.min_tokens, 0, 2**31 - 1)
         _check_range("temperature", self.temperature, 0.0, 2.0)
         _check_range("top_k", self.top_k, 0, 2**31 - 1)
         _check_range("top_p", self.top_p, 0.0, 1.0, low_open=True)

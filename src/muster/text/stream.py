@@ -67,18 +67,24 @@ class StopStrings:
 
     def _possible_beginning(self, text: str) -> int:
         """Length of the longest end of `text` that is the beginning of a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
+        return max((_overlap(text, stop) for stop in self._stops), default=0)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` begins with, and goes on."""
+    lengths = range(min(len(stop) - 1, len(text)), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)
 
 
 class TextStream:
     """One output. `push` each token, then `finish`; `stopped` says that a stop string ended it."""
 
-    def __init__(self, token_bytes: Callable[[int], bytes], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, token_bytes: Callable[[int], bytes], stops: Sequence[str] = (), stops_after_tokens: int = 0
+    ) -> None:
+        """The text of the first `stops_after_tokens` tokens is not looked at for stop strings."""
         self._token_bytes = token_bytes
+        self._stops_after_tokens = stops_after_tokens
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
         self._stops = StopStrings(stops)
         self._waiting: deque[tuple[TokenSpan, int]] = deque()
@@ -103,7 +109,7 @@ class TextStream:
         self._decoded += len(text)
         unfinished = bool(self._decoder.getstate()[0])
         self._waiting.append((span, self._decoded + unfinished))
-        return self._release(self._stops.push(text))
+        return self._release(self._stops.push(text) if self._pushed > self._stops_after_tokens else text)
 
     def finish(self) -> Released:
         """Everything still held; an unfinished character becomes U+FFFD. After a stop string there is nothing."""
