@@ -92,9 +92,6 @@ BAD = [
     (chat(response_format={"type": "json_schema", "json_schema": {}}), "response_format", "unsupported"),
     (chat(tools=[{"type": "web_search"}]), "tools[0].type", "unsupported"),
     (chat(modalities=["text", "audio"]), "modalities", "unsupported"),
-    (chat(reasoning_effort="high"), "reasoning_effort", "unsupported"),
-    (chat(store=True), "store", "unsupported"),
-    (chat(prediction={"type": "content", "content": "x"}), "prediction", "unsupported"),
     (chat(web_search_options={}), "web_search_options", "unsupported"),
     (
         message(role="user", content=[{"type": "image_url", "image_url": {"url": "data:"}}]),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from muster.api.chat_fields import ChatRequest
 from muster.api.serving import ServingOptions
 from muster.spec.request import Priority
 from muster.text.tokenizer import Tokenizer
@@ -29,6 +30,23 @@ def test_values_that_switch_something_off_are_understood(served: Served) -> None
     }  # fmt: skip
     assert asked(served, **neutral).sampling == asked(served, seed=5).sampling
     assert len({asked(served, seed=-1).sampling.seed for _ in range(3)}) == 3
+
+
+def test_fields_of_a_chat_that_change_nothing_are_accepted(served: Served) -> None:
+    said = [*HELLO, {"role": "assistant", "content": None}, *HELLO]
+    body = {"messages": said, "store": True, "prediction": {"type": "content", "content": "x"}, "top_logprobs": 0}
+    body |= {"reasoning_effort": "high", "verbosity": "medium", "max_tokens": 1}
+    assert served.http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_effort_is_handed_to_the_template() -> None:
+    def variables(**fields: Any) -> dict[str, Any]:
+        return dict(ChatRequest(messages=HELLO, **fields).template_variables)
+
+    assert variables(reasoning_effort="low") == {"reasoning_effort": "low"}
+    assert variables(reasoning_effort="none")["enable_thinking"] is False
+    own = variables(reasoning_effort="none", chat_template_kwargs={"enable_thinking": True})
+    assert own["enable_thinking"] is True
 
 
 def test_no_number_of_tokens_is_all_that_there_is_room_for(served: Served) -> None:

@@ -189,7 +189,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         said({"role": "user", "content": "x", "tool_calls": called()["messages"][1]["tool_calls"]}),
         "messages[1].tool_calls",
     ),
-    (said({"role": "assistant", "content": None}), "messages[1].content"),
+    (said({"role": "user", "content": None}), "messages[1].content"),
     ({"extra_body": {"continue_final_message": True}}, "continue_final_message"),
 ]
 

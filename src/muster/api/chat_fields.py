@@ -93,25 +93,33 @@ class ChatRequest(GenerationFields):
     prediction: Any = None
     prompt_cache_options: Any = None
     prompt_cache_retention: Any = None
-    reasoning_effort: Any = None
+    reasoning_effort: str | None = Field(
+        default=None, description="Handed to the chat template, which may use it; `none` switches thinking off there."
+    )
     response_format: Any = None
-    store: Any = None
+    store: Any = Field(default=None, description="Accepted; nothing is kept.")
     verbosity: Any = None
     web_search_options: Any = None
 
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "audio": (),
         "modalities": (["text"],),
-        "moderation": (),
-        "prediction": (),
-        "prompt_cache_options": (),
-        "prompt_cache_retention": (),
-        "reasoning_effort": ("none",),
         "response_format": ({"type": "text"},),
-        "store": (False,),
-        "verbosity": (),
+        "verbosity": ("medium",),
         "web_search_options": (),
     }
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {
+            "metadata",
+            "moderation",
+            "prediction",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "safety_identifier",
+            "store",
+        }
+    )
 
     @property
     def wanted_tokens(self) -> tuple[int | None, str]:
@@ -126,7 +134,7 @@ class ChatRequest(GenerationFields):
     def scores(self) -> int | None:
         """How many alternatives to score besides the chosen token; None for no log probabilities."""
         if not self.logprobs:
-            if self.top_logprobs is not None:
+            if self.top_logprobs:
                 raise InvalidRequest("top_logprobs goes with logprobs: true; send both or neither.", "top_logprobs")
             return None
         return check_logprobs(self.top_logprobs or 0, "top_logprobs")
@@ -144,7 +152,7 @@ class ChatRequest(GenerationFields):
                     f"A variable of the chat template has more than {MAX_VARIABLE_CHARACTERS} characters; shorten it.",
                     path,
                 )
-        return given
+        return thinking_variables(self.reasoning_effort) | given
 
     @property
     def conversation(self) -> Conversation:
@@ -180,6 +188,14 @@ class ChatRequest(GenerationFields):
         return Ending.AFTER_LAST if self.add_generation_prompt is False else Ending.ASSISTANT_BEGINS
 
 
+def thinking_variables(effort: str | None) -> dict[str, Variable]:
+    """What templates call it. One that has no use for a variable does not look at it."""
+    if effort is None:
+        return {}
+    effort = check_unicode(effort, "reasoning_effort")[:100]
+    return {"enable_thinking": False, "thinking": False} if effort == "none" else {"reasoning_effort": effort}
+
+
 def read_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Checked messages of plain text."""
     if not messages:
@@ -203,7 +219,7 @@ def _read_message(message: ChatMessage, path: str) -> Message:
     reasoning = message.reasoning_content if isinstance(message.reasoning_content, str) else None
     return Message(
         "tool" if message.role == "function" else message.role,
-        _read_content(message.content, f"{path}.content", may_be_absent=bool(calls)),
+        _read_content(message.content, f"{path}.content", may_be_absent=message.role == "assistant"),
         name,
         calls,
         None if call_id is None else check_unicode(call_id, f"{path}.tool_call_id"),
