@@ -48,6 +48,10 @@ class Sampling:
         """Raise `InvalidRequest` naming the parameter that is out of range."""
         _check_range("max_tokens", self.max_tokens, 1 if self.prompt_logprobs is None else 0, 2**31 - 1)
         _check_range("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        if self.min_tokens and self.grammar:  # which may leave nothing but the end
+            raise InvalidRequest(
+                "min_tokens does not go with a form that the output must have; send one.", "min_tokens"
+            )
         _check_range("temperature", self.temperature, 0.0, 2.0)
         _check_range("top_k", self.top_k, 0, 2**31 - 1)
         _check_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
