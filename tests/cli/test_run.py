@@ -2,14 +2,17 @@
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
-from muster.cli import chat, run
+from muster.cli import chat, local_completion, run
 from muster.cli.head_client import HeadClient
 from muster.cli.main import run_command
 from muster.cli.prompt_words import MAX_PROMPT_CHARACTERS
+from muster.cli.waiting import Say
 from muster.errors import LinkDown, NotAllowed
 
 SAID: list[dict[str, object]] = []
@@ -162,3 +165,26 @@ def test_chat_says_so_where_a_model_was_not_made_to_converse(capsys: pytest.Capt
 def test_chat_can_say_one_thing_and_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["chat", "-m", "hello", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "Hi"
+
+
+def test_of_two_waits_one_is_told_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal has room for one spinner, and older versions of rich refuse a second."""
+    waits: list[str] = []
+
+    @contextmanager
+    def waiting(what: str, as_json: bool = False) -> Iterator[Say]:
+        assert not waits, f"{what} begins while it waits for {waits}"
+        waits.append(what)
+        yield lambda words: None
+        waits.pop()
+
+    def complete(*_: object) -> Iterator[dict[str, object]]:
+        with waiting("finding the model"):
+            pass
+        yield {"choices": [{"index": 0, "text": "x", "finish_reason": "stop"}]}
+
+    monkeypatch.setattr(run, "waiting", waiting)
+    monkeypatch.setattr(local_completion, "complete", complete)
+    assert run_command(["run", "other", "x"]) == 0
+    assert run_command(["run", "tiny", "x"]) == 0
+    assert run_command(["chat", "-m", "x"]) == 0

@@ -14,7 +14,7 @@ from muster.cli.conversation import COMMANDS, QUOTES, Conversation, read_message
 from muster.cli.find_head import find_head
 from muster.cli.options import ApiKey, DataDir, HeadUrl, Json
 from muster.cli.output import err, plain, show_error, show_json
-from muster.cli.run import collect
+from muster.cli.run import after_a_wait, collect
 from muster.cli.waiting import waiting
 from muster.errors import InvalidRequest, MusterError
 
@@ -98,7 +98,8 @@ def converse(remote: "HeadClient", talk: Conversation, options: dict[str, Any], 
 
 def answer(remote: "HeadClient", talk: Conversation, options: dict[str, Any], as_json: bool) -> None:
     body = options | {"messages": talk.messages()}
-    record = collect(remote.stream("/v1/chat/completions", body), echo=not as_json)
+    chunks = remote.stream("/v1/chat/completions", body)
+    record = collect(after_a_wait(chunks, as_json), echo=not as_json)
     talk.answered(record["text"])
     if record["finish_reason"] == "length" and not as_json:
         err.print("[dim]cut off at --max-tokens[/dim]")

@@ -1,7 +1,6 @@
 """`muster run MODEL PROMPT`: one completion, from the head if one serves the model, else in this process."""
 
 from collections.abc import Iterator
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,7 +59,7 @@ def run(
             from_head = model == STDIN or serves(remote, wanted, asked=head is not None, known=known)
         if from_head:
             chunks = remote.stream("/v1/completions", body | {"model": model_name(wanted)})
-            record = collect(chunks, echo=not as_json) | {"where": remote.url}
+            record = collect(after_a_wait(chunks, as_json), echo=not as_json) | {"where": remote.url}
         else:
             record = collect(in_this_process(wanted, body, as_json), echo=not as_json) | {"where": "this process"}
     finally:
@@ -98,12 +97,19 @@ def in_this_process(model: str, body: dict[str, Any], as_json: bool) -> Iterator
     yield from complete(model, body, as_json)
 
 
+def after_a_wait(chunks: Iterator[dict[str, Any]], as_json: bool) -> Iterator[dict[str, Any]]:
+    """The chunks of a head, which may take a while to find machines for the first."""
+    with waiting("waiting for the first words", as_json):
+        first = next(chunks, None)
+    if first is not None:
+        yield first
+    yield from chunks
+
+
 def collect(chunks: Iterator[dict[str, Any]], echo: bool) -> dict[str, Any]:
     """The whole answer of a streamed completion, printed on the way if `echo`."""
     record: dict[str, Any] = {"text": "", "finish_reason": None, "usage": None}
-    with waiting("waiting for the first words", as_json=not echo):
-        first = next(chunks, None)
-    for chunk in chain([first] if first is not None else [], chunks):
+    for chunk in chunks:
         record["usage"] = chunk.get("usage") or record["usage"]
         for choice in chunk["choices"]:
             piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
