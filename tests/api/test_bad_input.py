@@ -88,8 +88,7 @@ BAD = [
     (text(logprobs=21), "logprobs", "invalid_request"),
     (text(logprobs=True), "logprobs", "invalid_request"),
     # Asked for something that Muster does not do.
-    (chat(response_format={"type": "json_object"}), "response_format", "unsupported"),
-    (chat(response_format={"type": "json_schema", "json_schema": {}}), "response_format", "unsupported"),
+    (chat(response_format={"type": "structural_tag"}), "response_format", "unsupported"),
     (chat(tools=[{"type": "web_search"}]), "tools[0].type", "unsupported"),
     (chat(modalities=["text", "audio"]), "modalities", "unsupported"),
     (chat(web_search_options={}), "web_search_options", "unsupported"),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from muster.api.description import GENERATION
 from muster.api.generate import Choice, Delta, ScoredToken, run_choices
 from muster.api.scores import chat_scores, prompt_scores
 from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
+from muster.api.structured import checked_grammar
 from muster.spec.request import Finish
 from muster.text.tools.events import CallArguments, CallBegun, Event, Said, Thought
 
@@ -53,7 +54,8 @@ async def _prepare(serving: Serving, visit: Visit, body: ChatRequest) -> list[Ch
         max_tokens_parameter=parameter,
         priority=body.scheduling,
     )
-    return await prepare(serving, visit, body.conversation, options)
+    grammar = await checked_grammar(serving, body.structure)
+    return await prepare(serving, visit, replace(body.conversation, grammar=grammar or None), options)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from muster.api.conversation import Conversation
 from muster.api.fields import GenerationFields, Strict, at_most, check_logprobs, check_token_count, check_unicode
+from muster.api.structured import StructuredFields
 from muster.api.tool_fields import (
     read_call,
     read_calls,
@@ -62,7 +63,7 @@ class ChatMessage(Strict):
     reasoning_content: Any = None
 
 
-class ChatRequest(GenerationFields):
+class ChatRequest(GenerationFields, StructuredFields):
     messages: Annotated[list[ChatMessage], Field(fail_fast=True), BeforeValidator(_count_pieces)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
@@ -96,7 +97,6 @@ class ChatRequest(GenerationFields):
     reasoning_effort: str | None = Field(
         default=None, description="Handed to the chat template, which may use it; `none` switches thinking off there."
     )
-    response_format: Any = None
     store: Any = Field(default=None, description="Accepted; nothing is kept.")
     verbosity: Any = None
     web_search_options: Any = None
@@ -104,7 +104,6 @@ class ChatRequest(GenerationFields):
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "audio": (),
         "modalities": (["text"],),
-        "response_format": ({"type": "text"},),
         "verbosity": ("medium",),
         "web_search_options": (),
     }

@@ -23,6 +23,7 @@ from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choi
 from muster.api.prompt import begin, check_score_count, encode_text, tokens_to_generate, with_named_stops
 from muster.api.scores import completion_scores, prompt_scores
 from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
+from muster.api.structured import StructuredFields, checked_grammar
 from muster.errors import InvalidRequest, Unsupported
 
 MAX_PROMPTS = 64
@@ -44,7 +45,7 @@ Ids = Annotated[list[int], Field(fail_fast=True)]
 Prompt = str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)]
 
 
-class CompletionRequest(GenerationFields):
+class CompletionRequest(GenerationFields, StructuredFields):
     prompt: Annotated[Prompt, BeforeValidator(_count_ids)] = Field(
         description=f"A text, token ids, or up to {MAX_PROMPTS} of either."
     )
@@ -104,6 +105,7 @@ async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> l
     limit = (default or serving.backend.max_context) if wanted is None else wanted
     sampling = body.sampling(limit, body.scores, serving.backend.vocab_size)
     n, stops = body.choices, body.stops
+    sampling = replace(sampling, grammar=await checked_grammar(serving, body.structure))
     sampling = with_named_stops(serving.tokenizer, sampling, stops)
     choices: list[Choice] = []
     for prompt, text in await _read_prompts(serving, body, n):

@@ -43,7 +43,7 @@ class Conversation:
     variables: Mapping[str, Any] = field(default_factory=dict)
     """For the chat template, besides messages and tools."""
     grammar: str | None = None
-    """What the text of the answer must fit, as `Sampling.grammar` has it."""
+    """What the text of the answer must fit, as `Sampling.grammar` has it. It has been tried."""
     ending: Ending = Ending.ASSISTANT_BEGINS
     parameter: str = "messages"
     """What the API calls the messages, for errors."""
@@ -79,10 +79,11 @@ async def prepare(
     max_tokens = tokens_to_generate(serving, len(prompt), wanted, None, parameter)
     if options.sampling.prompt_logprobs is not None:
         check_score_count((1 + options.sampling.prompt_logprobs) * len(prompt))
+    wanted_sampling = replace(options.sampling, grammar=conversation.grammar or "")
     choices = choices_of_prompt(
         visit,
         prompt,
-        replace(with_named_stops(tokenizer, options.sampling, options.stops), max_tokens=max_tokens),
+        replace(with_named_stops(tokenizer, wanted_sampling, options.stops), max_tokens=max_tokens),
         n=options.n,
         stops=options.stops + chat.stop,
         priority=options.priority,

@@ -6,6 +6,7 @@ compiled, which takes time and is done elsewhere. Knows nothing of HTTP, tokens 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ Schema = Mapping[str, Any] | bool
 WHITESPACE = r"[ \t]|\r?\n[ \t]{0,64}"
 """Between the parts of JSON: a space, or a new line that is indented. Where more is allowed, models are known to write
 nothing else for ever."""
+
+_TO_ESCAPE = re.compile(r"\\.|/|\n", re.DOTALL)
+_ESCAPED = {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}
+"""Between slashes a slash ends the expression, and the end of a line everything."""
 
 
 def json_rule(schema: Schema, whitespace: str | None = WHITESPACE) -> str:
@@ -53,13 +58,7 @@ def grammar_of_regex(expression: str) -> str:
 
 def regex_terminal(expression: str) -> str:
     """The expression between slashes, as Lark writes it."""
-    written, escaped = "", False
-    for character in expression:
-        if not escaped and character == "/":
-            written += "\\"
-        # A line ends a literal.
-        written += ("n" if escaped else "\\n") if character == "\n" else character
-        escaped = character == "\\" and not escaped
+    written = _TO_ESCAPE.sub(lambda found: _ESCAPED.get(found[0], found[0]), expression)
     return f"/{written}/" if written else '""'
 
 

@@ -22,8 +22,12 @@ _SPECIAL = b"\xff"
 MAX_REASON = 300
 """Characters of what the library says."""
 _PICTURE = re.compile(r"\d+ \|.*|\^+|<non-verbose/>")
-_PLACE_IN_OURS = re.compile(r"at \d+\(\d+\): failed to compile JSON schema: ")
-"""A schema has no lines: we wrote them."""
+_IN_OUR_WORDS = (
+    # A schema has no lines: we wrote them.
+    (re.compile(r"at \d+\(\d+\): failed to compile JSON schema: "), ""),
+    (re.compile(r"Unimplemented keys: \[(.*?)\]"), r"the schema uses \1, which is not supported"),
+    (re.compile(r"oneOf constraints are not supported\..*"), "oneOf with options that overlap is not supported"),
+)
 _FAULTS = {
     "NoExtension": "nothing that this model can write fits it",
     "Parser Error": "there are too many possibilities for what may come next",
@@ -88,7 +92,9 @@ def in_words(error: str) -> str:
     """What the library says, in a line; pictures of where it is are left out."""
     lines = [line.strip() for line in error.splitlines()]
     said = " ".join(line for line in lines if line and not _PICTURE.fullmatch(line))
-    return _PLACE_IN_OURS.sub("", said)[:MAX_REASON].rstrip(".;, ")
+    for pattern, words in _IN_OUR_WORDS:
+        said = pattern.sub(words, said)
+    return said[:MAX_REASON].rstrip(".;, ")
 
 
 def allowed_tokens(matcher: LLMatcher) -> list[int]:
