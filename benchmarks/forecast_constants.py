@@ -69,7 +69,7 @@ class Overheads:
 def calibrate(home: Path, nice: int, say: Say) -> dict[str, Any]:
     """The record that `read` reads."""
     torch.set_num_threads(1)
-    device = measure_device(torch.device("cpu"), None, home)
+    device = measure_device(torch.device("cpu"), home)
     host = peak_flops_per_s(device, "float32")
     before = load()
     measured = {name: measure_model(folder_of(name, home), device) for name in NAMES}

@@ -53,6 +53,24 @@ def test_a_node_that_is_needed_goes_on_serving_while_it_drains():
     assert set(stage.ranges()) == {2, 3}
 
 
+def test_an_owner_whose_machine_nobody_can_replace_may_leave_when_nothing_runs() -> None:
+    stage = pool_of(500, 500)
+    leaving, stays = stage.at(1), stage.at(2)
+    first = stage.at(next(iter(stage.ranges())))
+    assert stage.route is not None
+    epoch = stage.route.epoch
+    first.streams = 1
+    stage.pass_time(2)
+    stage.tell(leaving, Goodbye(drain=True))
+    stage.pass_time(10)
+    assert set(stage.ranges()) == {1, 2}, "somebody's answer is on its way"
+    first.streams = 0
+    stage.pass_time(5)
+    assert stage.route is None
+    assert Release(epoch=epoch) in leaving.heard
+    assert Release(epoch=epoch) in stays.heard
+
+
 def test_a_goodbye_is_a_loss_at_once_and_with_drain_a_move():
     stage = pool_of(500, 500, 500, 500)
     first, second, *_ = stage.ranges()

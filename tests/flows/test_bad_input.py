@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,7 +55,7 @@ class Head:
     def __init__(self, model: Path, folder: Path) -> None:
         # The model's name is a path relative to the head's folder: nobody else finds a copy on the disk.
         shutil.copytree(model, folder / "models" / "small")
-        words = ["serve", "./models/small", "--port", "0", "--data-dir", str(folder / "data"), "--memory", "200MB"]
+        words = ["serve", "./models/small", "--port", "0", "--data-dir", str(folder / "data"), "--memory", "1GB"]
         self.process = muster(*words, "--json", cwd=folder)
         self.name = "./models/small"
         listening = self.event("listening")
@@ -209,7 +210,7 @@ def test_a_bad_ticket_is_refused_on_the_spot(
     head: Head, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ticket, says = bad_tickets(head.ticket)[kind]
-    assert run_command(["join", ticket, "--data-dir", str(tmp_path), "--memory", "100MB"]) == 3
+    assert run_command(["join", ticket, "--data-dir", str(tmp_path), "--memory", "1GB"]) == 3
     said = capfd.readouterr().err
     assert says in said
     assert is_one_sentence(said)
@@ -217,7 +218,7 @@ def test_a_bad_ticket_is_refused_on_the_spot(
 
 def test_a_ticket_of_another_pool_is_refused_by_the_head(head: Head, tmp_path: Path) -> None:
     foreign = replace(head.ticket, secret=b"x" * 32).encode()
-    code, said = outcome(muster("join", foreign, "--data-dir", str(tmp_path), "--memory", "100MB"))
+    code, said = outcome(muster("join", foreign, "--data-dir", str(tmp_path), "--memory", "1GB"))
     assert code == 3
     assert "This ticket is not of this pool; ask whoever runs the pool for one" in said
     assert is_one_sentence(said)
@@ -236,10 +237,22 @@ def test_a_port_that_is_taken_is_named(
     assert head.is_well()
 
 
+def test_less_memory_than_the_program_itself_takes_is_refused_with_the_least_that_works(
+    head: Head, tmp_path: Path
+) -> None:
+    code, said = outcome(muster("join", head.ticket.encode(), "--data-dir", str(tmp_path), "--memory", "1MB"))
+    assert code == 2
+    assert "--memory 1MB is a promise for everything" in said
+    least = re.search(r"lend at least (\d+)MB", said)
+    assert least is not None
+    assert 300 < int(least[1]) < 700
+    assert is_one_sentence(said)
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 def test_a_disk_that_is_full_is_named(head: Head, tmp_path: Path) -> None:
     limited = f"ulimit -f 64; exec {sys.executable} -m muster.cli.main "
-    words = f"join {head.ticket.encode()} --data-dir {tmp_path}/data --cache-dir {tmp_path}/cache --memory 100MB"
+    words = f"join {head.ticket.encode()} --data-dir {tmp_path}/data --cache-dir {tmp_path}/cache --memory 1GB"
     process = subprocess.Popen(
         ["bash", "-c", limited + words], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

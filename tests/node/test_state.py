@@ -197,14 +197,19 @@ def test_a_drain_asks_first_and_leaves_when_the_last_stage_is_released() -> None
     assert state.handle(Heard(Release(epoch=1)), 5.0) == [Drop(1), Quit(None)]
 
 
-def test_a_node_that_drains_and_has_lost_its_stages_with_its_connection_leaves_instead_of_serving_again() -> None:
+def test_a_node_that_drains_leaves_when_the_head_is_gone_that_would_move_what_is_here() -> None:
     state = joined()
     state.handle(Heard(assign()), 1.0)
     state.handle(StageReady(1), 2.0)
     state.handle(DrainAsked(60.0), 2.0)
+    assert state.handle(HeadLost(), 3.0) == [Quit(None)]
+
+
+def test_a_node_that_drains_while_it_has_no_head_leaves_at_once() -> None:
+    state = joined()
+    state.handle(Heard(assign()), 1.0)
     state.handle(HeadLost(), 3.0)
-    welcome = Welcome(heartbeat_s=1.0, lease_s=3.0, model="tiny")
-    assert state.handle(Heard(welcome), 4.0) == [Drop(1), Say(Goodbye()), Quit(None)]
+    assert state.handle(DrainAsked(60.0), 4.0) == [Quit(None)]
 
 
 def test_an_idle_node_leaves_at_once() -> None:

@@ -185,6 +185,7 @@ class BrokerState:
                 self.members.forget_drain(member.id, now_s)
                 if not drain:
                     return [*self._gone([member], now_s), Close(member.connection, "goodbye")]
+                member.wants_to_leave = True
                 return self._drain(member.id, now_s)
         raise ProtocolViolation(
             f"A node does not send {type(message).__name__} on the control channel; update Muster on it."

@@ -13,6 +13,20 @@ from muster.cli.output import Announcer
 from muster.cli.waiting import waiting
 from muster.head.data_directory import data_dir
 
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Lend so much memory, such as 8GB. All that Muster takes here stays below it.",
+        show_default="most of what is free",
+    ),
+]
+LayerMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Rehearse a machine with so much memory for layers; what Muster itself takes is not counted.", hidden=True
+    ),
+]
+
 
 def join(
     ticket: Annotated[
@@ -22,9 +36,7 @@ def join(
             help="The line that `muster serve` printed. In the environment, other users of this machine do not see it.",
         ),
     ],
-    memory: Annotated[
-        str | None, typer.Option(help="Lend at most so much memory, such as 8GB.", show_default="most of what is free")
-    ] = None,
+    memory: Memory = None,
     name: MachineName = None,
     region: Region = "home",
     device: ComputeDevice = "auto",
@@ -34,6 +46,7 @@ def join(
     cache_dir: Annotated[
         Path | None, typer.Option(help="Keep fetched weights in this folder.", show_default="the data directory")
     ] = None,
+    layer_memory: LayerMemory = None,
     once: Annotated[
         bool, typer.Option("--once", help="Give up if the head does not answer, instead of dialling until it does.")
     ] = False,
@@ -42,7 +55,8 @@ def join(
     """Lend this machine to the pool that printed TICKET."""
     from muster.wire.ticket import parse
 
-    memory_bytes = parse_bytes(memory) if memory else None  # both before anything slow is imported
+    # Before anything slow is imported.
+    memory_bytes, memory_cap_bytes = (parse_bytes(size) if size else None for size in (memory, layer_memory))
     parse(ticket, time.time())
     with waiting("starting", as_json):
         from muster.cli.logs import configure_logs
@@ -61,5 +75,6 @@ def join(
         data_dir=folder,
         cache_dir=cache_dir or folder / "cache",
         once=once,
+        memory_cap_bytes=memory_cap_bytes,
     )
     asyncio.run(run_worker(ticket, options, Announcer(as_json)))

@@ -8,6 +8,7 @@ import msgspec
 from muster.cost.config_fields import Fields
 from muster.cost.dtypes import possible_dtypes
 from muster.errors import InvalidRequest
+from muster.model import apart
 from muster.model.blobs import Manifest, build_manifest
 from muster.model.checked import checked_shape, described
 from muster.model.source import resolve, revision_of
@@ -39,6 +40,13 @@ def load_model(name: str, dtype: str | None = None, max_context: int | None = No
     Raises `MusterError`: unknown, unreadable, unsupported, or without a tokenizer.
     """
     path = resolve(name)
+    try:
+        return _load(path, name, dtype, max_context)
+    finally:
+        apart.end()
+
+
+def _load(path: Path, name: str, dtype: str | None, max_context: int | None) -> LoadedModel:
     weights = open_directory(path)
     tensors, dtypes = described(weights), possible_dtypes(Fields.parse(weights.config_json), dtype)
     checked_shape(weights.config_json, tensors, name, dtypes[0])  # before anything large is read

@@ -34,6 +34,7 @@ from muster.head.watch import announce_door, watch
 from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import shaped_as
+from muster.model import apart
 from muster.node.announce import Announce
 from muster.node.process import import_worker, leave_threads_behind, on_interrupt
 from muster.plan.serve.options import Pin
@@ -70,6 +71,8 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
             own = stack.enter_context(held_identity(options.data_dir / "worker.key"))
             # The worker's imports take longer than all else together.
             await stack.enter_async_context(background(asyncio.to_thread(import_worker)))
+            await asyncio.sleep(0)  # it has begun: what needs torch to be checked is checked here, and not apart
+        stack.callback(apart.end)
         announce("reading", f"Reading {options.model}.", model=options.model)
         model = await asyncio.to_thread(load_model, options.model, options.planned_dtype, options.max_context)
         stack.callback(model.tokenizer.close)

@@ -29,6 +29,7 @@ class WorkerSpec:
     name: str
     region: str
     memory_bytes: int
+    """For layers: what the program takes is not counted, or these machines could not be as small as they are."""
     speed: float = 1.0
 
 
@@ -155,7 +156,7 @@ class Lab:
 
     async def worker(self, spec: WorkerSpec, ticket: str) -> Child:
         words = ["join", ticket, "--name", spec.name, "--region", spec.region, "--device", "cpu"]
-        words += ["--memory", str(spec.memory_bytes), "--speed", str(spec.speed)]
+        words += ["--layer-memory", str(spec.memory_bytes), "--speed", str(spec.speed)]
         return await self.start(spec.name, [*words, *self._shaped()])
 
     async def start(self, name: str, words: Sequence[str]) -> Child:

@@ -10,6 +10,6 @@ directory), `blobs` (by digest from another machine), `source` and `from_hub` (a
 directory), `disk` (where caches live).
 
 Trust: `conformance` (does this architecture come out right? a tiny model of it, made by `shrink`, goes through a
-`rehearsal`), `load` (both together), `checked` (known without torch the next time), `settings` (who may build or
-run a model when). Speed: `flashinfer_backend` (NVIDIA GPUs).
+`rehearsal`), `load` (both together), `checked` (known without torch the next time), `apart` (what only torch can say,
+from a process of its own), `settings` (who may build or run a model when). Speed: `flashinfer_backend` (NVIDIA GPUs).
 """

@@ -20,7 +20,7 @@ from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
 from muster.model.checked import config_as_stored
 from muster.model.folder import open_inside, read_inside
 from muster.model.source import HUB_ID, REVISION, resolve_local
-from muster.model.tensor_file import DTYPES, TensorFile, check_dtype
+from muster.model.tensor_file import DTYPES, PIECE_BYTES, TensorFile, check_dtype
 from muster.model.weights import DirectoryWeights, Weights, open_directory
 
 if TYPE_CHECKING:
@@ -159,7 +159,10 @@ class _Digests:
         status, span = file.path.stat(), file.spans[name]
         key = f"{file.path.name} {status.st_size} {status.st_mtime_ns} {span.start} {span.stop}"
         if key not in self._known:
-            self._known[key] = blake3(file.read_range(span.start, span.stop)).hexdigest()
+            hasher = blake3()
+            for piece in file.pieces(name):
+                hasher.update(piece)
+            self._known[key] = hasher.hexdigest()
         return self._known[key]
 
     def save(self) -> None:
@@ -271,7 +274,9 @@ class BlobStore:
         if not part.exists():
             part.touch()  # an empty blob needs no write
         hasher = blake3()
-        hasher.update_mmap(part)
+        with part.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):  # not mapped, see `TensorFile`
+                hasher.update(piece)
         if hasher.hexdigest() != digest:
             part.unlink()
             raise WeightsInvalid(f"Blob {digest[:12]}… arrived damaged; fetch it again.")

@@ -3,9 +3,11 @@
 Page k of every held layer stores the same `page_size` tokens, so one page table serves all layers and all stages.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,8 +30,8 @@ class HeadSizes:
 class KVCache:
     """Keys and values of each held layer, `[num_pages, page_size, K, D]`, allocated once.
 
-    Zero-filled, not left as found: attention multiplies the masked tail of a page by zero, and zero times the NaN of
-    uninitialised memory is NaN.
+    Zeros, not what is found there: attention multiplies the masked tail of a page by zero, and zero times the NaN of
+    uninitialised memory is NaN. On a CPU they are the system's own, which take memory from their first use on.
     """
 
     def __init__(
@@ -41,12 +43,10 @@ class KVCache:
         """Of one token in one layer."""
         try:
             self._keys = [
-                torch.zeros(num_pages, page_size, sizes.num_heads, sizes.key_size, dtype=dtype, device=device)
-                for sizes in layers
+                zeros((num_pages, page_size, sizes.num_heads, sizes.key_size), dtype, device) for sizes in layers
             ]
             self._values = [
-                torch.zeros(num_pages, page_size, sizes.num_heads, sizes.value_size, dtype=dtype, device=device)
-                for sizes in layers
+                zeros((num_pages, page_size, sizes.num_heads, sizes.value_size), dtype, device) for sizes in layers
             ]
         except (RuntimeError, MemoryError) as error:
             raise MachineTrouble(
@@ -69,3 +69,10 @@ class KVCache:
         source, target = (torch.tensor(pages, device=self._keys[0].device) for pages in zip(*pairs, strict=True))
         for tensor in (*self._keys, *self._values):
             tensor.index_copy_(0, target, tensor.index_select(0, source))
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As `torch.zeros`, which writes every zero; a CPU's memory that nobody has written yet is not taken."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

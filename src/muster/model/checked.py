@@ -1,4 +1,4 @@
-"""What was found out about a model, kept on disk: a head that serves it again loads no torch.
+"""What was found out about a model, kept on disk: a head that serves it again starts nothing that loads torch.
 
 Kept are what torch said of a configuration and of tensors, under both and under the versions of all that took part.
 """
@@ -10,11 +10,9 @@ import msgspec
 from blake3 import blake3
 
 from muster.disk import cache_directory, version_of, write_if_possible
+from muster.model.apart import Shape, Stored, Tensors, ask
 from muster.model.weights import DirectoryWeights
 from muster.spec.model_shape import ModelShape
-
-Tensors = dict[str, tuple[str, tuple[int, ...]]]
-"""Name -> dtype as the file names it, shape."""
 
 
 def described(weights: DirectoryWeights) -> Tensors:
@@ -28,29 +26,20 @@ def checked_shape(config_json: str, tensors: Tensors, name: str, dtype: str) -> 
     try:
         return msgspec.json.decode(path.read_bytes(), type=ModelShape)
     except (OSError, msgspec.MsgspecError):  # none yet, or damaged: it costs time, nothing else
-        shape = _check(config_json, tensors, name, dtype)
+        shape = ask(Shape(config_json, tensors, name, dtype))
+        assert isinstance(shape, ModelShape)
     write_if_possible(path, msgspec.json.encode(shape))
     return shape
 
 
-def _check(config_json: str, tensors: Tensors, name: str, dtype: str) -> ModelShape:
-    from muster.model.conformance import check_conformance
-    from muster.model.shape import check_tensors, shape_of
-
-    check_conformance(config_json)  # first, as whatever reads the configuration trips over it
-    check_tensors(config_json, tensors)
-    return shape_of(config_json, name, dtype)
-
-
 def config_as_stored(weights: DirectoryWeights, digests: Sequence[tuple[str, str]]) -> str:
-    """As `checkpoint.as_stored`. `digests` are those of all tensors, by name."""
+    """As `checkpoint.as_stored` of a folder's own configuration. `digests` are those of all tensors, by name."""
     path = _path("configs", (weights.config_json, digests))
     try:
         return msgspec.json.decode(path.read_bytes(), type=str)
     except (OSError, msgspec.MsgspecError):
-        from muster.model.checkpoint import as_stored
-
-        config_json = as_stored(weights)
+        config_json = ask(Stored(str(weights.path)))
+        assert isinstance(config_json, str)
     write_if_possible(path, msgspec.json.encode(config_json))
     return config_json
 

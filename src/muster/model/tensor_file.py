@@ -5,8 +5,9 @@ We read it ourselves, and not through the library, because other machines ask fo
 """
 
 import math
-import mmap
 import os
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,8 +28,8 @@ MAX_TENSORS = 2**18
 its own size while it is read, so both are looked at before."""
 MAX_DIMENSIONS, MAX_BYTES = 16, 2**60
 """To multiply a million digits would take for ever."""
-_COMPARED_BYTES = 2**22
-"""At once."""
+PIECE_BYTES = 2**22
+"""Of a tensor that is looked at without being kept, at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,45 +76,61 @@ class _Entry(msgspec.Struct):
 
 
 class TensorFile:
-    """Tensors of one file by name. Opening checks the header; reading copies one tensor's bytes."""
+    """Tensors of one file by name. Opening checks the header; reading copies one tensor's bytes.
+
+    Read, not mapped: what is mapped counts as this process's memory once it was looked at, and a file that is cut
+    while it is read would end the process.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with open_inside(path.parent, path.name) as file:
                 self.spans = read_header(file, os.fstat(file.fileno()).st_size, path.name)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # writable, so torch takes it
+                self._descriptor = os.dup(file.fileno())
         except OSError as error:
             raise WeightsInvalid(
                 f"{path.name} cannot be read ({error.strerror}); check that it exists and its permissions."
             ) from error
+        weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, name: str) -> "Tensor":
         import torch
 
         span = self.spans[name]
         dtype = check_dtype(name, span.dtype)
-        if span.start == span.stop:
-            return torch.empty(span.shape, dtype=dtype)
-        mapped = torch.frombuffer(self._map, dtype=torch.uint8, count=span.stop - span.start, offset=span.start)
-        # A copy, so that a file that is changed or cut later cannot change or kill a running model.
-        return mapped.clone().view(dtype).view(span.shape)
+        tensor = torch.empty(span.stop - span.start, dtype=torch.uint8)
+        self._read_into(tensor.numpy().data, span.start)
+        return tensor.view(dtype).view(span.shape)
 
     def read_range(self, start: int, stop: int) -> bytes:
-        return self._map[start:stop]
+        data = bytearray(stop - start)
+        self._read_into(memoryview(data), start)
+        return bytes(data)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """A tensor's bytes, a few at once."""
+        span = self.spans[name]
+        for start in range(span.start, span.stop, PIECE_BYTES):
+            yield self.read_range(start, min(start + PIECE_BYTES, span.stop))
+
+    def _read_into(self, target: memoryview, start: int) -> None:
+        while target:
+            try:
+                count = os.preadv(self._descriptor, [target], start)
+            except OSError as error:
+                raise _broken(self.path.name, f"it cannot be read ({error.strerror})") from error
+            if not count:
+                raise _broken(self.path.name, "it has become shorter since it was opened")
+            target, start = target[count:], start + count
 
 
 def same_tensor(one: tuple[TensorFile, str], other: tuple[TensorFile, str]) -> bool:
     """Whether two tensors, each of a file under a name, are equal in dtype, shape and every bit."""
-    (left, right), step = (file.spans[name] for file, name in (one, other)), _COMPARED_BYTES
+    left, right = (file.spans[name] for file, name in (one, other))
     if (left.dtype, left.shape) != (right.dtype, right.shape):
         return False
-    size = left.stop - left.start
-    return all(
-        one[0].read_range(left.start + at, left.start + min(at + step, size))
-        == other[0].read_range(right.start + at, right.start + min(at + step, size))
-        for at in range(0, size, step)
-    )
+    return all(a == b for a, b in zip(one[0].pieces(one[1]), other[0].pieces(other[1]), strict=True))
 
 
 def check_dtype(tensor: str, dtype: str) -> "torch.dtype":

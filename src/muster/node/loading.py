@@ -7,7 +7,7 @@ place, every tensor is checked against the manifest's digests, which the head vo
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -28,6 +28,7 @@ from muster.model.stage import Stage
 from muster.model.weights import Weights
 from muster.node.fetch import Wanted, fetch_blobs
 from muster.node.hub import HubUnusable, fetch_from_hub
+from muster.node.memory import give_back
 from muster.node.probes import greet
 from muster.node.stage_cache import CachedStage, StageCache, StageKey
 from muster.spec.model_shape import ModelShape
@@ -138,13 +139,14 @@ class StageLoader:
         try:
             manifest = await self._manifest(assign.manifest, bulk)
             shape = await asyncio.to_thread(shape_of, manifest.config_json, assign.model, assign.dtype)
-            needed = self._check_fits(wish, shape)
+            self._check_fits(wish, shape)
             await asyncio.to_thread(check_conformance, manifest.config_json)
             weights: Weights = self._store.open(manifest)
             names = await asyncio.to_thread(tensor_names, weights, key.first, key.last)
             local = await asyncio.to_thread(matching_directory, assign.model, manifest, names)
             if local is None:
                 await self._fetch(assign, manifest, names, _Head(bulk, head.peer), report)
+            needed = self._check_fits(wish, shape, _at_once_bytes(manifest, names, shape))
             if key.last == shape.num_layers and (words := manifest.vocabulary) is not None:
                 await fetch_blobs(bulk, self._store, [Wanted(words.digest, words.nbytes)])
         finally:
@@ -176,15 +178,18 @@ class StageLoader:
         await fetch_blobs(bulk, self._store, [Wanted(digest, None)])
         return Manifest.from_bytes(await asyncio.to_thread(self._store.read, digest))
 
-    def _check_fits(self, wish: Wish[Any], shape: ModelShape) -> int:
-        """The bytes that the stage takes. The head's arithmetic, done again: a cap is a promise to this owner."""
+    def _check_fits(self, wish: Wish[Any], shape: ModelShape, at_once_bytes: int = 0) -> int:
+        """The bytes that the stage takes. The head's arithmetic, done again: a cap is a promise to this owner.
+
+        While weights are read there is neither cache nor workspace, but `at_once_bytes` of one tensor twice.
+        """
         mine, num_layers = wish.assign.mine, wish.assign.stages[-1].last
         if shape.num_layers != num_layers:
             raise WeightsInvalid(
                 f"The placement covers {num_layers} layers but the model has {shape.num_layers}; "
                 "restart `muster serve`."
             )
-        needed = wish.needed_bytes(shape)
+        needed = max(wish.needed_bytes(shape), shape.weight_bytes(mine.first, mine.last) + at_once_bytes)
         held = sum(use.nbytes for use in self._uses.values())
         if held + needed > self._memory_cap_bytes:
             beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
@@ -233,9 +238,18 @@ class StageLoader:
             log.warning("hub.unused", model=manifest.model, reason=f"{error}; the head gives what is missing")
 
 
+def _at_once_bytes(manifest: Manifest, names: Sequence[str], shape: ModelShape) -> int:
+    """Of the largest part that is in memory twice while it is read: as stored and as served, or plain and packed."""
+    wanted = set(names)
+    largest = max((entry.nbytes for entry in manifest.tensors if entry.name in wanted), default=0)
+    return max(largest, *shape.expert_bytes) if shape.expert_bytes else largest
+
+
 def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
     with memory_trouble():
-        return load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device)
+        stage = load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device)
+    give_back()
+    return stage
 
 
 def _assemble(wish: Wish[Result], cached: CachedStage) -> Result:

@@ -18,7 +18,8 @@ from muster.spec.pool import Device
 from muster.spec.reserve import usable_bytes
 
 _MATMUL_SIZE = 1024
-_COPY_BYTES = 64 * 2**20
+_COPY_BYTES, _LEAST_COPY_BYTES = 48 * 2**20, 16 * 2**20
+"""More than a processor's cache holds; where little is lent, there is no room for as much."""
 _DISK_BYTES = 32 * 2**20
 _RUNS = 10
 _LONG_S = 0.5
@@ -32,20 +33,21 @@ def free_memory_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def measure_device(device: torch.device, memory_cap_bytes: int | None, disk: Path, speed: float = 1.0) -> Device:
-    """Measure matmul FLOP/s by dtype, memory, host and disk bandwidth.
+def measure_device(device: torch.device, disk: Path, speed: float = 1.0, room_bytes: int | None = None) -> Device:
+    """Measure matmul FLOP/s by dtype, memory, host and disk bandwidth, in `room_bytes` of memory if that is said.
 
-    `memory_cap_bytes` is what the owner lends; the claim is the smaller of it and what is free, less a reserve. `speed`
-    below 1 is for rehearsals: a machine that pretends to be slower (the worker then also waits accordingly).
+    Its memory is what is free, less a reserve. `speed` below 1 is for rehearsals: a machine that pretends to be slower
+    (the worker then also waits accordingly).
     """
     total = None if device.type == "cuda" else int(psutil.virtual_memory().total)
     free = usable_bytes(device.type, free_memory_bytes(device), total)
-    memory_bandwidth = _copy_bytes_per_s(device, device) * speed
+    copied = _COPY_BYTES if room_bytes is None else max(_LEAST_COPY_BYTES, min(_COPY_BYTES, room_bytes // 2))
+    memory_bandwidth = _copy_bytes_per_s(device, device, copied) * speed
     host_bandwidth = memory_bandwidth if device.type == "cpu" else _copy_bytes_per_s(torch.device("cpu"), device)
     return Device(
         kind=device.type,
         name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()}-core {device.type}",
-        memory_bytes=free if memory_cap_bytes is None else min(free, memory_cap_bytes),
+        memory_bytes=free,
         flops_per_s={dtype: rate * speed for dtype, rate in matmul_speeds(device).items()},
         memory_bandwidth_bytes_per_s=memory_bandwidth,
         host_bandwidth_bytes_per_s=host_bandwidth,
@@ -93,11 +95,11 @@ def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / _best_seconds(lambda: left @ right, device)
 
 
-def _copy_bytes_per_s(source: torch.device, target: torch.device) -> float:
+def _copy_bytes_per_s(source: torch.device, target: torch.device, copied: int = _COPY_BYTES) -> float:
     """A copy reads and writes every byte, so within one memory it moves twice its size."""
-    here: Tensor = torch.ones(_COPY_BYTES // 4, device=source)
-    there = torch.empty(_COPY_BYTES // 4, device=target)
-    moved = _COPY_BYTES * (2 if source == target else 1)
+    here: Tensor = torch.ones(copied // 4, device=source)
+    there = torch.empty(copied // 4, device=target)
+    moved = 4 * here.numel() * (2 if source == target else 1)
     return moved / _best_seconds(lambda: there.copy_(here), target)
 
 

@@ -20,6 +20,7 @@ from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import shaped_as
 from muster.node.announce import Announce
 from muster.node.devices import pick_device
+from muster.node.memory import spread_little
 from muster.wire.ticket import Ticket, parse, proof
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class LendOptions:
     """What this machine lends to a pool, as its owner said it."""
 
     memory_bytes: int | None
+    """The program and all that it holds stays below it."""
     name: str
     region: str
     device: str
@@ -42,6 +44,8 @@ class LendOptions:
     drain_timeout_s: float = 60.0
     once: bool = False
     """Give up where the head does not answer at first."""
+    memory_cap_bytes: int | None = None
+    """Rehearse a machine that has so much for layers, whatever the program takes beside them."""
 
 
 async def run_worker(ticket_line: str, options: LendOptions, announce: Announce) -> None:
@@ -120,6 +124,7 @@ async def prepared(
 
 def import_worker() -> None:
     """`transformers` imports scipy where it finds it, for losses that no decoder has: half a second of every start."""
+    spread_little()
     find = importlib.util.find_spec
     importlib.util.find_spec = lambda name, package=None: None if name == "scipy" else find(name, package)
     try:
@@ -136,7 +141,8 @@ def node_options(options: LendOptions) -> "WorkerOptions":
         cache_dir=options.cache_dir,
         region=options.region,
         device=pick_device(options.device),
-        memory_cap_bytes=options.memory_bytes,
+        memory_bytes=options.memory_bytes,
+        memory_cap_bytes=options.memory_cap_bytes,
         speed=options.speed,
         drain_timeout_s=options.drain_timeout_s,
         once=options.once,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from muster.model.stage import Stage
+from muster.node.memory import give_back
 from muster.spec.model_shape import ModelShape
 
 KEEP_S = 300.0
@@ -88,5 +89,6 @@ class StageCache:
     def _let_go(self, key: StageKey) -> None:
         device = self._stages.pop(key).stage.device
         gc.collect()  # a model refers to itself in circles, and its memory is wanted now
+        give_back()
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -145,7 +145,7 @@ class NodeState:
         """Stages go on: the head may only be restarting."""
         if self.refused:
             return []
-        if self.draining and not self.stages:
+        if self.draining:  # nobody is left who could move what is here
             return [Quit(None)]
         self.joined = False
         after_s = min(MAX_REJOIN_S, FIRST_REJOIN_S * 2**self.rejoins)
@@ -161,7 +161,10 @@ class NodeState:
 
     def _tick(self, now: float, vitals: Vitals) -> list[Command]:
         if self.draining and now >= self.leave_by:
-            reason = "Left before the drain was over; raise --drain-timeout to let requests move first."
+            reason = (
+                "Left although no other machine had taken over the layers that were here; let another machine join "
+                "before this one leaves."
+            )
             return [Say(Goodbye()), Quit(PoolUnavailable(reason))]
         if not self.joined:
             return []

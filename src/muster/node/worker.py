@@ -8,6 +8,7 @@ makes them neighbours.
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from dataclasses import replace as with_changes
 from pathlib import Path
 
 import structlog
@@ -40,6 +41,7 @@ from muster.node.events import (
 from muster.node.incoming import Incoming
 from muster.node.loading import StageLoader
 from muster.node.measure import free_memory_bytes, measure_device
+from muster.node.memory import check_promise, give_back, left_for_layers
 from muster.node.neighbours import Neighbours
 from muster.node.place import NodePlace, Surroundings
 from muster.node.reports import LinkReports
@@ -65,8 +67,10 @@ class WorkerOptions:
     cache_dir: Path
     region: str = ""
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    memory_bytes: int | None = None
+    """What the owner lends: the program and all that it holds stays below it. None lends what is free."""
     memory_cap_bytes: int | None = None
-    """What the owner lends; None lends what is free."""
+    """What layers may take, whatever the program takes beside them: a rehearsal of small machines on a large one."""
     speed: float = 1.0
     """Below 1 rehearses a slower machine."""
     drain_timeout_s: float = 60.0
@@ -78,8 +82,15 @@ Measure = Callable[[WorkerOptions], Device]
 
 
 def measured(options: WorkerOptions) -> Device:
-    """What this machine can do under these options."""
-    return measure_device(options.device, options.memory_cap_bytes, options.cache_dir, options.speed)
+    """What this machine can do under these options. Raises `InvalidRequest` when it lends too little for anything."""
+    lent, kind, room = options.memory_bytes, options.device.type, None
+    if lent is not None:
+        check_promise(lent, kind)
+        room = left_for_layers(lent, kind)
+    device = measure_device(options.device, options.cache_dir, options.speed, room)
+    give_back()
+    caps = [device.memory_bytes, *([options.memory_cap_bytes] if options.memory_cap_bytes is not None else [])]
+    return with_changes(device, memory_bytes=min(caps if lent is None else [*caps, left_for_layers(lent, kind)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +164,13 @@ class Worker:
 
     def drain(self) -> None:
         """Leave once what runs here has moved to other machines."""
-        moves = bool(self._state.joined and self._state.stages)
-        sentence = "Draining: what runs here moves to other machines first. Ctrl-C once more leaves at once."
+        moves, patience_s = bool(self._state.joined and self._state.stages), self._options.drain_timeout_s
+        sentence = (
+            f"Draining: for up to {patience_s:.0f} s this waits until other machines hold the layers that are here. "
+            "Ctrl-C once more leaves at once."
+        )
         self._announce("draining", sentence if moves else "Leaving.")
-        self._handle(DrainAsked(self._options.drain_timeout_s))
+        self._handle(DrainAsked(patience_s))
 
     def rehearse(self, speed: float) -> None:
         """Be a machine of this speed from the next step of every stage on; the head is left to find out."""
@@ -276,8 +290,7 @@ class Worker:
         free = free_memory_bytes(self._options.device)
         if self._loader is not None:
             free += self._loader.idle_bytes
-        cap = self._options.memory_cap_bytes
-        return free if cap is None else min(free, cap)
+        return free if self._device is None else min(free, self._device.memory_bytes)
 
     # --- events and commands ----------------------------------------------------------------------------------------
 

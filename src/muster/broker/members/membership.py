@@ -70,6 +70,8 @@ class Member:
     hangs: bool = False
     """Its step at hand was found not to end; nothing new until it does."""
     draining: bool = False
+    wants_to_leave: bool = False
+    """Its owner said so; one that only the operator drains stays, though it may get nothing new."""
     links: dict[NodeId, LinkSpeed] = field(default_factory=dict)
     """As this node measured them; a bandwidth of 0 here means not measured."""
 

@@ -200,7 +200,10 @@ class Lifecycle:
         assert self.serving is not None
         if now_s < self._next_attempt_s:
             return []
-        return self._mend(now_s)
+        serving, leaving = self.serving, [self._members.members[node].wants_to_leave for node in self.serving.nodes]
+        if (commands := self._mend(now_s)) or not any(leaving) or self._running(serving):
+            return commands
+        return self.end(serving, now_s)  # nobody can take over, and nothing would be lost
 
     def _mend(self, now_s: float) -> list[Command]:
         plan = self._first_plan(now_s) if self._settling else self._mended(now_s)
