@@ -17,7 +17,18 @@ from tests.api.test_doors import FakeAdmin
 
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
 TEXT = {"model": "fake", "prompt": "x", "max_tokens": 3}
-BODIES = {"/v1/chat/completions": CHAT, "/v1/completions": TEXT}
+LINES = {"model": "fake", "messages": CHAT["messages"], "options": {"num_predict": 3}}
+BODIES = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": TEXT,
+    "/v1/messages": CHAT,
+    "/v1/messages/count_tokens": {name: CHAT[name] for name in ("model", "messages")},
+    "/v1/responses": {"model": "fake", "input": "Hello", "max_output_tokens": 3},
+    "/api/chat": LINES,
+    "/api/generate": {"model": "fake", "prompt": "Hello", "options": {"num_predict": 3}},
+    "/tokenize": {"model": "fake", "prompt": "Hello"},
+    "/detokenize": {"model": "fake", "tokens": [1, 2]},
+}
 KEY, ADMIN = {"authorization": "Bearer sk-1"}, {"authorization": "Bearer admin"}
 
 
@@ -83,7 +94,11 @@ def test_nothing_is_declared_that_is_never_answered(locked: Served) -> None:
         assert "422" not in operation["responses"]
         assert ("429" in operation["responses"]) == (path in BODIES)
         assert operation.get("security") == (
-            None if path == "/health" else [{"admin": []}] if path.startswith("/admin") else [{}, {"key": []}]
+            None
+            if path == "/health"
+            else [{"admin": []}]
+            if path.startswith("/admin")
+            else [{}, {"key": []}, {"x_api_key": []}]
         )
 
 

@@ -3,7 +3,8 @@
 Read in this order: backend (what is behind), keys (who may enter), errors and error_shapes (what a refusal looks
 like), ignored, fields and prompt (what a request says), generate (tokens to text, choice by choice), conversation (what
 every chat-like API makes of a body, and choices of that), answer (JSON, server-sent events, and clients who leave),
-chat, completions, models, health, admin (the doors), body, origins, answer_headers and gate (what every request
+blocks and framing (answers in blocks, and how streams travel), chat, completions, tokenize, anthropic, responses,
+ollama, models, health, admin (the doors), body, origins, answer_headers and gate (what every request
 passes), app and description (what the server says that it does), listen, server and impatience (the socket, and
 clients who hold it for nothing).
 """

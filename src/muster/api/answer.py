@@ -5,7 +5,6 @@ once, not only when the next token would be sent.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from muster.api.error_shapes import openai_error
 from muster.api.errors import InternalError
+from muster.api.framing import CHUNKS, Framing
 from muster.api.gate import log_unexpected
 from muster.api.serving import Visit
 from muster.errors import MusterError
@@ -66,16 +65,18 @@ class JsonAnswer(Response):
 
 
 class EventStream(Response):
-    """Sends each chunk as a server-sent event, then `[DONE]`; a comment, which clients skip, into every long silence.
+    """Sends each chunk as it comes, framed as the API has it; a comment, which clients skip, into every long silence.
 
     The status is sent with the first of them, so a request that fails before it gets a proper error status. A later
-    error becomes an event `{"error": ...}`, and then no `[DONE]` follows.
+    error becomes the last chunk, and then no end mark follows.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(self, visit: Visit, chunks: AsyncGenerator[Json, None], silence_s: float) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(
+        self, visit: Visit, chunks: AsyncGenerator[Json, None], silence_s: float, framing: Framing = CHUNKS
+    ) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(headers=headers, media_type=framing.media_type)
+        self._framing = framing
         del self.headers["content-length"]
         self._visit = visit
         self._chunks = chunks
@@ -89,17 +90,19 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         self._spoke_s = asyncio.get_running_loop().time()
-        breath = asyncio.create_task(self._break_silences(send))
+        breath = asyncio.create_task(self._break_silences(send)) if self._framing.silence else None
         try:
             async for chunk in self._chunks:
-                await self._send(send, f"data: {json.dumps(chunk)}")
-            await self._send(send, "data: [DONE]")
+                await self._send(send, self._framing.frame(chunk))
+            if self._framing.end:
+                await self._send(send, self._framing.end)
         except Exception as error:
             if not self._begun:
                 raise
             await self._send_error(send, error)
         finally:
-            breath.cancel()
+            if breath is not None:
+                breath.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _break_silences(self, send: Send) -> None:
@@ -107,19 +110,18 @@ class EventStream(Response):
         while True:
             await asyncio.sleep(self._spoke_s + self._silence_s - loop.time())
             if loop.time() >= self._spoke_s + self._silence_s:
-                await self._send(send, ": still at work")
+                await self._send(send, self._framing.silence)
 
     async def _send_error(self, send: Send, error: Exception) -> None:
         if not isinstance(error, MusterError):
             log_unexpected(self._visit, error)
             error = InternalError(self._visit.id)
         self._visit.error_code = error.code
-        await self._send(send, f"data: {json.dumps(openai_error(error))}")
+        await self._send(send, self._framing.frame(self._framing.error(error, self._visit.id)))
 
-    async def _send(self, send: Send, line: str) -> None:
-        # json.dumps escapes all but ASCII: some clients split lines at more characters than the newline.
+    async def _send(self, send: Send, text: str) -> None:
         self._spoke_s = asyncio.get_running_loop().time()
         if not self._begun:
             self._begun = True
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": f"{line}\n\n".encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from muster import __version__
 from muster.api.admin import PoolAdmin, admin_routes
+from muster.api.anthropic.routes import message_routes
 from muster.api.backend import Backend
 from muster.api.chat import chat_routes
 from muster.api.completions import completion_routes
@@ -13,7 +14,10 @@ from muster.api.gate import Gate
 from muster.api.health import health_routes
 from muster.api.keys import KeyStore
 from muster.api.models import model_routes
+from muster.api.ollama.routes import ollama_routes
+from muster.api.responses.routes import response_routes
 from muster.api.serving import Serving, ServingOptions
+from muster.api.tokenize import tokenize_routes
 from muster.metrics import Metrics
 from muster.text.tokenizer import Tokenizer
 
@@ -37,7 +41,16 @@ def create_app(
     serving = Serving(backend, tokenizer, metrics, options or ServingOptions())
     app = FastAPI(title="Muster", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     install_error_handlers(app)
-    for routes in (chat_routes, completion_routes, model_routes, health_routes):
+    for routes in (
+        chat_routes,
+        completion_routes,
+        response_routes,
+        message_routes,
+        ollama_routes,
+        tokenize_routes,
+        model_routes,
+        health_routes,
+    ):
         app.include_router(routes(serving))
     if admin is not None and admin_token:
         app.include_router(admin_routes(admin, admin_token))

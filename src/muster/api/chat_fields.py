@@ -31,7 +31,7 @@ _FIXED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
-def _count_pieces(messages: Any) -> Any:
+def count_pieces(messages: Any) -> Any:
     """Refuse a request of very many tiny pieces before each of them is looked at."""
     if isinstance(messages, list):
         contents = [message.get("content") for message in messages if isinstance(message, dict)]
@@ -64,7 +64,7 @@ class ChatMessage(Strict):
 
 
 class ChatRequest(GenerationFields, StructuredFields):
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True), BeforeValidator(_count_pieces)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True), BeforeValidator(count_pieces)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from muster.api.generate import Choice, choices_of_prompt, without_prompt_scores
-from muster.api.prompt import begin, check_score_count, encode_text, tokens_to_generate, with_named_stops
+from muster.api.prompt import MAX_COUNTED, begin, check_score_count, encode_text, tokens_to_generate, with_named_stops
 from muster.api.serving import Serving, Visit
 from muster.errors import InvalidRequest, Unsupported
 from muster.spec.request import Priority
 from muster.spec.sampling import Sampling
 from muster.text.calls import Ending, Message, Tool
-from muster.text.chat import render_chat_soon
+from muster.text.chat import RenderedChat, render_chat_soon
 from muster.text.tools.families import reading_of
 from muster.text.tools.turn import MAX_CALLS
 
@@ -48,6 +48,10 @@ class Conversation:
     parameter: str = "messages"
     """What the API calls the messages, for errors."""
 
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        return () if self.tool_choice.mode == "none" else self.tools
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
@@ -68,10 +72,8 @@ async def prepare(
     serving: Serving, visit: Visit, conversation: Conversation, options: GenerationOptions
 ) -> list[Choice]:
     """The choices to generate, numbered from 0. Everything that may be wrong with a conversation is found here."""
-    tokenizer, wanted = serving.tokenizer, options.max_tokens
-    check(conversation)
-    tools = () if conversation.tool_choice.mode == "none" else conversation.tools
-    chat = await render_chat_soon(tokenizer, conversation.messages, conversation.variables, tools, conversation.ending)
+    tokenizer, wanted, tools = serving.tokenizer, options.max_tokens, conversation.callable_tools
+    chat = await written_out(serving, conversation)
     ids = await encode_text(serving, chat.text, conversation.parameter, chat.add_special_tokens)
     prompt = begin(tokenizer, ids, conversation.parameter)
     too_long = len(prompt) >= serving.backend.max_context
@@ -91,6 +93,20 @@ async def prepare(
     )
     # All choices have the prompt in common.
     return choices[:1] + [without_prompt_scores(choice) for choice in choices[1:]]
+
+
+async def written_out(serving: Serving, conversation: Conversation) -> RenderedChat:
+    """As the model's template has it. Raises `InvalidRequest` where that cannot be."""
+    check(conversation)
+    messages, variables, tools = conversation.messages, conversation.variables, conversation.callable_tools
+    return await render_chat_soon(serving.tokenizer, messages, variables, tools, conversation.ending)
+
+
+async def count_tokens(serving: Serving, conversation: Conversation) -> int:
+    """Of the prompt, which may be longer than the context."""
+    chat = await written_out(serving, conversation)
+    parameter, special = conversation.parameter, chat.add_special_tokens
+    return len(await encode_text(serving, chat.text, parameter, special, at_most=MAX_COUNTED))
 
 
 def check(conversation: Conversation) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from muster.api.error_shapes import is_under
+
 Json = dict[str, Any]
 Answers = dict[int | str, Json]
 
@@ -41,6 +43,22 @@ _ERROR = {
 }
 
 
+_MESSAGES_ERROR = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": "string"},
+    },
+}
+_OLLAMA_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+
+
 def refusals(*statuses: int) -> Answers:
     """What a route may answer besides its answer, and what any may: the gate refuses, or something breaks."""
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
@@ -58,7 +76,17 @@ _ANSWERED: Answers = {
         },
     }
 }
+_IN_LINES: Answers = {
+    200: {
+        "description": "The answer in pieces, one JSON object a line; with `stream: false` one object.",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "application/x-ndjson": {"schema": {"type": "string"}},
+        },
+    }
+}
 GENERATION = _ANSWERED | refusals(404, 408, 413, 429, 503)
+GENERATION_IN_LINES = _IN_LINES | refusals(404, 408, 413, 429, 503)
 HEALTH: Answers = {
     status: {"description": words, "content": {"application/json": {"schema": {"type": "object"}}}}
     for status, words in {200: "Requests can be served.", 503: "Machines are awaited."}.items()
@@ -81,16 +109,26 @@ def _corrected(schema: Json) -> Json:
     schemas = parts.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    schemas["Error"] = _ERROR
+    schemas |= {"Error": _ERROR, "MessagesError": _MESSAGES_ERROR, "OllamaError": _OLLAMA_ERROR}
     parts["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "A key of `muster keys add`; none while none is."},
+        "x_api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": "The same key."},
         "admin": {"type": "http", "scheme": "bearer", "description": "The content of the head's admin.token."},
     }
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             operation["responses"].pop("422", None)
+            _name_error(path, operation["responses"])
             if path.startswith("/admin"):
                 operation["security"] = [{"admin": []}]
             elif path != "/health":
-                operation["security"] = [{}, {"key": []}]
+                operation["security"] = [{}, {"key": []}, {"x_api_key": []}]
     return schema
+
+
+def _name_error(path: str, responses: Json) -> None:
+    """Some paths refuse in the shape of another API, see `error_shapes`."""
+    name = "MessagesError" if is_under(path, "/v1/messages") else "OllamaError" if is_under(path, "/api") else "Error"
+    for status, response in responses.items():
+        if int(status) >= 400 and path != "/health":
+            response["content"] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}

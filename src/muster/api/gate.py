@@ -134,6 +134,7 @@ class Gate:
         record = await asyncio.to_thread(self._keys.verify, offered_key(headers))
         if record is None:
             raise NotAllowed("The API key is not one of this pool's or was revoked; ask its operator for a key.")
+        visit.owner = record.id
         if scope["method"] == "POST":
             visit.key = record
             self._limiter.admit(record)

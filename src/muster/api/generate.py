@@ -70,6 +70,8 @@ class Delta:
     finish: str | None = None
     events: tuple[Event, ...] = ()
     """What it says."""
+    stop: str | None = None
+    """The stop string that ended it."""
     prompt: tuple[ScoredToken, ...] = ()
     """All tokens of the prompt, before anything else, where their scores were asked for."""
 
@@ -166,7 +168,7 @@ class ChoiceWriter:
         if ending is not None and self._choice.scores_every_token:
             scored.append(ScoredToken(ending, self._characters))
         events, finish = self._read("".join(text), finish)
-        return Delta(self._choice.index, "".join(text), tuple(scored), finish, events)
+        return Delta(self._choice.index, "".join(text), tuple(scored), finish, events, self._stream.stop)
 
     def _read(self, text: str, finish: str | None) -> tuple[tuple[Event, ...], str | None]:
         """What the text says, and whether a complete call is why it ends."""

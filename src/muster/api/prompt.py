@@ -12,16 +12,23 @@ from muster.errors import ContextTooLong, InvalidRequest
 from muster.spec.sampling import Sampling
 from muster.text.tokenizer import Tokenizer
 
+MAX_COUNTED = 2**17
+"""Tokens of a text that is only to be counted, whatever the context holds."""
 MAX_SCORES = 2**19
 """Log probabilities of prompts in one answer."""
 
 
-async def encode_text(serving: Serving, text: str, parameter: str, add_special_tokens: bool = True) -> list[int]:
-    context = serving.backend.max_context
+async def encode_text(
+    serving: Serving, text: str, parameter: str, add_special_tokens: bool = True, at_most: int | None = None
+) -> list[int]:
+    """`at_most`: not the context bounds the text, but this."""
+    limit = serving.backend.max_context if at_most is None else at_most
     try:
-        ids = await asyncio.wrap_future(serving.tokenizer.encoding(text, add_special_tokens, at_most=context))
+        ids = await asyncio.wrap_future(serving.tokenizer.encoding(text, add_special_tokens, at_most=limit))
     except ContextTooLong:
-        raise _no_room(serving, f"more than {context}", parameter) from None
+        if at_most is not None:
+            raise ContextTooLong(f"The text has more than {at_most} tokens; send less.", parameter) from None
+        raise _no_room(serving, f"more than {limit}", parameter) from None
     except InvalidRequest as error:
         raise InvalidRequest(str(error), parameter) from error
     _check_rows(serving, ids, parameter)

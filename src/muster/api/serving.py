@@ -33,6 +33,8 @@ class ServingOptions:
     """Refuse a body with an unknown field instead of leaving the field out."""
     model_names: tuple[str, ...] = ()
     """What clients may call the model; the answers say the first. Its own name is understood all the same."""
+    store_responses_s: float = 0.0
+    """Answers of /v1/responses can be asked for again, and followed, for so long; 0 stores none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Visit:
 
     path: str
     key: KeyRecord | None = None
+    owner: str = ""
+    """Id of the key that was shown; empty where none is asked for."""
     charge: Callable[[int], None] = lambda tokens: None
     """Told of every token that is read or generated, as it happens."""
     id: str = field(default_factory=lambda: uuid4().hex)

@@ -60,6 +60,14 @@ StrictFields = Annotated[
         help="Refuse a request with an unknown field. Else the answer's header names what was ignored.",
     ),
 ]
+StoreResponses = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=24.0 * 365,
+        help="Keep answers of /v1/responses so many hours in memory, so that others may follow them; 0 keeps none.",
+    ),
+]
 WaitForPipeline = Annotated[
     float,
     typer.Option(min=0.0, max=240.0, help="A new request waits so many seconds while nothing serves, then gets a 503."),
@@ -98,6 +106,7 @@ def serve(
     plan: ServePlan = None,
     served_model_name: ServedModelNames = None,
     strict_fields: StrictFields = False,
+    store_responses: StoreResponses = 0.0,
     allow_origin: AllowOrigins = None,
     wait_for_pipeline: WaitForPipeline = 10.0,
     forget_after: ForgetAfter = "30d",
@@ -127,7 +136,7 @@ def serve(
         device=device,
         max_context=max_context,
         min_nodes=min_nodes,
-        door=door_options(served_model_name, strict_fields, allow_origin),
+        door=door_options(served_model_name, strict_fields, store_responses, allow_origin),
         wait_for_pipeline_s=wait_for_pipeline,
         forget_after_s=forget_after_s,
         pins=pins,
@@ -139,13 +148,18 @@ def serve(
     asyncio.run(run_head(options, Announcer(as_json)))
 
 
-def door_options(names: list[str] | None, strict_fields: bool, origins: list[str] | None) -> "ServingOptions":
+def door_options(
+    names: list[str] | None, strict_fields: bool, store_hours: float, origins: list[str] | None
+) -> "ServingOptions":
     from muster.api.serving import ServingOptions
 
     if not all(names or ()):
         raise InvalidRequest("--served-model-name is empty; write a name.", "served_model_name")
     return ServingOptions(
-        allow_origins=tuple(origins or ()), strict_fields=strict_fields, model_names=tuple(names or ())
+        allow_origins=tuple(origins or ()),
+        strict_fields=strict_fields,
+        model_names=tuple(names or ()),
+        store_responses_s=store_hours * 3600,
     )
 
 

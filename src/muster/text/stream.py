@@ -98,6 +98,11 @@ class TextStream:
         return self._stops.matched is not None
 
     @property
+    def stop(self) -> str | None:
+        """The stop string that ended it."""
+        return self._stops.matched
+
+    @property
     def pushed(self) -> int:
         """Tokens pushed so far."""
         return self._pushed

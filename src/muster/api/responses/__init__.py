@@ -1,0 +1,1 @@
+"""OpenAI's Responses: `fields` and `items` (what a body says), `form` (the answer), `store` and `routes`."""
