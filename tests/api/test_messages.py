@@ -73,7 +73,7 @@ def test_a_call_is_a_block_whose_input_is_an_object(served: Served) -> None:
 
 def test_a_call_that_is_cut_is_not_claimed_to_be_one(served: Served) -> None:
     served.backend.script = CALL
-    message = ask(served, tools=TOOLS, max_tokens=70)
+    message = ask(served, tools=TOOLS, max_tokens=55)
     assert (message["stop_reason"], message["content"]) == ("max_tokens", [])
 
 
@@ -105,6 +105,11 @@ def test_results_of_tools_system_blocks_and_thoughts_reach_the_prompt(served: Se
 def test_an_answer_that_was_begun_is_continued(served: Served) -> None:
     ask(served, messages=[*HELLO, {"role": "assistant", "content": "The answer is"}])
     assert served.backend.tokenizer.decode(served.backend.requests[0].prompt).endswith("The answer is")
+
+
+def test_a_form_is_held_to(served: Served) -> None:
+    ask(served, output_config={"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}})
+    assert served.backend.requests[0].sampling.grammar
 
 
 def test_tokens_are_counted_without_generating(served: Served) -> None:

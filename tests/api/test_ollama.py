@@ -44,6 +44,13 @@ def test_a_whole_answer_where_no_stream_is_wanted(served: Served) -> None:
     assert prompts[1] == "Hello"
 
 
+def test_a_form_is_held_to(served: Served) -> None:
+    for form in ("json", {"type": "object"}):
+        lines(served, "/api/chat", messages=HELLO, format=form)
+        lines(served, "/api/generate", prompt="Hello", raw=True, format=form)
+    assert all(request.sampling.grammar for request in served.backend.requests)
+
+
 def test_a_call_goes_out_and_its_result_comes_back(served: Served) -> None:
     served.backend.script = CALL
     told = lines(served, "/api/chat", messages=HELLO, tools=TOOLS)
@@ -66,7 +73,7 @@ def test_models_and_version_are_told(served: Served) -> None:
         ({"messages": []}, 400),
         ({"messages": [{"role": "tool", "content": "x"}]}, 400),
         ({"messages": [{"role": "user", "content": "x", "images": ["aa"]}]}, 400),
-        ({"format": "json"}, 400),
+        ({"format": "xml"}, 400),
         ({"options": {"mirostat": 2}}, 400),
         ({"options": {"top_p": 7}}, 400),
     ],

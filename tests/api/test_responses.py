@@ -68,6 +68,12 @@ def test_a_call_goes_out_and_its_output_comes_back(served: Served, client: OpenA
     assert places == sorted(places)
 
 
+def test_a_form_is_held_to(served: Served, client: OpenAI) -> None:
+    form: Any = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}}
+    assert client.responses.create(**ASK, text=form).text.format.type == "json_schema"
+    assert served.backend.requests[0].sampling.grammar
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": []}, "input"),
     ({"input": [{"type": "computer_call"}]}, "input[0].type"),
@@ -76,6 +82,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"background": True}, "background"),
+    ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
     ({"truncation": "auto"}, "truncation"),
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"max_output_tokens": 0}, "max_output_tokens"),

@@ -25,6 +25,8 @@ async def encode_text(
     limit = serving.backend.max_context if at_most is None else at_most
     try:
         ids = await asyncio.wrap_future(serving.tokenizer.encoding(text, add_special_tokens, at_most=limit))
+        if at_most is not None and len(ids) > at_most:
+            raise ContextTooLong("The text is too long.")  # found only now; said below
     except ContextTooLong:
         if at_most is not None:
             raise ContextTooLong(f"The text has more than {at_most} tokens; send less.", parameter) from None

@@ -10,12 +10,13 @@ A schema is always enforced, whether it is called strict or not: what cannot be 
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from muster.api.body import JsonWeight, TooMuch
+from muster.api.conversation import Conversation
 from muster.api.fields import Strict, at_most, check_unicode
 from muster.api.serving import Serving
 from muster.errors import InvalidRequest, Unsupported
@@ -97,6 +98,16 @@ async def checked_grammar(serving: Serving, structure: Structure | None) -> str:
         return await asyncio.wrap_future(serving.tokenizer.grammars.checking(grammar))
     except InvalidRequest as error:
         raise InvalidRequest(f"{parameter} cannot be done: {error}; change that part.", parameter) from None
+
+
+async def constrained(serving: Serving, conversation: Conversation, structure: Structure | None) -> Conversation:
+    """The conversation with what its answer must be. Raises `InvalidRequest`."""
+    return replace(conversation, grammar=await checked_grammar(serving, structure) or None)
+
+
+def structure_of_schema(schema: Any, parameter: str) -> Structure:
+    """Of a bare schema, or the word `json` for any object."""
+    return Structure(parameter, any_object()) if schema == "json" else _of_json(schema, parameter, WHITESPACE)
 
 
 def structure_of_format(written: Any, parameter: str) -> Structure | None:

@@ -10,6 +10,7 @@ from muster.api.chat_fields import Variable, count_pieces, thinking_variables
 from muster.api.conversation import Conversation, GenerationOptions, ToolChoice
 from muster.api.fields import GenerationFields, RefusableFields, Strict, check_token_count, check_unicode
 from muster.api.serving import Serving
+from muster.api.structured import Structure, structure_of_format
 from muster.api.tool_fields import check_call, check_tools, read_function
 from muster.errors import InvalidRequest, Unsupported
 from muster.text.calls import Ending, Message, Tool, ToolCall
@@ -53,7 +54,9 @@ class CountRequest(RefusableFields):
     tools: Any = Field(default=None, description="Tools with an `input_schema`. This server calls none itself.")
     tool_choice: Any = Field(default=None, description="`auto`, `any`, `tool` with a name, or `none`.")
     thinking: Any = Field(default=None, description="`disabled` switches thinking off where the chat template can.")
-    output_config: Any = Field(default=None, description="`effort` is handed to the chat template.")
+    output_config: Any = Field(
+        default=None, description="`effort` is handed to the chat template; `format` may be `json_schema`."
+    )
     cache_control: Any = None
     mcp_servers: Any = None
     context_management: Any = None
@@ -79,11 +82,17 @@ class CountRequest(RefusableFields):
         )
 
     @property
+    def structure(self) -> Structure | None:
+        """What the answer must be."""
+        return structure_of_format(self._config.get("format"), "output_config.format")
+
+    @property
+    def _config(self) -> Mapping[str, Any]:
+        return self.output_config if isinstance(self.output_config, dict) else {}
+
+    @property
     def _variables(self) -> dict[str, Variable]:
-        config = self.output_config if isinstance(self.output_config, dict) else {}
-        if config.get("format") is not None:
-            raise Unsupported("This server does not do output_config.format; leave it out.", "output_config.format")
-        effort = config.get("effort")
+        effort = self._config.get("effort")
         if effort is not None and not isinstance(effort, str):
             raise InvalidRequest("output_config.effort is not text; send low, medium or high.", "output_config.effort")
         off = isinstance(self.thinking, dict) and self.thinking.get("type") == "disabled"

@@ -10,6 +10,7 @@ from muster.api.conversation import count_tokens, prepare
 from muster.api.description import GENERATION, refusals
 from muster.api.framing import MESSAGES
 from muster.api.serving import Serving, Visit
+from muster.api.structured import constrained
 
 
 def message_routes(serving: Serving) -> APIRouter:
@@ -23,7 +24,8 @@ def message_routes(serving: Serving) -> APIRouter:
         serving.check_model(body.model)
         body.refuse_unsupported()
         options = body.options(serving)
-        choices = await prepare(serving, visit, body.conversation, options)
+        conversation = await constrained(serving, body.conversation, body.structure)
+        choices = await prepare(serving, visit, conversation, options)
         form = MessageForm(serving, visit, options.stops)
         if body.stream:
             return EventStream(visit, form.events(choices), serving.options.silence_s, MESSAGES)

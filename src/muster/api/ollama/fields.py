@@ -10,6 +10,7 @@ from muster.api.chat_fields import count_pieces, thinking_variables
 from muster.api.conversation import Conversation, GenerationOptions, ToolChoice
 from muster.api.fields import GenerationFields, RefusableFields, check_token_count, check_unicode
 from muster.api.serving import Serving
+from muster.api.structured import Structure, structure_of_schema
 from muster.api.tool_fields import check_call, read_tools
 from muster.errors import InvalidRequest
 from muster.text.calls import Message, ToolCall
@@ -61,10 +62,9 @@ class OllamaRequest(RefusableFields):
     stream: bool | None = Field(default=None, description="True where it is left out.")
     options: OllamaOptions | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
-    format: Any = None
+    format: Any = Field(default=None, description="`json`, or a schema.")
     keep_alive: Any = None
 
-    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {"format": ("",)}
     without_effect: ClassVar[frozenset[str]] = frozenset({"keep_alive"})
 
     def how(self, serving: Serving) -> GenerationOptions:
@@ -90,6 +90,11 @@ class OllamaRequest(RefusableFields):
             max_tokens=wanted,
             max_tokens_parameter="num_predict",
         )
+
+    @property
+    def structure(self) -> Structure | None:
+        """What the answer must be."""
+        return structure_of_schema(self.format, "format") if self.format else None
 
     @property
     def variables(self) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from muster.api.ollama.fields import OllamaChatRequest, OllamaGenerateRequest, O
 from muster.api.ollama.form import OllamaForm
 from muster.api.prompt import begin, encode_text, tokens_to_generate, with_named_stops
 from muster.api.serving import Serving, Visit
+from muster.api.structured import checked_grammar, constrained
 
 
 def ollama_routes(serving: Serving) -> APIRouter:
@@ -35,7 +36,9 @@ def ollama_routes(serving: Serving) -> APIRouter:
     async def chat(body: OllamaChatRequest, request: Request) -> Response:
         visit: Visit = request.state.muster
         _check(serving, body)
-        return answer(visit, body, await prepare(serving, visit, body.conversation, body.how(serving)), True)
+        options = body.how(serving)
+        conversation = await constrained(serving, body.conversation, body.structure)
+        return answer(visit, body, await prepare(serving, visit, conversation, options), True)
 
     @router.post(
         "/api/generate", summary="Answer a prompt (Ollama)", responses=GENERATION_IN_LINES, response_model=None
@@ -45,9 +48,13 @@ def ollama_routes(serving: Serving) -> APIRouter:
         _check(serving, body)
         options = body.how(serving)
         if body.raw:
+            options = replace(
+                options, sampling=replace(options.sampling, grammar=await checked_grammar(serving, body.structure))
+            )
             choices = await _continue(serving, visit, check_unicode(body.prompt, "prompt"), options)
         else:
-            choices = await prepare(serving, visit, body.conversation, options)
+            conversation = await constrained(serving, body.conversation, body.structure)
+            choices = await prepare(serving, visit, conversation, options)
         return answer(visit, body, choices, False)
 
     @router.get("/api/tags", summary="The models that are served (Ollama)", responses=refusals())

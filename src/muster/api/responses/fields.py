@@ -10,6 +10,7 @@ from muster.api.conversation import Conversation, GenerationOptions, ToolChoice
 from muster.api.fields import GenerationFields, RefusableFields, Strict, at_most, check_token_count, check_unicode
 from muster.api.responses.items import MAX_ITEMS, read_input
 from muster.api.serving import Serving
+from muster.api.structured import Structure, structure_of_format
 from muster.api.tool_fields import check_tools, read_function, read_tool_choice
 from muster.errors import InvalidRequest, Unsupported
 from muster.text.calls import Message, Tool
@@ -25,7 +26,7 @@ class Reasoning(Strict):
 
 
 class TextOptions(Strict):
-    format: Any = Field(default=None, description="`text`.")
+    format: Any = Field(default=None, description="`text`, `json_object`, or `json_schema` with name and schema.")
     verbosity: str | None = None
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"verbosity"})
@@ -98,7 +99,6 @@ class ResponsesRequest(RefusableFields):
 
     def read(self, before: Sequence[Message]) -> Conversation:
         """All that is said, checked. `before` is what was said up to the answer that this one follows."""
-        self._check_format()
         tools = read_tools(self.tools)
         told = (
             () if self.instructions is None else (Message("system", check_unicode(self.instructions, "instructions")),)
@@ -111,6 +111,11 @@ class ResponsesRequest(RefusableFields):
             variables=thinking_variables(self.reasoning.effort if self.reasoning else None),
             parameter="input",
         )
+
+    @property
+    def structure(self) -> Structure | None:
+        """What the answer must be."""
+        return structure_of_format(self.text.format if self.text else None, "text.format")
 
     def options(self, serving: Serving) -> GenerationOptions:
         """How to answer, checked."""
@@ -128,11 +133,6 @@ class ResponsesRequest(RefusableFields):
         if isinstance(choice, dict) and choice.get("type") == "function":
             choice = {"type": "function", "function": choice}
         return read_tool_choice(choice, has_tools)
-
-    def _check_format(self) -> None:
-        form = self.text.format if self.text else None
-        if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
-            raise Unsupported("This server does not do this text.format; send {'type': 'text'}.", "text.format")
 
 
 def read_tools(written: Any) -> tuple[Tool, ...]:

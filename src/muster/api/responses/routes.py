@@ -11,6 +11,7 @@ from muster.api.responses.fields import ResponsesRequest
 from muster.api.responses.form import ResponseForm
 from muster.api.responses.store import ResponseStore
 from muster.api.serving import Serving, Visit
+from muster.api.structured import constrained
 from muster.errors import Unsupported
 from muster.text.calls import Message
 
@@ -29,7 +30,7 @@ def response_routes(serving: Serving) -> APIRouter:
         body.refuse_unsupported()
         options = body.options(serving)
         before = _before(store, visit, body)
-        conversation = body.read(before)
+        conversation = await constrained(serving, body.read(before), body.structure)
         choices = await prepare(serving, visit, conversation, options)
         # Instructions are not handed on: the next request brings its own.
         said = conversation.messages[body.instructions is not None :]
