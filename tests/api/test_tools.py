@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
+from muster.api.serving import ServingOptions
+from tests.api.fake_backend import FakeBackend
 from tests.api.served import Served
 
 WEATHER = {
@@ -213,3 +215,53 @@ def test_half_a_character_is_named(served: Served, function: dict[str, Any]) -> 
     )
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == f"tools[0].{next(iter(function))}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "begins"),
+    [
+        ({"tool_choice": "required"}, True),
+        ({"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}, True),
+        ({"tools": tool(strict=True)["tools"]}, True),
+        ({"tools": tool(strict=True)["tools"], "tool_choice": "none"}, False),
+        ({}, False),
+    ],
+)
+def test_calls_that_are_demanded_or_strict_are_held_to_a_grammar(
+    served: Served, client: OpenAI, fields: dict[str, Any], begins: bool
+) -> None:
+    client.chat.completions.create(**{**ASK, **fields})
+    grammar = served.backend.requests[0].sampling.grammar
+    assert ("<tool_call>" in grammar) == begins
+
+
+def test_a_named_tool_is_the_only_one_that_may_be_called(served: Served, client: OpenAI) -> None:
+    ask = {**ASK, "tools": [WEATHER, *tool()["tools"]]}
+    client.chat.completions.create(**ask, tool_choice="required")
+    client.chat.completions.create(**ask, tool_choice={"type": "function", "function": {"name": "f"}})
+    both, one = (request.sampling.grammar for request in served.backend.requests)
+    assert 'name\\": \\"f\\"' in both
+    assert 'name\\": \\"get_weather\\"' in both
+    assert "{0,127}" in both
+    assert "get_weather" not in one
+    assert "{0,127}" not in one
+
+
+def test_a_schema_that_cannot_be_held_to_is_named(served: Served, client: OpenAI) -> None:
+    bad = tool(parameters={"type": "object", "properties": {"a": {"type": "strange"}}}, strict=True)
+    with pytest.raises(BadRequestError, match=r"tools cannot be done: .*strange") as caught:
+        client.chat.completions.create(**{**ASK, **bad})
+    assert caught.value.param == "tools"
+    client.chat.completions.create(**{**ASK, **tool(parameters={"type": "strange"})})
+
+
+def test_the_operator_may_choose_how_calls_are_read_or_that_none_are(served: Served) -> None:
+    backend = FakeBackend(served.backend.tokenizer, max_context=4096)
+    backend.script = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
+    with Served(backend, ServingOptions(tool_parser="llama3_json")) as forced, forced.client() as client:
+        message = client.chat.completions.create(**ASK).choices[0].message
+        assert message.tool_calls[0].function.name == "get_weather"
+    with Served(backend, ServingOptions(tool_parser="none")) as off, off.client() as client:
+        with pytest.raises(BadRequestError, match="without tools"):
+            client.chat.completions.create(**ASK)
+        assert client.chat.completions.create(**ASK, tool_choice="none").choices[0].message.content == backend.script

@@ -8,6 +8,7 @@
 Each API reads its own body into these records and writes the deltas of `generate.run_choices` in its own form.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -20,7 +21,10 @@ from muster.spec.request import Priority
 from muster.spec.sampling import Sampling
 from muster.text.calls import Ending, Message, Tool
 from muster.text.chat import RenderedChat, render_chat_soon
-from muster.text.tools.families import reading_of
+from muster.text.tokenizer import Tokenizer
+from muster.text.tools.families import AUTO, NONE, reading_of
+from muster.text.tools.grammar import Demand, grammar_of_answer
+from muster.text.tools.reading import Reading
 from muster.text.tools.turn import MAX_CALLS
 
 
@@ -74,6 +78,8 @@ async def prepare(
     """The choices to generate, numbered from 0. Everything that may be wrong with a conversation is found here."""
     tokenizer, wanted, tools = serving.tokenizer, options.max_tokens, conversation.callable_tools
     chat = await written_out(serving, conversation)
+    reading = reading_of(tokenizer, chat.text, tools, most_calls(conversation, tokenizer), serving.options.tool_parser)
+    grammar = await _grammar(tokenizer, conversation, reading)
     ids = await encode_text(serving, chat.text, conversation.parameter, chat.add_special_tokens)
     prompt = begin(tokenizer, ids, conversation.parameter)
     too_long = len(prompt) >= serving.backend.max_context
@@ -81,15 +87,18 @@ async def prepare(
     max_tokens = tokens_to_generate(serving, len(prompt), wanted, None, parameter)
     if options.sampling.prompt_logprobs is not None:
         check_score_count((1 + options.sampling.prompt_logprobs) * len(prompt))
-    wanted_sampling = replace(options.sampling, grammar=conversation.grammar or "")
+    sampling = replace(with_named_stops(tokenizer, options.sampling, options.stops), max_tokens=max_tokens)
+    if grammar:
+        sampling = replace(sampling, grammar=grammar)
+        sampling.validate()
     choices = choices_of_prompt(
         visit,
         prompt,
-        replace(with_named_stops(tokenizer, wanted_sampling, options.stops), max_tokens=max_tokens),
+        sampling,
         n=options.n,
         stops=options.stops + chat.stop,
         priority=options.priority,
-        reading=reading_of(tokenizer, chat.text, tools, MAX_CALLS if conversation.parallel_tool_calls else 1),
+        reading=reading,
     )
     # All choices have the prompt in common.
     return choices[:1] + [without_prompt_scores(choice) for choice in choices[1:]]
@@ -97,7 +106,7 @@ async def prepare(
 
 async def written_out(serving: Serving, conversation: Conversation) -> RenderedChat:
     """As the model's template has it. Raises `InvalidRequest` where that cannot be."""
-    check(conversation)
+    check(conversation, serving.options.tool_parser)
     messages, variables, tools = conversation.messages, conversation.variables, conversation.callable_tools
     return await render_chat_soon(serving.tokenizer, messages, variables, tools, conversation.ending)
 
@@ -109,7 +118,27 @@ async def count_tokens(serving: Serving, conversation: Conversation) -> int:
     return len(await encode_text(serving, chat.text, parameter, special, at_most=MAX_COUNTED))
 
 
-def check(conversation: Conversation) -> None:
+def most_calls(conversation: Conversation, tokenizer: Tokenizer) -> int:
+    """One of a template that could not show the model several."""
+    several = conversation.parallel_tool_calls and tokenizer.conventions.takes_several_calls
+    return MAX_CALLS if several and conversation.tool_choice.name is None else 1
+
+
+async def _grammar(tokenizer: Tokenizer, conversation: Conversation, reading: Reading | None) -> str:
+    """What the tokens of the answer must fit. Raises `InvalidRequest` where nothing can be made of it."""
+    choice = conversation.tool_choice
+    wanted = [tool for tool in conversation.callable_tools if choice.name in (None, tool.name)]
+    answer = conversation.grammar or ""
+    grammar = grammar_of_answer(reading, Demand(wanted, choice.mode == "required", answer))
+    if grammar == answer:
+        return answer
+    try:
+        return await asyncio.wrap_future(tokenizer.grammars.checking(grammar))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"tools cannot be done: {error}; simplify the schemas.", "tools") from None
+
+
+def check(conversation: Conversation, tool_parser: str = AUTO) -> None:
     """Raises `InvalidRequest` where its parts contradict each other."""
     choice, names = conversation.tool_choice, {tool.name for tool in conversation.tools}
     if not conversation.messages:
@@ -118,11 +147,8 @@ def check(conversation: Conversation) -> None:
         )
     if choice.mode == "required" and not names:
         raise InvalidRequest("tool_choice demands a call, but there are no tools; send tools.", "tool_choice")
-    if choice.mode == "required" or any(tool.strict for tool in conversation.tools):
-        raise Unsupported(
-            "This server cannot hold an answer to a tool's form yet; send tool_choice auto, and tools without strict.",
-            "tool_choice",
-        )
+    if names and choice.mode != "none" and tool_parser == NONE:
+        raise Unsupported("This pool serves its model without tools; leave them out.", "tools")
     if choice.name is not None and choice.name not in names:
         raise InvalidRequest("tool_choice names a tool that is not among the tools; add it there.", "tool_choice")
     if conversation.ending == Ending.INSIDE_LAST and conversation.messages[-1].role != "assistant":

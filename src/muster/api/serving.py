@@ -13,6 +13,7 @@ from muster.errors import UnknownModel
 from muster.metrics import Metrics
 from muster.spec.model_name import model_name
 from muster.text.tokenizer import Tokenizer
+from muster.text.tools.families import AUTO
 
 SYSTEM_FINGERPRINT = f"muster-{__version__}"
 
@@ -27,6 +28,8 @@ class ServingOptions:
     """A request without any progress for so long ends with an error, so that nothing hangs for ever."""
     silence_s: float = 15.0
     """A stream that has nothing to say for so long says that it is still there: proxies and clients hang up else."""
+    tool_parser: str = AUTO
+    """The family of models as whose calls answers are read (`text/tools/families`); by the chat template, else."""
     allow_origins: tuple[str, ...] = ()
     """Web pages that may call besides those of this machine; `*` means all."""
     strict_fields: bool = False

@@ -68,6 +68,13 @@ StoreResponses = Annotated[
         help="Keep answers of /v1/responses so many hours in memory, so that others may follow them; 0 keeps none.",
     ),
 ]
+ToolParser = Annotated[
+    str,
+    typer.Option(
+        help="Read calls of tools as this family of models writes them (docs/tools.md has the names). `auto` goes by "
+        "the chat template; `none` leaves answers as they are and refuses tools."
+    ),
+]
 WaitForPipeline = Annotated[
     float,
     typer.Option(min=0.0, max=240.0, help="A new request waits so many seconds while nothing serves, then gets a 503."),
@@ -107,6 +114,7 @@ def serve(
     served_model_name: ServedModelNames = None,
     strict_fields: StrictFields = False,
     store_responses: StoreResponses = 0.0,
+    tool_parser: ToolParser = "auto",
     allow_origin: AllowOrigins = None,
     wait_for_pipeline: WaitForPipeline = 10.0,
     forget_after: ForgetAfter = "30d",
@@ -136,7 +144,7 @@ def serve(
         device=device,
         max_context=max_context,
         min_nodes=min_nodes,
-        door=door_options(served_model_name, strict_fields, store_responses, allow_origin),
+        door=door_options(served_model_name, strict_fields, store_responses, tool_parser, allow_origin),
         wait_for_pipeline_s=wait_for_pipeline,
         forget_after_s=forget_after_s,
         pins=pins,
@@ -149,9 +157,10 @@ def serve(
 
 
 def door_options(
-    names: list[str] | None, strict_fields: bool, store_hours: float, origins: list[str] | None
+    names: list[str] | None, strict_fields: bool, store_hours: float, tool_parser: str, origins: list[str] | None
 ) -> "ServingOptions":
     from muster.api.serving import ServingOptions
+    from muster.text.tools.families import check_choice
 
     if not all(names or ()):
         raise InvalidRequest("--served-model-name is empty; write a name.", "served_model_name")
@@ -160,6 +169,7 @@ def door_options(
         strict_fields=strict_fields,
         model_names=tuple(names or ()),
         store_responses_s=store_hours * 3600,
+        tool_parser=check_choice(tool_parser),
     )
 
 

@@ -146,7 +146,7 @@ class Conventions(msgspec.Struct, frozen=True, tag=True):
     takes_tools: bool = False
     """Definitions, calls and results."""
     takes_several_calls: bool = True
-    """In one message."""
+    """In one message; without tools, the plain words take them."""
     takes_system: bool = True
 
 

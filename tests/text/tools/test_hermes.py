@@ -11,8 +11,8 @@ from muster.text.tools.families import FAMILIES
 from muster.text.tools.reading import Reading, Tags
 from tests.text.tools.reading_texts import answer_of, cut, read, read_in_every_way
 
-HERMES = Reading(FAMILIES["hermes"], ("get_weather", "add"))
-THINKING = Reading(FAMILIES["hermes"], ("get_weather",), Tags("<think>", "</think>"))
+HERMES = Reading(FAMILIES["hermes"])
+THINKING = Reading(FAMILIES["hermes"], tags=Tags("<think>", "</think>"))
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "days": [1, 2]}}\n</tool_call>'
 ARGUMENTS = '{"city": "Paris", "days": [1, 2]}'
 
@@ -114,7 +114,7 @@ def test_any_arguments_come_back(values: list[dict[str, object]], ascii: bool) -
     "piece", ["<tool_call>", '<tool_call>{"a": [', "{", '"', " ", "\\", "</tool_call>", '<tool_call>{"name": "add", ']
 )
 def test_hostile_text_takes_time_in_proportion(piece: str) -> None:
-    text = piece * (300_000 // len(piece))
+    text = piece * (100_000 // len(piece))
     started_s = time.process_time()
     read(THINKING, cut(text, range(0, len(text), 50)))
     assert time.process_time() - started_s < 5

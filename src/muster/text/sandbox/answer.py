@@ -53,7 +53,7 @@ class SandboxedTokenizer:
             self._turn_ends(turns),
             turns.source[:MAX_SOURCE_CHARACTERS],
             takes_tools,
-            takes_tools and turns.takes_several_calls(),
+            not takes_tools or turns.takes_several_calls(),
             turns.takes_system(),
         )
 

@@ -5,6 +5,7 @@
 </tool_call>
 """
 
+from muster.text.tools.call_form import CallForm
 from muster.text.tools.json_call import json_call
 from muster.text.tools.source import Source, Steps
 from muster.text.tools.turn import Turn, attempt
@@ -15,6 +16,8 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 class Hermes:
     name = "hermes"
     marks = (_OPEN, _CLOSE)
+    always = False
+    form = CallForm(_OPEN, '\n{"name": "NAME", "arguments": ', "}\n" + _CLOSE, between="\n")
 
     def read(self, source: Source, turn: Turn) -> Steps[None]:
         while (yield from source.until((_OPEN,), turn.say)) is not None:

@@ -1,12 +1,13 @@
 """How the answers to one request are read: the text of a choice to events. Knows no tokens."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from muster.text.tools.call_form import CallForm
 from muster.text.tools.events import Event
 from muster.text.tools.source import Source, Steps
-from muster.text.tools.turn import MAX_CALLS, Turn
+from muster.text.tools.turn import MAX_CALLS, Schemas, Turn
 
 
 class Family(Protocol):
@@ -20,6 +21,14 @@ class Family(Protocol):
     def marks(self) -> tuple[str, ...]:
         """What may be a token that adds nothing to a text, and has to be seen all the same."""
 
+    @property
+    def form(self) -> CallForm:
+        """How it writes calls."""
+
+    @property
+    def always(self) -> bool:
+        """Its marks are around all that it writes, calls or not."""
+
     def read(self, source: Source, turn: Turn) -> Steps[None]:
         """Read an answer from its beginning to its end."""
 
@@ -31,12 +40,18 @@ class Tags:
     begin: str
     end: str
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What of it may be a token that adds nothing to a text."""
+        first = self.begin[: self.begin.find(">") + 1] or self.begin
+        return (first, self.end)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     family: Family | None = None
     """None: no calls are looked for."""
-    names: Collection[str] = ()
+    schemas: Schemas = field(default_factory=dict)
     """The tools that there are."""
     tags: Tags | None = None
     """None: no reasoning is looked for."""
@@ -55,7 +70,7 @@ class Reader:
 
     def __init__(self, reading: Reading, request_id: str) -> None:
         self._source, self._reading = Source(), reading
-        self.turn = Turn(request_id, reading.names, reading.max_calls)
+        self.turn = Turn(request_id, reading.schemas, reading.max_calls)
         self._steps = self._read()
         self._done = False
 

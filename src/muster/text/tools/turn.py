@@ -4,36 +4,38 @@ White space between the parts of an answer belongs to the model's format and is 
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from hashlib import blake2s
+from typing import Any
 
 from muster.text.tools.events import CallArguments, CallBegun, CallEnded, Event, Said, Thought
 from muster.text.tools.source import NoCall, Source, Steps
 
 MAX_CALLS = 128
 """Of one answer; what a model writes beyond them is text."""
+Schemas = Mapping[str, Mapping[str, Any]]
+"""Of the arguments of each tool that there is, by its name."""
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 
 class Turn:
     """Takes what parsers find. Pure."""
 
-    def __init__(self, request_id: str, names: Collection[str] = (), at_most: int = MAX_CALLS) -> None:
-        self.names = frozenset(names)
-        """The tools that there are."""
+    def __init__(self, request_id: str, schemas: Schemas, at_most: int = MAX_CALLS) -> None:
+        self.schemas = schemas
         self._request_id, self._at_most = request_id, at_most
         self._events: list[Event] = []
         self._held: list[str] = []
         """White space that may turn out to stand before a call."""
         self._after_block = False
         self._thinks = False
-        self._open = False
+        self._open = self._broke_off = False
         self.calls = 0
 
     @property
     def unfinished(self) -> bool:
         """A call has begun, and its arguments have not ended."""
-        return self._open
+        return self._open or self._broke_off
 
     @property
     def over(self) -> bool:
@@ -62,7 +64,7 @@ class Turn:
         self._held.clear()
         self._events.append(CallBegun(self.calls, call_id(self._request_id, self.calls), name))
         self.calls += 1
-        self._open = True
+        self._open, self._broke_off = True, self.unfinished
 
     def argue(self, text: str) -> None:
         if not text:
