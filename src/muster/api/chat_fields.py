@@ -49,18 +49,24 @@ class ContentPart(Strict):
     file: Any = None
     refusal: Any = None
 
+    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {"file": (), "image_url": (), "input_audio": ()}
+    without_effect: ClassVar[frozenset[str]] = frozenset({"refusal"})
+
 
 class ChatMessage(Strict):
     role: str
     content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
     name: str | None = None
-    tool_calls: Any = None
+    tool_calls: Any = Field(default=None, description="An assistant's calls, as an answer has them.")
     tool_call_id: str | None = None
-    function_call: Any = None
+    function_call: Any = Field(default=None, description="The older form of `tool_calls`.")
     refusal: Any = None
     audio: Any = None
     annotations: Any = None
-    reasoning_content: Any = None
+    reasoning_content: Any = Field(default=None, description="What an assistant thought; templates may leave it out.")
+
+    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {"audio": ()}
+    without_effect: ClassVar[frozenset[str]] = frozenset({"annotations", "refusal"})
 
 
 class ChatRequest(GenerationFields, StructuredFields):
@@ -102,6 +108,7 @@ class ChatRequest(GenerationFields, StructuredFields):
     web_search_options: Any = None
 
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "add_special_tokens": (False,),
         "audio": (),
         "modalities": (["text"],),
         "verbosity": ("medium",),

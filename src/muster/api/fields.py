@@ -77,17 +77,20 @@ class RefusableFields(Strict):
     without_effect: ClassVar[frozenset[str]] = frozenset()
     """Fields that are accepted and do nothing."""
 
-    @classmethod
-    def refused_fields(cls) -> dict[str, tuple[object, ...]]:
-        """All of `unsupported`."""
-        tables = [kind.__dict__.get("unsupported", {}) for kind in reversed(cls.__mro__)]
-        return {name: allowed for table in tables for name, allowed in table.items()}
-
     def refuse_unsupported(self) -> None:
-        for name, allowed in self.refused_fields().items():
+        for name, allowed in all_of(type(self), "unsupported").items():
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise Unsupported(f"This server does not do '{name}'; leave the field out.", name)
+
+
+def all_of(model: type[BaseModel], table: Literal["unsupported", "without_effect"]) -> dict[str, tuple[object, ...]]:
+    """A model's own table and those of the classes that it descends from."""
+    found: dict[str, tuple[object, ...]] = {}
+    for kind in reversed(model.__mro__):
+        own = kind.__dict__.get(table, {})
+        found |= own if isinstance(own, Mapping) else dict.fromkeys(own, ())
+    return found
 
 
 class FieldsOfOthers(RefusableFields):
@@ -115,6 +118,7 @@ class FieldsOfOthers(RefusableFields):
     xtc_probability: Any = None
 
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "add_special_tokens": (True,),
         "allowed_token_ids": (),
         "bad_words": ([],),
         "dry_multiplier": (0,),

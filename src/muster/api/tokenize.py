@@ -28,7 +28,7 @@ class TokenizeRequest(RefusableFields):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Variable] | None = None
-    tools: Any = None
+    tools: Any = Field(default=None, description="As for a chat.")
     chat_template: Any = None
 
     unsupported: ClassVar[dict[str, tuple[object, ...]]] = {"chat_template": ()}

@@ -28,11 +28,11 @@ class Block(Strict):
     signature: str | None = Field(default=None, description="Accepted; reasoning is not signed here.")
     id: str | None = None
     name: str | None = None
-    input: Any = None
+    input: Any = Field(default=None, description="Of a call: the arguments, an object.")
     tool_use_id: str | None = None
     content: Any = Field(default=None, description="Of a tool's result: text, or text blocks.")
     is_error: bool | None = Field(default=None, description="Accepted; the result itself says so.")
-    source: Any = None
+    source: Any = Field(default=None, description="Of images and documents, which are refused by their type.")
     data: Any = None
     citations: Any = None
     cache_control: Any = Field(default=None, description="Accepted; prompts share what they can anyway.")

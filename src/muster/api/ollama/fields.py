@@ -22,7 +22,7 @@ class OllamaMessage(RefusableFields):
     role: str
     content: str | None = None
     thinking: str | None = None
-    tool_calls: Any = None
+    tool_calls: Any = Field(default=None, description="An assistant's calls, as an answer has them.")
     tool_name: str | None = Field(default=None, description="Of a tool's result: which tool it is of.")
     tool_call_id: str | None = None
     images: Any = None
