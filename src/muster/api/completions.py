@@ -1,10 +1,10 @@
 """`POST /v1/completions`: text or token ids in, their continuation out. Knows the text-completion formats."""
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BeforeValidator, Field
@@ -20,11 +20,12 @@ from muster.api.fields import (
     check_unicode,
 )
 from muster.api.generate import Choice, ScoredToken, choices_of_prompt, run_choices
-from muster.api.prompt import begin, check_score_count, encode_text, tokens_to_generate, with_named_stops
+from muster.api.prompt import around_gap, begin, check_score_count, encode_text, tokens_to_generate, with_named_stops
 from muster.api.scores import completion_scores, prompt_scores
 from muster.api.serving import SYSTEM_FINGERPRINT, Serving, Visit
 from muster.api.structured import StructuredFields, checked_grammar
 from muster.errors import InvalidRequest, Unsupported
+from muster.text.fill_in import FillIn, fill_in_of
 
 MAX_PROMPTS = 64
 MAX_CHOICES_IN_ALL = 128
@@ -52,9 +53,9 @@ class CompletionRequest(GenerationFields, StructuredFields):
     echo: bool | None = None
     logprobs: int | None = None
     best_of: int | None = None
-    suffix: Any = None
-
-    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {"suffix": ("",)}
+    suffix: str | None = Field(
+        default=None, description="Text behind the gap to fill in, for models that have tokens for that."
+    )
 
     def check_best_of(self) -> None:
         if self.best_of is not None and self.best_of != self.choices:
@@ -98,6 +99,8 @@ async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> l
     body.refuse_unsupported()
     body.check_best_of()
     _ = body.wants_usage_chunk
+    if body.suffix and body.echo:
+        raise InvalidRequest("A text with a gap cannot be echoed; leave out echo or suffix.", "echo")
     only_reads = body.echo or body.prompt_logprobs is not None
     wanted = check_token_count(body.max_tokens, "max_tokens", least=0 if only_reads else 1)
     default = _DEFAULT_MAX_TOKENS if body.max_tokens is None else None
@@ -107,6 +110,8 @@ async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> l
     n, stops = body.choices, body.stops
     sampling = replace(sampling, grammar=await checked_grammar(serving, body.structure))
     sampling = with_named_stops(serving.tokenizer, sampling, stops)
+    if (gap := _gap(serving, body)) is not None:
+        sampling = replace(sampling, stop_token_ids=tuple(dict.fromkeys((*sampling.stop_token_ids, *gap.end_ids))))
     choices: list[Choice] = []
     for prompt, text in await _read_prompts(serving, body, n):
         max_tokens = tokens_to_generate(serving, len(prompt), wanted, default, "prompt")
@@ -139,7 +144,7 @@ async def _read_prompts(serving: Serving, body: CompletionRequest, n: int) -> li
             f"ask for at most {MAX_CHOICES_IN_ALL} at once.",
             "n",
         )
-    tokenizer = serving.tokenizer
+    tokenizer, gap = serving.tokenizer, _gap(serving, body)
     read = []
     for prompt in prompts:
         if isinstance(prompt, str):
@@ -147,8 +152,21 @@ async def _read_prompts(serving: Serving, body: CompletionRequest, n: int) -> li
         else:
             check_ids(prompt, serving.backend.vocab_size, "prompt")
             ids, text = prompt, tokenizer.decode(prompt) if body.echo else ""
+        if gap is not None:
+            ids = await around_gap(serving, gap, prompt, check_unicode(body.suffix or "", "suffix"))
         read.append((begin(tokenizer, ids, "prompt"), text))
     return read
+
+
+def _gap(serving: Serving, body: CompletionRequest) -> FillIn | None:
+    if not body.suffix:
+        return None
+    found = fill_in_of(serving.tokenizer)
+    if found is None:
+        raise Unsupported(
+            f"The model '{serving.backend.model}' has no tokens that mark a gap to fill in; leave suffix out.", "suffix"
+        )
+    return found
 
 
 def _separate(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from muster.api.serving import Serving
 from muster.errors import ContextTooLong, InvalidRequest
 from muster.spec.sampling import Sampling
+from muster.text.fill_in import FillIn
 from muster.text.tokenizer import Tokenizer
 
 MAX_COUNTED = 2**17
@@ -35,6 +36,15 @@ async def encode_text(
         raise InvalidRequest(str(error), parameter) from error
     _check_rows(serving, ids, parameter)
     return ids
+
+
+async def around_gap(serving: Serving, gap: FillIn, front: str | Sequence[int], behind: str) -> list[int]:
+    """The prompt to which the model writes what stands between `front` and `behind`."""
+    end = await encode_text(serving, behind, "suffix", add_special_tokens=False)
+    if not isinstance(front, str):
+        return gap.prompt(front, end)
+    begins = await encode_text(serving, "", "prompt")  # what every text begins with, and nothing else
+    return begins + gap.prompt(await encode_text(serving, front, "prompt", add_special_tokens=False), end)
 
 
 def _check_rows(serving: Serving, ids: Sequence[int], parameter: str) -> None:

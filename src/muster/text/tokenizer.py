@@ -14,6 +14,7 @@ Texts that take long have a sandbox of their own, so that short ones need not wa
 import tempfile
 import weakref
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cached_property
@@ -143,6 +144,21 @@ class Tokenizer:
     def named(self, text: str) -> int | None:
         """The token that `text` is the whole name of and that adds nothing to a text, such as `<|im_end|>`."""
         return self._ids_of_names.get(text)
+
+    def entry(self, text: str) -> int | None:
+        """The token of this name, whether it adds something to a text or not. A space may be spelled ▁ in it."""
+        found = (self._spelling(text.encode()), self._spelling(text.replace("▁", " ").encode()))
+        return next((id for id in (self.named(text), *found) if id is not None), None)
+
+    def _spelling(self, data: bytes) -> int | None:
+        """The first token that adds exactly this to a text."""
+        start = self._spelled.find(data)
+        while start >= 0:
+            id = bisect_right(self._ends, start)
+            if self.token_bytes(id) == data:
+                return id
+            start = self._spelled.find(data, start + 1)
+        return None
 
     def _sandbox_for(self, characters: int) -> Confined:
         return self._quick if characters < LONG_FROM_CHARACTERS else self._long
