@@ -12,6 +12,7 @@ SEEDS ?= 8
 FIRST ?= 0
 QUICK ?= $(addprefix tests/,spec cost wire compress sim draw client plan/quick plan/replan broker/test_state.py node/test_state.py)
 ID ?=
+ONLY ?=
 FULL ?=
 PAGES = README.md docs/*.md src/muster/model/embedded/tiny/README.md
 
@@ -63,6 +64,9 @@ quick: lint $(READY)  ## While working: lint, and the tests of records, costs, m
 
 chaos: $(READY)  ## Faults by the dozen on a live pool, from printed seeds: make chaos SEEDS=20 FIRST=0
 	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/chaos -m 'chaos or not chaos' --durations=5
+
+clients: $(READY)  ## Clients of others, each in an environment of its own, against a pool of four stages: make clients ONLY=ai_sdk
+	@$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/clients.py $(ONLY)
 
 claims: $(READY)  ## What is claimed and whether it holds; ID=plan.1 tries one again, FULL=1 the whole of it
 	@$(BIN)/python tools/claims.py $(ID) $(if $(FULL),--full); code=$$?; \

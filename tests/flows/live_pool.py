@@ -86,10 +86,12 @@ class LivePool:
         options: JobOptions = JOB,
         beside: tuple[Job, ...] = (),
         kinds: Kinds = PRODUCTION,
+        patient: bool = False,
     ):
         """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more).
 
-        `options` are those of the model that is served; the jobs `beside` it may need other `kinds` of work.
+        `options` are those of the model that is served; the jobs `beside` it may need other `kinds` of work. A
+        `patient` pool takes no machine for lost that others on this computer keep from working for a while.
         """
         self.folder, self.iroh = folder, iroh
         self.network = MemoryNetwork()
@@ -102,6 +104,7 @@ class LivePool:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._clients: list[OpenAI] = []
         self._options, self._beside, self._kinds = options, beside, kinds
+        self._patient = patient
         self._made = 0
 
     # --- from outside the loop ----------------------------------------------------------------------------------------
@@ -238,9 +241,15 @@ class LivePool:
         self.store = Store.at(self.folder / "pool.db")
         self.key = self.store.add_key("tests")[0] if self._keys else "unused"
         self._identity = identity_of("head")
-        options = BrokerOptions(leases=LEASES, hang_s=1.0)
+        options = BrokerOptions() if self._patient else BrokerOptions(leases=LEASES, hang_s=1.0)
         self.head = Head(
-            self.model, self.store, options, self._options, beside=self._beside, search=None, patience=PATIENCE
+            self.model,
+            self.store,
+            options,
+            self._options,
+            beside=self._beside,
+            search=None,
+            patience=None if self._patient else PATIENCE,
         )
         await self._start_broker()
         self.ticket = await self.service.issue_ticket(3600)
