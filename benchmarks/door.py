@@ -153,7 +153,8 @@ async def stream(address: tuple[str, int], load: Load, text: str, began_s: float
     fields = {"model": "model", "prompt": text, "max_tokens": load.new_tokens, "temperature": 0, "ignore_eos": True}
     body = json.dumps({**fields, "stream": True, "stream_options": {"include_usage": True}}).encode()
     head = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+        f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}"
     )
     reader, writer = await asyncio.open_connection(*address)
     try:
