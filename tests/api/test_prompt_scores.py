@@ -100,7 +100,7 @@ def test_prompt_logprobs_come_as_from_vllm(client: OpenAI, kind: str, served: Se
         ({"extra_body": {"prompt_logprobs": 21}}, "prompt_logprobs"),
         ({"extra_body": {"prompt_logprobs": -1}}, "prompt_logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": -1, "echo": True}, "max_tokens"),
+        ({"max_tokens": -5, "echo": True}, "max_tokens"),
         ({"prompt": [[1] * 400] * 64, "echo": True, "logprobs": 20}, "prompt"),
     ],
 )

@@ -71,6 +71,6 @@ def test_two_hundred_clients_who_leave_at_random_leave_nothing_behind(pool: Live
             stats = engine.stats()
             assert stats.available_pages == stats.num_pages
             assert (stats.running, stats.waiting, stats.in_flight) == (0, 0, 0)
-    assert pool.sessions._queues == {}
+    assert pool.sessions._inboxes == {}
     assert pool.sessions.state.live == {}
     assert pool.sessions.state.resubmissions == 0

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from muster.client.session import Sessions
-from muster.errors import LinkDown
+from muster.client.session import Sessions, joined
+from muster.errors import LinkDown, PoolUnavailable
 from muster.link.base import Channel, Connection
 from muster.link.memory import MemoryNetwork
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.sampling import Sampling
+from muster.spec.scores import PromptScores
 from muster.wire.messages.base import Address
 from muster.wire.messages.generate import EpochUnknown, Submit, Tokens
 
@@ -200,3 +201,13 @@ def test_a_bug_in_a_session_ends_the_run_instead_of_leaving_requests_to_wait() -
             await running
 
     run(story())
+
+
+def test_tokens_that_wait_are_handed_over_as_one_piece() -> None:
+    tokens = [Progress("r", i, (Sampled(i),), Finish.LENGTH if i == 4 else None) for i in range(5)]
+    scores = PromptScores(1, 0, b"\0" * 8)
+    opening = [Progress("r", 0, (), scores=scores), Progress("r", 0, (), scores=scores)]
+    error = PoolUnavailable("gone; try again.")
+    assert joined(tokens) == [Progress("r", 0, tuple(Sampled(i) for i in range(5)), Finish.LENGTH)]
+    assert joined([*opening, tokens[0]]) == [opening[0], Progress("r", 0, tokens[0].tokens, scores=scores)]
+    assert joined([tokens[0], tokens[1], error]) == [Progress("r", 0, (Sampled(0), Sampled(1))), error]

@@ -5,9 +5,9 @@ Knows nothing of HTTP, nor of how a pipeline was chosen: the broker's routes com
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -87,7 +87,7 @@ class Sessions:
         self._dial = dial
         self._suspect = suspect
         self._accuse = accuse
-        self._queues: dict[str, asyncio.Queue[Progress | MusterError]] = {}
+        self._inboxes: dict[str, _Inbox] = {}
         self._open: dict[int, _Open] = {}
         self._tasks = Tasks()
 
@@ -108,19 +108,18 @@ class Sessions:
 
     async def generate(self, request: Request) -> AsyncIterator[Progress]:
         """Yield the request's new tokens. Closing the iterator cancels the request. Raises `MusterError`."""
-        queue: asyncio.Queue[Progress | MusterError] = asyncio.Queue()
-        self._queues[request.id] = queue
+        inbox = self._inboxes[request.id] = _Inbox()
         try:
             self._handle(Started(request))
             while True:
-                item = await queue.get()
-                if isinstance(item, MusterError):
-                    raise item
-                yield item
-                if item.finish is not None:
-                    return
+                for item in joined(await inbox.take()):
+                    if isinstance(item, MusterError):
+                        raise item
+                    yield item
+                    if item.finish is not None:
+                        return
         finally:
-            del self._queues[request.id]
+            del self._inboxes[request.id]
             self._handle(Cancelled(request.id))
 
     async def _follow_all(self, routes: AsyncIterator[Route | None]) -> None:
@@ -234,5 +233,37 @@ class Sessions:
             way.outbox.put(message)
 
     def _hand_over(self, request_id: str, item: Progress | MusterError) -> None:
-        if queue := self._queues.get(request_id):
-            queue.put_nowait(item)
+        if inbox := self._inboxes.get(request_id):
+            inbox.put(item)
+
+
+class _Inbox:
+    """What has come for one request and has not been read."""
+
+    def __init__(self) -> None:
+        self._items: list[Progress | MusterError] = []
+        self._come = asyncio.Event()
+
+    def put(self, item: Progress | MusterError) -> None:
+        self._items.append(item)
+        self._come.set()
+
+    async def take(self) -> list[Progress | MusterError]:
+        """All of it, once there is something."""
+        await self._come.wait()
+        self._come.clear()
+        items, self._items = self._items, []
+        return items
+
+
+def joined(items: Sequence[Progress | MusterError]) -> list[Progress | MusterError]:
+    """Tokens that follow each other as one piece: where whoever reads falls behind, each piece costs as much as many
+    tokens, so it catches up."""
+    pieces: list[Progress | MusterError] = []
+    for item in items:
+        last = pieces[-1] if pieces else None
+        if isinstance(item, Progress) and isinstance(last, Progress) and item.scores is None:
+            pieces[-1] = replace(last, tokens=last.tokens + item.tokens, finish=item.finish)
+        else:
+            pieces.append(item)
+    return pieces
