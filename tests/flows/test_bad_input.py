@@ -45,7 +45,8 @@ def outcome(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 def is_one_sentence(said: str) -> bool:
-    """A remedy follows a semicolon or a comma; nothing of the machinery shows."""
+    """A remedy follows a semicolon or a comma; nothing of the machinery shows. Slow machines say what they wait for."""
+    said = "".join(line for line in said.splitlines(keepends=True) if not line.endswith(" …\n"))
     return said.startswith("muster: ") and said.count("\n") == 1 and said.endswith(".\n") and "Traceback" not in said
 
 
