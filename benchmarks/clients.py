@@ -35,6 +35,7 @@ from tests.clients.environments import Environment, NotInstalled, environments
 from tests.flows.live_pool import LivePool
 
 PROGRAM_S = 900.0
+BOOT_S = 600.0
 CONTEXTS = [
     "import os\n\n\ndef ",
     "class Queue:\n    def",
@@ -117,6 +118,7 @@ def run(wanted: Sequence[str], cache: Path) -> dict[str, Any]:
         folder = Path(name)
         write_task(folder / "task.jsonl")
         with LivePool(folder / "pool", "tiny", patient=True) as pool:
+            pool.until("a pipeline", lambda: pool.route() is not None, BOOT_S)
             pool.until_serving(stages=4)
             about = {
                 "MUSTER_URL": f"{pool.server.url}/v1",
