@@ -42,7 +42,9 @@ def test_steps_in_flight_and_what_they_carry_are_kept(monkeypatch, memory_mib, l
     at_once = wanted.serve.batch * wanted.serve.num_microbatches
     assert pipeline.serve.batch == (wanted.serve.batch if at_once > BatchRules().max_sequences else 0)
     forecast = serve_forecast(plan, machines, MODEL, workload, OPTIONS.constants)
-    assert forecast.capacity_tokens_per_s == pytest.approx(found.forecast.capacity_tokens_per_s, rel=0.01)
+    # An engine keeps at least as many steps in flight as stages, also where the search would have fewer and fuller.
+    close = 0.01 if wanted.serve.num_microbatches >= len(pipeline.stages) else 0.05
+    assert forecast.capacity_tokens_per_s == pytest.approx(found.forecast.capacity_tokens_per_s, rel=close)
 
 
 def test_more_sequences_than_an_engine_takes_by_itself_are_told_to_it():

@@ -339,6 +339,10 @@ def test_slow_machines_with_much_memory_do_not_get_the_layers_for_the_sake_of_a_
     soon = plan_serving(model, fleet, ServeWorkload(), ServeOptions(objective="latency"))
     again = serve_forecast(soon.plan, fleet, model, ServeWorkload())
     assert best.forecast.capacity_tokens_per_s >= again.capacity_tokens_per_s
-    (pipeline,) = best.plan.pipelines
-    layers = {stage.node: stage.last - stage.first for stage in pipeline.stages}
-    assert layers[fleet.nodes[0].id] < 20, "the studio is ten times slower than the others"
+    studio = fleet.nodes[0].id
+    for pipeline in best.plan.pipelines:
+        layers = {stage.node: stage.last - stage.first for stage in pipeline.stages}
+        if len(layers) > 1:
+            assert layers.get(studio, 0) < 20, "the studio is ten times slower than the others"
+    others = {stage.node for one in best.plan.pipelines for stage in one.stages} - {studio}
+    assert others == {node.id for node in fleet.nodes[1:]}

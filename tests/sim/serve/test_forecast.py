@@ -104,7 +104,8 @@ def test_a_pool_that_keeps_up_does_what_is_asked(share):
     asked = serve_forecast(both, fleet, shape(), replace(OFFLINE, requests_per_s=rate, deadline_s=60.0))
     assert asked.tokens_per_s == pytest.approx(rate * 128)
     assert asked.capacity_tokens_per_s == full.capacity_tokens_per_s
-    assert asked.seconds_per_token <= full.seconds_per_token * 1.0001
+    # Those that come at random are sometimes more than can run, in rows that do not fill their steps.
+    assert asked.seconds_per_token <= full.seconds_per_token * 1.03
     assert all(stage.share < 1 for stage in asked.stages)
     assert 0 <= asked.attainment <= 1
     assert "keeps up" in asked.bottleneck

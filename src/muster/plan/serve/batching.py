@@ -2,7 +2,8 @@
 
 With T the seconds of each stage at batch B, and the links' latencies L, a ring with N steps in flight steps every
 
-    max(slowest T, longest wire, (sum of T + sum of L) / N)
+    max(slowest T, longest wire, (sum of T + sum of L) / N)         and later where it waits for the long steps among
+                                                                    them (`sim/serve/rounds.py`)
 
 so N = ceil(S (1 + L / T)) leaves no bubble (DeServe, arXiv 2501.14784, section 4.1), and what the cache holds is
 shared by N microbatches. With two slices of G pages that are swapped with host memory while others compute, a
@@ -10,11 +11,14 @@ microbatch has (P - 2 G) / N + G of P pages, where a slice must pass in the time
 and G are taken that lose next to nothing.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 import numpy.typing as npt
+
+from muster.sim.serve.rounds import around_s
 
 Floats = npt.NDArray[np.float64]
 ENOUGH = 0.998
@@ -34,6 +38,12 @@ class FixedCuts:
     """[batch]."""
     seconds: Floats
     """[stage, batch], the mean step."""
+    long_share: Floats
+    """[batch]: of the steps, those with more prompts in them than the others."""
+    long_seconds: Floats
+    """[stage, batch], such a step, times their share."""
+    long_wire_s: Floats
+    """[hop, batch], the same."""
     prompt_seconds: Floats
     """[stage, batch], a step with a prompt in it."""
     quiet_seconds: Floats
@@ -195,28 +205,50 @@ def _times(
     """(period, time in service) of each setting; the same as `sim.serve.steady_state.steady_state`."""
     busy = mean = _at(stages, stages.seconds, batch)
     quiet = _at(stages, stages.quiet_seconds, batch)
+    share = np.interp(batch, stages.batches, stages.long_share)
+    long, long_wire = _at(stages, stages.long_seconds, batch), _at(stages, stages.long_wire_s, batch)
     if swap is not None and swap.any():
         # Only the quiet steps are as a rule too short for a slice to pass; then they take as long as that.
         slice_s = swap * stages.swap_s_per_page
         longer = np.maximum(slice_s - quiet, 0.0)
-        share = np.interp(batch, stages.batches, stages.quiet_share)
-        busy = np.maximum(busy + share * longer, slice_s)
+        busy = np.maximum(busy + np.interp(batch, stages.batches, stages.quiet_share) * longer, slice_s)
+        long = np.maximum(long, share * slice_s)
     wire = _at(stages, stages.wire_s, batch)
-    period_s = _period(stages, micro, busy, wire)
+    period_s = _period(stages, demand, micro, (busy, wire), (share, long, long_wire))
     # Between its own tokens a request meets only the prompts of others.
     own = 1 / np.maximum(micro * batch, 1.0)
     others_busy = busy - (mean - quiet) * own
     others_wire = wire - (wire - _at(stages, stages.quiet_wire_s, batch)) * own
-    others_s = _period(stages, micro, others_busy, others_wire)
+    others = (share * (1 - own), long * (1 - own), long_wire * (1 - own))
+    others_s = _period(stages, demand, micro, (others_busy, others_wire), others)
     prompt, prompt_wire = (_at(stages, table, batch) for table in (stages.prompt_seconds, stages.prompt_wire_s))
     longer = prompt.sum(axis=0) + prompt_wire.sum(axis=0) - busy.sum(axis=0) - wire.sum(axis=0)
-    extra = np.maximum(longer, 0.0) + (demand.chunks - 1) * _period(stages, micro, prompt, prompt_wire)
+    extra = np.maximum(longer, 0.0) + (demand.chunks - 1) * _alike(stages, micro, prompt, prompt_wire)
     hand_s = others_busy[0] * (1 - own) if len(busy) > 1 else 0.0
     turn_s = np.clip(batch - 1, 0.0, 1.0) * period_s + hand_s
     return period_s, micro * (period_s + (demand.output_tokens - 1) * others_s) + extra + turn_s
 
 
-def _period(stages: FixedCuts, micro: Floats, busy: Floats, wire: Floats) -> Floats:
+def _period(
+    stages: FixedCuts,
+    demand: Demand,
+    micro: Floats,
+    mean: tuple[Floats, Floats],
+    long: tuple[Floats, Floats, Floats],
+) -> Floats:
+    """`mean` is the seconds of stages and wires; `long` the share of long steps, and theirs times that share."""
+    share, *seconds = long
+    rows, all_rows = np.concatenate(seconds), np.concatenate(mean)
+    bound = around_s(share, list(rows), list(all_rows - rows), micro, stages.hops_s, demand.chunks, _longest)
+    return np.asarray(np.maximum(_alike(stages, micro, *mean), bound))
+
+
+def _longest(rows: Iterable[Floats]) -> Floats:
+    return np.asarray(np.max(np.array(rows), axis=0))
+
+
+def _alike(stages: FixedCuts, micro: Floats, busy: Floats, wire: Floats) -> Floats:
+    """The period of steps that all take this long."""
     around = busy.sum(axis=0) + wire.sum(axis=0) + stages.hops_s
     return np.asarray(np.maximum(np.maximum(busy.max(axis=0), wire.max(axis=0, initial=0.0)), around / micro))
 

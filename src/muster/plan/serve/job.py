@@ -11,8 +11,8 @@ from muster.plan.serve.batching import Demand
 from muster.plan.serve.fleet import Fleet
 from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.stage_tables import Loads, StageTables
+from muster.sim.serve.loads import prompt_load, step_loads
 from muster.sim.serve.ring import CODEC_GRAIN_TOKENS, BatchRules, mean_pages
-from muster.sim.serve.steady_state import prompt_load, step_loads
 from muster.spec.model_shape import ModelShape
 from muster.spec.workload import ServeWorkload
 
@@ -38,6 +38,8 @@ class Job:
     """Of a step with a prompt, or a chunk of one, beside the others."""
     quiet_tables: StageTables
     """Of a step without a prompt."""
+    long_tables: StageTables
+    """Of the steps with more prompts in them than the others."""
     demand: Demand
     token_bytes: float
     """One token's hidden state on a link."""
@@ -46,6 +48,11 @@ class Job:
         """Of the steps of a batch: those without a prompt."""
         loads = self.tables.loads(batch)
         return sum(share for share, load in loads if not load.chunks) / sum(share for share, _ in loads)
+
+    def long_share(self, batch: int) -> float:
+        """Of the steps of a batch: those with more prompts in them than the others."""
+        loads = self.tables.loads(batch)
+        return sum(share for share, _ in loads[1:]) / sum(share for share, _ in loads) if len(loads) > 1 else 1.0
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -70,6 +77,10 @@ def make_job(
         decodes = mean_step(batch)[0][1].decodes
         return ((1.0, prompt_load(workload, decodes, rules.prefill_tokens)),)
 
+    def long(batch: int) -> Loads:
+        loads = mean_step(batch)
+        return loads[1:] or loads
+
     common = (shape, fleet, constants, batches)
     return Job(
         shape=shape,
@@ -79,6 +90,7 @@ def make_job(
         tables=StageTables(*common, mean_step, options.workspace, most),
         prompt_tables=StageTables(*common, with_prompt, options.workspace, most),
         quiet_tables=StageTables(*common, quiet, options.workspace, most),
+        long_tables=StageTables(*common, long, options.workspace, most),
         demand=_demand(workload, options, rules),
         token_bytes=message_bytes(shape, CODEC_GRAIN_TOKENS) / CODEC_GRAIN_TOKENS,
     )

@@ -200,12 +200,16 @@ class Replicas:
     def _stages(self, order: Sequence[Item], cuts: Sequence[Cut]) -> FixedCuts:
         """The tables of a pipeline whose cuts are known."""
         tables, prompts, quiet, fleet = self.job.tables, self.job.prompt_tables, self.job.quiet_tables, self.job.fleet
+        long, long_share = self.job.long_tables, np.array([self.job.long_share(batch) for batch in self.job.batches])
         kinds = [fleet.kind_of[order[cut.item].of_class] for cut in cuts]
         ranges = [(kind, cut.degree, cut.first, cut.last) for kind, cut in zip(kinds, cuts, strict=True)]
         room = np.min([tables.room(kind, degree)[:, a, b] for kind, degree, a, b in ranges], axis=0)
         return FixedCuts(
             batches=np.array(self.job.batches, dtype=np.float64),
             seconds=np.array([tables.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
+            long_share=long_share,
+            long_seconds=long_share * np.array([long.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
+            long_wire_s=long_share * self._wires(order, cuts, long),
             prompt_seconds=np.array([prompts.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
             quiet_seconds=np.array([quiet.seconds(kind, degree)[:, a, b] for kind, degree, a, b in ranges]),
             quiet_share=np.array([self.job.quiet_share(batch) for batch in self.job.batches]),

@@ -25,6 +25,9 @@ def _cause(ring: Ring, state: SteadyState) -> str:
     stage = max(range(len(state.stage_s)), key=lambda i: state.stage_s[i])
     slowest = max(state.stage_s[stage], *state.wire_s) if state.wire_s else state.stage_s[stage]
     if slowest < ALMOST * state.period_s:
+        around_s = sum(state.stage_s) + sum(state.wire_s) + ring.hops_s
+        if around_s < ALMOST * state.period_s * state.in_flight:
+            return _long_steps(state, slowest)
         return _latency(ring, state, slowest)
     if state.stage_s[stage] >= ALMOST * slowest:
         return _stage(ring, state, stage)
@@ -58,6 +61,13 @@ def _link(ring: Ring, state: SteadyState, index: int) -> str:
     return (
         f"the link {hop.source.name} -> {hop.target.name} carries {share:.0%} of its {mbit:.0f} Mbit/s "
         f"while the slowest stage is busy {max(state.stage_s) / state.period_s:.0%} of the time"
+    )
+
+
+def _long_steps(state: SteadyState, slowest_s: float) -> str:
+    return (
+        "steps with prompts are much longer than the others, which wait for them around the ring: "
+        f"the slowest stage is busy {slowest_s / state.period_s:.0%} of the time"
     )
 
 

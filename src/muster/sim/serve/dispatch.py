@@ -7,12 +7,18 @@ To the one that is expected to answer it first: that takes as long as alone, and
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 
 from muster.sim.serve.ring import Ring
 from muster.sim.serve.steady_state import SteadyState, steady_state
+from muster.sim.serve.waiting import waiting_for_prompts
 from muster.spec.workload import ServeWorkload
 
-_BISECTIONS = 40
+_BISECTIONS, _DEALS, _SETTLED = 40, 14, 2
+_FEW = 1e-6
+_LEAST_OWN = 0.5
+"""So many more than the mean does a request meet at least, itself counted, however well requests are dealt out."""
+_BUSIEST = 0.97
 _MANY = 100.0
 """Times as many as run at once are there at most, however close the rate comes to what the pool can do."""
 
@@ -41,29 +47,54 @@ def speed_of(ring: Ring, workload: ServeWorkload, full: SteadyState | None = Non
     return Speed(alone_s, full.requests_per_s)
 
 
-def dealt_out(
-    rings: Sequence[Ring], full: Sequence[SteadyState], workload: ServeWorkload
-) -> tuple[list[float], list[SteadyState]]:
-    """Shares of the requests that go to each pipeline, and the state in which a request finds it.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one pipeline has of the requests."""
 
-    Little's law says how many there are: rate x time in service. Who comes at random meets that many others and is one
-    more (Poisson arrivals see time averages). Where the pool cannot keep up, all pipelines are `full`.
+    part: float
+    """Of all of them."""
+    state: SteadyState
+    """In which a request finds it, itself counted."""
+    queue_s: float
+    """Until there is room for it, where more are sent than can run at once because others take longer still."""
+
+
+def dealt_out(rings: Sequence[Ring], full: Sequence[SteadyState], workload: ServeWorkload) -> list[Share]:
+    """What each pipeline has.
+
+    Little's law says how many there are: rate x time there. Who comes at random meets that many others and is one more
+    (Poisson arrivals see time averages); of several pipelines it goes to one that has few. Where the pool cannot keep
+    up, all pipelines are `full`.
     """
     capacity, rate = sum(state.requests_per_s for state in full), workload.requests_per_s
     if rate is None or rate >= capacity:
-        return [state.requests_per_s / capacity for state in full], list(full)
+        return [Share(state.requests_per_s / capacity, state, 0.0) for state in full]
     speeds = [speed_of(ring, workload, state) for ring, state in zip(rings, full, strict=True)]
-    low, high = 0.0, _MANY * sum(state.sequences for state in full)
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
+    low, high = _FEW, _MANY * sum(state.sequences for state in full)
+    for _ in range(_DEALS):
+        middle = sqrt(low * high)
         there, with_one_more = spread(speeds, middle), spread(speeds, middle + 1)
-        states = [
-            steady_state(ring, workload, min(max(1.0, count), state.sequences))
-            for ring, state, count in zip(rings, full, with_one_more, strict=True)
+        found = [
+            _settled(ring, workload, one, count, max(_LEAST_OWN, more - count), len(rings))
+            for ring, one, count, more in zip(rings, full, there, with_one_more, strict=True)
         ]
-        rates = [_rate(*one, workload) for one in zip(there, with_one_more, states, strict=True)]
-        low, high = (middle, high) if sum(rates) < rate else (low, middle)
-    return [one / sum(rates) for one in rates], states
+        low, high = (middle, high) if sum(one.part for one in found) < rate else (low, middle)
+    total = sum(one.part for one in found)
+    return [replace(one, part=one.part / total) for one in found]
+
+
+def _settled(ring: Ring, workload: ServeWorkload, full: SteadyState, there: float, own: float, pipelines: int) -> Share:
+    """A pipeline with so many on the mean; its `part` is in requests a second. Some of them wait for prompts."""
+    running, wait_s = there, 0.0
+    for _ in range(_SETTLED):
+        state = steady_state(ring, workload, min(max(1.0, running + own), full.sequences), at_random=True)
+        service_s = state.service_s(workload.output_tokens)
+        rate = min(there / (service_s + wait_s), full.requests_per_s)
+        waits = waiting_for_prompts(ring, workload, state, rate, _BUSIEST, pipelines)
+        wait_s = waits.expected_s
+        running = there * service_s / (service_s + wait_s)
+    rate = min(there / (service_s + wait_s), full.requests_per_s)
+    return Share(rate, state, max(0.0, there / full.requests_per_s - service_s - wait_s))
 
 
 def at_a_time(
@@ -77,12 +108,6 @@ def at_a_time(
         # Of a pipeline that has no request for a part of the time.
         found.append(replace(state, requests_per_s=state.requests_per_s * min(1.0, part)))
     return found
-
-
-def _rate(there: float, with_one_more: float, state: SteadyState, workload: ServeWorkload) -> float:
-    """Requests a second, where so many are there on the mean; less than could be answered without a pause."""
-    busy = there / max(1.0, with_one_more)
-    return min(there / state.service_s(workload.output_tokens), busy * state.requests_per_s)
 
 
 def spread(speeds: Sequence[Speed], requests: float) -> list[float]:

@@ -10,9 +10,10 @@ from muster.cost.memory import WorkspaceOptions, device_bytes
 from muster.cost.pace import TYPICAL, Constants
 from muster.errors import InvalidRequest
 from muster.sim.serve.bottleneck import bottleneck
-from muster.sim.serve.dispatch import at_a_time, dealt_out
+from muster.sim.serve.dispatch import Share, at_a_time, dealt_out
 from muster.sim.serve.ring import BatchRules, Ring
-from muster.sim.serve.steady_state import SteadyState, Waiting, deviation_s, steady_state, waiting, waiting_for_prompts
+from muster.sim.serve.steady_state import SteadyState, steady_state
+from muster.sim.serve.waiting import Waiting, deviation_s, waiting, waiting_for_prompts
 from muster.spec.forecast import LinkForecast, ServeForecast, StageForecast
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
@@ -65,12 +66,13 @@ def _forecast(rings: Sequence[Ring], full: Sequence[SteadyState], workload: Serv
     capacity = sum(state.requests_per_s for state in full)
     rate = workload.requests_per_s
     load = 1.0 if rate is None else rate / capacity
-    shares, states = dealt_out(rings, full, workload)
+    dealt = dealt_out(rings, full, workload)
+    shares, states = [one.part for one in dealt], [one.state for one in dealt]
     outputs = workload.output_tokens
     answered = capacity * min(1.0, load)
     waits = [
-        _wait(ring, one, workload, state, load, share * answered, len(rings))
-        for ring, one, state, share in zip(rings, full, states, shares, strict=True)
+        _wait(ring, one, workload, share, load, answered, len(rings))
+        for ring, one, share in zip(rings, full, dealt, strict=True)
     ]
     turns = [_pace_of_steps(state, answered * share) for state, share in zip(states, shares, strict=True)]
     # What limits the pool is what limits the pipeline that answers most, as far as that is at work.
@@ -93,16 +95,20 @@ def _wait(
     ring: Ring,
     full: SteadyState,
     workload: ServeWorkload,
-    state: SteadyState,
+    dealt: Share,
     load: float,
-    requests_per_s: float,
+    answered_per_s: float,
     pipelines: int,
 ) -> Waiting:
     """For a place among the sequences that run, and for prompts that came before."""
     if workload.requests_per_s is None:
         return Waiting(0.0, 0.0)
     place = waiting(full.sequences, full.service_s(workload.output_tokens), load)
-    return place.and_then(waiting_for_prompts(ring, workload, state, requests_per_s, load, pipelines))
+    if dealt.queue_s > place.expected_s:
+        return Waiting(1.0, dealt.queue_s)
+    return place.and_then(
+        waiting_for_prompts(ring, workload, dealt.state, dealt.part * answered_per_s, load, pipelines)
+    )
 
 
 def _pace_of_steps(state: SteadyState, requests_per_s: float) -> float:

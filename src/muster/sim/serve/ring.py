@@ -122,6 +122,14 @@ class Ring:
         pages, swapped = self.pipeline.serve.num_pages, self.pipeline.serve.swap_pages
         return pages - 2 * swapped + self.in_flight * swapped
 
+    def swapping_s(self, used_pages: float) -> float:
+        """In a step where sequences hold so many pages: each microbatch swaps its part of those beyond the others'."""
+        serve = self.pipeline.serve
+        if not serve.swap_pages:
+            return 0.0
+        beyond = (used_pages - serve.num_pages + 2 * serve.swap_pages) / self.in_flight
+        return self.swap_s * min(1.0, max(0.0, beyond / serve.swap_pages))
+
     def _swap_seconds(self) -> float:
         """To move one full slice in while another moves out, on the stage where that takes longest."""
         tokens = self.pipeline.serve.swap_pages * self.pipeline.serve.page_size
