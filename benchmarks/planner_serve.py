@@ -63,7 +63,7 @@ from muster.plan.serve.options import ServeOptions
 from muster.plan.serve.replica import Replicas
 from muster.plan.serve.search import plan_serving
 from muster.sim.serve.ring import Ring
-from muster.sim.serve.steady_state import rhythm
+from muster.sim.serve.steady_state import steady_state
 from muster.spec.fleets import shipped_fleet
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
@@ -216,7 +216,7 @@ def calibrated(shape: ModelShape) -> Constants:
     low, high = 0.1, 10.0
     for _ in range(50):
         middle = (low * high) ** 0.5
-        beat = rhythm(Ring(ring, 0, pool, shape, slower(middle)), DESERVE_WORK, steps * DESERVE_BATCH)
+        beat = steady_state(Ring(ring, 0, pool, shape, slower(middle)), DESERVE_WORK, steps * DESERVE_BATCH)
         low, high = (middle, high) if beat.period_s < DESERVE_BATCH / published else (low, middle)
     return slower(high)
 

@@ -102,3 +102,40 @@ def test_the_repository_stays_light() -> None:
     tracked = [ROOT / name for name in listed.stdout.split("\0") if name]
     large = [name_of(p) for p in tracked if p.is_file() and model not in p.parents and p.stat().st_size > 1_000_000]
     assert large == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=name_of)
+def test_what_a_benchmark_imports_is_there(path: Path) -> None:
+    # Read, not run: benchmarks need programs and packages that tests do not have.
+    imports = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
+    ]
+    ours = [node for node in imports if (node.module or "").split(".")[0] in ("muster", "benchmarks")]
+    lost = [f"{node.module}.{alias.name}" for node in ours for alias in node.names if not is_there(node, alias.name)]
+    assert lost == []
+
+
+def is_there(imported: ast.ImportFrom, name: str) -> bool:
+    base = ROOT / "src" if str(imported.module).startswith("muster") else ROOT
+    place = base.joinpath(*str(imported.module).split("."))
+    if (place / f"{name}.py").is_file() or (place / name).is_dir():
+        return True
+    source = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+    return source.is_file() and name in names_of(ast.parse(source.read_text(encoding="utf-8")))
+
+
+def names_of(module: ast.Module) -> set[str]:
+    """All that the module defines or imports, at whatever depth."""
+    nodes = list(ast.walk(module))
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    imported = {
+        alias.asname or alias.name
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    return (
+        defined
+        | imported
+        | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    )

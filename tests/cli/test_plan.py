@@ -1,6 +1,7 @@
 """`muster plan` from the words to the table and the JSON."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def test_a_person_sees_stages_forecast_and_bottleneck(capsys: pytest.CaptureFixt
     said = told(PLAN, capsys)
     for part in ("machine", "l4-1", "layers", "of 21.8GiB", "tokens", "first token", "an hour", "power", "Bottleneck:"):
         assert part in said.replace(" GiB", "GiB"), part
+    assert re.search(r"reserve +busy", said)
+    assert re.search(r"l4-1 .* 691\.0 MiB +\d+%", said), "what of each device is not lent"
     assert "Rejected" not in said, "only when asked to explain"
 
 

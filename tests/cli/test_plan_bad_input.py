@@ -100,7 +100,7 @@ def test_words_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("pool", "says"),
     [
-        ("", "has no machine; add a [[machine]] table"),
+        ("", "fleet.toml: The pool file has no machine; add a [[machine]] table"),
         ("machine = []", "has no machine"),
         ('[[machine]]\ndevice = "rtx-4099"', "did you mean rtx-4090"),
         (PAIR, "Nothing says how ada (a) reaches bob (b); add a [[link]]"),
@@ -114,7 +114,10 @@ def test_words_that_cannot_be_are_refused(
         (PAIR + ELSEWHERE.replace("1e9", "0"), "bandwidth_bytes_per_s"),
         (PAIR + ELSEWHERE.replace("0.01", "-1"), "latency_s"),
         ("colour = 3\n" + PAIR + ELSEWHERE, "unknown key 'colour'"),
-        ("[[machine]", "not valid TOML"),
+        ("[[machine]", "fleet.toml: The pool file is not valid TOML"),
+        (PAIR + ELSEWHERE.replace("0.01", "25ms"), 'write "25ms" in quotes'),
+        (PAIR + "[elsewhere]\nbandwidth = 1.5 Gbit/s # up\n", 'write "1.5Gbit/s" in quotes'),
+        (PAIR + "elsewhere = { latency_s = 25ms, bandwidth_bytes_per_s = 1e9 }", 'write "25ms" in quotes'),
         (
             PAIR.replace('"h200"', '"h200"\nmemory_bytes = 9') + ELSEWHERE,
             "lends 0.0 KiB of each device and a step alone",

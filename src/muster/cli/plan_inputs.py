@@ -94,7 +94,7 @@ def find_pool(name: str, live: Callable[[], tuple[Pool, str]]) -> tuple[Pool, st
     path = Path(name).expanduser()
     if name in fleet_names() or path.is_file():
         text = fleet_text(name) if name in fleet_names() else read_text(path, "pool")
-        return parse_pool(text), text
+        return _parsed(text, name), text
     if path.is_dir():
         raise InvalidRequest(f"{name} is a folder; name the pool file in it.", "pool")
     if path.suffix or os.sep in name:
@@ -102,6 +102,14 @@ def find_pool(name: str, live: Callable[[], tuple[Pool, str]]) -> tuple[Pool, st
     raise InvalidRequest(
         f"{name!r} is neither a pool file nor a fleet; {suggest(name, [*fleet_names(), LIVE])}", "pool"
     )
+
+
+def _parsed(text: str, name: str) -> Pool:
+    """What is wrong in a pool file, with the file's name."""
+    try:
+        return parse_pool(text)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{name}: {error}", error.parameter) from None
 
 
 def _fleets() -> str:

@@ -14,7 +14,7 @@ MAX_STAGES = 24
 """A larger plan is shown pipeline by pipeline."""
 MAX_ROWS = 32
 """Of a table; `--json` has everything."""
-RIGHT = ("pipeline", "layers", "memory of each", "free", "busy", "stages", "least free", "busiest")
+RIGHT = ("pipeline", "layers", "memory of each", "free", "reserve", "busy", "stages", "least free", "busiest")
 
 Rows = tuple[list[str], list[list[str]]]
 """Names of columns, cells."""
@@ -26,13 +26,13 @@ def stage_rows(pool: Pool, plan: Plan, forecasts: Sequence[StageForecast]) -> Ro
     of = {(stage.pipeline, stage.first): stage for stage in forecasts}
     if sum(len(pipeline.stages) for pipeline in plan.pipelines) > MAX_STAGES:
         return _by_pipeline(nodes, plan, of)
-    columns = ["machine", "device", "layers", "memory of each", "free", "busy"]
+    columns = ["machine", "device", "layers", "memory of each", "free", "reserve", "busy"]
     rows = []
     for index, pipeline in enumerate(plan.pipelines):
         for stage in pipeline.stages:
             node = nodes[stage.node]
             row = [node.name, device(node, len(stage.devices)), layers_in_words(stage.first, stage.last)]
-            rows.append(row + _foreseen(of[index, stage.first]))
+            rows.append(row + _foreseen(of[index, stage.first], node))
     if len(plan.pipelines) == 1:
         return columns, rows
     numbers = [str(index) for index, pipeline in enumerate(plan.pipelines, start=1) for _ in pipeline.stages]
@@ -46,11 +46,17 @@ def device(node: Node, count: int = 1) -> str:
     return f"{count}×{name}" if count > 1 else name
 
 
-def _foreseen(stage: StageForecast) -> list[str]:
+def _foreseen(stage: StageForecast, node: Node) -> list[str]:
     used, cap = bytes_in_words(stage.used_bytes), bytes_in_words(stage.cap_bytes)
     number, _, unit = used.partition(" ")
     memory = f"{number if cap.endswith(unit) else used} of {cap}"
-    return [memory, bytes_in_words(max(0, stage.headroom_bytes)), share(stage.share)]
+    return [memory, bytes_in_words(max(0, stage.headroom_bytes)), _reserve(node), share(stage.share)]
+
+
+def _reserve(node: Node) -> str:
+    """Of each device, what is not lent: left for drivers and for other programs."""
+    facts = find_device(node.device.name)
+    return bytes_in_words(max(0, facts.memory_bytes - node.device.memory_bytes)) if facts else "unknown"
 
 
 def _by_pipeline(nodes: Mapping[str, Node], plan: Plan, of: Mapping[tuple[int, int], StageForecast]) -> Rows:

@@ -1,5 +1,6 @@
 """TOML that a person wrote, against a strict model: an error names the line or the key. Knows no particular file."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -43,7 +44,8 @@ def parse(text: str, model: type[_Model], what: str) -> _Model:
     try:
         return model.model_validate(_frozen(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
-        raise InvalidRequest(f"{what} is not valid TOML: {error}; correct that line.") from None
+        remedy = _quoted(text, str(error)) or "correct that line"
+        raise InvalidRequest(f"{what} is not valid TOML: {error}; {remedy}.") from None
     except RecursionError:
         raise InvalidRequest(f"{what} is nested too deeply; tables of tables of tables are enough.") from None
     except ValidationError as error:
@@ -66,6 +68,19 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _frozen(entry) for key, entry in value.items()}
     return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value
+
+
+_PLACE = re.compile(r"at line (\d+), column (\d+)")
+_NUMBER, _UNIT = re.compile(r"\d[\d._]*\s?$"), re.compile(r"[A-Za-zµ%][\w/]*")
+
+
+def _quoted(text: str, error: str) -> str:
+    """What to write where a number is followed by a unit (`25ms`), which TOML takes only in quotes."""
+    if not (place := _PLACE.search(error)):
+        return ""
+    line, column = text.split("\n")[int(place[1]) - 1], int(place[2]) - 1
+    number, unit = _NUMBER.search(line[:column]), _UNIT.match(line[column:])
+    return f'write "{number[0].strip()}{unit[0]}" in quotes, because it has a unit' if number and unit else ""
 
 
 _WANTED = {
