@@ -191,3 +191,19 @@ def test_tokens_can_be_looked_at_ahead_and_taken_back():
     assert ahead.matcher.consume_tokens([2, 1])
     assert ahead.matcher.rollback(2)
     assert ahead.matcher.validate_tokens([2, 1, 3, 3]) == 3
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_clients_that_leave_before_any_step_do_not_fill_the_memory_of_the_last_stage(stages):
+    shop = constraints()
+    ring = fake_ring(stages, 64, 4, OPTIONS, shop)
+    for index in range(3 * MAX_GRAMMARS):
+        ring.submit(a_request(f"r{index}", grammar=grammar_of_choice([f"a{index}"])))
+        ring.step()
+        ring.cancel(f"r{index}")
+        ring.engine.check()
+    assert ring.engine.stats().steps == 0
+    assert len(shop.numbers) <= MAX_GRAMMARS
+    ring.submit(a_request("stays"))
+    ring.run()
+    assert ring.finished == {"stays": Finish.STOP}

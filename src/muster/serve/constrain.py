@@ -84,7 +84,7 @@ class Constraints:
     def reserve(self, number: int, grammar: str) -> None:
         """It is to be prepared. Raises `ProtocolViolation` where the first stage lets too many be held at once.
 
-        What it no longer counts may still be here: it says so with a step, which may come later.
+        What it no longer counts may still be here: it says so with a step, which may come later, and counts that, too.
         """
         if number in self._nbytes or number < 1:
             raise ProtocolViolation(f"Grammar {number} came twice; the peer runs changed code.")
@@ -108,8 +108,9 @@ class Constraints:
         return Constraint(self._compiled[number].deep_copy(), emitted)
 
     def forget(self, number: int) -> None:
-        """Sequences that have begun go on."""
-        del self._compiled[number]
+        """Sequences that have begun go on. Raises `ProtocolViolation` for what is not ready."""
+        if self._compiled.pop(number, None) is None:
+            raise ProtocolViolation(f"Grammar {number} is forgotten, which is not here; the peer runs changed code.")
         self._nbytes.pop(number, None)
 
     def fill(self, constraints: Sequence[Constraint]) -> None:

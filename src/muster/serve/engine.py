@@ -42,6 +42,8 @@ class Outputs:
     """A step and its hidden state [T, H], to be sent to the next stage."""
     prepare: tuple[tuple[int, str], ...] = ()
     """Grammars that the last stage must compile before anything else goes on with them; answered by `prepared`."""
+    forget: tuple[int, ...] = ()
+    """Grammars that it must forget before that; no step is under way."""
     failed: tuple[tuple[str, MusterError], ...] = ()
     """Requests that ended, and why."""
 
@@ -97,7 +99,11 @@ class Engine(Generic[CacheT]):
         """Run at most one microbatch through this stage."""
         outputs = self._run()
         failed, self._failed = tuple(self._failed), []
-        return replace(outputs, prepare=self._grammars.take_asked(), failed=failed)
+        asked = self._grammars.take_asked()
+        # A step would carry them, but there may be none: every request may end before it runs.
+        forget = self._grammars.take_forgotten() if asked and not self._flight else ()
+        self._grammars.gone(forget)
+        return replace(outputs, prepare=asked, forget=forget, failed=failed)
 
     def _run(self) -> Outputs:
         progress, self._ended_early = tuple(self._ended_early), []
@@ -234,7 +240,8 @@ class Engine(Generic[CacheT]):
 
     def _emit(self, done: StepDone) -> tuple[Progress, ...]:
         """Hand the tokens of the oldest step to their sequences; those that were cancelled meanwhile get none."""
-        _, shares = self._flight.popleft()
+        step, shares = self._flight.popleft()
+        self._grammars.gone(step.forget)
         self._nothing_to_do = False
         broken, progress = dict(done.broken), []
         places, scores = iter(range(len(done.sampled))), iter(done.scores)

@@ -3,7 +3,8 @@ r"""Which grammars the last stage holds, by number: the books of the first stage
     asked --> ready --> forgotten         a sequence waits until its grammar is ready; the same text is asked for once
           \-> refused                     whoever waits for it ends with the reason
 
-What nobody uses any more stays ready for the next one, until others need the room.
+What nobody uses any more stays ready for the next one, until others need the room. What was forgotten here counts until
+the last stage is known to have forgotten it, too: clients that leave early make it grow without a single step.
 """
 
 from collections.abc import Iterable
@@ -32,6 +33,8 @@ class GrammarBook:
         self._number = 0
         self._asked: list[tuple[int, str]] = []
         self._forgotten: list[int] = []
+        self._leaving: dict[int, int] = {}
+        """Number to bytes: forgotten here, and perhaps not there."""
 
     def enter(self, sequence: Sequence) -> bool:
         """Whether the sequence may run at once; else it is one of those that `answered` gives back.
@@ -83,9 +86,14 @@ class GrammarBook:
         return asked
 
     def take_forgotten(self) -> tuple[int, ...]:
-        """To be told with the next step, after its admissions."""
+        """To be told with the next step, after its admissions; or with the next grammar, where no step is under way."""
         forgotten, self._forgotten = tuple(self._forgotten), []
         return forgotten
+
+    def gone(self, numbers: Iterable[int]) -> None:
+        """The last stage has forgotten these."""
+        for number in numbers:
+            self._leaving.pop(number, None)
 
     @property
     def has_asked(self) -> bool:
@@ -113,9 +121,15 @@ class GrammarBook:
         for text, entry in list(self._entries.items()):
             if len(self._entries) < MAX_GRAMMARS and self._nbytes + nbytes <= MAX_GRAMMARS_BYTES:
                 return
-            if entry.is_ready and not entry.users:
+            if entry.is_ready and not entry.users and self._may_leave(entry):
                 del self._entries[text]
                 self._nbytes -= entry.nbytes
                 self._forgotten.append(entry.number)
+                self._leaving[entry.number] = entry.nbytes
         if len(self._entries) >= MAX_GRAMMARS or self._nbytes + nbytes > MAX_GRAMMARS_BYTES:
             raise LimitReached("Too many different schemas or grammars are in use here at once; try again later.")
+
+    def _may_leave(self, entry: _Entry) -> bool:
+        """Whether the last stage has room for what leaves beside what stays."""
+        nbytes = entry.nbytes + sum(self._leaving.values())
+        return len(self._leaving) < MAX_GRAMMARS and nbytes <= MAX_GRAMMARS_BYTES

@@ -58,8 +58,12 @@ class LocalRing(Generic[CacheT]):
         outputs = self.engine.step()
         if outputs.forward is not None:
             self._waiting[0].append(outputs.forward)
+        for number in outputs.forget:
+            assert self._constraints is not None, "only a grammar that was prepared is forgotten"
+            self._constraints.forget(number)
         for number, grammar in outputs.prepare:
             assert self._constraints is not None, "a ring without constraints was asked for a grammar"
+            self._constraints.reserve(number, grammar)
             self.engine.prepared(Prepared(epoch=0, number=number, problem=self._constraints.prepare(number, grammar)))
         self.failed |= dict(outputs.failed)
         return outputs.progress

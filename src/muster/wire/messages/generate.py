@@ -98,10 +98,14 @@ class Admissions(EpochMessage, frozen=True, tag="admissions"):
 
 
 class Prepare(EpochMessage, frozen=True, tag="prepare"):
-    """First stage to last: compile this grammar beside the steps. Answered with `Prepared`, after seconds perhaps."""
+    """First stage to last: compile this grammar beside the steps. Answered with `Prepared`, after seconds perhaps.
+
+    `forget` as in steps, where none is under way.
+    """
 
     number: int
     grammar: str
+    forget: tuple[int, ...] = ()
 
 
 class Prepared(EpochMessage, frozen=True, tag="prepared"):

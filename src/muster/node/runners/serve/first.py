@@ -17,7 +17,7 @@ from muster.node.runners.serve.preparing import Preparing
 from muster.node.runners.serve.ring import RingPlace, WaitingSteps
 from muster.node.runners.thread import ComputeThread
 from muster.serve.constrain import MAX_GRAMMARS
-from muster.serve.engine import Engine
+from muster.serve.engine import Engine, Outputs
 from muster.spec.pool import NodeId
 from muster.spec.request import Progress, Request
 from muster.wire.frame import Payload
@@ -61,7 +61,7 @@ class _Turn:
     progress: list[Progress] = field(default_factory=list)
     refused: list[tuple[str, Send, MusterError]] = field(default_factory=list)
     failed: tuple[tuple[str, MusterError], ...] = ()
-    prepare: tuple[tuple[int, str], ...] = ()
+    prepare: tuple[Prepare, ...] = ()
     step: Step | None = None
     payload: Payload = b""
 
@@ -139,7 +139,7 @@ class FirstStage:
             self._apply(self._inbox.popleft(), turn)
         outputs = self._engine.step()
         turn.progress += outputs.progress
-        turn.prepare, turn.failed = outputs.prepare, outputs.failed
+        turn.prepare, turn.failed = self._preparations(outputs), outputs.failed
         if outputs.forward is not None:
             step, hidden_TH = outputs.forward
             header, turn.payload = self._encode(hidden_TH)
@@ -172,8 +172,8 @@ class FirstStage:
         self._replies.pop(request_id, None)
 
     def _deliver(self, turn: _Turn) -> None:
-        for number, grammar in turn.prepare:
-            self._prepare(Prepare(epoch=self._place.epoch, number=number, grammar=grammar))
+        for message in turn.prepare:
+            self._prepare(message)
         if turn.step is not None and self._place.send is not None:
             self._place.send(self._without_prompts(turn.step), turn.payload)
             self._sent += 1
@@ -192,6 +192,13 @@ class FirstStage:
                 turn.refused.append((request_id, owner, error))
         for request_id, reply, error in turn.refused:
             reply(self._failure(request_id, error, retry=error.status == 503), b"")
+
+    def _preparations(self, outputs: Outputs) -> tuple[Prepare, ...]:
+        """What is to be forgotten goes with the first."""
+        return tuple(
+            Prepare(epoch=self._place.epoch, number=number, grammar=grammar, forget=() if index else outputs.forget)
+            for index, (number, grammar) in enumerate(outputs.prepare)
+        )
 
     def _prepare(self, message: Prepare) -> None:
         """Where tokens are chosen: at the last stage, or here."""

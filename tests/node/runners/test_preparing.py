@@ -1,0 +1,66 @@
+import asyncio
+import os
+import threading
+from typing import Any, cast
+
+import pytest
+
+from muster.errors import ProtocolViolation
+from muster.node.runners.serve.first import FirstStage
+from muster.node.runners.serve.preparing import Preparing
+from muster.serve.constrain import Constraints
+from muster.serve.engine import Outputs
+from muster.text.constraint import grammar_of_regex
+from muster.wire.messages.generate import Prepare, Prepared
+from tests.node.runners.test_serve import runner, two_stages
+from tests.serve.spelled import constraints
+
+A = grammar_of_regex("a")
+
+
+async def answered(preparing: Preparing, message: Prepare) -> Prepared:
+    answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+    preparing.begin(message, answer.set_result)
+    return await answer
+
+
+def test_whoever_compiles_grammars_holds_locks_of_the_process_and_so_gives_way_to_nobody() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    class Shop:
+        def reserve(self, number: int, grammar: str) -> None: ...
+
+        def prepare(self, number: int, grammar: str) -> str:
+            return str(priority())
+
+        def close(self) -> None: ...
+
+    async def scene() -> None:
+        preparing = Preparing(1, cast(Constraints, Shop()))
+        answer = await answered(preparing, Prepare(epoch=1, number=1, grammar=A))
+        assert answer.problem == str(priority())
+        preparing.close()
+
+    asyncio.run(scene())
+
+
+def test_what_is_forgotten_with_a_grammar_makes_room_for_it_and_must_have_been_there() -> None:
+    async def scene() -> None:
+        shop = constraints()
+        preparing = Preparing(1, shop)
+        await answered(preparing, Prepare(epoch=1, number=1, grammar=A))
+        await answered(preparing, Prepare(epoch=1, number=2, grammar=A, forget=(1,)))
+        assert shop.numbers == {2}
+        with pytest.raises(ProtocolViolation, match="Grammar 1 is forgotten, which is not here"):
+            preparing.begin(Prepare(epoch=1, number=3, grammar=A, forget=(2, 1)), lambda answer: None)
+        preparing.close()
+
+    asyncio.run(scene())
+
+
+def test_the_first_stage_says_what_to_forget_once() -> None:
+    first = cast(FirstStage, runner(0, cast(Any, two_stages()[0]), None))
+    told = first._preparations(Outputs(prepare=((8, "a"), (9, "b")), forget=(1, 2)))
+    assert [(message.number, message.grammar, message.forget) for message in told] == [(8, "a", (1, 2)), (9, "b", ())]
+    asyncio.run(first.close())
