@@ -1,18 +1,21 @@
 import asyncio
 import os
 import threading
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from muster.errors import ProtocolViolation
+from muster.node.runners.base import Cheated
 from muster.node.runners.serve.first import FirstStage
 from muster.node.runners.serve.preparing import Preparing
 from muster.serve.constrain import Constraints
 from muster.serve.engine import Outputs
 from muster.text.constraint import grammar_of_regex
-from muster.wire.messages.generate import Prepare, Prepared
-from tests.node.runners.test_serve import runner, two_stages
+from muster.wire.messages.every import AnyMessage
+from muster.wire.messages.generate import Prepare, Prepared, Submit
+from tests.node.runners.test_serve import HEAD, SECOND, a_request, nowhere, runner, two_stages
 from tests.serve.spelled import constraints
 
 A = grammar_of_regex("a")
@@ -60,7 +63,39 @@ def test_what_is_forgotten_with_a_grammar_makes_room_for_it_and_must_have_been_t
 
 
 def test_the_first_stage_says_what_to_forget_once() -> None:
-    first = cast(FirstStage, runner(0, cast(Any, two_stages()[0]), None))
-    told = first._preparations(Outputs(prepare=((8, "a"), (9, "b")), forget=(1, 2)))
-    assert [(message.number, message.grammar, message.forget) for message in told] == [(8, "a", (1, 2)), (9, "b", ())]
-    asyncio.run(first.close())
+    async def scene() -> None:
+        first = cast(FirstStage, runner(0, cast(Any, two_stages()[0]), None))
+        told = first._preparations(Outputs(prepare=((8, "a"), (9, "b")), forget=(1, 2)))
+        assert [(one.number, one.grammar, one.forget) for one in told] == [(8, "a", (1, 2)), (9, "b", ())]
+        await first.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_last_stage_that_answers_no_grammar_is_reported_and_its_requests_go_elsewhere(
+    answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muster.node.runners.serve.first.ANSWER_S", 0.3)
+
+    async def scene() -> None:
+        said: list[Any] = []
+
+        def send(message: AnyMessage, payload: Any) -> None:
+            if isinstance(message, Prepare) and answers:
+                first.receive(SECOND, Prepared(epoch=1, number=message.number, problem="no"), b"", nowhere)
+
+        first = cast(FirstStage, runner(0, cast(Any, two_stages()[0]), send))
+        sampling = replace(a_request("r").sampling, grammar=A)
+        submit = Submit(epoch=1, request=replace(a_request("r"), sampling=sampling))
+        first.receive(HEAD, submit, b"", lambda message, payload: said.append(message))
+        running = asyncio.create_task(first.run())
+        done, _ = await asyncio.wait([running], timeout=0.9 if answers else 30)
+        assert bool(done) is not answers
+        if done:
+            assert isinstance(running.exception(), Cheated)
+        running.cancel()
+        assert [(message.request_id, message.retry) for message in said] == [("r", not answers)]
+        await first.close()
+
+    asyncio.run(scene())

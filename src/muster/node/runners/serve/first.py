@@ -34,6 +34,9 @@ from muster.wire.messages.generate import (
     Tokens,
 )
 
+ANSWER_S = 120.0
+"""In which the last stage answers at least one grammar. The head tried each in seconds; a busy machine takes longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Submitted:
@@ -78,6 +81,9 @@ class FirstStage:
         self._waiting = WaitingSteps(place.max_steps)
         self._waiting_answers = WaitingSteps(MAX_GRAMMARS)
         self._preparing = None if engine.constraints is None else Preparing(place.epoch, engine.constraints)
+        self._unanswered = 0
+        self._patience: asyncio.TimerHandle | None = None
+        self._is_overdue = False
         self._replies: dict[str, Send] = {}
         self._received = self._sent = 0
         self._wake = asyncio.Event()
@@ -94,6 +100,7 @@ class FirstStage:
                 self._put(message)
             case Prepared() if peer == self._place.previous and self._preparing is None:
                 self._waiting_answers.add("answers about grammars")
+                self._wait_for_grammars(self._unanswered - 1)
                 self._put(message)
             case _:
                 raise refuse(peer, message)
@@ -120,7 +127,9 @@ class FirstStage:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._check_answers()
             while self._inbox or self._engine.has_work:
+                self._check_answers()
                 self._deliver(await self._thread.compute(self._turn))
                 # Let channels breathe between steps: a busy engine must not starve the event loop.
                 await asyncio.sleep(0)
@@ -129,6 +138,7 @@ class FirstStage:
         return self._thread.vitals(len(self._replies), self._received, self._sent)
 
     async def close(self) -> None:
+        self._wait_for_grammars(0)
         if self._preparing is not None:
             self._preparing.close()
         await self._thread.close()
@@ -207,6 +217,26 @@ class FirstStage:
             self._preparing.begin(message, self._put)
         elif send is not None:
             send(message, b"")
+            if self._unanswered:
+                self._unanswered += 1  # the oldest is what it is waited for
+            else:
+                self._wait_for_grammars(1)
+
+    def _wait_for_grammars(self, count: int) -> None:
+        """So many are unanswered, and the next answer is due from now on."""
+        self._unanswered = count
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = asyncio.get_running_loop().call_later(ANSWER_S, self._too_late) if count > 0 else None
+
+    def _too_late(self) -> None:
+        self._is_overdue = True
+        self._wake.set()
+
+    def _check_answers(self) -> None:
+        """Whoever waits for a grammar would wait for ever, and the head sees a pipeline at work."""
+        if self._is_overdue:
+            raise ProtocolViolation(f"The last stage answered no grammar for {ANSWER_S:.0f} s; restart that machine.")
 
     def _without_prompts(self, step: Step) -> Step:
         """What stages between may see; the rest goes straight to the last."""
