@@ -14,7 +14,10 @@ MAX_PROMPT_CHARACTERS = 8 * 2**20
 def prompt_of(words: Sequence[str]) -> str:
     """The words, each on lines of its own, with standard input in the place of `-`. Raises `InvalidRequest`."""
     if not words:
-        raise InvalidRequest("There is no prompt; write one behind the model, or - to read standard input.", "prompt")
+        raise InvalidRequest(
+            "There is no prompt; write one behind the model, or - to read standard input: see `muster run --help`.",
+            "prompt",
+        )
     if list(words).count(STDIN) > 1:
         raise InvalidRequest("Standard input can be read only once; write a single -.", "prompt")
     return "\n".join(_standard_input() if word == STDIN else word for word in words)
