@@ -45,9 +45,11 @@ def outcome(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 def is_one_sentence(said: str) -> bool:
-    """A remedy follows a semicolon or a comma; nothing of the machinery shows. Slow machines say what they wait for."""
-    said = "".join(line for line in said.splitlines(keepends=True) if not line.endswith(" …\n"))
-    return said.startswith("muster: ") and said.count("\n") == 1 and said.endswith(".\n") and "Traceback" not in said
+    """A remedy follows a semicolon or a comma; nothing of the machinery shows. Before it may stand what a slow machine
+    waits for, and where the work is done."""
+    *before, last = said.splitlines(keepends=True)
+    harmless = all(line.endswith(" …\n") or line.startswith("No head here serves ") for line in before)
+    return harmless and last.startswith("muster: ") and last.endswith(".\n") and "Traceback" not in said
 
 
 class Head:
@@ -170,7 +172,6 @@ def test_a_broken_model_is_refused_before_anything_starts(
         (b'{"model": ', 400, "invalid_request", "JSON"),
         (b"\xff\xfe", 400, "invalid_request", "JSON"),
         ({"model": "gpt-4", **HELLO}, 404, "model_not_found", "not 'gpt-4'"),
-        ({**HELLO, "tempratur": 1}, 400, "invalid_request", "tempratur"),
         ({**HELLO, "temperature": 9}, 400, "invalid_request", "must lie in [0.0, 2.0]"),
         ({**HELLO, "temperature": "hot"}, 400, "invalid_request", "temperature"),
         ({**HELLO, "top_p": 0}, 400, "invalid_request", "top_p"),

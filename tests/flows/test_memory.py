@@ -13,7 +13,9 @@ MB = 10**6
     "setting",
     [
         Setting(620, requests=4, prompt_characters=1000),
-        Setting(900, requests=4, prompt_characters=300, dtype="float32", local=True),
+        pytest.param(
+            Setting(900, requests=4, prompt_characters=300, dtype="float32", local=True), marks=pytest.mark.chaos
+        ),
     ],
     ids=["a worker", "a head that computes"],
 )
