@@ -9,7 +9,7 @@ from hypothesis import given
 
 from muster.cost.codecs import message_bytes
 from muster.cost.layer_ranges import ranges, weight_table, work_table, workspace_row
-from muster.cost.memory import WorkspaceOptions, dtype_bytes, stage_bytes, workspace_bytes
+from muster.cost.memory import SCORED_AT_ONCE, WorkspaceOptions, dtype_bytes, stage_bytes, workspace_bytes
 from muster.cost.pace import UNMEASURED_FLOPS_PER_S, Constants, peak_flops_per_s, seconds
 from muster.cost.transfer import transfer_seconds, wire_seconds
 from muster.cost.work import decode
@@ -125,7 +125,8 @@ def test_a_stage_needs_its_weights_its_cache_and_its_workspace():
     widest = 3000 // 20 + 2 * 10
     assert workspace_bytes(MODEL, 2, options) == 5 * widest * 2
     assert workspace_bytes(MODEL, 3, options) == 5 * widest * 2 + 2 * 70 * 100 * 4
-    assert workspace_bytes(MODEL, 3, WorkspaceOptions(5, samples=2)) == 5 * widest * 2 + 2 * 64 * 100 * 4, "scores"
+    few = WorkspaceOptions().of_steps(5, batch=2)
+    assert workspace_bytes(MODEL, 3, few) == 5 * widest * 2 + 2 * SCORED_AT_ONCE * 100 * 4, "scores"
     assert stage_bytes(MODEL, 0, 2, 10, options) == 3500 + 80 + workspace_bytes(MODEL, 2, options)
     assert stage_bytes(MODEL, 2, 3, 10, options) == 3700 + 80 + workspace_bytes(MODEL, 3, options)
 

@@ -5,7 +5,7 @@ Knows no routes and no way of models to write calls.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from muster.api.conversation import ToolChoice
@@ -24,26 +24,21 @@ NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
-def read_tools(written: Any, path: str = "tools") -> tuple[Tool, ...]:
-    """Checked definitions."""
-    entries = _list(written, path, MAX_TOOLS)
-    tools = tuple(_read_tool(entry, f"{path}[{i}]") for i, entry in enumerate(entries))
-    return check_tools(tools, path)
+def read_tools(written: Any, path: str = "tools", read: Callable[[Any, str], Tool] | None = None) -> tuple[Tool, ...]:
+    """Checked definitions; `read` takes one in the form of another API, and where it stands."""
+    read, entries = read or _read_tool, _list(written, path, MAX_TOOLS)
+    tools = tuple(read(entry, f"{path}[{i}]") for i, entry in enumerate(entries))
+    _check_tools(tools, path)
+    return tools
 
 
 def read_functions(written: Any) -> tuple[Tool, ...]:
     """The older form: definitions without a wrapping."""
-    entries = _list(written, "functions", MAX_TOOLS)
-    for i, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise InvalidRequest("A function is not an object; send its name and parameters.", f"functions[{i}]")
-    return check_tools(tuple(read_function(entry, f"functions[{i}]") for i, entry in enumerate(entries)), "functions")
+    return read_tools(written, "functions", _read_older)
 
 
-def check_tools(tools: tuple[Tool, ...], path: str = "tools") -> tuple[Tool, ...]:
+def _check_tools(tools: Sequence[Tool], path: str) -> None:
     """Definitions in whatever form an API has them are held to the same limits."""
-    if len(tools) > MAX_TOOLS:
-        raise InvalidRequest(f"{path} holds more than {MAX_TOOLS} tools; send fewer.", path)
     names: set[str] = set()
     size = 0
     for i, tool in enumerate(tools):
@@ -67,7 +62,6 @@ def check_tools(tools: tuple[Tool, ...], path: str = "tools") -> tuple[Tool, ...
         raise InvalidRequest(
             f"The tools have more than {MAX_TOOLS_CHARACTERS} characters; send fewer or shorter ones.", path
         )
-    return tools
 
 
 def check_name(name: str, path: str) -> str:
@@ -89,6 +83,12 @@ def _read_tool(entry: Any, path: str) -> Tool:
     if not isinstance(function, dict):
         raise InvalidRequest("A tool has no function; add its name and parameters there.", f"{path}.function")
     return read_function(function, f"{path}.function")
+
+
+def _read_older(entry: Any, path: str) -> Tool:
+    if not isinstance(entry, dict):
+        raise InvalidRequest("A function is not an object; send its name and parameters.", path)
+    return read_function(entry, path)
 
 
 def read_function(function: Mapping[str, Any], path: str) -> Tool:

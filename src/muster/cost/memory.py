@@ -31,8 +31,8 @@ class WorkspaceOptions:
 
     prefill_tokens: int = 512
     """Most prompt tokens in one step."""
-    samples: int = 64
-    """Most sequences that ask for logits in one step."""
+    samples: int = SCORED_AT_ONCE
+    """Most rows of logits at a time: sequences that are sampled in one step, or tokens of prompts that are scored."""
 
     def of_steps(self, prefill_tokens: int = 0, batch: int = 0) -> "WorkspaceOptions":
         """For steps of so many prompt tokens and sequences, as a plan says it; with 0 it leaves them to these."""
@@ -55,8 +55,7 @@ def workspace_bytes(shape: ModelShape, last: int, options: WorkspaceOptions) -> 
     """
     widest = max(shape.layer_flops_per_token, default=0) // (2 * shape.hidden_size) + 2 * shape.hidden_size
     activations = options.prefill_tokens * widest * dtype_bytes(shape.dtype)
-    rows = max(options.samples, SCORED_AT_ONCE)
-    logits = 2 * rows * shape.vocab_size * _LOGITS_BYTES if last == shape.num_layers else 0
+    logits = 2 * options.samples * shape.vocab_size * _LOGITS_BYTES if last == shape.num_layers else 0
     return activations + logits
 
 

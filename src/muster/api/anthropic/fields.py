@@ -11,7 +11,7 @@ from muster.api.conversation import Conversation, GenerationOptions, ToolChoice
 from muster.api.fields import GenerationFields, RefusableFields, Strict, check_token_count, check_unicode
 from muster.api.serving import Serving
 from muster.api.structured import Structure, structure_of_format
-from muster.api.tool_fields import check_call, check_tools, read_function
+from muster.api.tool_fields import check_call, read_function, read_tools
 from muster.errors import InvalidRequest, Unsupported
 from muster.text.calls import Ending, Message, Tool, ToolCall
 
@@ -67,7 +67,7 @@ class CountRequest(RefusableFields):
     @property
     def conversation(self) -> Conversation:
         """All that is said, checked."""
-        tools = read_tools(self.tools)
+        tools = read_tools(self.tools, read=_read_tool)
         choice, parallel = read_tool_choice(self.tool_choice, bool(tools))
         system = [] if self.system is None else [Message("system", _texts(self.system, "system"))]
         messages = [part for i, one in enumerate(self.messages) for part in _read_message(one, f"messages[{i}]")]
@@ -124,14 +124,6 @@ class MessagesRequest(CountRequest):
         return GenerationOptions(
             sampling=fields.sampling(limit, None, serving.backend.vocab_size), stops=fields.stops, max_tokens=wanted
         )
-
-
-def read_tools(written: Any) -> tuple[Tool, ...]:
-    if written is None:
-        return ()
-    if not isinstance(written, list):
-        raise InvalidRequest("tools is no list; send one.", "tools")
-    return check_tools(tuple(_read_tool(entry, f"tools[{i}]") for i, entry in enumerate(written[:1000])))
 
 
 def _read_tool(entry: Any, path: str) -> Tool:

@@ -11,7 +11,7 @@ from muster.api.fields import GenerationFields, RefusableFields, Strict, at_most
 from muster.api.responses.items import MAX_ITEMS, read_input
 from muster.api.serving import Serving
 from muster.api.structured import Structure, structure_of_format
-from muster.api.tool_fields import check_tools, read_function, read_tool_choice
+from muster.api.tool_fields import read_function, read_tool_choice, read_tools
 from muster.errors import InvalidRequest, Unsupported
 from muster.text.calls import Message, Tool
 
@@ -99,7 +99,7 @@ class ResponsesRequest(RefusableFields):
 
     def read(self, before: Sequence[Message]) -> Conversation:
         """All that is said, checked. `before` is what was said up to the answer that this one follows."""
-        tools = read_tools(self.tools)
+        tools = read_tools(self.tools, read=_read_tool)
         told = (
             () if self.instructions is None else (Message("system", check_unicode(self.instructions, "instructions")),)
         )
@@ -135,16 +135,8 @@ class ResponsesRequest(RefusableFields):
         return read_tool_choice(choice, has_tools)
 
 
-def read_tools(written: Any) -> tuple[Tool, ...]:
-    """Definitions in their flat form: a function's fields beside its type."""
-    if written is None:
-        return ()
-    if not isinstance(written, list):
-        raise InvalidRequest("tools is no list; send one.", "tools")
-    return check_tools(tuple(_read_tool(entry, f"tools[{i}]") for i, entry in enumerate(written[:1000])))
-
-
 def _read_tool(entry: Any, path: str) -> Tool:
+    """In their flat form: a function's fields beside its type."""
     if not isinstance(entry, dict):
         raise InvalidRequest("A tool is not an object; send {'type': 'function', 'name': ...}.", path)
     if entry.get("type") != "function":
