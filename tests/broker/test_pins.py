@@ -121,6 +121,13 @@ def test_the_other_pins_outlive_a_repair_though_one_machine_could_hold_everythin
     assert stage.ranges() == pins
 
 
+def test_the_beginning_of_an_id_that_several_machines_share_pins_none_of_them():
+    stage = pinned_pool(Pin(node_id(1)[:8], 0, 2))
+    stage.pass_time(70)
+    assert stage.route is not None
+    assert "3 machines are called 00000000" in views(stage)[0][1]
+
+
 def test_a_pin_on_a_name_means_the_first_machine_that_came_with_it():
     stage = Stage(job=JobOptions(pins=(Pin("twin", 0, 2),)))
     for number in (1, 2, 3):
