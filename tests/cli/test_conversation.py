@@ -2,7 +2,7 @@
 
 import pytest
 
-from muster.cli.conversation import Conversation, read_message
+from muster.cli.conversation import Chat, read_message
 
 
 def message_of(*lines: str) -> str:
@@ -27,7 +27,7 @@ def test_quotation_marks_hold_several_lines_together() -> None:
 
 
 def test_a_conversation_is_kept_until_it_begins_anew() -> None:
-    talk = Conversation("Be brief.")
+    talk = Chat("Be brief.")
     assert talk.take("hello") == ("answer", "")
     talk.answered("Hi")
     assert [m["content"] for m in talk.messages()] == ["Be brief.", "hello", "Hi"]
@@ -43,7 +43,7 @@ def test_a_conversation_is_kept_until_it_begins_anew() -> None:
 
 
 def test_a_command_is_told_from_a_text_that_begins_like_one() -> None:
-    talk = Conversation()
+    talk = Chat()
     assert talk.take("/exit") == ("end", "")
     turn, told = talk.take("/nwe")
     assert turn == "tell"

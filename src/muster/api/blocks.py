@@ -31,7 +31,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class BlockStep:
     what: Literal["begins", "goes on", "ends"]
     block: Block
     piece: str = ""
@@ -42,7 +42,7 @@ class Blocks:
         self.all: list[Block] = []
         self._open: Block | None = None
 
-    def take(self, event: Event) -> Iterator[Step]:
+    def take(self, event: Event) -> Iterator[BlockStep]:
         match event:
             case Said(text):
                 yield from self._say("text", text)
@@ -58,13 +58,13 @@ class Blocks:
                     self._open.complete = True
                 yield from self.finish()
 
-    def finish(self) -> Iterator[Step]:
+    def finish(self) -> Iterator[BlockStep]:
         """End what is open."""
         if self._open is not None:
-            yield Step("ends", self._open)
+            yield BlockStep("ends", self._open)
             self._open = None
 
-    def _say(self, kind: Kind, text: str) -> Iterator[Step]:
+    def _say(self, kind: Kind, text: str) -> Iterator[BlockStep]:
         if not text:
             return
         if self._open is None or self._open.kind != kind:
@@ -72,12 +72,12 @@ class Blocks:
             yield self._begin(kind)
         yield from self._add(text)
 
-    def _begin(self, kind: Kind, id: str = "", name: str = "") -> Step:
+    def _begin(self, kind: Kind, id: str = "", name: str = "") -> BlockStep:
         self._open = Block(len(self.all), kind, id, name)
         self.all.append(self._open)
-        return Step("begins", self._open)
+        return BlockStep("begins", self._open)
 
-    def _add(self, text: str) -> Iterator[Step]:
+    def _add(self, text: str) -> Iterator[BlockStep]:
         if self._open is not None and text:
             self._open.pieces.append(text)
-            yield Step("goes on", self._open, text)
+            yield BlockStep("goes on", self._open, text)

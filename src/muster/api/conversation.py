@@ -23,7 +23,7 @@ from muster.text.calls import Ending, Message, Tool
 from muster.text.chat import RenderedChat, render_chat_soon
 from muster.text.tokenizer import Tokenizer
 from muster.text.tools.families import AUTO, NONE, reading_of
-from muster.text.tools.grammar import Demand, grammar_of_answer
+from muster.text.tools.grammar import CallDemand, grammar_of_answer
 from muster.text.tools.reading import Reading
 from muster.text.tools.turn import MAX_CALLS
 
@@ -129,7 +129,7 @@ async def _grammar(tokenizer: Tokenizer, conversation: Conversation, reading: Re
     choice = conversation.tool_choice
     wanted = [tool for tool in conversation.callable_tools if choice.name in (None, tool.name)]
     answer = conversation.grammar or ""
-    grammar = grammar_of_answer(reading, Demand(wanted, choice.mode == "required", answer))
+    grammar = grammar_of_answer(reading, CallDemand(wanted, choice.mode == "required", answer))
     if grammar == answer:
         return answer
     try:

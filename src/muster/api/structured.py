@@ -34,7 +34,7 @@ MAX_EXPRESSION_CHARACTERS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Structure:
+class AnswerForm:
     """What an answer must be."""
 
     parameter: str
@@ -61,7 +61,7 @@ class StructuredFields(Strict):
     guided_whitespace_pattern: str | None = None
 
     @property
-    def structure(self) -> Structure | None:
+    def structure(self) -> AnswerForm | None:
         """What the answer must be; None for anything. Raises `InvalidRequest`, also where two fields ask for it."""
         whitespace = self.guided_whitespace_pattern
         older = {name.removeprefix("guided_"): getattr(self, name) for name in _OLDER}
@@ -85,7 +85,7 @@ class StructuredFields(Strict):
 _OLDER = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 
-async def checked_grammar(serving: Serving, structure: Structure | None) -> str:
+async def checked_grammar(serving: Serving, structure: AnswerForm | None) -> str:
     """For `Sampling.grammar`; empty for none. Raises `InvalidRequest` that names the field, and what cannot be done."""
     if structure is None:
         return ""
@@ -100,17 +100,17 @@ async def checked_grammar(serving: Serving, structure: Structure | None) -> str:
         raise InvalidRequest(f"{parameter} cannot be done: {error}; change that part.", parameter) from None
 
 
-async def constrained(serving: Serving, conversation: Conversation, structure: Structure | None) -> Conversation:
+async def constrained(serving: Serving, conversation: Conversation, structure: AnswerForm | None) -> Conversation:
     """The conversation with what its answer must be. Raises `InvalidRequest`."""
     return replace(conversation, grammar=await checked_grammar(serving, structure) or None)
 
 
-def structure_of_schema(schema: Any, parameter: str) -> Structure:
+def structure_of_schema(schema: Any, parameter: str) -> AnswerForm:
     """Of a bare schema, or the word `json` for any object."""
-    return Structure(parameter, any_object()) if schema == "json" else _of_json(schema, parameter, WHITESPACE)
+    return AnswerForm(parameter, any_object()) if schema == "json" else _of_json(schema, parameter, WHITESPACE)
 
 
-def structure_of_format(written: Any, parameter: str) -> Structure | None:
+def structure_of_format(written: Any, parameter: str) -> AnswerForm | None:
     """`response_format` of chats, and `text.format` of responses, which has no inner object."""
     if written is None:
         return None
@@ -119,7 +119,7 @@ def structure_of_format(written: Any, parameter: str) -> Structure | None:
         case "text":
             return None
         case "json_object":
-            return Structure(parameter, any_object())
+            return AnswerForm(parameter, any_object())
         case "json_schema":
             inner = written.get("json_schema", written)
             path = f"{parameter}.json_schema" if "json_schema" in written else parameter
@@ -135,7 +135,7 @@ def structure_of_format(written: Any, parameter: str) -> Structure | None:
     )
 
 
-def _structure_of(written: Any, parameter: str) -> Structure | None:
+def _structure_of(written: Any, parameter: str) -> AnswerForm | None:
     """vLLM's `structured_outputs`."""
     if written is None:
         return None
@@ -158,7 +158,7 @@ def _structure_of(written: Any, parameter: str) -> Structure | None:
     return _read(kinds[0], given[kinds[0]], f"{parameter}.{kinds[0]}", whitespace)
 
 
-def _read(kind: str, value: Any, parameter: str, whitespace: Any) -> Structure | None:
+def _read(kind: str, value: Any, parameter: str, whitespace: Any) -> AnswerForm | None:
     if value is None:
         return None
     if not isinstance(whitespace, str | None):
@@ -166,13 +166,13 @@ def _read(kind: str, value: Any, parameter: str, whitespace: Any) -> Structure |
     return _READERS[kind](value, parameter, whitespace)
 
 
-def _of_json(value: Any, parameter: str, whitespace: str | None) -> Structure:
+def _of_json(value: Any, parameter: str, whitespace: str | None) -> AnswerForm:
     if isinstance(value, str):
         value = _parsed(value, parameter)
     if not isinstance(value, dict | bool):
         raise InvalidRequest("This is not a JSON schema; send an object.", parameter)
     try:
-        return Structure(parameter, grammar_of_schema(value, whitespace))
+        return AnswerForm(parameter, grammar_of_schema(value, whitespace))
     except InvalidRequest as error:
         raise InvalidRequest(str(error), parameter) from None
 
@@ -188,31 +188,31 @@ def _parsed(text: str, parameter: str) -> Any:
         raise InvalidRequest("This is not a JSON schema; send valid JSON.", parameter) from None
 
 
-def _of_regex(value: Any, parameter: str, whitespace: str | None) -> Structure:
+def _of_regex(value: Any, parameter: str, whitespace: str | None) -> AnswerForm:
     expression = _text(value, parameter)
     if len(expression) > MAX_EXPRESSION_CHARACTERS:
         raise InvalidRequest(
             f"The expression has more than {MAX_EXPRESSION_CHARACTERS} characters; shorten it.", parameter
         )
-    return Structure(parameter, grammar_of_regex(expression))
+    return AnswerForm(parameter, grammar_of_regex(expression))
 
 
-def _of_choice(value: Any, parameter: str, whitespace: str | None) -> Structure:
+def _of_choice(value: Any, parameter: str, whitespace: str | None) -> AnswerForm:
     if not isinstance(value, list) or not value or not all(isinstance(choice, str) for choice in value):
         raise InvalidRequest("The choices are not a list of texts; send at least one.", parameter)
     if len(value) > MAX_CHOICES:
         raise InvalidRequest(f"There are more than {MAX_CHOICES} choices; send fewer.", parameter)
-    return Structure(parameter, grammar_of_choice([check_unicode(choice, parameter) for choice in value]))
+    return AnswerForm(parameter, grammar_of_choice([check_unicode(choice, parameter) for choice in value]))
 
 
-def _of_grammar(value: Any, parameter: str, whitespace: str | None) -> Structure:
-    return Structure(parameter, _text(value, parameter))
+def _of_grammar(value: Any, parameter: str, whitespace: str | None) -> AnswerForm:
+    return AnswerForm(parameter, _text(value, parameter))
 
 
-def _of_any_object(value: Any, parameter: str, whitespace: str | None) -> Structure:
+def _of_any_object(value: Any, parameter: str, whitespace: str | None) -> AnswerForm:
     if value is not True:
         raise InvalidRequest("json_object is neither true nor false; send one of them.", parameter)
-    return Structure(parameter, any_object(whitespace))
+    return AnswerForm(parameter, any_object(whitespace))
 
 
 def _text(value: Any, parameter: str) -> str:
@@ -221,7 +221,7 @@ def _text(value: Any, parameter: str) -> str:
     return check_unicode(value, parameter)
 
 
-_READERS: Mapping[str, Callable[[Any, str, str | None], Structure]] = {
+_READERS: Mapping[str, Callable[[Any, str, str | None], AnswerForm]] = {
     "json": _of_json,
     "regex": _of_regex,
     "choice": _of_choice,

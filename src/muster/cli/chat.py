@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from muster.cli.conversation import COMMANDS, QUOTES, Conversation, read_message
+from muster.cli.conversation import COMMANDS, QUOTES, Chat, read_message
 from muster.cli.find_head import find_head
 from muster.cli.options import ApiKey, DataDir, HeadUrl, Json
 from muster.cli.output import err, plain, show_error, show_json
@@ -41,7 +41,7 @@ def chat(
         with waiting(f"asking {remote.url} for its model", as_json):
             entry = entry_of(remote.model_entries(), model)
         options = {"model": entry["id"], "max_tokens": max_tokens, "temperature": temperature}
-        talk = Conversation(system or "")
+        talk = Chat(system or "")
         greet(entry, remote.url, alone=message is not None)
         if message is not None:
             talk.take_message(message)
@@ -75,7 +75,7 @@ def greet(entry: dict[str, Any], url: str, alone: bool) -> None:
         )
 
 
-def converse(remote: "HeadClient", talk: Conversation, options: dict[str, Any], as_json: bool) -> None:
+def converse(remote: "HeadClient", talk: Chat, options: dict[str, Any], as_json: bool) -> None:
     """Until the end of input. What goes wrong with one message ends only that."""
     for said in messages():
         turn, told = talk.take(said)
@@ -96,7 +96,7 @@ def converse(remote: "HeadClient", talk: Conversation, options: dict[str, Any], 
             err.print("\n[dim]stopped; the message is taken back[/dim]")
 
 
-def answer(remote: "HeadClient", talk: Conversation, options: dict[str, Any], as_json: bool) -> None:
+def answer(remote: "HeadClient", talk: Chat, options: dict[str, Any], as_json: bool) -> None:
     body = options | {"messages": talk.messages()}
     chunks = remote.stream("/v1/chat/completions", body)
     record = collect(after_a_wait(chunks, as_json), echo=not as_json)

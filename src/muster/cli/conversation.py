@@ -20,7 +20,7 @@ Turn = Literal["answer", "tell", "end"]
 
 
 @dataclass(slots=True)
-class Conversation:
+class Chat:
     system: str = ""
     said: list[Message] = field(default_factory=list)
     """By the person and the model in turn, the system message left out."""

@@ -30,17 +30,17 @@ class Shape(msgspec.Struct, frozen=True, tag=True):
     dtype: str
 
 
-class Stored(msgspec.Struct, frozen=True, tag=True):
+class AsStored(msgspec.Struct, frozen=True, tag=True):
     """What config.json would say of the tensors in this folder."""
 
     folder: str
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True):
+class Checked(msgspec.Struct, frozen=True, tag=True):
     said: ModelShape | str
 
 
-class Failed(msgspec.Struct, frozen=True, tag=True):
+class CheckFailed(msgspec.Struct, frozen=True, tag=True):
     """A `MusterError`, or whatever else went wrong (no code)."""
 
     code: str
@@ -48,15 +48,15 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     parameter: str | None = None
 
 
-Question = Shape | Stored
+Question = Shape | AsStored
 _questions = msgspec.msgpack.Decoder(Question)
-_replies = msgspec.msgpack.Decoder(Answer | Failed)
+_replies = msgspec.msgpack.Decoder(Checked | CheckFailed)
 
 
 def ask(question: Question) -> ModelShape | str:
     """Raises what the answer raises, and `MachineTrouble` where the process ends before it has answered."""
     reply = _answer(question) if "torch" in sys.modules else _process.ask(question)
-    if isinstance(reply, Answer):
+    if isinstance(reply, Checked):
         return reply.said
     raise InvalidRequest(reply.reason, reply.parameter) if reply.parameter else from_code(reply.code, reply.reason)
 
@@ -66,20 +66,20 @@ def end() -> None:
     _process.end()
 
 
-def _answer(question: Question) -> Answer | Failed:
+def _answer(question: Question) -> Checked | CheckFailed:
     from muster.model.checkpoint import as_stored
     from muster.model.conformance import check_conformance
     from muster.model.shape import check_tensors, shape_of
     from muster.model.weights import open_directory
 
     try:
-        if isinstance(question, Stored):
-            return Answer(as_stored(open_directory(Path(question.folder))))
+        if isinstance(question, AsStored):
+            return Checked(as_stored(open_directory(Path(question.folder))))
         check_conformance(question.config_json)  # first, as whatever reads the configuration trips over it
         check_tensors(question.config_json, question.tensors)
-        return Answer(shape_of(question.config_json, question.name, question.dtype))
+        return Checked(shape_of(question.config_json, question.name, question.dtype))
     except MusterError as error:
-        return Failed(error.code, str(error), getattr(error, "parameter", None))
+        return CheckFailed(error.code, str(error), getattr(error, "parameter", None))
 
 
 class _Process:
@@ -87,14 +87,14 @@ class _Process:
         self._running: subprocess.Popen[bytes] | None = None
         self._turn = Lock()
 
-    def ask(self, question: Question) -> Answer | Failed:
+    def ask(self, question: Question) -> Checked | CheckFailed:
         with self._turn:
             running = self._running = self._running or _start()
             assert running.stdin is not None
             assert running.stdout is not None
             try:
                 write_frame(running.stdin.fileno(), msgspec.msgpack.encode(question))
-                reply: Answer | Failed = _replies.decode(read_frame(running.stdout.fileno()))
+                reply: Checked | CheckFailed = _replies.decode(read_frame(running.stdout.fileno()))
                 return reply
             except (OSError, EOFError) as error:
                 self._close()

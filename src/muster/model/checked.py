@@ -10,7 +10,7 @@ import msgspec
 from blake3 import blake3
 
 from muster.disk import cache_directory, version_of, write_if_possible
-from muster.model.apart import Shape, Stored, Tensors, ask
+from muster.model.apart import AsStored, Shape, Tensors, ask
 from muster.model.weights import DirectoryWeights
 from muster.spec.model_shape import ModelShape
 
@@ -38,7 +38,7 @@ def config_as_stored(weights: DirectoryWeights, digests: Sequence[tuple[str, str
     try:
         return msgspec.json.decode(path.read_bytes(), type=str)
     except (OSError, msgspec.MsgspecError):
-        config_json = ask(Stored(str(weights.path)))
+        config_json = ask(AsStored(str(weights.path)))
         assert isinstance(config_json, str)
     write_if_possible(path, msgspec.json.encode(config_json))
     return config_json

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from muster.errors import InvalidRequest, ProtocolViolation
 from muster.serve.schedule import MAX_SLOTS, MAX_STEP_SCORES, StepRow
-from muster.serve.scoring import Prompt
+from muster.serve.scoring import ScoredPrompt
 from muster.serve.stage import PagedCache
 from muster.spec.request import Sampled
 from muster.spec.sampling import MAX_LOGPROBS
@@ -115,7 +115,7 @@ def _check_admit(admit: Admit, vocab_size: int, capacity: int) -> None:
         raise ProtocolViolation(f"A slot is admitted with sampling that is out of range: {error}") from error
 
 
-def check_scored(step: Step, prompts: Mapping[int, Prompt]) -> None:
+def check_scored(step: Step, prompts: Mapping[int, ScoredPrompt]) -> None:
     """On the last stage: `prompts` are those of the slots admitted before this step whose prompts are scored.
 
     The step has passed `check_slots`.

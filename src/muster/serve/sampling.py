@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from muster.serve.constrain import Constraint, Constraints
 from muster.serve.generator import uniforms
 from muster.serve.penalties import History, add_bias, needs_history, penalise
-from muster.serve.scoring import Prompt, prompt_to_score
+from muster.serve.scoring import ScoredPrompt, prompt_to_score
 from muster.spec.request import Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
 from muster.spec.scores import LEAST_LOGPROB
@@ -42,7 +42,7 @@ class Slot:
     num_prompt: int
     history: History | None
     constraint: Constraint | None = None
-    prompt: Prompt | None = None
+    prompt: ScoredPrompt | None = None
     """What is to be scored."""
 
     @property
@@ -87,7 +87,7 @@ class Sampler:
         """Length of the context of every admitted slot."""
         return {number: slot.length for number, slot in self._slots.items()}
 
-    def prompts(self) -> dict[int, Prompt]:
+    def prompts(self) -> dict[int, ScoredPrompt]:
         """Of the admitted slots whose prompts are scored."""
         return {number: slot.prompt for number, slot in self._slots.items() if slot.prompt is not None}
 

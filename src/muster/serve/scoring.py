@@ -18,16 +18,16 @@ from muster.wire.messages.generate import Admit, Row
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class ScoredPrompt:
     """A prompt that is scored: its tokens, and how many of the best tokens are named beside each."""
 
     tokens: tuple[int, ...]
     alternatives: int
 
 
-def prompt_to_score(admit: Admit) -> Prompt | None:
+def prompt_to_score(admit: Admit) -> ScoredPrompt | None:
     kept = admit.sampling.prompt_logprobs
-    return None if kept is None else Prompt(admit.context[: admit.num_prompt], kept)
+    return None if kept is None else ScoredPrompt(admit.context[: admit.num_prompt], kept)
 
 
 _Piece = tuple[Floats, Ints, Ints, Floats]
@@ -36,7 +36,7 @@ _Piece = tuple[Floats, Ints, Ints, Floats]
 class Scoring:
     """The scores of one step. `look` at its logits piece by piece; `results` are there when all have come."""
 
-    def __init__(self, rows: Sequence[Row], prompts: Mapping[int, Prompt]) -> None:
+    def __init__(self, rows: Sequence[Row], prompts: Mapping[int, ScoredPrompt]) -> None:
         """`prompts` by slot."""
         self._rows = [row for row in rows if row.scores]
         self._prompts = [prompts[row.slot] for row in self._rows]

@@ -12,7 +12,7 @@ from muster.text.calls import Spellings, Tool
 from muster.text.constraint import grammar_of_schema
 from muster.text.grammar import allowed_tokens, compiled, token_table
 from muster.text.tools.families import FAMILIES
-from muster.text.tools.grammar import Demand, grammar_of_answer
+from muster.text.tools.grammar import CallDemand, grammar_of_answer
 from muster.text.tools.reading import Reading, Tags
 from tests.text.tools.reading_texts import Answer, read
 
@@ -50,7 +50,7 @@ class Spoken:
             {id: name.encode() for id, name in self.names.items()},
         )
 
-    def matcher(self, demand: Demand) -> LLMatcher:
+    def matcher(self, demand: CallDemand) -> LLMatcher:
         return compiled(self.table, grammar_of_answer(self.reading, demand))
 
     def ids(self, text: str) -> list[int]:
@@ -67,11 +67,11 @@ class Spoken:
             errors="replace"
         )
 
-    def fits(self, demand: Demand, text: str) -> bool:
+    def fits(self, demand: CallDemand, text: str) -> bool:
         matcher, ids = self.matcher(demand), self.ids(text)
         return matcher.try_consume_tokens(ids) == len(ids) and bool(matcher.is_accepting())
 
-    def anything(self, demand: Demand, random: Random, most: int = 600) -> Answer | None:
+    def anything(self, demand: CallDemand, random: Random, most: int = 600) -> Answer | None:
         """A random text of the grammar, read; None where it did not come to its end."""
         matcher, ids = self.matcher(demand), list[int]()
         for _ in range(most):
@@ -110,8 +110,8 @@ WRITTEN = {
     "gemma4": f"<|tool_call>call:get_weather{ARGUMENTS}<tool_call|>",
     "functiongemma": f"<start_function_call>call:get_weather{ARGUMENTS}<end_function_call>",
 }
-REQUIRED = Demand([WEATHER, SAY], required=True)
-AUTO = Demand([STRICT, SAY], required=False)
+REQUIRED = CallDemand([WEATHER, SAY], required=True)
+AUTO = CallDemand([STRICT, SAY], required=False)
 
 
 @pytest.mark.parametrize("specials", [True, False])
@@ -122,13 +122,13 @@ def test_a_demanded_call_is_what_the_family_writes(family: str, specials: bool) 
     for wrong in ("Hello.", "", written.replace("Paris", "Berlin"), written.replace("3", "77"), written[:-1]):
         assert not speaker.fits(REQUIRED, wrong), wrong
     assert not speaker.fits(REQUIRED, written.replace("get_weather", "get_time"))
-    assert not speaker.fits(Demand([SAY], required=True), written)
+    assert not speaker.fits(CallDemand([SAY], required=True), written)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whatever_fits_is_read_as_a_valid_call(family: str) -> None:
     speaker = spoken(family, WEATHER, max_calls=1)
-    answers = [speaker.anything(Demand([WEATHER], required=True), Random(seed)) for seed in range(6)]
+    answers = [speaker.anything(CallDemand([WEATHER], required=True), Random(seed)) for seed in range(6)]
     assert len([answer for answer in answers if answer is not None]) >= 2
     for answer in filter(None, answers):
         ((name, arguments, ended),) = answer.calls
@@ -178,17 +178,17 @@ def test_a_model_that_reasons_may_do_so_first(specials: bool) -> None:
 
 
 def test_an_answer_that_must_fit_a_schema_may_be_a_call_instead() -> None:
-    demand = Demand([WEATHER], required=False, answer=grammar_of_schema({"type": "integer"}))
+    demand = CallDemand([WEATHER], required=False, answer=grammar_of_schema({"type": "integer"}))
     speaker = spoken("hermes", WEATHER, tags=THINK)
     assert speaker.fits(demand, "42")
     assert speaker.fits(demand, f"<think>so</think>{WRITTEN['hermes']}")
     assert not speaker.fits(demand, "Hello")
     assert spoken("harmony", WEATHER).fits(demand, "<|channel|>final<|message|>42")
     assert not spoken("harmony", WEATHER).fits(demand, "<|channel|>final<|message|>Hello")
-    alone = Demand([], required=False, answer=demand.answer)
+    alone = CallDemand([], required=False, answer=demand.answer)
     assert Spoken(Reading(tags=THINK, begins_in_thought=True), True).fits(alone, "so</think>\n42")
     assert grammar_of_answer(None, alone) == demand.answer
-    assert grammar_of_answer(None, Demand([SAY], required=False)) == ""
+    assert grammar_of_answer(None, CallDemand([SAY], required=False)) == ""
 
 
 def test_texts_without_quotes_go_up_to_their_mark_and_other_values_are_json() -> None:
@@ -199,7 +199,7 @@ def test_texts_without_quotes_go_up_to_their_mark_and_other_values_are_json() ->
         "required": ["words"],
     }
     tool = Tool("say", "", parameters)
-    speaker, demand = spoken("glm", tool), Demand([tool], required=True)
+    speaker, demand = spoken("glm", tool), CallDemand([tool], required=True)
     head = "<tool_call>say\n<arg_key>words</arg_key>\n<arg_value>"
     place = '</arg_value>\n<arg_key>at</arg_key>\n<arg_value>{"x": 1}</arg_value>\n'
     assert speaker.fits(demand, head + 'All "of" it:\n{1}</arg_value>\n</tool_call>')
@@ -207,7 +207,7 @@ def test_texts_without_quotes_go_up_to_their_mark_and_other_values_are_json() ->
     assert not speaker.fits(demand, head + place.replace("1", "one") + "</tool_call>")
     fussy = Tool("say", "", {"properties": {"words": {"type": "string", "pattern": "a+"}}}, strict=True)
     with pytest.raises(Unsupported, match="cannot be held to 'pattern'"):
-        grammar_of_answer(spoken("glm", fussy).reading, Demand([fussy], required=False))
+        grammar_of_answer(spoken("glm", fussy).reading, CallDemand([fussy], required=False))
     odd = Tool("say", "", {"properties": {"a>b": {"type": "string"}}})
     with pytest.raises(Unsupported, match="rename it"):
-        grammar_of_answer(spoken("qwen3_coder", odd).reading, Demand([odd], required=True))
+        grammar_of_answer(spoken("qwen3_coder", odd).reading, CallDemand([odd], required=True))

@@ -10,7 +10,7 @@ from muster.api.chat_fields import Variable, count_pieces, thinking_variables
 from muster.api.conversation import Conversation, GenerationOptions, ToolChoice
 from muster.api.fields import GenerationFields, RefusableFields, Strict, check_token_count, check_unicode
 from muster.api.serving import Serving
-from muster.api.structured import Structure, structure_of_format
+from muster.api.structured import AnswerForm, structure_of_format
 from muster.api.tool_fields import check_call, read_function, read_tools
 from muster.errors import InvalidRequest, Unsupported
 from muster.text.calls import Ending, Message, Tool, ToolCall
@@ -19,7 +19,7 @@ _ROLES = ("user", "assistant", "system")
 _MODES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 
 
-class Block(Strict):
+class ContentBlock(Strict):
     """A part of a message. Which of the fields there are depends on its type."""
 
     type: str
@@ -44,13 +44,13 @@ class Block(Strict):
 
 class InputMessage(Strict):
     role: str
-    content: str | Annotated[list[Block], Field(fail_fast=True)]
+    content: str | Annotated[list[ContentBlock], Field(fail_fast=True)]
 
 
 class CountRequest(RefusableFields):
     model: str | None = None
     messages: Annotated[list[InputMessage], Field(fail_fast=True), BeforeValidator(count_pieces)]
-    system: str | Annotated[list[Block], Field(fail_fast=True)] | None = None
+    system: str | Annotated[list[ContentBlock], Field(fail_fast=True)] | None = None
     tools: Any = Field(default=None, description="Tools with an `input_schema`. This server calls none itself.")
     tool_choice: Any = Field(default=None, description="`auto`, `any`, `tool` with a name, or `none`.")
     thinking: Any = Field(default=None, description="`disabled` switches thinking off where the chat template can.")
@@ -82,7 +82,7 @@ class CountRequest(RefusableFields):
         )
 
     @property
-    def structure(self) -> Structure | None:
+    def structure(self) -> AnswerForm | None:
         """What the answer must be."""
         return structure_of_format(self._config.get("format"), "output_config.format")
 
@@ -184,7 +184,7 @@ def _read_message(message: InputMessage, path: str) -> Iterator[Message]:
         yield Message(message.role, "\n\n".join(texts))
 
 
-def _read_answer(blocks: Sequence[Block], path: str) -> Message:
+def _read_answer(blocks: Sequence[ContentBlock], path: str) -> Message:
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []
@@ -201,7 +201,7 @@ def _read_answer(blocks: Sequence[Block], path: str) -> Message:
     return Message("assistant", "".join(texts), tool_calls=tuple(calls), reasoning=reasoning)
 
 
-def _read_result(block: Block, path: str) -> Message:
+def _read_result(block: ContentBlock, path: str) -> Message:
     content = block.content
     if content is None:
         content = ""
@@ -214,11 +214,11 @@ def _read_result(block: Block, path: str) -> Message:
     return Message("tool", check_unicode(content, f"{path}.content"), tool_call_id=id)
 
 
-def _part(written: Any, path: str) -> Block:
+def _part(written: Any, path: str) -> ContentBlock:
     if not isinstance(written, dict) or not isinstance(written.get("type"), str):
         raise InvalidRequest("A block of a tool's result has no type; add it.", path)
     text = written.get("text")
-    return Block(type=written["type"], text=text if isinstance(text, str) else None)
+    return ContentBlock(type=written["type"], text=text if isinstance(text, str) else None)
 
 
 def _named(id: str | None, path: str) -> str:
@@ -227,13 +227,13 @@ def _named(id: str | None, path: str) -> str:
     return check_unicode(id, path)
 
 
-def _texts(content: str | Sequence[Block], path: str) -> str:
+def _texts(content: str | Sequence[ContentBlock], path: str) -> str:
     if isinstance(content, str):
         return check_unicode(content, path)
     return "\n\n".join(_text(block, f"{path}[{i}]") for i, block in enumerate(content))
 
 
-def _text(block: Block, path: str) -> str:
+def _text(block: ContentBlock, path: str) -> str:
     if block.type != "text":
         raise Unsupported(
             f"This model reads text only, not a block of type '{block.type[:50]}'; send text.", f"{path}.type"

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 from muster.api.answer import Json
-from muster.api.blocks import Block, Blocks, Step
+from muster.api.blocks import Block, Blocks, BlockStep
 from muster.api.generate import Choice, run_choices
 from muster.api.serving import Serving, Visit
 from muster.spec.request import Finish
@@ -97,7 +97,7 @@ def _object(text: str) -> Json | None:
     return value if isinstance(value, dict) else None
 
 
-def _event(step: Step) -> Json:
+def _event(step: BlockStep) -> Json:
     index, kind = step.block.index, step.block.kind
     if step.what == "ends":
         return {"type": "content_block_stop", "index": index}

@@ -10,7 +10,7 @@ from muster.api.chat_fields import count_pieces, thinking_variables
 from muster.api.conversation import Conversation, GenerationOptions, ToolChoice
 from muster.api.fields import GenerationFields, RefusableFields, check_token_count, check_unicode
 from muster.api.serving import Serving
-from muster.api.structured import Structure, structure_of_schema
+from muster.api.structured import AnswerForm, structure_of_schema
 from muster.api.tool_fields import check_call, read_tools
 from muster.errors import InvalidRequest
 from muster.text.calls import Message, ToolCall
@@ -92,7 +92,7 @@ class OllamaRequest(RefusableFields):
         )
 
     @property
-    def structure(self) -> Structure | None:
+    def structure(self) -> AnswerForm | None:
         """What the answer must be."""
         return structure_of_schema(self.format, "format") if self.format else None
 

@@ -10,7 +10,7 @@ from muster.api.conversation import Conversation, GenerationOptions, ToolChoice
 from muster.api.fields import GenerationFields, RefusableFields, Strict, at_most, check_token_count, check_unicode
 from muster.api.responses.items import MAX_ITEMS, read_input
 from muster.api.serving import Serving
-from muster.api.structured import Structure, structure_of_format
+from muster.api.structured import AnswerForm, structure_of_format
 from muster.api.tool_fields import read_function, read_tool_choice, read_tools
 from muster.errors import InvalidRequest, Unsupported
 from muster.text.calls import Message, Tool
@@ -113,7 +113,7 @@ class ResponsesRequest(RefusableFields):
         )
 
     @property
-    def structure(self) -> Structure | None:
+    def structure(self) -> AnswerForm | None:
         """What the answer must be."""
         return structure_of_format(self.text.format if self.text else None, "text.format")
 

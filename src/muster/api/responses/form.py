@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 
 from muster.api.answer import Json
-from muster.api.blocks import Block, Blocks, Step
+from muster.api.blocks import Block, Blocks, BlockStep
 from muster.api.generate import Choice, run_choices
 from muster.api.responses.fields import ResponsesRequest
 from muster.api.serving import Serving, Visit
@@ -129,7 +129,7 @@ class ResponseForm:
             return head | {"type": "reasoning", "summary": [], "content": content}
         return head | {"type": "function_call", "call_id": block.id, "name": block.name, "arguments": block.text}
 
-    def _events_of(self, step: Step) -> Iterator[Json]:
+    def _events_of(self, step: BlockStep) -> Iterator[Json]:
         block = step.block
         place: Json = {"item_id": self._id(block), "output_index": block.index}
         names = {"text": "output_text", "thought": "reasoning_text", "call": "function_call_arguments"}

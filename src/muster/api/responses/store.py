@@ -25,7 +25,7 @@ class NoSuchResponse(InvalidRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredResponse:
     response: dict[str, Any]
     messages: tuple[Message, ...]
     """All that was said, the answer included, without instructions."""
@@ -37,7 +37,7 @@ class Stored:
 class ResponseStore:
     def __init__(self, keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._keep_s, self._clock = keep_s, clock
-        self._stored: OrderedDict[str, Stored] = OrderedDict()
+        self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
         """Oldest first: all of them are kept equally long."""
 
     def keep(self, owner: str, response: dict[str, Any], messages: tuple[Message, ...]) -> None:
@@ -45,9 +45,9 @@ class ResponseStore:
         self._make_room(owner, nbytes)
         if nbytes <= MAX_BYTES_OF_KEY:
             until_s = self._clock() + self._keep_s
-            self._stored[response["id"]] = Stored(response, messages, owner, nbytes, until_s)
+            self._stored[response["id"]] = StoredResponse(response, messages, owner, nbytes, until_s)
 
-    def find(self, owner: str, id: str) -> Stored:
+    def find(self, owner: str, id: str) -> StoredResponse:
         """Raises `NoSuchResponse`, also for an answer to another key."""
         self._forget_old()
         found = self._stored.get(id)

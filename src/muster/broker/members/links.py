@@ -25,7 +25,7 @@ class Origin(Enum):
     DOWN = "down"
 
 
-class End(Protocol):
+class LinkEnd(Protocol):
     """What has to be known of a member."""
 
     @property
@@ -42,7 +42,7 @@ class End(Protocol):
 @dataclass(frozen=True, slots=True)
 class Links(Mapping[tuple[NodeId, NodeId], LinkSpeed]):
     head: NodeId
-    members: Mapping[NodeId, End]
+    members: Mapping[NodeId, LinkEnd]
     broken: frozenset[frozenset[NodeId]] = frozenset()
 
     def __getitem__(self, pair: tuple[NodeId, NodeId]) -> LinkSpeed:
@@ -62,7 +62,7 @@ class Links(Mapping[tuple[NodeId, NodeId], LinkSpeed]):
             return LinkSpeed(link.latency_s, 0.0), Origin.DOWN
         return link, origin
 
-    def _link(self, source: End, target: End) -> tuple[LinkSpeed, Origin]:
+    def _link(self, source: LinkEnd, target: LinkEnd) -> tuple[LinkSpeed, Origin]:
         """As measured by either end, else guessed from both ends' links to the head."""
         to_head, from_head = source.links.get(self.head), target.links.get(self.head)
         ends = [end.bandwidth_bytes_per_s for end in (to_head, from_head) if end and end.bandwidth_bytes_per_s > 0]

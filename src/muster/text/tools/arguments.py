@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from muster.text.tools.source import NoCall, Source, Steps
-from muster.text.tools.turn import Turn, begin_call
+from muster.text.tools.turn import AssistantTurn, begin_call
 
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
@@ -13,7 +13,7 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 class ObjectWriter:
     """Writes a call's arguments as they come."""
 
-    def __init__(self, source: Source, turn: Turn, name: str) -> None:
+    def __init__(self, source: Source, turn: AssistantTurn, name: str) -> None:
         begin_call(source, turn, name)
         self._turn = turn
         self._properties = properties_of(turn.schemas.get(name, {}))

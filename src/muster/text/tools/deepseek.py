@@ -14,7 +14,7 @@ from muster.text.tools.arguments import text_until
 from muster.text.tools.call_form import CallForm
 from muster.text.tools.json_call import arguments
 from muster.text.tools.source import NoCall, Source, Steps
-from muster.text.tools.turn import Turn, attempt, begin_call
+from muster.text.tools.turn import AssistantTurn, attempt, begin_call
 
 ALL_BEGIN, ALL_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 BEGIN, SEPARATOR, END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -33,7 +33,7 @@ class DeepSeek:
             else CallForm(ALL_BEGIN, f"{BEGIN}NAME{SEPARATOR}", END, group=("", ALL_END))
         )
 
-    def read(self, source: Source, turn: Turn) -> Steps[None]:
+    def read(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         while (mark := (yield from source.until((ALL_BEGIN, BEGIN, ALL_END), turn.say))) is not None:
             if mark != BEGIN:
                 turn.end_block()
@@ -42,7 +42,7 @@ class DeepSeek:
                 turn.end_block()
 
 
-def _call(source: Source, turn: Turn) -> Steps[None]:
+def _call(source: Source, turn: AssistantTurn) -> Steps[None]:
     name = (yield from text_until(source, SEPARATOR)).strip()
     if (yield from source.peek()) != "{":
         name = (yield from text_until(source, "\n")).strip()

@@ -12,11 +12,11 @@ from muster.text.tools.harmony import Harmony
 from muster.text.tools.hermes import Hermes
 from muster.text.tools.llama import Llama
 from muster.text.tools.mistral import ARGUMENTS, CALLS, Mistral
-from muster.text.tools.reading import Family, Reading, Tags
+from muster.text.tools.reading import ModelFamily, Reading, Tags
 from muster.text.tools.turn import MAX_CALLS
 from muster.text.tools.xml_calls import Glm, QwenCoder
 
-_ALL: tuple[Family, ...] = (
+_ALL: tuple[ModelFamily, ...] = (
     Hermes(),
     QwenCoder(),
     Llama(),
@@ -68,7 +68,7 @@ def check_choice(name: str) -> str:
     return name
 
 
-def family_of(tokenizer: Tokenizer, chosen: str = AUTO) -> Family:
+def family_of(tokenizer: Tokenizer, chosen: str = AUTO) -> ModelFamily:
     """The family `chosen`, else that of the model's template; that of the fallback prompt where this knows no tools."""
     if chosen in FAMILIES:
         return FAMILIES[chosen]

@@ -13,7 +13,7 @@ from muster.text.tools.arguments import as_json
 from muster.text.tools.call_form import CallForm
 from muster.text.tools.json_call import arguments
 from muster.text.tools.source import NoCall, Source, Steps
-from muster.text.tools.turn import Turn, attempt, begin_call
+from muster.text.tools.turn import AssistantTurn, attempt, begin_call
 
 MAX_DEPTH = 64
 MAX_SPACE = 100
@@ -30,13 +30,13 @@ class Gemma:
         # Held to a schema the arguments are JSON, which is read as well: the notation has no grammar of its own.
         self.form = CallForm(begin, "call:NAME", end)
 
-    def read(self, source: Source, turn: Turn) -> Steps[None]:
+    def read(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         while (yield from source.until((self.begin,), turn.say)) is not None:
             if (yield from attempt(source, turn, self._call(source, turn), self.begin)) and not turn.unfinished:
                 turn.say((yield from source.space()))
                 yield from source.skip(self.end)
 
-    def _call(self, source: Source, turn: Turn) -> Steps[None]:
+    def _call(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         name: list[str] = []
         yield from source.space()
         if not (yield from source.skip("call:")):
@@ -50,7 +50,7 @@ class Gemma:
         elif (yield from self._object(source, turn)):
             turn.end()
 
-    def _object(self, source: Source, turn: Turn) -> Steps[bool]:
+    def _object(self, source: Source, turn: AssistantTurn) -> Steps[bool]:
         """Read up to the brace that closes the first. False if it breaks off, or nothing makes sense."""
         marks = (self.quote, *"{}[],:")
         word: list[str] = []

@@ -31,7 +31,7 @@ _DEFINITIONS = ("$defs", "definitions")
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class CallDemand:
     """What the calls of an answer are held to."""
 
     tools: Sequence[Tool]
@@ -47,7 +47,7 @@ class Demand:
         return self.required or bool(self.answer) or any(tool.strict for tool in self.tools)
 
 
-def grammar_of_answer(reading: Reading | None, demand: Demand) -> str:
+def grammar_of_answer(reading: Reading | None, demand: CallDemand) -> str:
     """Empty where anything will do. Raises `InvalidRequest` for what cannot be held to."""
     if not demand.any:
         return ""
@@ -57,7 +57,7 @@ def grammar_of_answer(reading: Reading | None, demand: Demand) -> str:
 
 
 class _Writer:
-    def __init__(self, reading: Reading, demand: Demand) -> None:
+    def __init__(self, reading: Reading, demand: CallDemand) -> None:
         self._reading, self._demand = reading, demand
         self._ids = {mark.decode(): id for id, mark in reading.spelled.items()}
         self._lines: list[str] = []

@@ -13,7 +13,7 @@ from muster.text.tools.arguments import text_until
 from muster.text.tools.call_form import CallForm
 from muster.text.tools.json_call import arguments
 from muster.text.tools.source import NoCall, Source, Steps
-from muster.text.tools.turn import Turn, attempt, begin_call
+from muster.text.tools.turn import AssistantTurn, attempt, begin_call
 
 CHANNEL, MESSAGE, START, CONSTRAIN = "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>")
@@ -26,7 +26,7 @@ class Harmony:
     always = True
     form = CallForm(CHANNEL, f"commentary to=functions.NAME {CONSTRAIN}json{MESSAGE}", "")
 
-    def read(self, source: Source, turn: Turn) -> Steps[None]:
+    def read(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         space = yield from source.space()
         mark: str | None = ""
         if not (yield from source.peek(3)).startswith(("<|", "to=")):
@@ -39,7 +39,7 @@ class Harmony:
             mark = START if ends == [START] else (yield from source.until((CHANNEL, START), turn.say))
 
 
-def _message(source: Source, turn: Turn, ends: list[str | None]) -> Steps[None]:
+def _message(source: Source, turn: AssistantTurn, ends: list[str | None]) -> Steps[None]:
     """What ended it goes into `ends`."""
     header = yield from text_until(source, MESSAGE)
     to = TO.search(header)

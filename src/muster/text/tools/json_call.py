@@ -3,12 +3,12 @@
 from collections.abc import Collection
 
 from muster.text.tools.source import NoCall, Source, Steps
-from muster.text.tools.turn import Turn, begin_call
+from muster.text.tools.turn import AssistantTurn, begin_call
 
 _ARGUMENTS = ("arguments", "parameters")
 
 
-def json_call(source: Source, turn: Turn, names: Collection[str] | None = None) -> Steps[None]:
+def json_call(source: Source, turn: AssistantTurn, names: Collection[str] | None = None) -> Steps[None]:
     """Raises `NoCall` unless the object names a tool, one of `names` if they are given."""
     if not (yield from source.skip("{")):
         raise NoCall
@@ -43,7 +43,7 @@ def json_call(source: Source, turn: Turn, names: Collection[str] | None = None) 
     turn.end()
 
 
-def arguments(source: Source, turn: Turn) -> Steps[bool]:
+def arguments(source: Source, turn: AssistantTurn) -> Steps[bool]:
     """The arguments of the call that has begun. False if they break off."""
     first = yield from source.peek()
     if first == "{":

@@ -8,7 +8,7 @@ Some write `<|python_tag|>` before it. An object that names none of the tools is
 from muster.text.tools.call_form import CallForm
 from muster.text.tools.json_call import json_call
 from muster.text.tools.source import Source, Steps
-from muster.text.tools.turn import Turn, attempt
+from muster.text.tools.turn import AssistantTurn, attempt
 
 _TAG = "<|python_tag|>"
 
@@ -19,7 +19,7 @@ class Llama:
     always = False
     form = CallForm("", '{"name": "NAME", "parameters": ', "}", between="; ")
 
-    def read(self, source: Source, turn: Turn) -> Steps[None]:
+    def read(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         space = yield from source.space()
         if (yield from source.peek()) == "{":
             yield from self._calls(source, turn, space)
@@ -29,7 +29,7 @@ class Llama:
             yield from self._calls(source, turn, _TAG)
 
     @staticmethod
-    def _calls(source: Source, turn: Turn, mark: str) -> Steps[None]:
+    def _calls(source: Source, turn: AssistantTurn, mark: str) -> Steps[None]:
         while (yield from attempt(source, turn, _call(source, turn), mark)) and not turn.unfinished:
             space = yield from source.space()
             if not (yield from source.skip(";")):
@@ -38,6 +38,6 @@ class Llama:
             mark = ";"
 
 
-def _call(source: Source, turn: Turn) -> Steps[None]:
+def _call(source: Source, turn: AssistantTurn) -> Steps[None]:
     yield from source.space()
     yield from json_call(source, turn, turn.schemas)

@@ -11,7 +11,7 @@ import re
 from muster.text.tools.call_form import CallForm
 from muster.text.tools.json_call import arguments, json_call
 from muster.text.tools.source import NoCall, Source, Steps
-from muster.text.tools.turn import Turn, attempt, begin_call
+from muster.text.tools.turn import AssistantTurn, attempt, begin_call
 
 CALLS, ARGUMENTS, ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 _NAME_END = re.compile(r"[\[{]")
@@ -30,7 +30,7 @@ class Mistral:
             else CallForm(CALLS, "NAME" + ARGUMENTS, "")
         )
 
-    def read(self, source: Source, turn: Turn) -> Steps[None]:
+    def read(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         while (yield from source.until((CALLS,), turn.say)) is not None:
             begun = yield from attempt(source, turn, _first_call(source, turn), CALLS)
             while begun and not turn.unfinished:
@@ -41,7 +41,7 @@ class Mistral:
                 begun = yield from attempt(source, turn, _listed_call(source, turn), ",")
 
 
-def _first_call(source: Source, turn: Turn) -> Steps[None]:
+def _first_call(source: Source, turn: AssistantTurn) -> Steps[None]:
     yield from source.space()
     if (yield from source.skip("[")):
         yield from _listed_call(source, turn)
@@ -58,6 +58,6 @@ def _first_call(source: Source, turn: Turn) -> Steps[None]:
     yield from arguments(source, turn)
 
 
-def _listed_call(source: Source, turn: Turn) -> Steps[None]:
+def _listed_call(source: Source, turn: AssistantTurn) -> Steps[None]:
     yield from source.space()
     yield from json_call(source, turn)

@@ -7,10 +7,10 @@ from typing import Protocol
 from muster.text.tools.call_form import CallForm
 from muster.text.tools.events import Event
 from muster.text.tools.source import Source, Steps
-from muster.text.tools.turn import MAX_CALLS, Schemas, Turn
+from muster.text.tools.turn import MAX_CALLS, AssistantTurn, Schemas
 
 
-class Family(Protocol):
+class ModelFamily(Protocol):
     """One way of models to write calls."""
 
     @property
@@ -29,7 +29,7 @@ class Family(Protocol):
     def always(self) -> bool:
         """Its marks are around all that it writes, calls or not."""
 
-    def read(self, source: Source, turn: Turn) -> Steps[None]:
+    def read(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         """Read an answer from its beginning to its end."""
 
 
@@ -49,7 +49,7 @@ class Tags:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    family: Family | None = None
+    family: ModelFamily | None = None
     """None: no calls are looked for."""
     schemas: Schemas = field(default_factory=dict)
     """The tools that there are."""
@@ -70,7 +70,7 @@ class Reader:
 
     def __init__(self, reading: Reading, request_id: str) -> None:
         self._source, self._reading = Source(), reading
-        self.turn = Turn(request_id, reading.schemas, reading.max_calls)
+        self.turn = AssistantTurn(request_id, reading.schemas, reading.max_calls)
         self._steps = self._read()
         self._done = False
 

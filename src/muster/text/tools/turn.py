@@ -18,7 +18,7 @@ Schemas = Mapping[str, Mapping[str, Any]]
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 
-class Turn:
+class AssistantTurn:
     """Takes what parsers find. Pure."""
 
     def __init__(self, request_id: str, schemas: Schemas, at_most: int = MAX_CALLS) -> None:
@@ -103,7 +103,7 @@ def call_id(request_id: str, index: int) -> str:
     return "call_" + blake2s(f"{request_id}/{index}".encode(), digest_size=12, person=b"call").hexdigest()
 
 
-def attempt(source: Source, turn: Turn, call: Steps[None], mark: str = "") -> Steps[bool]:
+def attempt(source: Source, turn: AssistantTurn, call: Steps[None], mark: str = "") -> Steps[bool]:
     """Read what may be a call, after `mark`. If it is none, all that was read is text. Says whether a call began."""
     source.begin_attempt()
     try:
@@ -116,6 +116,6 @@ def attempt(source: Source, turn: Turn, call: Steps[None], mark: str = "") -> St
     return True
 
 
-def begin_call(source: Source, turn: Turn, name: str) -> None:
+def begin_call(source: Source, turn: AssistantTurn, name: str) -> None:
     turn.begin(name)
     source.end_attempt()

@@ -19,7 +19,7 @@ from muster.text.tools.arguments import ObjectWriter, argument, text_until
 from muster.text.tools.call_form import CallForm
 from muster.text.tools.json_call import json_call
 from muster.text.tools.source import NoCall, Source, Steps
-from muster.text.tools.turn import Turn, attempt
+from muster.text.tools.turn import AssistantTurn, attempt
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _NAME_END = re.compile(r"[<\n]")
@@ -37,14 +37,14 @@ class QwenCoder:
         parameter=("<parameter=KEY>\n", "\n</parameter>\n"),
     )
 
-    def read(self, source: Source, turn: Turn) -> Steps[None]:
+    def read(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         while (mark := (yield from source.until((_OPEN, "<function="), turn.say))) is not None:
             if (yield from attempt(source, turn, self._call(source, turn, mark), mark)) and not turn.unfinished:
                 turn.say((yield from source.space()))
                 yield from source.skip(_CLOSE)
 
     @staticmethod
-    def _call(source: Source, turn: Turn, mark: str) -> Steps[None]:
+    def _call(source: Source, turn: AssistantTurn, mark: str) -> Steps[None]:
         if mark == _OPEN:
             yield from source.space()
             if (yield from source.peek(1)) == "{":  # some write Hermes' form all the same
@@ -74,12 +74,12 @@ class Glm:
         _OPEN, "NAME\n", _CLOSE, between="\n", parameter=("<arg_key>KEY</arg_key>\n<arg_value>", "</arg_value>\n")
     )
 
-    def read(self, source: Source, turn: Turn) -> Steps[None]:
+    def read(self, source: Source, turn: AssistantTurn) -> Steps[None]:
         while (yield from source.until((_OPEN,), turn.say)) is not None:
             yield from attempt(source, turn, self._call(source, turn), _OPEN)
 
     @staticmethod
-    def _call(source: Source, turn: Turn) -> Steps[None]:
+    def _call(source: Source, turn: AssistantTurn) -> Steps[None]:
         name: list[str] = []
         yield from source.space()
         if not (yield from source.matching(_NAME_END, name.append)):
