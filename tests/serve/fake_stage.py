@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 from muster.model.batch import Batch
+from muster.model.cache import Places
+from muster.model.host_pages import Ints
+from muster.serve.swap import Residency, StepPages
+from muster.serve.swapping import Swap
+from muster.wire.messages.generate import Row
 
 VOCABULARY = 37
 _MODULUS = 1_000_003
@@ -20,15 +25,60 @@ class FakeCache:
     def __init__(self, num_pages: int, page_size: int) -> None:
         self.num_pages = num_pages
         self.page_size = page_size
+        self.step_pages = num_pages
         self.tokens = np.full(num_pages * page_size, -1)
         self.positions = np.full(num_pages * page_size, -1)
 
+    def enter(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> Places | None:
+        self.copy_pages(copies)
+        return None
+
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         for content in (self.tokens, self.positions):
-            pages = content.reshape(self.num_pages, self.page_size)
+            pages = content.reshape(-1, self.page_size)  # frames, where there are fewer
             before = pages.copy()
             for source, target in pairs:
                 pages[target] = before[source]
+
+
+class FakeHost:
+    """Host memory for the pages of a `FakeCache`. A frame whose page has gone is spoilt."""
+
+    def __init__(self, frames: "FakeCache", num_pages: int) -> None:
+        self.parts = [(frames.tokens, np.full((num_pages, frames.page_size), -5))]
+        self.parts.append((frames.positions, np.full((num_pages, frames.page_size), -5)))
+
+    def computed(self) -> None:
+        return None
+
+    def move(self, after: None, out: tuple[Ints, Ints], into: tuple[Ints, Ints]) -> None:
+        for content, host in self.parts:
+            frames = content.reshape(-1, host.shape[1])
+            host[out[0]] = frames[out[1]]
+            frames[out[1]] = -7
+            frames[into[1]] = host[into[0]]
+
+    def await_move(self, mark: None) -> None:
+        return None
+
+
+class FakeSwappingCache(FakeCache):
+    """The same books and the same thread as `SwappingCache`."""
+
+    def __init__(self, num_pages: int, num_frames: int, page_size: int) -> None:
+        super().__init__(num_frames, page_size)
+        self.num_pages = num_pages
+        self.swap = Swap(Residency(num_pages, num_frames, 2), FakeHost(self, num_pages))
+
+    def enter(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> Places:
+        step = StepPages.of(rows, copies, self.page_size)
+        places = self.swap.enter(step)
+        self.swap.residency.check()
+        assert (places[step.named] >= 0).all(), "a step runs without its pages"
+        self.copy_pages([(int(places[source]), int(places[target])) for source, target in copies])
+        self.swap.foresee()
+        self.swap.residency.check()
+        return places.copy()
 
 
 class FakeStage:

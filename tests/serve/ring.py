@@ -13,7 +13,7 @@ from muster.serve.sampling import Sampler
 from muster.spec.request import Progress, Request
 from muster.spec.scores import PromptScores
 from muster.wire.messages.generate import Admit
-from tests.serve.fake_stage import FakeCache, FakeStage, expected_logits
+from tests.serve.fake_stage import FakeCache, FakeStage, FakeSwappingCache, expected_logits
 
 
 class Ring:
@@ -78,10 +78,20 @@ def joined(before: PromptScores | None, more: PromptScores) -> PromptScores:
 
 
 def fake_ring(
-    num_stages: int, num_pages: int, page_size: int, options: EngineOptions, constraints: Constraints | None = None
+    num_stages: int,
+    num_pages: int,
+    page_size: int,
+    options: EngineOptions,
+    constraints: Constraints | None = None,
+    num_frames: int = 0,
 ) -> Ring:
+    """With `num_frames`, so many of the pages are in memory at once."""
     stages = [FakeStage(index, num_stages) for index in range(num_stages)]
-    return Ring(stages, [FakeCache(num_pages, page_size) for _ in stages], options, constraints)
+    caches = [
+        FakeSwappingCache(num_pages, num_frames, page_size) if num_frames else FakeCache(num_pages, page_size)
+        for _ in stages
+    ]
+    return Ring(stages, caches, options, constraints)
 
 
 def alone(

@@ -39,12 +39,19 @@ class EngineStates(RuleBasedStateMachine):
     @initialize(
         num_stages=st.integers(1, 3),
         num_pages=st.integers(8, 20),
+        num_frames=st.sampled_from([0, 0, 8, 12, 16]),
         num_microbatches=st.integers(1, 4),
         prefill_tokens=st.integers(1, 9),
         max_batch=st.integers(1, 6),
     )
     def start(
-        self, num_stages: int, num_pages: int, num_microbatches: int, prefill_tokens: int, max_batch: int
+        self,
+        num_stages: int,
+        num_pages: int,
+        num_frames: int,
+        num_microbatches: int,
+        prefill_tokens: int,
+        max_batch: int,
     ) -> None:
         self.num_stages = num_stages
         options = EngineOptions(
@@ -55,7 +62,7 @@ class EngineStates(RuleBasedStateMachine):
             max_batch=max_batch,
             max_queue=5,
         )
-        self.ring = fake_ring(num_stages, num_pages, PAGE_SIZE, options)
+        self.ring = fake_ring(num_stages, max(num_pages, num_frames), PAGE_SIZE, options, num_frames=num_frames)
 
     @rule(prompt=prompts, emitted=emitted, sampling=samplings, priority=st.sampled_from(Priority))
     def submit(self, prompt: tuple[int, ...], emitted: tuple[int, ...], sampling: Sampling, priority: Priority) -> None:

@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from muster.errors import MachineTrouble
+from muster.wire.messages.generate import Row
+
+Places = npt.NDArray[np.int64]
+"""For each page where it lies among the places of the cache, -1 for nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,9 @@ class KVCache:
     ) -> None:
         self.num_pages = num_pages
         self.page_size = page_size
+        self.step_pages = num_pages
+        """Most different pages that one step may name."""
+        self.dtype, self.device = dtype, device
         self.largest_token_bytes = max((sizes.values_per_token for sizes in layers), default=0) * dtype.itemsize
         """Of one token in one layer."""
         try:
@@ -55,19 +63,29 @@ class KVCache:
             ) from error
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Keys and values of all layers, each with the pages first."""
+        return (*self._keys, *self._values)
+
+    @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the `index`-th layer that this stage holds."""
         return self._keys[index], self._values[index]
+
+    def enter(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> Places | None:
+        """Before a step runs: make its copies, and say where each page lies; None where page k lies at place k."""
+        self.copy_pages(copies)
+        return None
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy page `from` to page `to` for each pair, in every layer (copy-on-write)."""
         if not pairs:
             return
         source, target = (torch.tensor(pages, device=self._keys[0].device) for pages in zip(*pairs, strict=True))
-        for tensor in (*self._keys, *self._values):
+        for tensor in self.tensors:
             tensor.index_copy_(0, target, tensor.index_select(0, source))
 
 

@@ -45,6 +45,9 @@ def check_step(step: Step, cache: PagedCache, prefill_tokens: int) -> None:
     require(len(slots) == len(step.rows), "Two rows of a step belong to one slot")
     for pair in step.copies:
         require(all(0 <= page < cache.num_pages for page in pair), f"Copy {pair} leaves the {cache.num_pages} pages")
+    named = {page for row in step.rows for page in row.pages} | {page for pair in step.copies for page in pair}
+    fits = len(named) <= cache.step_pages
+    require(fits, f"A step names {len(named)} pages where {cache.step_pages} can be in memory at once")
     sources, targets = {source for source, _ in step.copies}, {target for _, target in step.copies}
     require(sources.isdisjoint(targets) and len(targets) == len(step.copies), "The copies of a step overlap")
 

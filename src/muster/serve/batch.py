@@ -11,16 +11,20 @@ import numpy as np
 import torch
 
 from muster.model.batch import Batch
+from muster.model.cache import Places
 from muster.wire.messages.generate import Row
 
 
-def make_batch(rows: Sequence[Row], page_size: int, device: torch.device) -> Batch:
-    """Rows must have passed `accept` or come from the scheduler: every position has its page."""
+def make_batch(rows: Sequence[Row], page_size: int, device: torch.device, places: Places | None = None) -> Batch:
+    """Rows must have passed `accept` or come from the scheduler: every position has its page.
+
+    `places` says where each page lies, by default at the place of its number.
+    """
     starts_R = np.array([row.start for row in rows], dtype=np.int64)
     lengths_R = np.array([row.length for row in rows], dtype=np.int64)
     tables_RP = np.zeros((len(rows), max(len(row.pages) for row in rows)), dtype=np.int32)
     for index, row in enumerate(rows):
-        tables_RP[index, : len(row.pages)] = row.pages
+        tables_RP[index, : len(row.pages)] = row.pages if places is None else places[list(row.pages)]
     ends_R = np.cumsum(lengths_R)
     row_T = np.repeat(np.arange(len(rows)), lengths_R)
     positions_T = np.arange(ends_R[-1]) + np.repeat(starts_R - (ends_R - lengths_R), lengths_R)

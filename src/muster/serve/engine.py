@@ -81,7 +81,7 @@ class Engine(Generic[CacheT]):
         self._cache = cache
         self._options = options
         self._pages = PagePool(cache.num_pages, cache.page_size)
-        self._scheduler = Scheduler(self._pages, options)
+        self._scheduler = Scheduler(self._pages, options, cache.step_pages)
         self._sampler = Sampler(constraints)
         self.constraints = constraints
         self._grammars = GrammarBook()
@@ -302,8 +302,9 @@ class Engine(Generic[CacheT]):
         self._check_tokens("logit_bias", tuple(request.sampling.logit_bias))
         # The last token is only emitted, never computed.
         longest = max(prompt, min(prompt + request.sampling.max_tokens, limit) - 1)
-        if self._pages.pages_for(longest) > self._pages.num_pages:
-            capacity = self._pages.num_pages * self._pages.page_size
+        most = min(self._pages.num_pages, self._cache.step_pages)
+        if self._pages.pages_for(longest) > most:
+            capacity = most * self._pages.page_size
             raise ContextTooLong(
                 f"The request may grow to {longest + 1} tokens and this pool can keep {capacity + 1} of one request; "
                 "lower max_tokens or shorten the prompt.",

@@ -14,8 +14,8 @@ from muster.wire.messages.generate import Step, StepDone
 
 def run_step(stage: RunsLayers[CacheT], cache: CacheT, sampler: Sampler, step: Step, x: Tensor) -> Tensor | StepDone:
     """The hidden state [T, H], or what the head of the ring gets to know where `stage` is the last."""
-    batch = make_batch(step.rows, cache.page_size, stage.device)
-    cache.copy_pages(step.copies)
+    places = cache.enter(step.rows, step.copies)
+    batch = make_batch(step.rows, cache.page_size, stage.device, places)
     if not stage.is_last:
         return stage.run(batch, cache, x.to(stage.device), lambda logits_CV: None)
     for slot in step.release:

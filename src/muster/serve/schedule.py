@@ -52,6 +52,8 @@ class Turn:
     released: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     scores: int = 0
+    pages: set[int] = field(default_factory=set)
+    """That its rows and copies name; counted only where a step may not name all."""
     promised: set[bytes] = field(default_factory=set)
     """Digests of the pages that this turn fills; they can be found from the next turn on."""
 
@@ -69,9 +71,13 @@ class PageNeeds:
 
 
 class Scheduler:
-    def __init__(self, pages: PagePool, options: EngineOptions) -> None:
+    def __init__(self, pages: PagePool, options: EngineOptions, step_pages: int | None = None) -> None:
+        """`step_pages` as in `PagedCache`, where that is less than all."""
         self._pages = pages
         self._options = options
+        self._step_pages = pages.num_pages if step_pages is None else step_pages
+        self._crowded_out = False
+        """Whether a prompt had to stay out of the last turn because of the pages that decodes name."""
         self._queues: dict[Priority, list[tuple[int, Sequence]]] = {priority: [] for priority in Priority}
         self._running: list[Sequence] = []
         self._free_slots = list(range(min(options.max_batch, MAX_SLOTS) - 1, -1, -1))
@@ -118,12 +124,15 @@ class Scheduler:
         """Choose the rows of the next step and reserve their pages. None if nothing can run now."""
         self._turns += 1
         turn = Turn(self._turns)
-        admitting = True
+        admitting, prompts_first, self._crowded_out = True, self._crowded_out, False
         for priority in Priority:
-            self._take_decodes(turn, priority)
+            if not prompts_first:
+                self._take_decodes(turn, priority)
             self._take_prefills(turn, priority)
             # A class that must wait for pages is not overtaken by a lower one that would take them.
             admitting = admitting and self._admit(turn, priority)
+            if prompts_first:
+                self._take_decodes(turn, priority)
         if not turn.shares:
             return None
         for share in turn.shares:
@@ -139,6 +148,8 @@ class Scheduler:
             if len(turn.shares) >= cap:
                 return
             if sequence.state is State.RUNNING and self._grow(sequence, turn):
+                if not self._can_name(turn, sequence.pages):
+                    return
                 self._share(turn, sequence, 1)
 
     def _take_prefills(self, turn: Turn, priority: Priority) -> None:
@@ -148,6 +159,9 @@ class Scheduler:
             if room == 0:
                 return
             if length := min(sequence.remaining, room, self._score_room(turn, sequence)):
+                if not self._can_name(turn, sequence.pages[: self._pages.pages_for(sequence.computed + length)]):
+                    self._crowded_out = True
+                    return
                 self._share(turn, sequence, length)
 
     def _admit(self, turn: Turn, priority: Priority) -> bool:
@@ -161,6 +175,8 @@ class Scheduler:
             fit = self._make_room(sequence, turn)
             if fit is None:
                 fits = False
+            elif not self._can_name(turn, fit.found, fit.fresh):
+                self._crowded_out, fits = True, False
             elif self._promised(sequence, fit, turn):
                 # Another row is computing the next page of this very prefix: one turn later it can be found.
                 deferred.append(heappop(queue))
@@ -185,6 +201,8 @@ class Scheduler:
         turn.scores += scores
         sequence.scored = max(sequence.scored, start + scores) if scores else sequence.scored
         turn.shares.append(StepRow(sequence, start, length, samples, scores))
+        if self._counts_pages:
+            turn.pages.update(sequence.pages[: self._pages.pages_for(start + length)])
         sequence.extend_digests(self._pages.page_size)
         turn.promised.update(digest for _, digest in self._filled(turn.shares[-1]))
 
@@ -198,6 +216,20 @@ class Scheduler:
     def _score_room(self, turn: Turn, sequence: Sequence) -> int:
         """Tokens of this sequence that may run, as far as their scores fit into one message."""
         return self._options.prefill_tokens if sequence.reusable is None else MAX_STEP_SCORES - turn.scores
+
+    @property
+    def _counts_pages(self) -> bool:
+        return self._step_pages < self._pages.num_pages
+
+    def _can_name(self, turn: Turn, pages: list[int], more: int = 0) -> bool:
+        """Whether a row with these pages and some more may join the turn.
+
+        Pages of two steps must lie in the frames, so that those of one come in while the other computes; only a row
+        that is too large for that runs alone.
+        """
+        if not self._counts_pages or not turn.shares:
+            return True
+        return len(turn.pages.union(pages)) + more <= self._step_pages // 2
 
     # --- pages --------------------------------------------------------------------------------------------------
 
@@ -227,7 +259,11 @@ class Scheduler:
             found.append(tail_page)
             known = len(sequence.tokens)
         # The last token always runs: its logits are wanted. Its page is then written, so it must not be shared.
-        return self._needs(sequence, found, min(known, len(sequence.tokens) - 1))
+        needs = self._needs(sequence, found, min(known, len(sequence.tokens) - 1))
+        if needs.copy_last and self._pages.pages_for(len(sequence.tokens)) >= self._step_pages:
+            # No step can name the page that would be copied beside all of the sequence's own.
+            return self._needs(sequence, found[:-1], (len(found) - 1) * self._pages.page_size)
+        return needs
 
     def _needs(self, sequence: Sequence, found: list[int], known: int) -> PageNeeds:
         shared = known < len(found) * self._pages.page_size
@@ -267,6 +303,7 @@ class Scheduler:
             source, last = fit.found[-1], len(fit.found) - 1
             sequence.pages[last : last + 2] = [fresh[0]]
             turn.copies.append((source, fresh[0]))
+            turn.pages.add(source)
         elif fit.known < len(fit.found) * self._pages.page_size:
             self._pages.make_private(fit.found[-1])
         sequence.computed = fit.known

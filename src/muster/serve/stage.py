@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from muster.model.batch import Batch
+from muster.model.cache import Places
+from muster.wire.messages.generate import Row
 
 
 class PagedCache(Protocol):
@@ -18,8 +20,15 @@ class PagedCache(Protocol):
     @property
     def page_size(self) -> int: ...
 
-    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copy whole pages (from, to). Sources and destinations are disjoint."""
+    @property
+    def step_pages(self) -> int:
+        """Most different pages that one step may name."""
+
+    def enter(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> Places | None:
+        """Before a step runs: copy whole pages (from, to), where sources and targets are disjoint.
+
+        Returns the place of each page in what the layers read; None where page k lies at place k.
+        """
 
 
 CacheT = TypeVar("CacheT", bound=PagedCache, contravariant=True)

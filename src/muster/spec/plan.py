@@ -51,7 +51,7 @@ class ServeSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="serve", 
     """How a pipeline serves, and how full it may be run."""
 
     num_pages: int
-    """KV pages that every stage reserves; page k means the same tokens on each of them."""
+    """Places for KV pages that every stage reserves on its device, and without swap the pages that there are."""
     page_size: int
     """Tokens per page."""
     num_microbatches: int
@@ -67,8 +67,22 @@ class ServeSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="serve", 
 
     @property
     def cache_tokens(self) -> int:
-        """Tokens that all pages hold together."""
+        """Tokens that a device holds at once."""
         return self.num_pages * self.page_size
+
+    @property
+    def all_pages(self) -> int:
+        """KV pages that sequences fill; page k means the same tokens on every stage. With swap, more than places.
+
+        DeServe, arXiv 2501.14784, section 4.2: M'_B = (M_KV - 2 M_G) / N + M_G for each of N microbatches. In a ring of
+        fewer than three there is nothing to gain.
+        """
+        return self.num_pages + max(0, self.num_microbatches - 2) * self.swap_pages
+
+    @property
+    def host_tokens(self) -> int:
+        """Tokens of cache that host memory holds: with swap, a place for each page."""
+        return self.all_pages * self.page_size if self.swap_pages else 0
 
 
 class TrainSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="train", forbid_unknown_fields=True):

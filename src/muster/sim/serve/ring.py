@@ -115,12 +115,8 @@ class Ring:
 
     @property
     def num_pages(self) -> int:
-        """That all microbatches together can fill, with those in host memory.
-
-        DeServe, arXiv 2501.14784, section 4.2: M'_B = (M_KV - 2 M_G) / N + M_G for each of N microbatches.
-        """
-        pages, swapped = self.pipeline.serve.num_pages, self.pipeline.serve.swap_pages
-        return pages - 2 * swapped + self.in_flight * swapped
+        """That all microbatches together can fill, with those in host memory."""
+        return self.pipeline.serve.all_pages if self.hops else self.pipeline.serve.num_pages
 
     def swapping_s(self, used_pages: float) -> float:
         """In a step where sequences hold so many pages: each microbatch swaps its part of those beyond the others'."""

@@ -13,6 +13,7 @@ from muster.serve.constrain import Constraints
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
 from muster.serve.options import EngineOptions
+from muster.serve.swapping import cache_of
 from muster.spec.model_shape import ModelShape
 from muster.wire.messages.placement import Assign
 
@@ -32,7 +33,7 @@ async def _build_first(place: Place) -> Runner:
 
     def assemble(stage: Stage, shape: ModelShape) -> Engine[KVCache]:
         options = EngineOptions.of(work, shape.max_context, assign.epoch)
-        cache, constraints = stage.new_cache(work.num_pages, work.page_size), _constraints(place, stage)
+        cache, constraints = cache_of(stage, work), _constraints(place, stage)
         return Engine(stage, cache, options=options, constraints=constraints)
 
     engine = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
@@ -44,7 +45,7 @@ async def _build_later(place: Place) -> Runner:
     assign, work = place.assign, place.assign.pipeline.serve
 
     def assemble(stage: Stage, shape: ModelShape) -> Follower[KVCache]:
-        cache, constraints = stage.new_cache(work.num_pages, work.page_size), _constraints(place, stage)
+        cache, constraints = cache_of(stage, work), _constraints(place, stage)
         return Follower(stage, cache, assign.epoch, work.prefill_tokens, constraints)
 
     follower = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
