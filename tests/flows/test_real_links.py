@@ -18,7 +18,7 @@ def test_a_pool_over_iroh_says_the_same_as_one_in_memory(
     monkeypatch.setattr("muster.model.blobs.resolve_local", lambda model: None)
     ask = {"model": str(model_path), "prompt": PROMPT, "max_tokens": 16, "n": 3, "seed": 2, "temperature": 1.0}
     expected = [choice.text for choice in pool.client(pool.key).completions.create(**ask).choices]
-    with LivePool(tmp_path, str(model_path), iroh=True) as real:
+    with LivePool(tmp_path, str(model_path), iroh=True, patient=True) as real:
         until_measured(real)
         assert [choice.text for choice in real.client().completions.create(**ask).choices] == expected
         real.until_idle()

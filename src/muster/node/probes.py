@@ -34,6 +34,10 @@ class Probes:
         self._looked_s[peer] = now_s
         return True
 
+    def forget(self, peer: str) -> None:
+        """The look came to nothing; the next chance is not missed."""
+        self._looked_s.pop(peer, None)
+
 
 async def greet(channel: Channel, peer: str) -> float:
     """Make sure that the peer answers on this channel; the round trip in seconds. Raises `LinkDown`."""

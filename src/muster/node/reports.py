@@ -18,6 +18,8 @@ from muster.wire.messages.membership import PeerMeasured
 log = structlog.get_logger()
 ROUND_TRIPS_EVERY_S = 30.0
 """A round trip may grow long while a placement lasts."""
+MAX_BANDWIDTHS = 256
+"""Of so many links it is remembered how wide they are."""
 
 
 class LinkReports:
@@ -26,6 +28,8 @@ class LinkReports:
         self._tell = tell
         self._tasks = tasks
         self._probes = Probes()
+        self._bandwidths: dict[NodeId, float] = {}
+        """What was measured last: a head that was started again, or lost this node for a moment, has forgotten it."""
 
     def reached(self, address: Address, round_trip_s: float) -> None:
         """A neighbour has answered."""
@@ -45,16 +49,25 @@ class LinkReports:
                 await bulk.close()
         except (LinkDown, ProtocolViolation) as error:
             log.info("measure.failed", peer=short_id(peer), reason=str(error))
+            self._probes.forget(peer)
             return
-        self._say(peer, round_trip_s, bandwidth)
+        self._say(peer, round_trip_s, measured=bandwidth)
 
     async def tell_round_trips(self) -> None:
         """Of every neighbour that is connected, for ever."""
         while True:
             await asyncio.sleep(ROUND_TRIPS_EVERY_S)
-            for peer, round_trip_s in self._neighbours.round_trips_s().items():
-                self._say(peer, round_trip_s)
+            self.tell_again()
 
-    def _say(self, peer: NodeId, round_trip_s: float, bandwidth_bytes_per_s: float = 0.0) -> None:
-        report = PeerMeasured(peer=peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
-        self._tell(report)
+    def tell_again(self) -> None:
+        """All that is known of the links to neighbours, without loading any."""
+        for peer, round_trip_s in self._neighbours.round_trips_s().items():
+            self._say(peer, round_trip_s)
+
+    def _say(self, peer: NodeId, round_trip_s: float, measured: float | None = None) -> None:
+        bandwidth = self._bandwidths.pop(peer, 0.0) if measured is None else measured
+        if bandwidth > 0:
+            self._bandwidths[peer] = bandwidth
+            if len(self._bandwidths) > MAX_BANDWIDTHS:
+                del self._bandwidths[next(iter(self._bandwidths))]
+        self._tell(PeerMeasured(peer=peer, round_trip_s=round_trip_s, bandwidth_bytes_per_s=bandwidth))

@@ -243,10 +243,11 @@ class Worker:
         self._announce("joined", f"Joined the pool of {short_id(head.peer)}{other}.", **facts)
 
     async def _introduce(self, head: Connection) -> None:
-        """Tell the head what this machine is, then how far away it is."""
+        """Tell the head what this machine is, how far away the head is, and what was measured before."""
         assert self._device is not None
         self._tell(Measured(device=self._device, free_memory_bytes=self._free_memory_bytes()))
         await self._reports.measure(head.peer, lambda: head.open("bulk"))
+        self._reports.tell_again()
 
     async def _relay_through(self, head: Connection) -> None:
         """A carrier through the head, for peers that cannot be dialled."""
