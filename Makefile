@@ -21,7 +21,7 @@ SAY_READY = printf '\nReady. Next: make demo, to see a pool on this machine; or 
 # One thread per test process: two of them share two cores.
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup locked lock demo test quick chaos claims check lint types contracts pages format clean
+.PHONY: help setup locked lock demo test quick chaos thorough claims check lint types contracts pages format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -62,8 +62,11 @@ test: lint types $(READY)  ## What CI runs: lint, types, import contracts, gener
 quick: lint $(READY)  ## While working: lint, and the tests of records, costs, messages, simulator and state machines
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(QUICK)
 
-chaos: $(READY)  ## Faults by the dozen on a live pool, from printed seeds: make chaos SEEDS=20 FIRST=0
-	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/chaos -m 'chaos or not chaos' --durations=5
+chaos: $(READY)  ## Faults by the dozen on a live pool, from printed seeds, and all other long tests: make chaos SEEDS=20 FIRST=0
+	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m chaos --durations=5
+
+thorough: $(READY)  ## Every property with a dozen times as many examples
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(JOBS) -m hypothesis --hypothesis-profile=thorough $(TESTS)
 
 clients: $(READY)  ## Clients of others, each in an environment of its own, against a pool of four stages: make clients ONLY=ai_sdk
 	@$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/clients.py $(ONLY)

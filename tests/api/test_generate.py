@@ -1,7 +1,7 @@
 """Progress to deltas, whatever the grouping; seeds of choices."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from muster.api.generate import Choice, ChoiceWriter, Delta, choice_seed
@@ -9,8 +9,9 @@ from muster.errors import PoolUnavailable
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.sampling import Sampling
 from muster.text.tokenizer import Tokenizer
+from tests.examples import examples
 
-relaxed = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = examples(100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def written(tokenizer: Tokenizer, progress: list[Progress], *stops: str, **sampling: object) -> list[Delta]:

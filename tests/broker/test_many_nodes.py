@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 from time import perf_counter
 
-from hypothesis import settings
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -16,9 +16,9 @@ from muster.broker.events import BanNode, Disconnected, DrainNode, Placed, Remem
 from muster.wire.messages.membership import Goodbye, Heartbeat, Measured, PeerMeasured, StageVitals
 from muster.wire.messages.placement import LoadFailed, LoadProgress, StageLost
 from tests.broker.actors import MIB, SECRET, Actor, Stage, measured, node_id
+from tests.examples import examples
 
 NODES = 200
-EVENTS = 10_000
 
 
 class Crowd(Stage):
@@ -225,7 +225,8 @@ EVENTS_BY_WEIGHT = {
 """Relative frequency of what happens."""
 
 
-def test_the_books_hold_through_ten_thousand_events_of_two_hundred_nodes():
+@pytest.mark.parametrize("events", [2_000, pytest.param(10_000, marks=pytest.mark.chaos)])
+def test_the_books_hold_through_thousands_of_events_of_two_hundred_nodes(events: int) -> None:
     seed = int(os.environ.get("MUSTER_SEED", "20"))
     print(f"MUSTER_SEED={seed}")
     crowd = Crowd(Random(seed), NODES)
@@ -233,20 +234,20 @@ def test_the_books_hold_through_ten_thousand_events_of_two_hundred_nodes():
     most = served = 0
     for number in crowd.truth:
         crowd.join_as(number)
-    for _ in range(EVENTS):
+    for _ in range(events):
         crowd.one_event()
         most = max(most, len(crowd.state.members.members))
         served += crowd.route is not None
     seconds = perf_counter() - started
-    print(f"{seconds:.1f} s, up to {most} nodes at once, {crowd.last_epoch} placements, serving {served / EVENTS:.0%}")
+    print(f"{seconds:.1f} s, up to {most} nodes at once, {crowd.last_epoch} placements, serving {served / events:.0%}")
     print(dict(crowd.seen))
     crowd.calm(60)
     assert crowd.route is not None, "the pool is well again and does not serve: " + crowd.lifecycle.trouble
     assert most > 150
-    assert crowd.last_epoch > 100
-    assert served > EVENTS / 4
-    assert crowd.seen["caught lying"] > 20
-    assert crowd.seen["killed while loading"] > 20
+    assert crowd.last_epoch > events / 100
+    assert served > events / 4
+    assert crowd.seen["caught lying"] > events / 500
+    assert crowd.seen["killed while loading"] > events / 500
 
 
 class SmallCrowd(RuleBasedStateMachine):
@@ -270,7 +271,7 @@ class SmallCrowd(RuleBasedStateMachine):
         self.crowd.watch()
 
 
-SmallCrowd.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+SmallCrowd.TestCase.settings = examples(40, stateful_step_count=40)
 test_no_short_story_breaks_the_books = SmallCrowd.TestCase
 
 

@@ -1,7 +1,7 @@
 """The pool as a file: what was measured comes back from it, and it says what was not."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.broker.members.measured_pool import DOWN_BYTES_PER_S, measured_pool, pool_file
@@ -10,6 +10,7 @@ from muster.spec.pool import DEFAULT_LINK, Device, Node, Pool
 from muster.spec.pool_file import parse_pool
 from muster.wire.messages.membership import Measured, PeerMeasured
 from tests.broker.actors import HEAD, MIB, Actor, Stage, measured
+from tests.examples import examples
 
 words = st.sampled_from(["a", "live", "rtx-4090", "f" * 64, "0" * 63 + "2", "", " "]) | st.text(max_size=8)
 words |= st.sampled_from(['quo"te', "'" * 3, '"' * 3, "back\\slash", "= 1 #", "[market]", "\x85", "\u202e", "\x7f"])
@@ -74,7 +75,7 @@ def test_the_file_says_which_links_were_measured_and_which_are_guesses():
     assert pool.link(actors[0].id, actors[1].id).bandwidth_bytes_per_s == 50e6, "the end that sends knows best"
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(words, words, words, words, figures, figures), min_size=1, max_size=4))
 def test_whatever_machines_say_of_themselves_the_file_can_be_read(claims):
     stage = Stage()

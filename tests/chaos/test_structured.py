@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
+import pytest
 from openai import OpenAI
 
 from tests.flows.live_pool import LivePool
@@ -14,6 +15,7 @@ FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "numbers", "schema
 STREAMS = 3
 
 
+@pytest.mark.chaos
 def test_the_last_machine_is_killed_in_the_middle_of_a_constrained_stream(pool: LivePool) -> None:
     client, model, under_way = pool.client(), pool.model.shape.name, Event()
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -27,6 +26,7 @@ from muster.client.state import ClientState, Patience
 from muster.errors import InvalidRequest, PoolUnavailable, ProtocolViolation
 from muster.spec.request import Finish, Progress, Request, Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
+from tests.examples import examples
 
 
 def a_request(name: str = "r", max_tokens: int = 8) -> Request:
@@ -320,7 +320,7 @@ class AnyFate(RuleBasedStateMachine):
 
 
 TestAnyFate = AnyFate.TestCase
-TestAnyFate.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyFate.settings = examples(60, stateful_step_count=40)
 
 
 def test_a_failed_check_tells_what_led_to_it_and_not_what_people_said() -> None:

@@ -7,7 +7,7 @@ from math import inf
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from muster.cost.fit import Fit, Measurement, fit, left_out
 from muster.cost.named_shapes import named_shape
@@ -16,6 +16,7 @@ from muster.cost.work import Work, decode, prefill
 from muster.errors import InvalidRequest
 from muster.spec.devices import device_facts
 from muster.spec.pool import Device
+from tests.examples import examples
 
 MODEL = named_shape("llama-3-8b")
 DEVICES = [device_facts(name).device() for name in ("rtx-4090", "l4", "a100-80gb")]
@@ -123,7 +124,7 @@ def test_noisy_times_give_constants_that_forecast_within_the_noise() -> None:
     assert sorted(map(abs, unseen))[len(unseen) // 2] < 0.08
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     st.builds(
         Constants,

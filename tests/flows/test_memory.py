@@ -1,5 +1,6 @@
 """What `--memory` promises, seen from outside, on real processes. `benchmarks/memory.py` tries more settings."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,6 @@ def test_a_head_leaves_nothing_running_that_it_has_started(tmp_path: Path) -> No
     with running(tmp_path / "head", "serve", "tiny", "--port", "0", "--no-local-worker") as head:
         head.until("reading")
         while len(started := family(head.process.pid)) < 2:  # the process that checks the model
-            pass
+            time.sleep(0.05)
         head.stop_s()
     assert not [one for one in started if status_bytes(one, "VmRSS")]

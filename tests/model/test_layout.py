@@ -1,7 +1,7 @@
 """The index tensors of a step reach exactly the keys that each new token may see."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -10,6 +10,7 @@ from muster.model.attention import Options, SdpaBackend
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
 from muster.model.layout import Layout
+from tests.examples import examples
 
 PAGE = 4
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def dense_row(q_TND: Tensor, k_LKD: Tensor, v_LKD: Tensor, window: int | None) -
 row = st.integers(1, 40).flatmap(lambda context: st.tuples(st.just(1) | st.integers(1, context), st.just(context)))
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     rows=st.lists(row, min_size=1, max_size=9),
     window=st.none() | st.integers(1, 12),

@@ -1,6 +1,5 @@
 """Any interleaving of arrivals, cancellations, steps and slow links leaves the books right and the tokens the same."""
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -8,6 +7,7 @@ from muster.errors import LimitReached
 from muster.serve.options import EngineOptions
 from muster.spec.request import Priority, Request
 from muster.spec.sampling import Sampling
+from tests.examples import examples
 from tests.serve.ring import Ring, alone, fake_ring
 
 MAX_CONTEXT = 24
@@ -110,5 +110,5 @@ class EngineStates(RuleBasedStateMachine):
         assert stats.available_pages == stats.num_pages
 
 
-EngineStates.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+EngineStates.TestCase.settings = examples(120, stateful_step_count=40)
 TestEngineStates = EngineStates.TestCase

@@ -1,9 +1,9 @@
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from muster.serve.pages import ROOT, PagePool, page_digest
+from tests.examples import examples
 
 NUM_PAGES, PAGE_SIZE = 6, 2
 
@@ -119,5 +119,5 @@ class Pool(RuleBasedStateMachine):
         self.pool.check(self.tables)
 
 
-Pool.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Pool.TestCase.settings = examples(60, stateful_step_count=30)
 TestPool = Pool.TestCase

@@ -5,7 +5,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from muster.errors import InvalidRequest
 from muster.spec.devices import device_facts, device_names
@@ -14,6 +14,7 @@ from muster.spec.link_matrix import link_matrices
 from muster.spec.pool import Device, LinkSpeed, Market, Node, Pool
 from muster.spec.pool_file import DTYPES, parse_pool
 from muster.spec.pool_text import to_toml
+from tests.examples import examples
 
 amounts = st.just(0.0) | st.floats(1e3, 1e14)
 """0 is not known, and not written."""
@@ -68,13 +69,13 @@ def check_same(here: Pool, there: Pool) -> None:
     assert [here.link(*pair) for pair in pairs] == [there.link(*pair) for pair in pairs]
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(pools())
 def test_a_pool_that_is_written_and_read_is_the_same_pool(pool: Pool) -> None:
     check_same(parse_pool(to_toml(pool, "a description", "a source")), pool)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(pools())
 def test_matrices_hold_the_link_of_every_pair(pool: Pool) -> None:
     for some in (pool, parse_pool(to_toml(pool))):

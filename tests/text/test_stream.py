@@ -1,12 +1,13 @@
 """Streams release exactly the decoded text, never half a character, and stop where they should."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from muster.text.stream import Released, StopStrings, TextStream, TokenSpan
 from muster.text.tokenizer import Tokenizer
+from tests.examples import examples
 
-relaxed = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = examples(200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], stops: list[str]) -> tuple[list[Released], TextStream]:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from muster.errors import ContextTooLong, WeightsInvalid
 from muster.text.tokenizer import Tokenizer, load_tokenizer
+from tests.examples import examples
 from tests.text.small_tokenizers import Converted
 
-relaxed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = examples(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @relaxed

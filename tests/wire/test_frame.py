@@ -3,7 +3,7 @@ import tracemalloc
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from muster.errors import FrameTooLarge, MalformedFrame, ProtocolViolation, VersionMismatch
@@ -14,6 +14,7 @@ from muster.wire.messages.base import PROTOCOL, TensorHeader
 from muster.wire.messages.generate import Admit, Row, Step, Submit
 from muster.wire.messages.membership import Goodbye
 from muster.wire.messages.transfer import Blob, FetchBlob, Ping
+from tests.examples import examples
 
 DATA = CHANNEL_LIMITS["data"]
 SMALL = Limits(header_bytes=4096, payload_bytes=4096)
@@ -82,7 +83,7 @@ def test_random_bytes_never_do_more_than_break_the_stream(data: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=400)
+@examples(400)
 def test_a_mutated_frame_decodes_or_breaks_the_stream_but_nothing_else(data: st.DataObject) -> None:
     stream = bytearray(wire())
     for _ in range(data.draw(st.integers(1, 4))):

@@ -7,7 +7,7 @@ from math import inf
 from time import process_time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.memory import stage_bytes
@@ -15,6 +15,7 @@ from muster.errors import DoesNotFit, PoolUnavailable
 from muster.plan.quick.planner import microbatches, place
 from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.pool import LinkSpeed
+from tests.examples import examples
 from tests.plan.fleets import (
     MIB,
     best_by_brute_force,
@@ -44,7 +45,7 @@ def fleets(draw, largest: int = 4):
     return pool(*nodes, links=links)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(fleet=fleets(), layers=st.integers(1, 7))
 def test_the_slowest_stage_is_the_least_that_brute_force_finds(fleet, layers):
     model = shape(layers)
@@ -62,7 +63,7 @@ def test_the_slowest_stage_is_the_least_that_brute_force_finds(fleet, layers):
     assert plan.step_seconds == pytest.approx(best)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(fleet=fleets(), layers=st.integers(2, 6))
 def test_no_order_with_the_same_slowest_stage_has_less_latency(fleet, layers):
     model = shape(layers)
@@ -81,7 +82,7 @@ def test_no_order_with_the_same_slowest_stage_has_less_latency(fleet, layers):
     assert ring_seconds(stages, model, fleet, EXACT) == pytest.approx(min(rivals))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(fleet=fleets(largest=6), layers=st.integers(1, 30), context=st.sampled_from([64, 2048, 32768]))
 def test_any_plan_covers_every_layer_once_within_every_cap(fleet, layers, context):
     model = shape(layers, context=context)
@@ -93,7 +94,7 @@ def test_any_plan_covers_every_layer_once_within_every_cap(fleet, layers, contex
     assert plan == place(model, fleet, options=OPTIONS)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(fleet=fleets(), sizes=st.lists(st.sampled_from([0.2, 1.0, 1.0, 2.5]), min_size=1, max_size=7))
 def test_layers_of_different_sizes_are_placed_soundly(fleet, sizes):
     model = shape(sizes=sizes)
@@ -104,7 +105,7 @@ def test_layers_of_different_sizes_are_placed_soundly(fleet, sizes):
     check_plan(plan, model, fleet, EXACT)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(fleet=fleets(), layers=st.integers(1, 30))
 def test_a_model_that_does_not_fit_fits_once_the_machine_that_the_error_asks_for_joins(fleet, layers):
     model = shape(layers)

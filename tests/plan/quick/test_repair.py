@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.errors import PoolUnavailable
 from muster.plan.quick.planner import place
 from muster.plan.quick.tables import PlanOptions
 from muster.spec.pool import LinkSpeed
+from tests.examples import examples
 from tests.plan.fleets import check_plan, node, pool, shape
 
 OPTIONS = PlanOptions(min_context=512)
@@ -65,7 +66,7 @@ def test_a_broken_link_between_two_that_remain_is_not_kept():
 machines = st.tuples(st.integers(150, 900), st.sampled_from([0.3, 1.0, 4.0]))
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(sizes=st.lists(machines, min_size=2, max_size=8), lost=st.sets(st.integers(0, 7), max_size=3))
 def test_after_any_loss_the_repaired_plan_is_sound(sizes, lost):
     fleet = pool(*(node(f"n{i}", *size) for i, size in enumerate(sizes)))

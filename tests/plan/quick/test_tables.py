@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.measured import constants_for
@@ -21,7 +21,6 @@ constants = st.sampled_from([IDEAL, TYPICAL, constants_for("cpu"), replace(TYPIC
 links = st.builds(LinkSpeed, st.sampled_from([0.0, 0.02]), st.sampled_from([0.0, 1e6, 1e9]))
 
 
-@settings(deadline=None)
 @given(sizes, machines, constants, st.integers(1, 64), st.integers(1, 4096), links, st.integers(0, 2000))
 def test_every_range_on_every_machine_takes_and_needs_what_the_cost_model_says(
     sizes, machines, some, batch, context, link, pages

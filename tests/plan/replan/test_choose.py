@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.errors import PoolUnavailable
@@ -14,6 +14,7 @@ from muster.plan.replan.choose import improved, mended
 from muster.plan.replan.moves import small_moves
 from muster.spec.plan import Stage
 from muster.spec.pool import LinkSpeed, Pool
+from tests.examples import examples
 from tests.plan.fleets import MIB, check_plan, node, pool, shape
 
 OPTIONS = PlanOptions(min_context=512)
@@ -115,7 +116,7 @@ def fleet_of(sizes, ways) -> Pool:
     return pool(*(node(f"n{i}", *size) for i, size in enumerate(sizes)), links=links)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(fleets, latencies, st.sets(st.integers(0, 6), min_size=1, max_size=3))
 def test_a_loss_is_always_mended_if_anybody_can_and_with_more_bytes_than_planning_anew_only_for_more_tokens(
     sizes, ways, gone
@@ -134,7 +135,7 @@ def test_a_loss_is_always_mended_if_anybody_can_and_with_more_bytes_than_plannin
     assert change.gain > 0
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(fleets, latencies)
 def test_every_small_move_is_a_sound_plan_and_another_one(sizes, ways):
     machines = fleet_of(sizes, ways)
@@ -150,7 +151,7 @@ def test_every_small_move_is_a_sound_plan_and_another_one(sizes, ways):
         check_plan(plan, MODEL, machines, replace(OPTIONS, max_sequences=10**6))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(fleets, fleets, latencies)
 def test_an_improvement_is_at_least_as_good_as_planning_anew(sizes, later_sizes, ways):
     machines, later = fleet_of(sizes, ways), fleet_of(later_sizes, ways)

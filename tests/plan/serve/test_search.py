@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.memory import stage_bytes
@@ -19,6 +19,7 @@ from muster.spec.fleets import shipped_fleet
 from muster.spec.pool import LinkSpeed
 from muster.spec.pool_file import parse_pool
 from muster.spec.workload import ServeWorkload
+from tests.examples import examples
 from tests.plan.fleets import pool, shape
 from tests.plan.serve.checks import check_plan
 from tests.plan.serve.fleets import FAR, QUICK, WORK, fleets, machine
@@ -26,7 +27,7 @@ from tests.plan.serve.fleets import FAR, QUICK, WORK, fleets, machine
 objectives = st.sampled_from(["throughput", "cost", "latency", "slo"])
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(fleet=fleets(), layers=st.integers(1, 9), objective=objectives, symmetric=st.booleans(), seed=st.integers(0, 3))
 def test_any_plan_is_sound_does_not_beat_its_bound_and_comes_again_from_the_same_seed(
     fleet, layers, objective, symmetric, seed

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.memory import device_bytes
@@ -20,6 +20,7 @@ from muster.sim.serve.ring import Ring
 from muster.sim.serve.steady_state import steady_state
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.workload import ServeWorkload
+from tests.examples import examples
 from tests.plan.fleets import MIB, pool, shape
 from tests.plan.serve.fleets import QUICK, WORK, fleets, machine
 
@@ -30,7 +31,7 @@ works = st.sampled_from([WORK, ServeWorkload(700, 40), ServeWorkload(3000, 1), S
 answered = works.filter(lambda work: work.output_tokens > 1)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(cuts=st.sets(st.integers(1, 8), max_size=3), work=works, kind=st.sampled_from(["cpu", "cuda"]), data=st.data())
 def test_stage_seconds_of_every_range_are_the_simulators(cuts, work, kind, data):
     model = shape(sizes=[1, 1, 2, 1, 0.5, 1, 1, 3, 1])
@@ -60,7 +61,7 @@ def as_cuts(pipeline, class_of):
     return [Item(*one) for one in order], cuts
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(fleet=fleets(), layers=st.integers(1, 9), work=answered, far=st.booleans())
 def test_what_the_search_expects_of_a_plan_is_what_the_forecast_says(fleet, layers, work, far):
     model = shape(layers)

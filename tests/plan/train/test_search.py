@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise, permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.codec_table import CODECS
@@ -20,6 +20,7 @@ from muster.spec.fleets import shipped_fleet
 from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings
 from muster.spec.pool import LinkSpeed, Pool
 from muster.spec.workload import TrainWorkload
+from tests.examples import examples
 from tests.plan.train.fleets import WORKLOAD, drawn_pool, machine, small_shape
 
 SHORT = TrainOptions(evaluations=400, walks=2)
@@ -43,7 +44,7 @@ def check(plan, pool, shape, workload):
     return forecast
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(
     st.integers(1, 9),
     st.integers(0, 10**6),

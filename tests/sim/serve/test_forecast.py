@@ -2,7 +2,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.pace import TYPICAL
@@ -95,7 +95,6 @@ def test_swap_adds_pages_at_the_price_of_host_bandwidth():
 
 
 @given(st.floats(0.01, 0.99))
-@settings(deadline=None)
 def test_a_pool_that_keeps_up_does_what_is_asked(share):
     fleet = pool(*map(node, "abcd"))
     both = plan(pipeline(["a", "b"], microbatches=6), pipeline(["c", "d"], microbatches=3))

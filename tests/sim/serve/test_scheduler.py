@@ -4,7 +4,7 @@ from collections import deque
 from math import inf
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from muster.serve.options import EngineOptions
@@ -15,6 +15,7 @@ from muster.sim.serve.arrivals import Arrival
 from muster.sim.serve.scheduler import Sequence, SimulatedScheduler, Turn
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
+from tests.examples import examples
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=25)
 
@@ -43,7 +44,7 @@ def play(head: SimulatedScheduler, sequences: list[Sequence], in_flight: int) ->
 
 
 @given(LENGTHS, st.integers(6, 40), st.integers(1, 6), st.integers(1, 64), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_everybody_finishes_once_and_no_page_is_lost(lengths, pages, in_flight, prefill_tokens, max_sequences):
     head = SimulatedScheduler(pages, 16, in_flight, prefill_tokens, max_sequences)
     sequences = [request(rank, *pair) for rank, pair in enumerate(lengths)]
@@ -57,7 +58,7 @@ def test_everybody_finishes_once_and_no_page_is_lost(lengths, pages, in_flight, 
 # A prompt with one token to go overtakes nobody who has been idle for longer.
 @example([(1, 2), (5, 1)], 6, 2, 4)
 @example([(4, 2), (5, 1)], 6, 2, 4)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_steps_are_filled_as_the_engine_fills_them(lengths, pages, in_flight, prefill_tokens):
     """Turn by turn the same rows, until somebody loses pages: the engine may find its old pages again, the twin not."""
     real = Scheduler(

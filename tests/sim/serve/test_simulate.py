@@ -4,7 +4,7 @@ from itertools import pairwise
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.pace import Constants
@@ -16,6 +16,7 @@ from muster.sim.serve.simulate import simulate_serving
 from muster.spec.faults import CutLink, Join, Leave, Slow
 from muster.spec.plan import Stage
 from muster.spec.workload import ServeWorkload
+from tests.examples import examples
 from tests.sim.rings import node, pipeline, plan, pool, shape
 
 OFFLINE = ServeWorkload(prompt_tokens=64, output_tokens=32)
@@ -156,7 +157,7 @@ def check_run(run, capacity_pages: list[int]) -> None:
     st.booleans(),
     st.integers(0, 5),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_whatever_happens_nothing_is_lost_doubled_or_done_twice_at_once(
     count, pages, in_flight, rate, faults, shared, seed
 ):

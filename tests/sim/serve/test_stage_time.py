@@ -2,7 +2,7 @@ from dataclasses import replace
 from math import e, inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.island import island_seconds
@@ -28,7 +28,6 @@ RANGES = st.tuples(st.integers(0, 15), st.integers(1, 16)).filter(lambda pair: p
     st.booleans(),
     CONSTANTS,
 )
-@settings(deadline=None)
 def test_a_decode_step_takes_what_the_cost_model_says(layers, batch, context, devices, window, experts, constants):
     model = shape(windows=(0, window) * 8, experts=8 if experts else 0)
     machine = node("a", devices=4)
@@ -39,7 +38,6 @@ def test_a_decode_step_takes_what_the_cost_model_says(layers, batch, context, de
 
 
 @given(RANGES, st.integers(1, 600), st.integers(0, 3000), st.sampled_from([1, 2]), st.sampled_from([0, 256]), CONSTANTS)
-@settings(deadline=None)
 def test_a_prompt_chunk_takes_what_the_cost_model_says(layers, tokens, past, devices, window, constants):
     model = shape(windows=(0, window) * 8)
     machine = node("a", devices=2)

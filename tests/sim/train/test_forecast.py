@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.errors import InvalidRequest
@@ -25,7 +25,6 @@ def equal_stages(names: str, seconds: float) -> dict[str, float]:
 
 
 @given(st.integers(1, 6), st.integers(1, 40), st.floats(0.01, 10))
-@settings(deadline=None)
 def test_equal_stages_and_free_links_give_the_textbook_bubble(count, microbatches, seconds):
     names = "abcdef"[:count]
     fleet = pool(*map(node, names), **FREE)

@@ -4,7 +4,7 @@ from itertools import pairwise
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.cost.pace import TYPICAL
@@ -17,6 +17,7 @@ from muster.spec.faults import CutLink, Join, Leave, Slow
 from muster.spec.plan import Plan
 from muster.spec.pool import LinkSpeed
 from muster.spec.workload import TrainWorkload
+from tests.examples import examples
 from tests.sim.rings import node, pipeline, pool, shape, trained
 
 WORK = TrainWorkload(length=512, microbatch=1)
@@ -30,7 +31,7 @@ def train_plan(*rows: str, microbatches: int = 8, standbys: str = "", **options)
 
 
 @given(st.integers(1, 6), st.integers(1, 20), st.floats(0.01, 10), st.sampled_from(["gpipe", "1f1b"]))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_equal_stages_and_free_links_take_what_the_textbook_says(count, microbatches, seconds, schedule):
     names = "abcdef"[:count]
     run = simulate_training(
@@ -66,7 +67,7 @@ def test_interleaving_divides_the_bubble_by_the_number_of_chunks(count, chunks):
     st.sampled_from(SCHEDULES),
     st.integers(1, 3),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_whatever_the_speeds_the_order_holds_and_nothing_is_done_twice_at_once(
     speeds, microbatches, latency_s, bandwidth, schedule, chunks
 ):
@@ -110,7 +111,7 @@ def check_precedence(lanes, ahead, behind, latency_s) -> None:
     st.lists(st.floats(0.2, 3), min_size=2, max_size=5), st.integers(1, 30), st.floats(0, 0.3),
     st.floats(1e7, 1e9), st.sampled_from(SCHEDULES),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_closed_form_is_near_the_simulation(speeds, microbatches, latency_s, bandwidth, schedule):
     names = "abcde"[: len(speeds)]
     fleet = pool(*(node(name, speed) for name, speed in zip(names, speeds, strict=True)), latency_s=latency_s,

@@ -5,11 +5,12 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.text.tools.families import FAMILIES, named_by, tags_of
 from muster.text.tools.reading import Reading, Tags
+from tests.examples import examples
 from tests.text.tools.reading_texts import cut, read, read_in_every_way
 
 SCHEMA: dict[str, Any] = {
@@ -184,7 +185,7 @@ WORDS = ['{"name": "now", ', '"arguments": ', "now", "call:", "é", "<function=n
 FRAGMENTS = st.sampled_from([*MARKS, *WORDS, "</function>", " to=functions.now", *'{}[]"\\ \n,;:'])
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     fragments=st.lists(FRAGMENTS, max_size=14),

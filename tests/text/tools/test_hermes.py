@@ -4,11 +4,12 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.text.tools.families import FAMILIES
 from muster.text.tools.reading import Reading, Tags
+from tests.examples import examples
 from tests.text.tools.reading_texts import answer_of, cut, read, read_in_every_way
 
 HERMES = Reading(FAMILIES["hermes"])
@@ -86,7 +87,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(fragments=st.lists(FRAGMENTS, max_size=12), places=st.sets(st.integers(0, 400), max_size=8))
 def test_how_a_text_is_cut_changes_nothing(fragments: list[str], places: set[int]) -> None:
     text = "".join(fragments)
@@ -100,7 +101,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(values=st.lists(st.dictionaries(st.text(max_size=4), JSON, max_size=3), max_size=3), ascii=st.booleans())
 def test_any_arguments_come_back(values: list[dict[str, object]], ascii: bool) -> None:
     written = [json.dumps({"name": "add", "arguments": value}, ensure_ascii=ascii) for value in values]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.training_fleets import BEST_KNOWN_S, irregular, of_cities, published
@@ -10,6 +10,7 @@ from muster.errors import InvalidRequest
 from muster.plan.train.dtfm.costs import Costs
 from muster.plan.train.dtfm.objective import bottleneck, evaluate, shortest_path
 from muster.plan.train.dtfm.problem import TrainJob, TrainProblem
+from tests.examples import examples
 from tests.plan.train.dtfm import plain
 from tests.plan.train.dtfm.problems import random_problem, small_problems
 
@@ -27,7 +28,7 @@ def check_cost(problem, partition):
     assert Costs(problem).total_s(partition) == pytest.approx(sum(expected))
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(small_problems, st.integers(0, 1000))
 def test_small_partitions_cost_what_the_equations_say(problem, seed):
     check_cost(problem, shuffled(problem, seed))
@@ -46,7 +47,7 @@ def test_whole_pipelines_per_region_cost_what_is_known():
         assert total_s == pytest.approx(BEST_KNOWN_S[number], abs=0.0005)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.integers(1, 5), st.integers(0, 10**6))
 def test_a_bottleneck_matching_is_the_best_of_all_permutations(size, seed):
     cost = np.random.default_rng(seed).integers(1, 8, (size, size)).astype(float)
@@ -56,7 +57,7 @@ def test_a_bottleneck_matching_is_the_best_of_all_permutations(size, seed):
     assert slowest == min(max(cost[i, j] for i, j in enumerate(p)) for p in plain.permutations(range(size)))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(1, 6), st.integers(0, 10**6))
 def test_a_path_is_the_shortest_of_all_orders(count, seed):
     weights = np.random.default_rng(seed).uniform(1, 9, (count, count))
@@ -67,7 +68,7 @@ def test_a_path_is_the_shortest_of_all_orders(count, seed):
     assert length == pytest.approx(sum(weights[i, j] for i, j in plain.pairwise(order)))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(small_problems, st.integers(0, 1000))
 def test_the_quick_bound_of_an_edge_is_never_above_it(problem, seed):
     costs = Costs(problem)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.dtfm_genetic import GeneticOptions, genetic
@@ -14,6 +14,7 @@ from muster.plan.train.dtfm.anneal import Schedule
 from muster.plan.train.dtfm.bound import lower_bound
 from muster.plan.train.dtfm.exact import exact
 from muster.plan.train.dtfm.search import SearchOptions, search
+from tests.examples import examples
 from tests.plan.train.dtfm import plain
 from tests.plan.train.dtfm.problems import random_problem, small_problems
 
@@ -56,7 +57,7 @@ def test_irregular_fleets_are_placed_legally_and_above_the_bound(seed):
     assert found.gap == pytest.approx(found.placement.cost.total_s / found.bound_s - 1)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(small_problems, st.integers(0, 1000))
 def test_small_fleets_are_placed_legally_and_above_the_bound(problem, seed):
     found = search(problem, seed, replace(SHORT, schedule=Schedule(steps=200), refining=Schedule(steps=100)))
@@ -65,7 +66,7 @@ def test_small_fleets_are_placed_legally_and_above_the_bound(problem, seed):
     assert found.finished
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(small_problems)
 def test_no_partition_is_below_the_exact_optimum_and_that_is_not_below_the_bound(problem):
     best = exact(problem)
