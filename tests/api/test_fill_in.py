@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from muster.text.tokenizer import load_tokenizer
 from tests.api.fake_backend import FakeBackend
 from tests.api.served import Served
+from tests.text.converted_here import converting_here
 from tests.text.small_tokenizers import save, train_byte_level
 
 NAMES = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>"]
@@ -19,7 +20,8 @@ NAMES = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>"]
 def coder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     rust = train_byte_level()
     rust.add_tokens([AddedToken(name, special=False, normalized=False) for name in NAMES])
-    tokenizer = load_tokenizer(save(rust, tmp_path_factory.mktemp("coder") / "tokenizer"))
+    with converting_here():
+        tokenizer = load_tokenizer(save(rust, tmp_path_factory.mktemp("coder") / "tokenizer"))
     with Served(FakeBackend(tokenizer)) as served:
         yield served
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from muster.text.tokenizer import convert
 from tests.api.fake_backend import FakeBackend
 from tests.api.served import Served
+from tests.text.converted_here import convert_here
 from tests.text.small_tokenizers import Converted, save, train_byte_level
 
 PADDING = 64
@@ -20,7 +20,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     tokenizer = train_byte_level()
     tokenizer.add_special_tokens(["<|im_end|>"])
     folder = save(tokenizer, tmp_path_factory.mktemp("tokenizers") / "model")
-    return Converted(folder, *convert(folder))
+    return Converted(folder, *convert_here(folder))
 
 
 def ask(served: Served, **fields: Any) -> Any:

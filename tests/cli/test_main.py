@@ -53,6 +53,7 @@ for words in {commands!r}:
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.chaos  # it loads torch in a process of its own; what memory a worker takes is looked at by default
 def test_a_worker_imports_no_scipy_with_transformers() -> None:
     code = "import sys; from muster.node.process import import_worker; import_worker(); import scipy; " + (
         "sys.exit(any(name in sys.modules for name in ('scipy.optimize', 'scipy.linalg')))"

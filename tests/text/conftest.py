@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from muster.text.tokenizer import Tokenizer, convert, load_tokenizer
+from tests.text.converted_here import converting_here
 from tests.text.small_tokenizers import Converted, save, train_byte_level, train_sentence_piece, train_word_piece
 
 
@@ -25,9 +26,11 @@ def byte_level(converted: Converted) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def sentence_piece(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return load_tokenizer(save(train_sentence_piece(), tmp_path_factory.mktemp("tokenizers") / "sentence_piece"))
+    with converting_here():
+        return load_tokenizer(save(train_sentence_piece(), tmp_path_factory.mktemp("tokenizers") / "sentence_piece"))
 
 
 @pytest.fixture(scope="session")
 def word_piece(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return load_tokenizer(save(train_word_piece(), tmp_path_factory.mktemp("tokenizers") / "word_piece"))
+    with converting_here():
+        return load_tokenizer(save(train_word_piece(), tmp_path_factory.mktemp("tokenizers") / "word_piece"))

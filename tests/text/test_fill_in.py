@@ -7,6 +7,7 @@ from tokenizers import AddedToken
 
 from muster.text.fill_in import fill_in_of
 from muster.text.tokenizer import Tokenizer, load_tokenizer
+from tests.text.converted_here import converting_here
 from tests.text.small_tokenizers import save, train_byte_level, train_sentence_piece
 
 FAMILIES = {
@@ -21,7 +22,8 @@ FAMILIES = {
 def tokenizer_with(folder: Path, names: tuple[str, ...], special: bool, kind: str = "byte level") -> Tokenizer:
     rust = train_byte_level() if kind == "byte level" else train_sentence_piece()
     rust.add_tokens([AddedToken(name, special=special, normalized=False) for name in names])
-    return load_tokenizer(save(rust, folder / "tokenizer"))
+    with converting_here():
+        return load_tokenizer(save(rust, folder / "tokenizer"))
 
 
 @pytest.mark.parametrize("special", [True, False])

@@ -9,6 +9,7 @@ import pytest
 from muster.disk import cache_directory
 from muster.text import tokenizer
 from muster.text.tokenizer import load_tokenizer
+from tests.text.converted_here import convert_here
 
 
 @pytest.fixture
@@ -21,11 +22,10 @@ def folder(byte_level_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Directories that were really converted."""
     made: list[Path] = []
-    convert = tokenizer.convert
 
     def counted(directory: Path) -> object:
         made.append(directory)
-        return convert(directory)
+        return convert_here(directory)
 
     monkeypatch.setattr(tokenizer, "convert", counted)
     return made

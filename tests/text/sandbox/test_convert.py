@@ -8,6 +8,7 @@ import pytest
 
 from muster.text.sandbox.convert import end_of_text_ids
 from muster.text.tokenizer import load_tokenizer
+from tests.text.converted_here import converting_here
 from tests.text.small_tokenizers import save, train_byte_level
 
 CHATML = "{% for m in messages %}<|endoftext|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -47,6 +48,7 @@ def test_a_template_is_found_where_it_stands_and_its_turns_end_answers(tmp_path:
         (folder / place).write_text(CHATML)
     elif place == "chat_template.json":
         (folder / place).write_text(json.dumps({"chat_template": CHATML}))
-    loaded = load_tokenizer(folder)
+    with converting_here():
+        loaded = load_tokenizer(folder)
     assert loaded.chat_refusal is None
     assert loaded.end_of_text_ids == (0, 9, tokenizer.token_to_id("<|im_end|>"))
