@@ -16,7 +16,7 @@ from tests.flows.live_pool import LivePool
 
 @pytest.fixture(scope="module")
 def requests(dense: PreTrainedModel) -> list[Request]:
-    return mixed_requests(16, 3, 120, 40, dense.config.vocab_size)
+    return mixed_requests(12, 3, 120, 24, dense.config.vocab_size)
 
 
 def test_greedy_tokens_are_those_of_the_model_in_one_piece(
