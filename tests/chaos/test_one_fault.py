@@ -1,4 +1,4 @@
-"""One thing goes wrong while sixteen streams run, and every stream ends as if nothing had happened."""
+"""One thing goes wrong while many streams run, and every stream ends as if nothing had happened."""
 
 import time
 from asyncio import Event as AsyncEvent
