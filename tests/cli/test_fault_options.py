@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from muster.cli.fault_options import read_faults, read_trace
+from muster.cli.fault_options import read_fault_file, read_faults, read_lab_faults, read_trace
 from muster.errors import InvalidRequest
 from muster.sim.serve.arrivals import Arrival
-from muster.spec.faults import CutLink, Join, Leave, Slow
+from muster.spec.faults import CutLink, Freeze, Heal, Join, Leave, Slow, SlowLink
 from muster.spec.fleets import shipped_fleet
 
 POOL = shipped_fleet("deserve-8xl4")
@@ -72,4 +72,42 @@ def test_a_trace_that_is_none_is_refused(text: str, says: str, tmp_path: Path) -
     file.write_text(text)
     with pytest.raises(InvalidRequest) as caught:
         read_trace(file)
+    assert says in str(caught.value)
+
+
+def test_a_lab_knows_more_forms_and_takes_those_without_a_time_at_once(tmp_path: Path) -> None:
+    schedule = tmp_path / "faults"
+    schedule.write_text("# first\nkill:a@12\n\njoin:a@40   # and back\nfreeze:b@1-2\nfreeze:b\nheal:b@4\n")
+    words = [*read_fault_file(schedule), "slow:b@5x0.3", "slow:a,b@5x0.1", "cut:a,b@1-2", "cut:a,b", "heal:a,b"]
+    assert read_lab_faults(words, lambda name: name) == (
+        Leave("a", 12.0),
+        Join("a", 40.0),
+        Freeze("b", 1.0, 2.0),
+        Freeze("b", 0.0),
+        Heal("b", 4.0),
+        Slow("b", 5.0, 0.3),
+        SlowLink("a", "b", 5.0, 0.1),
+        CutLink("a", "b", 1.0, 2.0),
+        CutLink("a", "b", 0.0),
+        Heal("a", 0.0, "b"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("explode:a", "write it like leave:ada"),
+        ("slow:a", "slow:bob@5x0.3"),
+        ("slow:a@1x0", "write one from 0.01 to 1"),
+        ("slow:a@1x2", "write one from 0.01 to 1"),
+        ("cut:a", "cut:ada,bob@10-20"),
+        ("cut:a,a", "names one machine twice"),
+        ("freeze:a@3-3", "ends before it begins"),
+        ("leave:a@3-4", "write it like leave:ada"),
+        ("leave:a@soon", "write it like leave:ada"),
+    ],
+)
+def test_other_words_for_a_lab_are_refused_with_an_example(word: str, says: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_lab_faults([word], lambda name: name)
     assert says in str(caught.value)

@@ -159,10 +159,14 @@ class Lab:
         words += ["--layer-memory", str(spec.memory_bytes), "--speed", str(spec.speed)]
         return await self.start(spec.name, [*words, *self._shaped()])
 
+    def command(self, name: str) -> list[str]:
+        """What is run in the process of this name, before its words."""
+        return [sys.executable, "-m", "muster.cli.main"]
+
     async def start(self, name: str, words: Sequence[str]) -> Child:
         home = self.data_dir(name)
         log = home / "log.txt"
-        command = [sys.executable, "-m", "muster.cli.main", *words, "--data-dir", str(home), "--json"]
+        command = [*self.command(name), *words, "--data-dir", str(home), "--json"]
         with log.open("wb") as errors:
             try:
                 process = await asyncio.create_subprocess_exec(

@@ -46,4 +46,35 @@ class CutLink(Generic[MachineT]):
     until_s: float = inf
 
 
+@dataclass(frozen=True, slots=True)
+class SlowLink(Generic[MachineT]):
+    """From now on `factor` of the bandwidth passes between the two, in both directions; 1 ends it."""
+
+    source: MachineT
+    target: MachineT
+    at_s: float
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze(Generic[MachineT]):
+    """Everything on the machine stands still, with all its memory and open connections, until `until_s`."""
+
+    node: MachineT
+    at_s: float
+    until_s: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Heal(Generic[MachineT]):
+    """Whatever slowed or froze the machine ends, or, with `other`, whatever slowed or cut the link between the two."""
+
+    node: MachineT
+    at_s: float
+    other: MachineT | None = None
+
+
 Fault = Leave[MachineT] | Join[MachineT] | Slow[MachineT] | CutLink[MachineT]
+"""What a simulation knows."""
+LabFault = Fault[MachineT] | SlowLink[MachineT] | Freeze[MachineT] | Heal[MachineT]
+"""What may also befall real programs on real links."""
