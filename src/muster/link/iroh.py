@@ -17,6 +17,7 @@ from muster.link import iroh_fast_write
 from muster.link.base import short_id
 from muster.link.identity import Identity
 from muster.link.iroh_connection import IrohConnection
+from muster.link.iroh_stripes import STRIPES_ALPN, Dial, Meetings
 from muster.link.stream import LINGER_S
 from muster.spec.pool import NodeId
 from muster.wire.messages.base import Address
@@ -41,6 +42,7 @@ class IrohEndpoint:
         self._closed = False
         self._accepted: Queue[IrohConnection | None] = Queue()
         self._connections: set[IrohConnection] = set()
+        self._meetings = Meetings()
         self._handshakes: dict[Task[None], str] = {}
         """-> where it comes from."""
         self._accepting = create_task(self._accept_forever())
@@ -66,7 +68,7 @@ class IrohEndpoint:
             preset=iroh.preset_minimal(),
             bind_addr=f"{host}:{port}",
             secret_key=identity.secret,
-            alpns=[ALPN],
+            alpns=[ALPN, STRIPES_ALPN],
             relay_mode=mode,
         )
         try:
@@ -104,7 +106,7 @@ class IrohEndpoint:
             raise _unreachable(address, f"no answer within {timeout_s:g} s") from None
         except iroh.IrohError as error:
             raise _unreachable(address, _cause(error)) from None
-        return self._add(connection)
+        return self._add(connection, dial_again=lambda: self._endpoint.connect(target, STRIPES_ALPN))
 
     async def accept(self) -> "IrohConnection":
         connection = await self._accepted.get()
@@ -129,8 +131,8 @@ class IrohEndpoint:
         if self._closed:
             raise LinkDown("This node's endpoint is closed; start the node again.")
 
-    def _add(self, connection: Any, source: str = "") -> "IrohConnection":
-        added = IrohConnection(connection, self._connections, source)
+    def _add(self, connection: Any, source: str = "", dial_again: Dial | None = None) -> "IrohConnection":
+        added = IrohConnection(connection, self._connections, self._meetings, source, dial_again)
         self._connections.add(added)
         return added
 
@@ -151,7 +153,18 @@ class IrohEndpoint:
         with suppress(iroh.IrohError, TimeoutError):
             async with timeout(HANDSHAKE_TIMEOUT_S):
                 connection = await (await incoming.accept()).connect()
-            self._accepted.put_nowait(self._add(connection, source))
+            if connection.alpn() == STRIPES_ALPN:
+                self._attach(connection)
+            else:
+                self._accepted.put_nowait(self._add(connection, source))
+
+    def _attach(self, connection: Any) -> None:
+        """To the connection that this peer has already; without one it is nobody's."""
+        peer = str(connection.remote_id())
+        if (first := next((each for each in self._connections if each.peer == peer), None)) is not None:
+            first.attach(connection)
+        else:
+            connection.close(0, b"dial without stripes first")
 
 
 def source_of(address: Any) -> str:

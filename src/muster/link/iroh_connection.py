@@ -5,7 +5,7 @@ from which nothing came for `MISSED_PULSES` times `PULSE_S` is given up. A pulse
 silence and acknowledged by the peer's QUIC stack, so a peer whose Python is busy counts as alive.
 """
 
-from asyncio import Event, Queue, Task, create_task, current_task, gather, sleep, timeout, wait
+from asyncio import Event, Lock, Queue, Task, create_task, current_task, gather, sleep, timeout, wait
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -15,7 +15,19 @@ from iroh.iroh_ffi import IrohError
 
 from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import link_down
+from muster.link.iroh_stripes import (
+    MAX_STRIPES,
+    STRIPED,
+    TOKEN_BYTES,
+    Dial,
+    Meetings,
+    dial_further,
+    further_connections,
+    new_token,
+    open_further,
+)
 from muster.link.stream import LINGER_S, StreamChannel
+from muster.link.stripes import StripedStream
 from muster.spec.pool import NodeId
 from muster.wire.frame import CHANNEL_LIMITS, Payload
 
@@ -27,6 +39,8 @@ MAX_CHANNELS = 256
 
 _NAME_TIMEOUT_S = 5.0
 _MAX_NAME_BYTES = 16
+_STRIPED_MARK = b"*"
+"""After the name of a channel that has streams on further connections; a token and their number follow."""
 _SMALL_BYTES = 64 * 1024
 _PIECE_BYTES = 1024 * 1024
 _PRIORITY = {"control": 3, "data": 2, "relay": 1, "bulk": 0}
@@ -37,8 +51,21 @@ _T = TypeVar("_T")
 class IrohConnection:
     """Implements `Connection`."""
 
-    def __init__(self, connection: Any, siblings: "set[IrohConnection]", source: str = "") -> None:
+    def __init__(
+        self,
+        connection: Any,
+        siblings: "set[IrohConnection]",
+        meetings: Meetings,
+        source: str = "",
+        dial_again: Dial | None = None,
+    ) -> None:
+        """`dial_again` makes a further connection to the peer; None where the peer dialled."""
         self._connection = connection
+        self._meetings = meetings
+        self._dial_again = dial_again
+        self._further: list[Any] = []
+        """Connections beside this one."""
+        self._widening = Lock()
         self._source = source
         self._siblings = siblings
         self._peer: NodeId = str(connection.remote_id())
@@ -67,11 +94,15 @@ class IrohConnection:
     async def open(self, name: str) -> StreamChannel:
         if name not in CHANNEL_LIMITS:
             raise ProtocolViolation(f"There is no channel {name!r}; choose one of {', '.join(CHANNEL_LIMITS)}.")
+        if name in STRIPED:
+            await self._widen()
         stream = await self.reach(self._connection.open_bi())
         send = stream.send()
+        if name in STRIPED and self._further:
+            return await self.reach(self._open_striped(name, send, stream.recv()))
         # The peer hears of a stream only when bytes come; the name is what it needs first anyway.
         await self.reach(send.write_all(bytes([len(name)]) + name.encode()))
-        return await self.reach(self._channel(name, send, stream.recv()))
+        return await self.reach(self._channel(name, (send, stream.recv())))
 
     async def accept(self) -> tuple[str, StreamChannel]:
         opened = await self._accepted.get()
@@ -110,9 +141,38 @@ class IrohConnection:
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
 
-    async def _channel(self, name: str, send: Any, recv: Any) -> StreamChannel:
-        await send.set_priority(_PRIORITY[name])
-        channel = StreamChannel(_IrohStream(self, send, recv), self._peer, name)
+    def attach(self, connection: Any) -> None:
+        """One more connection to the same peer, for channels that carry much."""
+        if len(self._further) >= MAX_STRIPES or self._closed.is_set():
+            connection.close(0, b"no more are needed")
+            return
+        self._further.append(connection)
+        connection.set_max_concurrent_bi_streams(MAX_CHANNELS)
+        self._tasks.append(create_task(self._keep(connection)))
+
+    async def _keep(self, connection: Any) -> None:
+        await self._meetings.serve(self._peer, connection)
+        if connection in self._further:
+            self._further.remove(connection)
+
+    async def _widen(self) -> None:
+        """More connections to a far peer, once, from whoever dialled."""
+        async with self._widening:
+            dial, self._dial_again = self._dial_again, None
+            if dial is not None:
+                for connection in await dial_further(dial, further_connections(self.round_trip_s())):
+                    self.attach(connection)
+
+    async def _open_striped(self, name: str, send: Any, recv: Any) -> StreamChannel:
+        further, token = list(self._further), new_token()
+        await send.write_all(bytes([len(name) + 1]) + name.encode() + _STRIPED_MARK + token + bytes([len(further)]))
+        return await self._channel(name, (send, recv), *await open_further(further, token))
+
+    async def _channel(self, name: str, *streams: tuple[Any, Any]) -> StreamChannel:
+        for send, _ in streams:
+            await send.set_priority(_PRIORITY[name])
+        parts = [_IrohStream(self, send, recv) for send, recv in streams]
+        channel = StreamChannel(parts[0] if len(parts) == 1 else StripedStream(parts), self._peer, name)
         self._channels.add(channel)
         return channel
 
@@ -127,10 +187,23 @@ class IrohConnection:
         async with timeout(_NAME_TIMEOUT_S):
             name = await _read_name(recv)
             if name in CHANNEL_LIMITS:
-                self._accepted.put_nowait((name, await self._channel(name, send, recv)))
+                self._accepted.put_nowait((name, await self._channel(name, (send, recv))))
+            elif name[-1:].encode() == _STRIPED_MARK and name[:-1] in STRIPED:
+                token, (count,) = await recv.read_exact(TOKEN_BYTES), await recv.read_exact(1)
+                self.linger(self._accept_striped(name[:-1], (send, recv), bytes(token), min(count, MAX_STRIPES)))
             else:
                 await send.reset(1)
                 await recv.stop(1)
+
+    async def _accept_striped(self, name: str, first: tuple[Any, Any], token: bytes, count: int) -> None:
+        """Where its other streams do not come, the channel is given up as one that its opener has lost."""
+        with suppress(IrohError, TimeoutError):
+            others = await self._meetings.meet(self._peer, token, count)
+            self._accepted.put_nowait((name, await self._channel(name, first, *others)))
+            return
+        with suppress(IrohError):
+            await first[0].reset(1)
+            await first[1].stop(1)
 
     async def _watch_end(self) -> None:
         self._lost(await self._connection.closed())
@@ -159,7 +232,8 @@ class IrohConnection:
         self._closed.set()
         self._accepted.put_nowait(None)
         self._siblings.discard(self)
-        self._connection.close(0, told.encode()[:200])
+        for connection in (self._connection, *self._further):
+            connection.close(0, told.encode()[:200])
         for task in self._tasks:
             if task is not current_task():
                 task.cancel()
