@@ -14,7 +14,20 @@ from muster.errors import MusterError, PoolUnavailable, TicketInvalid
 
 
 def test_every_verb_is_there() -> None:
-    assert verbs() == ["chat", "demo", "doctor", "join", "keys", "nodes", "plan", "run", "serve", "simulate", "status"]
+    assert verbs() == [
+        "chat",
+        "demo",
+        "doctor",
+        "join",
+        "keys",
+        "lab",
+        "nodes",
+        "plan",
+        "run",
+        "serve",
+        "simulate",
+        "status",
+    ]
 
 
 def test_no_words_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
