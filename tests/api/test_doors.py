@@ -40,6 +40,14 @@ class FakeAdmin:
         self.done.append(("unban", node))
         return {"id": node, "state": "gone"}
 
+    async def trust(self, node: str) -> Mapping[str, Any]:
+        self.done.append(("trust", node))
+        return {"id": node, "state": "gone"}
+
+    async def distrust(self, node: str) -> Mapping[str, Any]:
+        self.done.append(("distrust", node))
+        return {"id": node, "state": "gone"}
+
     async def forget(self, node: str) -> Mapping[str, Any]:
         return {"id": node}
 

@@ -1,6 +1,6 @@
 """Simulated nodes and a fake clock around `BrokerState`, for tests that want to tell a story."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,6 +9,9 @@ from muster.broker.events import (
     Command,
     Disconnected,
     Event,
+    Exercise,
+    Exercised,
+    Exert,
     Heard,
     NodeJoined,
     PipelineId,
@@ -19,8 +22,10 @@ from muster.broker.events import (
     Save,
     Search,
     Send,
+    Shown,
     Tick,
 )
+from muster.broker.members.trust import TrustOptions
 from muster.broker.pipelines.job import Job, JobModel, JobOptions, SearchPlan
 from muster.broker.pipelines.lifecycle import Lifecycle
 from muster.broker.pipelines.serve import serve_job
@@ -61,6 +66,7 @@ def shape(layers: int = 8, layer_mib: int = 100) -> ModelShape:
     )
 
 
+TRUSTING = BrokerOptions(trust=TrustOptions(everybody=True))
 SERVED = JobModel(shape(), manifest="ab" * 32, workspace=WORKSPACE)
 PIPELINE = PipelineId("model")
 """The only one, unless a test says otherwise."""
@@ -86,6 +92,11 @@ def measured(memory_mib: float, speed: float = 1.0, free_mib: float | None = Non
     return Measured(device=device, free_memory_bytes=int((memory_mib if free_mib is None else free_mib) * MIB))
 
 
+def honest(exercise: Exercise) -> Shown:
+    """Everything that is asked for."""
+    return Shown(dict(exercise.flops_per_s), exercise.held_bytes)
+
+
 @dataclass
 class Actor:
     """A node as the head sees it through one connection."""
@@ -103,6 +114,10 @@ class Actor:
     """That it schedules, as its heartbeats say."""
     silent: bool = False
     """Whether it has stopped to say anything."""
+    exercises: list[Exercise] = field(default_factory=list)
+    """That it was asked to do."""
+    show: Callable[[Exercise], Shown] | None = honest
+    """What comes of one; None: nothing yet."""
 
     @property
     def serving_epoch(self) -> int:
@@ -129,11 +144,11 @@ class Stage:
         search: SearchPlan | None = None,
         jobs: Sequence[Job] | None = None,
     ):
-        """With `jobs`, those instead of serving `served`."""
+        """With `jobs`, those instead of serving `served`. All machines are trusted, unless `options` say otherwise."""
         remembered = remembered or Remembered(secrets=[(SECRET, 1e12)])
         self.served = served
         self.jobs = jobs or [serve_job(served, place, search, replace(job, planning=PLANNING))]
-        self.state = BrokerState(HEAD, self.jobs, options or BrokerOptions(), remembered)
+        self.state = BrokerState(HEAD, self.jobs, options or TRUSTING, remembered)
         self.now_s = 1000.0
         self.actors: dict[int, Actor] = {}
         self.routes: list[Route | None] = []
@@ -197,6 +212,11 @@ class Stage:
                 self.saved.append(record)
             case Search():
                 self.searches.append(command)
+            case Exert(connection, exercise):
+                actor = self.actors[connection]
+                actor.exercises.append(exercise)
+                if actor.show is not None:
+                    self.say(Exercised(connection, actor.show(exercise)))
 
     def receive(self, actor: Actor, message: AnyMessage) -> None:
         if not actor.alive:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from muster.broker.events import Route
 from muster.broker.members.membership import LeaseOptions
+from muster.broker.members.trust import TrustOptions
 from muster.broker.pipelines.job import JobOptions, SearchPlan
 from muster.broker.pipelines.serve import serve_job
 from muster.broker.service import BrokerService
@@ -18,7 +19,9 @@ from muster.wire.messages.membership import Welcome
 from tests.broker.actors import HEAD, PIPELINE, PLANNING, SERVED, node_id
 from tests.broker.fake_node import FakeNode
 
-OPTIONS = BrokerOptions(leases=LeaseOptions(heartbeat_s=0.1, lease_s=0.8, rest_s=0.1))
+OPTIONS = BrokerOptions(
+    leases=LeaseOptions(heartbeat_s=0.1, lease_s=0.8, rest_s=0.1), trust=TrustOptions(everybody=True)
+)
 JOB_OPTIONS = JobOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5, planning=PLANNING)
 BLOB = bytes(range(256)) * 100
 

@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from openai import OpenAI
 from muster.api.server import ApiServer
 from muster.broker.events import Route
 from muster.broker.members.membership import LeaseOptions
+from muster.broker.members.trust import TrustOptions
 from muster.broker.pipelines.job import Job, JobOptions
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
@@ -87,11 +88,13 @@ class LivePool:
         beside: tuple[Job, ...] = (),
         kinds: Kinds = PRODUCTION,
         patient: bool = False,
+        strangers: bool = False,
     ):
         """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more).
 
         `options` are those of the model that is served; the jobs `beside` it may need other `kinds` of work. A
-        `patient` pool takes no machine for lost that others on this computer keep from working for a while.
+        `patient` pool takes no machine for lost that others on this computer keep from working for a while. `strangers`
+        show what they claim; otherwise all machines are the operator's own.
         """
         self.folder, self.iroh = folder, iroh
         self.network = MemoryNetwork()
@@ -104,7 +107,7 @@ class LivePool:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._clients: list[OpenAI] = []
         self._options, self._beside, self._kinds = options, beside, kinds
-        self._patient = patient
+        self._patient, self._trust = patient, TrustOptions(everybody=not strangers)
         self._made = 0
 
     # --- from outside the loop ----------------------------------------------------------------------------------------
@@ -241,7 +244,9 @@ class LivePool:
         self.store = Store.at(self.folder / "pool.db")
         self.key = self.store.add_key("tests")[0] if self._keys else "unused"
         self._identity = identity_of("head")
-        options = BrokerOptions() if self._patient else BrokerOptions(leases=LEASES, hang_s=1.0)
+        options = BrokerOptions(trust=self._trust)
+        if not self._patient:
+            options = replace(options, leases=LEASES, hang_s=1.0)
         self.head = Head(
             self.model,
             self.store,

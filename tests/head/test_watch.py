@@ -11,7 +11,7 @@ from muster.head import watch as module
 from muster.head.watch import watch
 
 ALONE = "No machine has joined yet; start one with `muster join` and the ticket."
-ADA = {"id": "a", "name": "ada", "region": "oslo", "state": "standby"}
+ADA = {"id": "a", "name": "ada", "region": "oslo", "state": "standby", "doubt": ""}
 
 
 class Pool:
@@ -44,3 +44,20 @@ def test_nobody_is_asked_for_machines_while_this_one_is_on_its_way(
 
     asyncio.run(scene())
     assert events == told
+
+
+def test_what_is_not_believed_of_a_machine_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH_S", 0.0)
+    told: list[str] = []
+    one, other = {**ADA, "doubt": "It has shown less."}, {**ADA, "doubt": "It claims more than any device has."}
+    pool = Pool(*(([node], "") for node in (ADA, one, one, other, ADA)))
+
+    async def scene() -> None:
+        with suppress(asyncio.CancelledError):
+            await watch(cast("BrokerService", pool), lambda event, sentence, **facts: told.append(sentence))
+
+    asyncio.run(scene())
+    assert [sentence for sentence in told if "believed" in sentence] == [
+        "ada is not believed in all: It has shown less.",
+        "ada is not believed in all: It claims more than any device has.",
+    ]

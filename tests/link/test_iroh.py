@@ -12,6 +12,7 @@ from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import shape
 from muster.spec.scenario import Link, Scenario
+from muster.wire.frame import CHANNEL_LIMITS
 from muster.wire.messages.base import Address
 from muster.wire.messages.transfer import Ping
 
@@ -186,3 +187,7 @@ async def test_a_shaped_link_over_real_sockets_keeps_the_round_trip_that_was_ask
     assert 0.08 <= min(trips_s) < 0.12
     await near.close()
     await far.close()
+
+
+async def test_every_channel_that_there_is_has_its_place_among_the_others() -> None:
+    assert iroh_connection._PRIORITY.keys() == CHANNEL_LIMITS.keys()

@@ -36,6 +36,12 @@ class PoolAdmin(Protocol):
     async def unban(self, node: str) -> Mapping[str, Any]:
         """Let the node in again. Raises `MusterError` for an unknown node."""
 
+    async def trust(self, node: str) -> Mapping[str, Any]:
+        """Take what the node claims as it is. Raises `MusterError` for an unknown node."""
+
+    async def distrust(self, node: str) -> Mapping[str, Any]:
+        """Have the node show what it claims. Raises `MusterError` for an unknown node."""
+
     async def forget(self, node: str) -> Mapping[str, Any]:
         """Remember a node that is gone no more. Raises `MusterError` for one that is here, banned or unknown."""
 
@@ -67,9 +73,16 @@ def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     async def story() -> PlainTextResponse:
         return PlainTextResponse(admin.story())
 
-    @router.post("/nodes/{node}/{action}", summary="Drain, ban, unban or forget a node")
-    async def act(node: str, action: Literal["drain", "ban", "unban", "forget"]) -> Json:
-        acts = {"drain": admin.drain, "ban": admin.ban, "unban": admin.unban, "forget": admin.forget}
+    @router.post("/nodes/{node}/{action}", summary="Drain, ban, unban, trust, distrust or forget a node")
+    async def act(node: str, action: Literal["drain", "ban", "unban", "trust", "distrust", "forget"]) -> Json:
+        acts = {
+            "drain": admin.drain,
+            "ban": admin.ban,
+            "unban": admin.unban,
+            "trust": admin.trust,
+            "distrust": admin.distrust,
+            "forget": admin.forget,
+        }
         return dict(await acts[action](node))
 
     return router

@@ -137,6 +137,18 @@ class Blame:
                 commands += self._accuse_stuck(serving, now_s)
         return commands
 
+    def credit(self, now_s: float) -> None:
+        """To whoever is on trial, the steps that its neighbours saw it pass on, as fast as the plan says."""
+        for serving in self._pipelines.serving():
+            for node, steps in self._flow.passed(serving).items():
+                standing = self._members.standing(node, now_s)
+                if standing.established:
+                    continue
+                if self._members.members[node].slowness > 1.0:
+                    standing.set_back()
+                elif standing.passed(serving.epoch, steps, now_s):
+                    self._pipelines.look_again()
+
     def _accuse_stuck(self, serving: Placement, now_s: float) -> list[Command]:
         return self.accused(self._flow.culprit(serving, now_s), "steps came to it and did not leave it", now_s)
 

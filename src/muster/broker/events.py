@@ -42,6 +42,29 @@ class Remembered:
     """(join secret, expiry in seconds since the Unix epoch)"""
     names: Mapping[NodeId, str] = field(default_factory=dict)
     """What the pool calls those who were here."""
+    own: Collection[NodeId] = ()
+    """That the operator has said to be theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exercise:
+    """What a machine is to show now."""
+
+    flops_per_s: Mapping[str, float]
+    """By dtype, as it claims or as it is still believed."""
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What came of an exercise, as the head saw it. 0: nothing in time."""
+
+    flops_per_s: Mapping[str, float] = field(default_factory=dict)
+    held_bytes: int = 0
+    round_trip_s: float | None = None
+    """To the machine and back, as the head measured it."""
+    fault: str = ""
+    """What was wrong with the answers, as the end of a sentence."""
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
@@ -111,6 +134,22 @@ class ForgetNode:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustNode:
+    """The operator says that this machine is one of theirs, or that it is not."""
+
+    node: NodeId
+    own: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exercised:
+    """What came of an `Exert`."""
+
+    connection: ConnectionId
+    shown: Shown
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineSuspected:
     """Somebody who waits for tokens of this epoch has heard nothing for too long."""
 
@@ -145,6 +184,8 @@ Event = (
     | BanNode
     | UnbanNode
     | ForgetNode
+    | TrustNode
+    | Exercised
     | PipelineSuspected
     | PlanFound
     | NodeAccused
@@ -218,6 +259,12 @@ class BanChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustChanged:
+    node: NodeId
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """A placement was decided. The last few may never be written, so a restarted head skips some epochs."""
 
@@ -230,7 +277,7 @@ class Placed:
 class Save(Caused):
     """Write it down: a restarted head wants to find it."""
 
-    record: NodeSeen | NodeForgotten | BanChanged | Placed
+    record: NodeSeen | NodeForgotten | BanChanged | TrustChanged | Placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,4 +289,12 @@ class Search(Caused):
     options: PlanOptions
 
 
-Command = Send | Refuse | Close | RouteChanged | Save | Search
+@dataclass(frozen=True, slots=True)
+class Exert(Caused):
+    """Have a machine show what it claims, and answer with `Exercised` whatever happens."""
+
+    connection: ConnectionId
+    exercise: Exercise
+
+
+Command = Send | Refuse | Close | RouteChanged | Save | Search | Exert

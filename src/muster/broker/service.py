@@ -19,6 +19,7 @@ from muster.broker.events import (
     Command,
     DrainNode,
     Event,
+    Exert,
     ForgetNode,
     NodeAccused,
     PipelineSuspected,
@@ -30,8 +31,10 @@ from muster.broker.events import (
     Send,
     Tick,
     TicketIssued,
+    TrustNode,
     UnbanNode,
 )
+from muster.broker.exercising import Exercising
 from muster.broker.members.measured_pool import measured_pool, pool_file
 from muster.broker.members.membership import Member
 from muster.broker.pipelines.job import Job
@@ -91,6 +94,7 @@ class BrokerService:
             self._tasks,
             self._wall_clock,
         )
+        self._exercising = Exercising(self._connections.open)
         self._tasks.spawn(self._connections.accept())
         self._tasks.spawn(self._tick())
         self._tasks.spawn(self._forget_the_long_gone())
@@ -216,6 +220,20 @@ class BrokerService:
         self._handle(ForgetNode(node))
         return self._one(node)
 
+    async def trust(self, node: NodeId) -> View:
+        """What the machine claims is taken as it is. Raises `InvalidRequest` for one that was never here."""
+        self._require_known(node)
+        self._handle(TrustNode(node, own=True))
+        return self._one(node)
+
+    async def distrust(self, node: NodeId) -> View:
+        """It has to show what it claims, as others do. Raises `InvalidRequest` where every machine is trusted."""
+        self._require_known(node)
+        if self._state.options.trust.everybody:
+            raise InvalidRequest("This head trusts every machine; start it without `--trust all` first.", "node")
+        self._handle(TrustNode(node, own=False))
+        return self._one(node)
+
     async def issue_ticket(self, valid_s: float) -> Ticket:
         """A new ticket. Its secret is written down first, so that it outlives this process."""
         secret, expires_s = token_bytes(SECRET_BYTES), self._wall_clock() + valid_s
@@ -254,6 +272,11 @@ class BrokerService:
                 self._saving.put(command)
             case Search():
                 self._tasks.spawn(self._look_for_better(command))
+            case Exert():
+                self._tasks.spawn(self._exert(command))
+
+    async def _exert(self, wanted: Exert) -> None:
+        self._handle(await self._exercising.run(wanted))
 
     async def _tick(self) -> None:
         while True:

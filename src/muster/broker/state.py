@@ -1,12 +1,12 @@
 """The broker's decisions: an event comes in, commands go out. Pure: no clock, no socket, no randomness.
 
 Puts the parts together and keeps no books of its own: who may join (`members/admission`), who is here
-(`members/membership`), who holds which layers (`pipelines/`), whose fault it was (`blame`). What the protocol forbids
-closes the door.
+(`members/membership`), who has to show what it claims (`members/proving`), who holds which layers (`pipelines/`), whose
+fault it was (`blame`). What the protocol forbids closes the door.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from muster.broker.blame import Blame
 from muster.broker.events import (
@@ -18,6 +18,7 @@ from muster.broker.events import (
     Disconnected,
     DrainNode,
     Event,
+    Exercised,
     ForgetNode,
     Heard,
     NodeAccused,
@@ -32,12 +33,17 @@ from muster.broker.events import (
     Send,
     Tick,
     TicketIssued,
+    TrustChanged,
+    TrustNode,
     UnbanNode,
 )
 from muster.broker.invariants import check_books
 from muster.broker.members.admission import Admission
 from muster.broker.members.join import check_heartbeat, check_measured, check_peer_measured, check_progress
 from muster.broker.members.membership import LeaseOptions, Member, Membership
+from muster.broker.members.proving import Proving
+from muster.broker.members.trust import TrustOptions
+from muster.broker.pipelines.entrusted import whole_bytes
 from muster.broker.pipelines.every import Pipelines
 from muster.broker.pipelines.job import Job
 from muster.broker.pipelines.slowness import Slowness
@@ -61,6 +67,7 @@ class BrokerOptions:
     """Where the head itself stands."""
     forget_after_s: float = 30 * 86_400.0
     """A machine that was away for longer is forgotten; 0 never."""
+    trust: TrustOptions = field(default_factory=TrustOptions)
 
 
 class BrokerState:
@@ -72,12 +79,17 @@ class BrokerState:
         remembered: Remembered = Remembered(),
     ) -> None:
         self.head, self.options = head, options
-        self.members = Membership(head, options.leases)
+        jobs = tuple(jobs)
+        trust = replace(options.trust, own={*options.trust.own, *remembered.own})
+        self.members = Membership(head, options.leases, trust)
         self.admission = Admission(self.members, options.max_members, remembered)
         self.pipelines = Pipelines(self.members, jobs, remembered.epoch, remembered.pipelines)
         self.slowness = Slowness(self.members, lambda id, now_s: self.pipelines[id].forecasting(now_s))
         self.blame = Blame(self.members, self.pipelines, options.hang_s, options.stuck_s)
+        self.proving = Proving(self.members, max((whole_bytes(job) for job in jobs), default=0))
         self.story = Story()
+        for pipeline in remembered.pipelines.values():
+            self.members.establish(pipeline.nodes(), now_s=0.0)  # they held all of it before
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take in `event`; what to do, in order. `now_s` is a steady clock that never goes back."""
@@ -118,7 +130,12 @@ class BrokerState:
                 return [Save(BanChanged(node, banned=False))]
             case ForgetNode(node):
                 self.admission.forget(node)
+                self.members.own_changed(node, own=False, now_s=now_s)
                 return [Save(NodeForgotten(node))]
+            case TrustNode(node, own):
+                return self._trust(node, own, now_s)
+            case Exercised():
+                return self._exercised(event, now_s)
             case PipelineSuspected(epoch, unreachable):
                 return self.blame.suspected(epoch, unreachable, now_s)
             case PlanFound(pipeline, plan):
@@ -205,8 +222,29 @@ class BrokerState:
         self.members.measured(member, measured, self.pipelines.allocation.held_bytes(member.id))
         commands: list[Command] = [Save(seen(member))]
         commands += self.blame.overbooked(member, now_s)
+        return commands + self._believed(member, now_s)
+
+    def _exercised(self, event: Exercised, now_s: float) -> list[Command]:
+        member = self.members.at(event.connection)
+        if member is None or not self.proving.exercised(member, event.shown, self._has_work, now_s):
+            return []
+        return self._believed(member, now_s)
+
+    def _believed(self, member: Member, now_s: float) -> list[Command]:
+        """What is believed of the machine has changed."""
+        if member.device is None:  # it calls itself another device: nothing is known of it
+            return self.pipelines.lost([member.id], now_s) + self.proving.due(self._has_work, now_s)
         self.pipelines.usable(now_s)
-        return commands
+        return []
+
+    def _has_work(self, node: NodeId) -> bool:
+        return any(node in placement.nodes for placement in self.pipelines.live())
+
+    def _trust(self, node: NodeId, own: bool, now_s: float) -> list[Command]:
+        self.members.own_changed(node, own, now_s)
+        member = self.members.members.get(node)
+        saved = Save(TrustChanged(node, own))
+        return [saved, *(self._believed(member, now_s) if member is not None and member.claimed is not None else [])]
 
     def _peer_measured(self, member: Member, measured: PeerMeasured) -> list[Command]:
         check_peer_measured(measured)
@@ -224,7 +262,9 @@ class BrokerState:
         commands += [Close(member.connection, "the lease ran out") for member in expired]
         if self.slowness.look(self.pipelines.serving(), now_s):
             self.pipelines.look_again()
-        return commands + self.blame.stalled(now_s) + self.blame.stuck(now_s)
+        commands += self.blame.stalled(now_s) + self.blame.stuck(now_s)
+        self.blame.credit(now_s)
+        return commands + self.proving.due(self._has_work, now_s)
 
     def _gone(self, members: Collection[Member], now_s: float) -> list[Command]:
         """Take these members off the list; what they held is lost."""

@@ -153,7 +153,9 @@ def _member(state: BrokerState, member: Member, now_s: float) -> View:
         "name": member.name,
         "region": member.region,
         "state": _state(state, member, now_s),
-        "device": member.device.name if member.device is not None else "",
+        "trust": state.members.trust(member.id, now_s),
+        "doubt": _doubt(state, member, now_s),
+        "device": member.claimed.name if member.claimed is not None else "",
         "memory_bytes": state.members.cap(member, now_s),
         "layers": next(([stage.first, stage.last] for _, stage in held), None),
         "stages": [{"pipeline": str(p.id), "first": stage.first, "last": stage.last} for p, stage in held],
@@ -175,8 +177,15 @@ def _state(state: BrokerState, member: Member, now_s: float) -> str:
     if any(placement.holds(member.id) for placement in state.pipelines.pending()):
         return "loading"
     if member.device is None:
-        return "measuring"
+        return "measuring" if member.claimed is None else "proving"
     return "resting" if state.members.is_resting(member.id, now_s) else "standby"
+
+
+def _doubt(state: BrokerState, member: Member, now_s: float) -> str:
+    """What of its claims is not believed, in a sentence or two."""
+    standing = state.members.standing(member.id, now_s)
+    shown = "" if state.members.is_own(member.id) else standing.doubt
+    return " ".join(said for said in (standing.beyond, shown) if said)
 
 
 def _gone(state: BrokerState, record: Mapping[str, Any], wall_s: float) -> View:
@@ -186,6 +195,8 @@ def _gone(state: BrokerState, record: Mapping[str, Any], wall_s: float) -> View:
         "name": record["name"],
         "region": record["region"],
         "state": "banned" if node in state.admission.banned else "gone",
+        "trust": "own" if state.members.is_own(node) else "",
+        "doubt": "",
         "device": "",
         "memory_bytes": record["claim_bytes"],
         "layers": None,

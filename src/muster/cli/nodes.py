@@ -1,4 +1,7 @@
-"""`muster nodes list|drain|ban|unban|forget`: who is in the pool, who should leave. The head decides what follows."""
+"""`muster nodes list|drain|ban|unban|trust|distrust|forget`: who is here, who should leave, whose word counts.
+
+The head decides what follows.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +18,14 @@ if TYPE_CHECKING:
     from muster.cli.head_client import HeadClient
 
 app = typer.Typer(help="List the machines of the pool; let one leave, or keep one out.", no_args_is_help=True)
-DONE = {"drain": "is draining", "ban": "is banned", "unban": "may join again", "forget": "is forgotten"}
+DONE = {
+    "drain": "is draining",
+    "ban": "is banned",
+    "unban": "may join again",
+    "trust": "is yours; what it claims is taken as it is",
+    "distrust": "has to show what it claims",
+    "forget": "is forgotten",
+}
 MEANT = {"forget": ("gone",), "unban": ("banned",)}
 """Whom a name means that several have, by state; otherwise those who are here."""
 Named = Annotated[str, typer.Argument(help="The machine's name, or the first digits of its id.")]
@@ -55,6 +65,22 @@ def unban(
 ) -> None:
     """Let a banned machine join again."""
     act(find_head(head, token, folder=data_dir), node, "unban", as_json)
+
+
+@app.command()
+def trust(
+    node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Take what a machine of your own claims as it is, from now on and after a restart."""
+    act(find_head(head, token, folder=data_dir), node, "trust", as_json)
+
+
+@app.command()
+def distrust(
+    node: Named, head: HeadUrl = None, token: AdminToken = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Have a machine show what it claims, as those that are not yours do."""
+    act(find_head(head, token, folder=data_dir), node, "distrust", as_json)
 
 
 @app.command()

@@ -93,6 +93,13 @@ ServePlan = Annotated[
     Path | None,
     typer.Option(help="Pin every machine to the layers that it has in this plan, from `muster plan --lock`."),
 ]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="This machine is yours (its id, or its name of last time; `all` for every one): what it claims is taken "
+        "as it is. May be given several times."
+    ),
+]
 
 
 def serve(
@@ -115,6 +122,7 @@ def serve(
     strict_fields: StrictFields = False,
     store_responses: StoreResponses = 0.0,
     tool_parser: ToolParser = "auto",
+    trust: Trust = None,
     allow_origin: AllowOrigins = None,
     wait_for_pipeline: WaitForPipeline = 10.0,
     forget_after: ForgetAfter = "30d",
@@ -125,7 +133,6 @@ def serve(
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
     memory_bytes = parse_bytes(memory) if memory else None
-    forget_after_s = parse_seconds(forget_after, "forget_after")
     pins, saved = checked(model, host, port, data_dir(data_dir_), pin, plan, as_json)
     from muster.head.options import HeadOptions
     from muster.head.run import run_head
@@ -146,9 +153,10 @@ def serve(
         min_nodes=min_nodes,
         door=door_options(served_model_name, strict_fields, store_responses, tool_parser, allow_origin),
         wait_for_pipeline_s=wait_for_pipeline,
-        forget_after_s=forget_after_s,
+        forget_after_s=parse_seconds(forget_after, "forget_after"),
         pins=pins,
         plan=saved,
+        trusted=tuple(trust or ()),
         link_port=link_port,
         relay=relay,
         ticket_s=ticket_hours * 3600,

@@ -49,10 +49,13 @@ def draw(record: dict[str, Any]) -> None:
             out.print(plain(f"The pin of {pin.get('node', '?')} is not kept: {pin['reason']}"), soft_wrap=True)
     for line in placement_lines(record.get("placement", [])):
         out.print(plain(line))
+    for node in record.get("nodes", []):
+        if node.get("doubt"):
+            out.print(plain(f"{node.get('name', '?')} is not believed in all: {node['doubt']}"), soft_wrap=True)
     show_table("", COLUMNS, [node_row(node) for node in record.get("nodes", [])])
 
 
-COLUMNS = ["node", "name", "region", "state", "memory", "layers", "round trip"]
+COLUMNS = ["node", "name", "region", "state", "trust", "memory", "layers", "round trip"]
 
 
 def node_row(node: dict[str, Any]) -> list[str]:
@@ -63,6 +66,7 @@ def node_row(node: dict[str, Any]) -> list[str]:
         str(node.get("name", "")),
         str(node.get("region", "")),
         str(node.get("state", "")) + (f" {format_age(node['gone_s'])}" if node.get("gone_s") is not None else ""),
+        str(node.get("trust", "")),
         format_bytes(node["memory_bytes"]) if node.get("memory_bytes") else "",
         f"{layers[0]}–{layers[1] - 1}" if layers else "",
         f"{round_trip_s * 1000:.1f} ms" if round_trip_s is not None else "",

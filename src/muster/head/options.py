@@ -1,14 +1,21 @@
 """What a head was asked to be. Knows nothing of how it becomes that."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import hexdigits
 
 from muster.api.serving import ServingOptions
+from muster.broker.members.trust import TrustOptions
 from muster.broker.pipelines.job import JobOptions
 from muster.broker.state import BrokerOptions
+from muster.errors import InvalidRequest
 from muster.head.pins import SavedPlan
 from muster.plan.serve.options import Pin
 from muster.spec.pool import NodeId
+
+EVERYBODY = "all"
+"""Instead of a machine: all of them are the operator's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,8 @@ class HeadOptions:
     pins: tuple[Pin, ...] = ()
     plan: SavedPlan | None = None
     """A plan whose stages are pins."""
+    trusted: tuple[str, ...] = ()
+    """Machines of the operator's own, by id or by the name that they had here before; `all` for every one."""
 
     @property
     def planned_dtype(self) -> str | None:
@@ -47,8 +56,31 @@ class HeadOptions:
         return self.dtype or (self.plan.file.shape.dtype if self.plan is not None else None)
 
 
-def broker_options(options: HeadOptions) -> BrokerOptions:
-    return BrokerOptions(region=options.region, forget_after_s=options.forget_after_s)
+def broker_options(
+    options: HeadOptions, own_machine: NodeId | None, past: Iterable[Mapping[str, object]]
+) -> BrokerOptions:
+    """`own_machine` is the local worker's id, where there is one; `past` are the store's records of machines."""
+    named = [word for word in options.trusted if word != EVERYBODY]
+    own = {trusted_id(word, past) for word in named} | ({own_machine} if own_machine is not None else set())
+    trust = TrustOptions(EVERYBODY in options.trusted, own)
+    return BrokerOptions(region=options.region, forget_after_s=options.forget_after_s, trust=trust)
+
+
+def trusted_id(word: str, past: Iterable[Mapping[str, object]]) -> NodeId:
+    """Who is meant. A name counts only where a machine of that name was here before: anybody may call itself so.
+
+    Raises `InvalidRequest` where that is nobody, or several.
+    """
+    if len(word) == 64 and set(word.lower()) <= set(hexdigits):
+        return word.lower()
+    found = {str(record["id"]) for record in past if record["name"] == word}
+    if len(found) == 1:
+        return found.pop()
+    raise InvalidRequest(
+        f"--trust {word}: {'several machines' if found else 'no machine'} of that name "
+        f"{'were' if found else 'was'} here before; give the id, or join it first and say `muster nodes trust {word}`.",
+        "trust",
+    )
 
 
 def job_options(options: HeadOptions, pins: tuple[Pin, ...], own_machine: NodeId | None) -> JobOptions:

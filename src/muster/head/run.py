@@ -81,10 +81,11 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         pins = pins_of(options, model.shape)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
-        endpoint = await bind_where_it_was(identity, options)
         own_machine = own.node_id if own is not None else None
+        broker = broker_options(options, own_machine, store.nodes())
+        endpoint = await bind_where_it_was(identity, options)
         patience = Patience(new_request_s=options.wait_for_pipeline_s)
-        head = Head(model, store, broker_options(options), job_options(options, pins, own_machine), patience=patience)
+        head = Head(model, store, broker, job_options(options, pins, own_machine), patience=patience)
         await stack.enter_async_context(started(head, endpoint, options.scenario))
         ticket = await head.service.issue_ticket(options.ticket_s)
         # Whatever is entered later ends earlier: clients first, then what serves them.

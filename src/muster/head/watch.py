@@ -5,6 +5,7 @@ joined     node, name, region            a machine is here
 placed     epoch, stages                 [{node, name, region, first, last}]
 waiting    reason                        nothing serves, and why
 unpinned   node, reason                  a pin that is not kept, and why
+doubted    node, name, reason            a machine claims what it has not, or has not shown
 left       node, name                    a machine is gone
 """
 
@@ -39,6 +40,7 @@ async def watch(service: BrokerService, announce: Announce, own_comes: bool = Fa
     here: dict[str, Mapping[str, Any]] = {}
     epoch, trouble = 0, ""
     unkept: dict[str, str] = {}
+    doubted: dict[str, str] = {}
     while True:
         status = service.status()
         present = {node["id"]: node for node in status["nodes"] if node["state"] not in ("gone", "banned")}
@@ -64,5 +66,10 @@ async def watch(service: BrokerService, announce: Announce, own_comes: bool = Fa
         for node, reason in now.items():
             if unkept.get(node) != reason:
                 announce("unpinned", f"The pin of {node} is not kept: {reason}", node=node, reason=reason)
-        here, unkept = present, now
+        doubts = {id: node["doubt"] for id, node in present.items() if node["doubt"]}
+        for id, doubt in doubts.items():
+            if doubted.get(id) != doubt:
+                name = present[id]["name"]
+                announce("doubted", f"{name} is not believed in all: {doubt}", node=id, name=name, reason=doubt)
+        here, unkept, doubted = present, now, doubts
         await asyncio.sleep(WATCH_S)

@@ -43,7 +43,7 @@ _STRIPED_MARK = b"*"
 """After the name of a channel that has streams on further connections; a token and their number follow."""
 _SMALL_BYTES = 64 * 1024
 _PIECE_BYTES = 1024 * 1024
-_PRIORITY = {"control": 3, "data": 2, "relay": 1, "bulk": 0}
+_PRIORITY = {"control": 3, "data": 2, "proof": 1, "relay": 1, "bulk": 0}
 
 _T = TypeVar("_T")
 

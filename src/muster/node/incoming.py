@@ -10,6 +10,7 @@ from muster.link.outbox import Outbox
 from muster.link.relay import RelayCarrier
 from muster.link.serving import serve_channels
 from muster.link.tasks import Tasks
+from muster.node.showing import Showing
 from muster.node.stages import Stages
 from muster.wire.messages.transfer import Ping, Pong
 
@@ -23,6 +24,8 @@ MAX_CHANNELS = 8
 
 class Incoming:
     def __init__(self, stages: Stages, tasks: Tasks) -> None:
+        self.showing: Showing | None = None
+        """Answers the head's exercises, once this machine has measured itself."""
         self._stages = stages
         self._tasks = tasks
         self._strangers = 0
@@ -56,11 +59,19 @@ class Incoming:
         finally:
             self._strangers -= 1
 
-    async def channels(self, connection: Connection) -> None:
+    async def give_way(self) -> None:
+        """End what is being shown: a stage needs the memory."""
+        if self.showing is not None:
+            await self.showing.give_way()
+
+    async def channels(self, connection: Connection, head: bool = False) -> None:
         """Serve every channel that the peer opens, until the connection ends."""
 
         async def serve(name: str, channel: Channel) -> None:
-            await (self._serve_data if name == "data" else self._answer_pings)(connection.peer, channel)
+            if name == "proof" and head and self.showing is not None:
+                await self.showing.serve(channel)
+            else:
+                await (self._serve_data if name == "data" else self._answer_pings)(connection.peer, channel)
 
         await serve_channels(connection, serve, self._tasks, MAX_CHANNELS)
 

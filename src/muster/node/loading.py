@@ -124,6 +124,11 @@ class StageLoader:
         self._cache.tidy(time.monotonic())
 
     @property
+    def used_bytes(self) -> int:
+        """Of memory that is lent: what works here, and what is kept in case that it is wanted again."""
+        return sum(use.nbytes for use in self._uses.values()) + self._cache.idle_bytes
+
+    @property
     def idle_bytes(self) -> int:
         """Memory that is taken and would be freed for the next load."""
         return self._cache.idle_bytes

@@ -47,6 +47,7 @@ from muster.node.place import NodePlace, Surroundings
 from muster.node.reports import LinkReports
 from muster.node.runners.base import Kinds
 from muster.node.runners.registry import PRODUCTION
+from muster.node.showing import Showing
 from muster.node.stages import Stages
 from muster.node.state import FIRST_REJOIN_S, MAX_REJOIN_S, NodeState
 from muster.spec.pool import Device
@@ -148,6 +149,7 @@ class Worker:
         self._device = await asyncio.to_thread(self._measure, options)
         self._announce("measured", describe(self._device), device=asdict(self._device))
         self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
+        self._incoming.showing = Showing(options.device, self._device.memory_bytes, self._loader, self._loads)
         try:
             self._tasks.spawn(self._first_join())
             self._tasks.spawn(self._incoming.connections(self._endpoint))
@@ -218,7 +220,7 @@ class Worker:
         self._head = head
         self._control = Outbox(control)
         self._tasks.spawn(self._listen(head, control))
-        self._tasks.spawn(self._incoming.channels(head))
+        self._tasks.spawn(self._incoming.channels(head, head=True))
 
     async def _listen(self, head: Connection, control: Channel) -> None:
         try:
@@ -332,7 +334,8 @@ class Worker:
             self._loader.release(epoch)
 
     async def _settle(self) -> None:
-        """Wait until what was dropped before is gone. Raises `MachineTrouble` where one of its steps does not end."""
+        """Wait until what was dropped or shown before is gone. Raises `MachineTrouble` where a step does not end."""
+        await self._incoming.give_way()
         if drops := set(self._drops):
             _, hanging = await asyncio.wait(drops, timeout=SETTLE_S)
             if hanging:

@@ -84,7 +84,7 @@ def device_facts(name: str) -> DeviceFacts:
 
 
 def device_names() -> list[str]:
-    return [facts.name for facts in _all_facts()]
+    return [facts.name for facts in all_devices()]
 
 
 def prices_as_of() -> str:
@@ -159,7 +159,8 @@ def _table() -> _File:
 
 
 @cache
-def _all_facts() -> tuple[DeviceFacts, ...]:
+def all_devices() -> tuple[DeviceFacts, ...]:
+    """Every row of the table."""
     disk = _table().defaults.disk_bandwidth_gb_s
     return tuple(written.facts(disk) for written in _table().device)
 
@@ -168,7 +169,7 @@ def _all_facts() -> tuple[DeviceFacts, ...]:
 def _by_spelling() -> dict[str, DeviceFacts]:
     return {
         _spelling(name): facts
-        for written, facts in zip(_table().device, _all_facts(), strict=True)
+        for written, facts in zip(_table().device, all_devices(), strict=True)
         for name in (written.name, written.title, *written.aliases)
     }
 

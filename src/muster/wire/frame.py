@@ -53,6 +53,8 @@ CHANNEL_LIMITS: dict[str, Limits] = {
     # The header holds page tables of a whole batch, or prompts: 8 MiB are 1.7 million token ids.
     "data": Limits(header_bytes=8 * _MIB, payload_bytes=256 * _MIB),
     "bulk": Limits(header_bytes=64 * _KIB, payload_bytes=32 * _MIB),
+    # Answers to the largest exercises of `verify`.
+    "proof": Limits(header_bytes=4 * _KIB, payload_bytes=4 * _MIB),
     # Carries whole frames of the data channel, so it holds a little more than one of them.
     "relay": Limits(header_bytes=64 * _KIB, payload_bytes=PREFIX.size + (8 + 256) * _MIB),
 }

@@ -1,5 +1,7 @@
 """Every pair's link, from what members measured of it and of their own links to the head. Decides nothing.
 
+Where both ends have measured, the worse figures count: nobody can make its links look better than its peers find them.
+
 Worked out when it is asked for: 200 nodes have 40 000 pairs, and a planner looks at few.
 """
 
@@ -63,14 +65,15 @@ class Links(Mapping[tuple[NodeId, NodeId], LinkSpeed]):
         return link, origin
 
     def _link(self, source: LinkEnd, target: LinkEnd) -> tuple[LinkSpeed, Origin]:
-        """As measured by either end, else guessed from both ends' links to the head."""
+        """The worse of what both ends measured, else guessed from both ends' links to the head."""
         to_head, from_head = source.links.get(self.head), target.links.get(self.head)
         ends = [end.bandwidth_bytes_per_s for end in (to_head, from_head) if end and end.bandwidth_bytes_per_s > 0]
         bandwidth = min(ends, default=DEFAULT_LINK.bandwidth_bytes_per_s)
         measured = [link for link in (source.links.get(target.id), target.links.get(source.id)) if link is not None]
         if measured:
-            rate = next((link.bandwidth_bytes_per_s for link in measured if link.bandwidth_bytes_per_s > 0), None)
-            return LinkSpeed(measured[0].latency_s, rate or bandwidth), Origin.MEASURED if rate else Origin.LATENCY
+            latency_s = max(link.latency_s for link in measured)
+            rates = [link.bandwidth_bytes_per_s for link in measured if link.bandwidth_bytes_per_s > 0]
+            return LinkSpeed(latency_s, min(rates, default=bandwidth)), Origin.MEASURED if rates else Origin.LATENCY
         if source.region and source.region == target.region:
             return LinkSpeed(SAME_REGION_S, bandwidth), Origin.REGION
         if to_head is None or from_head is None:

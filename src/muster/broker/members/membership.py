@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from muster.broker.events import ConnectionId
 from muster.broker.members.links import Links
+from muster.broker.members.plausible import clipped
+from muster.broker.members.trust import Standing, State, TrustOptions
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
 from muster.wire.messages.base import Address
 from muster.wire.messages.membership import Heartbeat, Measured
@@ -46,8 +48,18 @@ class Member:
     region: str
     address: Address
     heard_s: float
+    told: Device | None = None
+    """As it measured itself; None until it has."""
+    claimed: Device | None = None
+    """The same, as far as it is plausible."""
     device: Device | None = None
-    """None until it has measured itself."""
+    """As it is believed to be; None until it has shown what it claims, or is the operator's own."""
+    exercising: bool = False
+    """Whether it is showing what it can do just now."""
+    head_latency_s: float = 0.0
+    """One way between it and the head, as the head measured it."""
+    room_bytes: int = 0
+    """That it said was free, or taken by layers."""
     claim_bytes: int = 0
     """The least of what it lends and what it says is free."""
     free_memory_bytes: int = 0
@@ -93,12 +105,17 @@ class Record:
     rest_until_s: float = 0.0
     drained_s: float | None = None
     """When it was last here with the operator's order to drain; None without one."""
+    standing: Standing = field(default_factory=Standing)
+    """What it has shown of what it claims."""
 
 
 class Membership:
-    def __init__(self, head: NodeId, options: LeaseOptions) -> None:
+    def __init__(self, head: NodeId, options: LeaseOptions, trust: TrustOptions = TrustOptions()) -> None:
         self.head = head
         self.options = options
+        self.own = set(trust.own)
+        """Whose claims are taken as they are."""
+        self._all_own = trust.everybody
         self.members: dict[NodeId, Member] = {}
         self.records: dict[NodeId, Record] = {}
         self.ticked_s: float | None = None
@@ -165,8 +182,26 @@ class Membership:
 
     def measured(self, member: Member, measured: Measured, held_bytes: int) -> None:
         """What it lends is the least of its device's memory and of what it says is free beside `held_bytes`."""
-        member.device, member.free_memory_bytes = measured.device, measured.free_memory_bytes
-        member.claim_bytes = min(measured.device.memory_bytes, measured.free_memory_bytes + held_bytes)
+        member.told, member.free_memory_bytes = measured.device, measured.free_memory_bytes
+        member.room_bytes = measured.free_memory_bytes + held_bytes
+        self._count(member, measured.device)
+
+    def _count(self, member: Member, told: Device) -> None:
+        """What it told, as far as its word counts."""
+        standing, own = self.standing(member.id, member.heard_s), self.is_own(member.id)
+        member.claimed, standing.beyond = (told, "") if own else clipped(told)
+        member.claim_bytes = min(member.claimed.memory_bytes, member.room_bytes)
+        standing.claims(member.claimed)
+        self.believe(member, member.heard_s)
+
+    def believe(self, member: Member, now_s: float) -> bool:
+        """What is believed of the machine, from now on; whether that is news."""
+        before, standing = member.device, self.standing(member.id, now_s)
+        if member.claimed is None or self.is_own(member.id):
+            member.device = member.claimed
+        else:
+            member.device = standing.believed(member.claimed) if standing.has_shown else None
+        return member.device != before
 
     def drain(self, node: NodeId) -> bool:
         """It gets nothing new from now on; whether it is here."""
@@ -194,7 +229,7 @@ class Membership:
         """The node's reputation, forgiven if it is due."""
         record = self.records.pop(node, None) or Record()
         if record.failures and now_s - record.last_failure_s > self.options.forgive_s:
-            record = Record(proven_bytes=record.proven_bytes, drained_s=record.drained_s)
+            record = Record(record.proven_bytes, drained_s=record.drained_s, standing=record.standing)
         self.records[node] = record  # the most recently used is last
         if len(self.records) > MAX_RECORDS:
             stale = next((node for node in self.records if node not in self.members), None)
@@ -210,6 +245,7 @@ class Membership:
         record = self.record(node, now_s)
         record.failures += 1
         record.last_failure_s = now_s
+        record.standing.set_back()
         rest_s = self.options.rest_s * 2 ** (record.failures - 1)
         if record.failures >= self.options.strikes:
             rest_s = self.options.quarantine_s
@@ -235,17 +271,55 @@ class Membership:
         believed = self.record(member.id, now_s).cap_bytes
         return member.claim_bytes if believed is None else min(member.claim_bytes, believed)
 
+    # --- trust --------------------------------------------------------------------------------------------------------
+
+    def is_own(self, node: NodeId) -> bool:
+        """Whether the operator has said that this machine is one of theirs."""
+        return self._all_own or node in self.own
+
+    def own_changed(self, node: NodeId, own: bool, now_s: float) -> None:
+        """From now on its word counts, or it has to show everything from the beginning."""
+        self.own = {*self.own, node} if own else self.own - {node}
+        if not own:
+            self.record(node, now_s).standing = Standing()
+        member = self.members.get(node)
+        if member is not None and member.told is not None:
+            self._count(member, member.told)
+
+    def standing(self, node: NodeId, now_s: float) -> Standing:
+        return self.record(node, now_s).standing
+
+    def trust(self, node: NodeId, now_s: float) -> State:
+        if self.is_own(node):
+            return "own"
+        standing = self.standing(node, now_s)
+        return "proving" if not standing.has_shown else "established" if standing.established else "on trial"
+
+    def establish(self, nodes: Iterable[NodeId], now_s: float) -> None:
+        """They are entrusted with everything, for there is nobody else."""
+        for node in nodes:
+            self.standing(node, now_s).established = True
+
     # --- links ------------------------------------------------------------------------------------------------------
 
     def measured_link(self, member: Member, peer: NodeId, round_trip_s: float, bandwidth: float) -> bool:
         """Whether this is news: not known before, or clearly different."""
         before = member.links.pop(peer, None)
+        if peer == self.head:
+            round_trip_s = max(round_trip_s, 2 * member.head_latency_s)
         if bandwidth <= 0 and before is not None:
             bandwidth = before.bandwidth_bytes_per_s
         member.links[peer] = LinkSpeed(round_trip_s / 2, bandwidth)
         if len(member.links) > MAX_LINKS_PER_NODE:
             del member.links[next(peer for peer in member.links if peer != self.head)]
         return before is None or _differ(before, member.links[peer])
+
+    def saw_round_trip(self, member: Member, seconds: float) -> None:
+        """The head has measured its own way to the member: the worse of both counts."""
+        member.head_latency_s = seconds / 2
+        told = member.links.get(self.head)
+        if told is not None:
+            member.links[self.head] = replace(told, latency_s=max(told.latency_s, member.head_latency_s))
 
     def report_broken(self, a: NodeId, b: NodeId, now_s: float) -> None:
         """The first report may be a hiccup; after a second within a minute the link is avoided for a minute."""

@@ -49,6 +49,12 @@ class Flow:
                 seen.begun_s = now_s
             self._seen[placement.epoch] = seen
 
+    def passed(self, placement: Placement) -> dict[NodeId, int]:
+        """Steps that came to each machine and left it, as its neighbours on both sides say; none where it has none."""
+        seen = self._seen.get(placement.epoch)
+        crossed = seen.crossed if seen is not None else (0,) * len(placement.nodes)
+        return {node: min(crossed[index - 1], crossed[index]) for index, node in enumerate(placement.nodes)}
+
     def stuck_s(self, placement: Placement, now_s: float) -> float:
         """How long steps have been on their way without moving; 0 where none is."""
         seen = self._seen.get(placement.epoch)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from muster.broker.events import Command, PipelineId, Placed, Route, RouteChanged, Save, Search, Send
 from muster.broker.members.membership import Membership
 from muster.broker.pipelines.allocation import Allocation
+from muster.broker.pipelines.entrusted import Entrusted
 from muster.broker.pipelines.job import Circumstances, Job, Outcome
 from muster.broker.pipelines.pauses import Pauses
 from muster.broker.pipelines.placement import Load, Placement
@@ -34,6 +35,7 @@ class Lifecycle:
         """`keep` is what a head that was restarted remembers of it."""
         self.id, self.job = id, job
         self._members, self._allocation = members, allocation
+        self._entrusted = Entrusted(members)
         self.serving: Placement | None = None
         self.pending: Placement | None = None
         self.keep = keep
@@ -257,7 +259,16 @@ class Lifecycle:
 
     def _pool(self, now_s: float) -> Pool:
         """That a plan may use."""
-        return self._allocation.pool(self.id, now_s)
+        return self._limited(now_s)[0]
+
+    def _limited(self, now_s: float) -> tuple[Pool, bool]:
+        """The same, and whether a plan may use all that is here."""
+        pool = self._allocation.pool(self.id, now_s)
+        return self._entrusted.limited(pool, self.job, self._suffices, now_s)
+
+    def _suffices(self, pool: Pool) -> bool:
+        now = Circumstances(pool, pool, self._members.fetch_bytes_per_s)
+        return self.job.planning.mend(self.job, now).plan is not None
 
     def _running(self, serving: Placement) -> int:
         """Streams, as the machine that schedules them last said."""
@@ -273,8 +284,10 @@ class Lifecycle:
 
     def _start(self, plan: Plan, now_s: float) -> list[Command]:
         """Make `plan` the pending placement and tell everybody who has room for it beside what serves."""
-        pool, options, epoch = self._pool(now_s), self.forecasting(now_s), self._allocation.next_epoch()
+        (pool, nobody_else), options = self._limited(now_s), self.forecasting(now_s)
+        epoch = self._allocation.next_epoch()
         self.pending = placement = Placement.of(self.id, self.job.model, epoch, plan, pool, options)
+        placement.nobody_else = nobody_else
         self._pauses.looked(now_s)
         placement.deferred = {n for n in placement.nodes if self._allocation.must_wait(n, placement, now_s)}
         now = [node for node in placement.nodes if node not in placement.deferred]
@@ -293,7 +306,7 @@ class Lifecycle:
             placement.deferred.clear()
             commands += self._assign(placement, deferred, now_s)
         if placement.is_ready:
-            commands += self._switch(placement)
+            commands += self._switch(placement, now_s)
         return commands
 
     def _make_way(self) -> list[Command]:
@@ -304,7 +317,9 @@ class Lifecycle:
         self.keep = old.pipeline
         return [RouteChanged(self.id, None), *self._release(old, old.loads)]
 
-    def _switch(self, placement: Placement) -> list[Command]:
+    def _switch(self, placement: Placement, now_s: float) -> list[Command]:
+        if placement.nobody_else:
+            self._members.establish(placement.nodes, now_s)
         old, self.serving, self.pending = self.serving, placement, None
         self.keep = placement.pipeline
         self._settling = False

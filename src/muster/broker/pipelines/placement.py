@@ -48,6 +48,8 @@ class Placement:
     """Nodes that were assigned."""
     deferred: set[NodeId] = field(default_factory=set)
     """Nodes that will be assigned when the serving placement makes way."""
+    nobody_else: bool = False
+    """Whether it was made with all machines that there are, because those that are established did not suffice."""
 
     @classmethod
     def of(

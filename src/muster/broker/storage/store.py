@@ -17,11 +17,12 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from muster.broker.events import BanChanged, NodeForgotten, NodeSeen, PipelineId, Placed, Remembered
+from muster.broker.events import BanChanged, NodeForgotten, NodeSeen, PipelineId, Placed, Remembered, TrustChanged
 from muster.broker.storage.database import open_database, trouble
 from muster.broker.storage.tables import ApiKeyRow, NodeRow, PlacementRow, SecretRow, UsageRow
 from muster.errors import InvalidRequest
 from muster.spec.plan import Pipeline
+from muster.spec.pool import NodeId
 
 KEY_PREFIX = "sk-muster-"
 KEPT_PLACEMENTS = 100
@@ -88,7 +89,7 @@ class Store:
 
     # --- the pool -----------------------------------------------------------------------------------------------------
 
-    def save(self, record: NodeSeen | NodeForgotten | BanChanged | Placed) -> None:
+    def save(self, record: NodeSeen | NodeForgotten | BanChanged | TrustChanged | Placed) -> None:
         """Write down what the broker wants remembered."""
         match record:
             case NodeSeen():
@@ -97,12 +98,18 @@ class Store:
                 with self._session() as session:
                     session.execute(delete(NodeRow).where(NodeRow.id == node))
             case BanChanged(node, banned):
-                with self._session() as session:
-                    row = session.get(NodeRow, node) or NodeRow(id=node, seen_s=self._clock())
-                    row.banned = banned
-                    session.add(row)
+                self._mark(node, banned=banned)
+            case TrustChanged(node, own):
+                self._mark(node, own=own)
             case Placed():
                 self._save_placement(record)
+
+    def _mark(self, node: NodeId, **marks: bool) -> None:
+        with self._session() as session:
+            row = session.get(NodeRow, node) or NodeRow(id=node, seen_s=self._clock())
+            for name, value in marks.items():
+                setattr(row, name, value)
+            session.add(row)
 
     def _save_placement(self, placed: Placed) -> None:
         id, written = placed.id, msgspec.json.encode(placed.pipeline).decode()
@@ -134,6 +141,7 @@ class Store:
                 pipelines=_latest(placements),
                 known={row.id for row in nodes if row.name},
                 banned={row.id for row in nodes if row.banned},
+                own={row.id for row in nodes if row.own},
                 secrets=[(row.secret, row.expires_s) for row in secrets],
                 names={row.id: row.name for row in nodes if row.name},
             )

@@ -1,6 +1,6 @@
 """The tables of the store. Knows nothing of what is done with them. Times are seconds since the Unix epoch."""
 
-from sqlalchemy import BigInteger, LargeBinary, String, Text
+from sqlalchemy import BigInteger, LargeBinary, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -17,6 +17,8 @@ class NodeRow(Base):
     name: Mapped[str] = mapped_column(String(64), default="")
     region: Mapped[str] = mapped_column(String(64), default="")
     banned: Mapped[bool] = mapped_column(default=False)
+    own: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """The operator has said that it is one of theirs."""
     seen_s: Mapped[float]
     claim_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 

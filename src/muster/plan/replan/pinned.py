@@ -44,6 +44,11 @@ def pinned(pins: Sequence[Pin], shape: ModelShape, pool: Pool, options: PlanOpti
     return tuple(found)
 
 
+def is_meant(pin: Pin, node: Node) -> bool:
+    """Whether a pin may mean this machine, by its name or by the first digits of its id."""
+    return pin.node == node.name or (len(pin.node) >= LEAST_OF_ID and node.id.startswith(pin.node))
+
+
 def _pinned(pin: Pin, shape: ModelShape, pool: Pool, options: PlanOptions) -> Pinned:
     found = [node for node in pool.nodes if node.name == pin.node]
     if not found and len(pin.node) >= LEAST_OF_ID:

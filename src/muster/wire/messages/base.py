@@ -2,7 +2,7 @@
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised when an older peer could misread a message; peers of another protocol are refused by name."""
 
 

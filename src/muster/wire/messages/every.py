@@ -23,6 +23,7 @@ from muster.wire.messages.membership import (
     Welcome,
 )
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, LoadProgress, Release, StageLost
+from muster.wire.messages.proof import Answer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
 from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob, Ping, Pong, Relay
 
 AnyMessage = (
@@ -30,5 +31,6 @@ AnyMessage = (
     | Assign | LoadProgress | Loaded | LoadFailed | Release | StageLost
     | Submit | Cancel | Tokens | Failed | EpochUnknown
     | Step | StepDone | Admissions | Prepare | Prepared
+    | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | Answer
     | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay
 )  # fmt: skip
