@@ -28,10 +28,19 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return model, save(model, tmp_path_factory.mktemp(request.param))
 
 
-def test_every_split_gives_the_logits_of_the_whole_model(saved: tuple[PreTrainedModel, Path]) -> None:
+@pytest.mark.parametrize(
+    "splits",
+    [
+        pytest.param([SPLITS[0], SPLITS[-1]], id="one stage, and one for each layer"),
+        pytest.param(SPLITS[1:-1], id="between", marks=pytest.mark.chaos),
+    ],
+)
+def test_every_split_gives_the_logits_of_the_whole_model(
+    saved: tuple[PreTrainedModel, Path], splits: list[tuple[int, ...]]
+) -> None:
     model, path = saved
     tokens = sequences(VOCAB)
-    for cuts in SPLITS:
+    for cuts in splits:
         assert largest_difference(model, stages_of(path, cuts), tokens) < 1e-5, cuts
 
 
