@@ -65,7 +65,7 @@ def test_a_machine_that_joins_and_leaves_every_second_does_not_make_plans_flap()
     assert switches(stage) - before <= 12
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in (1, 2))])
 def test_speeds_that_oscillate_around_the_threshold_cause_few_switches(seed):
     random = Random(seed)
     stage = pool_of(1000, 1000)
