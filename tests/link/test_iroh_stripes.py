@@ -21,7 +21,7 @@ FURTHER = 4
 
 @pytest.fixture(autouse=True)
 def loopback_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iroh_connection, "further_connections", lambda round_trip_s: FURTHER)
+    monkeypatch.setattr(iroh_connection, "further_connections", lambda round_trip_s, addresses: FURTHER)
 
 
 @asynccontextmanager
@@ -132,4 +132,9 @@ def test_a_stranger_with_further_connections_alone_is_turned_away() -> None:
     ("round_trip_s", "count"), [(None, 0), (0.001, 0), (0.024, 0), (0.05, 9), (0.2, 39), (0.5, MAX_STRIPES - 1)]
 )
 def test_the_further_the_peer_the_more_connections(round_trip_s: float | None, count: int) -> None:
-    assert further_connections(round_trip_s) == count
+    assert further_connections(round_trip_s, ["203.0.113.7:4433", "[2001:db8::1]:1"]) == count
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:5000", "[::1]:5000", "[::ffff:127.0.0.1]:5000"])
+def test_this_machine_is_near_however_busy_it_is(address: str) -> None:
+    assert further_connections(0.2, ["203.0.113.7:4433", address]) == 0

@@ -7,7 +7,7 @@ bind, dial and accept; what happens on a connection is in `iroh_connection`.
 from asyncio import Queue, Task, create_task, gather, timeout, wait_for
 from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 from iroh import iroh_ffi as iroh
@@ -17,7 +17,7 @@ from muster.link import iroh_fast_write
 from muster.link.base import short_id
 from muster.link.identity import Identity
 from muster.link.iroh_connection import IrohConnection
-from muster.link.iroh_stripes import STRIPES_ALPN, Dial, Meetings
+from muster.link.iroh_stripes import STRIPES_ALPN, Dial, Meetings, ip_of
 from muster.link.stream import LINGER_S
 from muster.spec.pool import NodeId
 from muster.wire.messages.base import Address
@@ -174,9 +174,7 @@ def source_of(address: Any) -> str:
     """
     if not address.is_IP():
         return str(address.url)
-    host = ip_address(address.addr.rpartition(":")[0].strip("[]").partition("%")[0])
-    if host.version == 6 and host.ipv4_mapped is not None:
-        host = host.ipv4_mapped
+    host = ip_of(address.addr)
     return str(host) if host.version == 4 else str(ip_network((host, 64), strict=False))
 
 

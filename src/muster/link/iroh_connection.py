@@ -5,7 +5,7 @@ from which nothing came for `MISSED_PULSES` times `PULSE_S` is given up. A pulse
 silence and acknowledged by the peer's QUIC stack, so a peer whose Python is busy counts as alive.
 """
 
-from asyncio import Event, Lock, Queue, Task, create_task, current_task, gather, sleep, timeout, wait
+from asyncio import Event, Queue, Task, create_task, current_task, gather, shield, sleep, timeout, wait
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -65,7 +65,7 @@ class IrohConnection:
         self._dial_again = dial_again
         self._further: list[Any] = []
         """Connections beside this one."""
-        self._widening = Lock()
+        self._widening: Task[None] | None = None
         self._source = source
         self._siblings = siblings
         self._peer: NodeId = str(connection.remote_id())
@@ -157,11 +157,16 @@ class IrohConnection:
 
     async def _widen(self) -> None:
         """More connections to a far peer, once, from whoever dialled."""
-        async with self._widening:
-            dial, self._dial_again = self._dial_again, None
-            if dial is not None:
-                for connection in await dial_further(dial, further_connections(self.round_trip_s())):
-                    self.attach(connection)
+        if self._widening is None and self._dial_again is not None:
+            self._widening = create_task(self._dial_more(self._dial_again))
+            self._tasks.append(self._widening)
+        if self._widening is not None:
+            await shield(self._widening)  # who opens a channel may give up; the next one finds what was dialled
+
+    async def _dial_more(self, dial: Dial) -> None:
+        addresses = [path.remote_addr for path in self._connection.paths() if path.is_ip]
+        for connection in await dial_further(dial, further_connections(self.round_trip_s(), addresses)):
+            self.attach(connection)
 
     async def _open_striped(self, name: str, send: Any, recv: Any) -> StreamChannel:
         further, token = list(self._further), new_token()

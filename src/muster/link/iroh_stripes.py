@@ -11,8 +11,9 @@ Knows nothing of frames.
 
 import os
 from asyncio import Queue, gather, get_running_loop, timeout, wait_for
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from math import ceil
 from typing import Any
 
@@ -40,11 +41,18 @@ Stream = tuple[Any, Any]
 Dial = Callable[[], Awaitable[Any]]
 
 
-def further_connections(round_trip_s: float | None) -> int:
-    """How many beside the first."""
-    if round_trip_s is None or round_trip_s < FAR_S:
+def further_connections(round_trip_s: float | None, addresses: Iterable[str]) -> int:
+    """How many beside the first; `addresses` are those of the peer, as `ip:port`. None where they are this machine's
+    own: a busy machine takes its time to answer itself, too."""
+    if round_trip_s is None or round_trip_s < FAR_S or any(ip_of(address).is_loopback for address in addresses):
         return 0
     return min(MAX_STRIPES, ceil(round_trip_s / ROUND_TRIP_FOR_EACH_S)) - 1
+
+
+def ip_of(address: str) -> IPv4Address | IPv6Address:
+    """Of `ip:port`; of an IPv4 address in IPv6 clothes the former."""
+    host = ip_address(address.rpartition(":")[0].strip("[]").partition("%")[0])
+    return host.ipv4_mapped or host if host.version == 6 else host
 
 
 async def dial_further(dial: Dial, count: int) -> list[Any]:
