@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from muster.cli import lab_demo
 from muster.cli.main import run_command
+from muster.lab.live import Scene
 from muster.lab.wan import namespaces, record
 
 
@@ -67,3 +69,18 @@ def test_a_row_of_rates_is_drawn_against_the_highest() -> None:
     assert lab_demo.sparkline([0.0, 4.0, 8.0]) == " ▄█"
     assert lab_demo.sparkline([]) == ""
     assert len(lab_demo.sparkline([1.0] * 500)) == lab_demo.SHOWN_SECONDS
+
+
+def test_the_screen_shows_rates_links_and_events_and_reads_no_markup_in_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scene = Scene(rates=[4.0, 8.0], tokens=12, mbit_per_s={("ada", "bob"): 1.5})
+    scene.ring = [{"name": "ada", "region": "tokyo", "first": 0, "last": 3}]
+    scene.told.append((3.0, "fault: [red]bob is gone"))
+    Console().print(lab_demo.picture(scene))
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("8 tokens/s", "layers 0–2", "1.50 Mbit/s", "fault: [red]bob is gone"))
+    screen = lab_demo.Screen(quiet=False)
+    screen.watch(scene)
+    screen.watch(scene)
+    assert capsys.readouterr().out.count("bob is gone") == 1

@@ -104,7 +104,7 @@ class Screen:
         if self._live is not None:
             self._live.update(picture(scene))
         elif not self._quiet:
-            for at_s, sentence in list(scene.told)[self._told :]:
+            for at_s, sentence in scene.told[self._told :]:
                 out.print(plain(f"{at_s:6.1f} s  {sentence}"), soft_wrap=True)
             self._told = len(scene.told)
 
@@ -116,7 +116,7 @@ def picture(scene: Any) -> Group:
     ring = _table("the ring", [(stage["name"], stage["region"], _layers(stage)) for stage in scene.ring])
     busiest = sorted(scene.mbit_per_s.items(), key=lambda link: -link[1])[:SHOWN_LINKS]
     links = _table("busiest links", [(one, other, f"{mbit:.2f} Mbit/s") for (one, other), mbit in busiest])
-    events = _table("events", [(f"{at_s:.0f} s", said) for at_s, said in list(scene.told)[-SHOWN_EVENTS:]])
+    events = _table("events", [(f"{at_s:.0f} s", said) for at_s, said in scene.told[-SHOWN_EVENTS:]])
     return Group(top, Columns([ring, links], padding=(0, 4)), events)
 
 

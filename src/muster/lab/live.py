@@ -30,7 +30,6 @@ HEAD = "head"
 MAX_TOKENS = 96
 RATE_S = 3.0
 """Tokens per second are those of so many seconds."""
-MAX_TOLD = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Show:
 class Scene:
     """What has happened so far."""
 
-    told: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_TOLD))
+    told: list[tuple[float, str]] = field(default_factory=list)
     """Seconds since the beginning, and a sentence."""
     ring: list[Event] = field(default_factory=list)
     mbit_per_s: dict[tuple[str, str], float] = field(default_factory=dict)
