@@ -2,6 +2,11 @@
 
     python tools/train_tiny.py --out src/muster/model/embedded/tiny --minutes 60
 
+A smaller model that guesses for it (`muster serve --draft`) learns its distribution instead of the next token:
+
+    python tools/train_tiny.py --out DRAFT --log draft.jsonl --minutes 10 --layers 2 --hidden 128 --intermediate 352 \
+        --tokens-per-step 2048 --teacher src/muster/model/embedded/tiny
+
 Writes config.json, tokenizer.json, tokenizer_config.json and model.safetensors (bf16) to --out, and the training log
 (JSON lines) to --log. `tools/score_tiny.py` scores the result; this file knows nothing of yardsticks.
 
@@ -147,13 +152,19 @@ def main() -> None:
     parser.add_argument("--intermediate", type=int, default=704)
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--teacher", type=Path, help="a model to imitate; its tokenizer is used")
     parser.add_argument("--compile", action="store_true", help="torch.compile (needs a C++ compiler)")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
 
     root = Path(sysconfig.get_paths()["stdlib"])
     train_files, held_out_files = split(root)
-    tokenizer = train_tokenizer(train_files, arguments.vocab)
+    teacher = None
+    if arguments.teacher is None:
+        tokenizer = train_tokenizer(train_files, arguments.vocab)
+    else:
+        tokenizer = Tokenizer.from_file(str(arguments.teacher / "tokenizer.json"))
+        teacher = LlamaForCausalLM.from_pretrained(arguments.teacher, dtype=torch.bfloat16).eval()
     documents = encode_files(tokenizer, train_files)
     held_out = [ids for document in encode_files(tokenizer, held_out_files) for ids in document]
     probe = torch.tensor(held_out[: 32 * 512 + 1])
@@ -175,6 +186,14 @@ def main() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = forward(input_ids=ids, use_cache=False).logits
         return cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    def distance_of(ids: Tensor) -> Tensor:
+        """What of the guesses is kept grows as the two distributions come together, whatever the text says."""
+        with torch.inference_mode():
+            wanted = teacher(input_ids=ids, use_cache=False).logits.float().softmax(-1).flatten(0, 1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = forward(input_ids=ids, use_cache=False).logits
+        return cross_entropy(logits.float().flatten(0, 1), wanted.clone())
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     arguments.log.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +224,7 @@ def main() -> None:
         scale = learning_rate_scale(progress)
         for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
             group["lr"] = peak * scale
-        loss = loss_of(ids, targets)
+        loss = loss_of(ids, targets) if teacher is None else distance_of(ids)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

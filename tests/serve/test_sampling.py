@@ -9,7 +9,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from muster.serve.sampling import Sampler, Slot, _adjust, _keep_probable, _keep_top_k, pick
+from muster.serve.sampling import Sampler, Slot, _adjust, _keep_probable, _keep_top_k
 from muster.spec.sampling import Sampling
 from muster.wire.messages.generate import Admit
 
@@ -124,19 +124,6 @@ def test_a_bias_of_minus_100_forbids_and_of_100_forces():
     sampled = sampler_with(*samplings).sample(rows, [0, 1])
     assert sampled[0].token != best
     assert sampled[1].token == 3
-
-
-def test_draws_follow_the_distribution():
-    weights = torch.tensor([[0.5, 0.0, 0.25, 0.25] + [0.0] * 300])
-    numbers = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    counts = Counter(pick(weights.expand(1000, -1), numbers))
-    assert counts == {0: 500, 2: 250, 3: 250}
-
-
-def test_draws_at_the_edges_stay_on_possible_tokens():
-    weights = torch.zeros(2, VOCABULARY)
-    weights[:, 300], weights[:, 650] = 0.3, 0.7
-    assert pick(weights, torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)) == [300, 650]
 
 
 def test_seeded_draws_of_many_positions_follow_the_distribution():

@@ -5,7 +5,7 @@ returns what must be sent on, and `node` carries it out.
 
 Reading order: `stage` (what a stage must offer), `options`, `sequence` (a request while it lives in the engine),
 `pages` (the budget of KV pages), `schedule` (who runs next), `swap` and `swapping` (pages that wait in host memory),
-`batch` (rows become tensors), `sampling` with `generator` and `penalties` (logits become tokens), `scoring` (and scores
-of prompts), `accept` (what a step from the network must satisfy), `run` (one step on one stage), `engine`, `follower`,
-`local_ring` (all of it in one process).
+`batch` (rows become tensors), `sampling` with `generator`, `race` and `penalties` (logits become tokens), `scoring`
+(and scores of prompts), `accept` (what a step from the network must satisfy), `run` (one step on one stage), `engine`,
+`follower`, `local_ring` (all of it in one process).
 """

@@ -2,8 +2,7 @@
 
 What a row yields depends on its own logits, sampling parameters, context and position, never on its neighbours.
 
-Legend of shape suffixes: S sampled rows, V vocabulary, K kept best logits, C blocks of the vocabulary, B tokens of a
-block, N entries.
+Legend of shape suffixes: S sampled rows, V vocabulary, K kept best logits, N entries.
 """
 
 from collections.abc import Sequence
@@ -11,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from muster.serve.constrain import Constraint, Constraints
-from muster.serve.generator import uniforms
 from muster.serve.penalties import History, add_bias, needs_history, penalise
+from muster.serve.race import first_to_arrive
 from muster.serve.scoring import ScoredPrompt, prompt_to_score
 from muster.spec.request import Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
@@ -24,9 +22,6 @@ from muster.wire.messages.generate import Admit
 
 GREEDY_BELOW = 1e-5
 """Lower temperatures cannot be told from greedy in float32."""
-
-BLOCK = 256
-"""Tokens of the vocabulary that are summed as one when a token is drawn."""
 
 NUCLEUS = 1024
 """As many of the best tokens are looked at before the whole vocabulary is sorted for top-p."""
@@ -177,8 +172,7 @@ def _draw(logits_SV: Tensor, states: list[Slot]) -> list[int]:
     scaled_SV = (logits_SV - logits_SV.amax(dim=-1, keepdim=True)) / temperature_S1
     scaled_SV = _keep_top_k(scaled_SV, [s.top_k for s in samplings])
     weights_SV = _keep_probable(scaled_SV.softmax(dim=-1), samplings)
-    uniform_S = uniforms([s.seed for s in samplings], [state.length for state in states])
-    return pick(weights_SV, torch.from_numpy(uniform_S).to(device))
+    return first_to_arrive(weights_SV, [s.seed for s in samplings], [state.length for state in states])
 
 
 def _keep_top_k(scaled_SV: Tensor, top_k: list[int]) -> Tensor:
@@ -215,30 +209,6 @@ def _top_p_bound(probs_SV: Tensor, top_p: list[float]) -> Tensor:
         best_SK = probs_SV.sort(dim=-1, descending=True).values
     before_SK = best_SK.cumsum(dim=-1, dtype=torch.float64) - best_SK
     return best_SK.masked_fill(before_SK >= top_p_S1, torch.inf).amin(dim=-1, keepdim=True)
-
-
-def pick(weights_SV: Tensor, uniform_S: Tensor) -> list[int]:
-    """Invert the cumulative distribution of each row at uniform_S in [0, 1).
-
-    The order is that of the vocabulary, not of probability: a last-bit difference in the logits moves a boundary by
-    as little, where in sorted order it could swap two tokens. First among blocks, then inside the one that was hit,
-    because a double-precision running sum over the whole vocabulary is slow and over float32 is not exact enough.
-    """
-    vocab_size = weights_SV.shape[1]
-    weights_SCB = pad(weights_SV, (0, -vocab_size % BLOCK)).view(len(weights_SV), -1, BLOCK)
-    ends_SC = weights_SCB.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    target_S1 = uniform_S[:, None] * ends_SC[:, -1:]
-    block_S1 = torch.searchsorted(ends_SC, target_S1, right=True).clamp_(max=ends_SC.shape[1] - 1)
-    starts_SC = pad(ends_SC, (1, 0))
-    inside_SB = weights_SCB[torch.arange(len(block_S1), device=block_S1.device), block_S1[:, 0]]
-    ends_SB = inside_SB.cumsum(dim=-1, dtype=torch.float64)
-    target_S1 = target_S1 - starts_SC.gather(1, block_S1)
-    offset_S1 = torch.searchsorted(ends_SB, target_S1, right=True)
-    # Two sums of the same numbers may differ in the last bit and overshoot: fall back to the last possible token.
-    last_S1 = (inside_SB > 0).long().cumsum(dim=-1).argmax(dim=-1, keepdim=True)
-    token_S1 = block_S1 * BLOCK + torch.minimum(offset_S1, last_S1)
-    tokens: list[int] = token_S1[:, 0].clamp(max=vocab_size - 1).tolist()
-    return tokens
 
 
 def _with_logprobs(logits_SV: Tensor, states: list[Slot], tokens: list[int]) -> tuple[Sampled, ...]:

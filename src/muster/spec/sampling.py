@@ -33,7 +33,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
     seed: int = 0
-    """Key of the counter-based generator; the counter is the position of the sampled token in its sequence."""
+    """Key of the counter-based generator; it counts positions of the sequence, and tokens of the vocabulary."""
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
