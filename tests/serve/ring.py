@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from muster.serve.constrain import Constraints
+from muster.serve.guess.guessing import Guessing
 from muster.serve.local_ring import LocalRing
 from muster.serve.options import EngineOptions
 from muster.serve.sampling import Sampler
@@ -25,8 +26,9 @@ class Ring:
         caches: Sequence[Any],
         options: EngineOptions,
         constraints: Constraints | None = None,
+        guessing: Guessing | None = None,
     ) -> None:
-        self.local: LocalRing[Any] = LocalRing(stages, caches, options, constraints)
+        self.local: LocalRing[Any] = LocalRing(stages, caches, options, constraints, guessing)
         self.engine = self.local.engine
         self.tokens: dict[str, list[int]] = {}
         self.scores: dict[str, PromptScores] = {}
@@ -84,6 +86,7 @@ def fake_ring(
     options: EngineOptions,
     constraints: Constraints | None = None,
     num_frames: int = 0,
+    guessing: Guessing | None = None,
 ) -> Ring:
     """With `num_frames`, so many of the pages are in memory at once."""
     stages = [FakeStage(index, num_stages) for index in range(num_stages)]
@@ -91,7 +94,7 @@ def fake_ring(
         FakeSwappingCache(num_pages, num_frames, page_size) if num_frames else FakeCache(num_pages, page_size)
         for _ in stages
     ]
-    return Ring(stages, caches, options, constraints)
+    return Ring(stages, caches, options, constraints, guessing)
 
 
 def alone(

@@ -5,7 +5,7 @@ from muster.wire.messages.generate import Row
 
 
 def test_rows_become_positions_slots_and_tables():
-    rows = [Row(0, 5, 3, (4, 9), True), Row(1, 0, 2, (7,), False), Row(2, 8, 1, (1, 2, 3), True)]
+    rows = [Row(0, 5, 3, (4, 9), 1), Row(1, 0, 2, (7,), 0), Row(2, 8, 1, (1, 2, 3), 1)]
     batch = make_batch(rows, 4, torch.device("cpu"))
     assert batch.positions_T.tolist() == [5, 6, 7, 0, 1, 8]
     assert batch.slots_T.tolist() == [37, 38, 39, 28, 29, 12]

@@ -8,6 +8,7 @@ from muster.serve.options import EngineOptions
 from muster.spec.request import Priority, Request
 from muster.spec.sampling import Sampling
 from tests.examples import examples
+from tests.serve.guess.oracle import Oracle
 from tests.serve.ring import Ring, alone, fake_ring
 
 MAX_CONTEXT = 24
@@ -35,6 +36,7 @@ class EngineStates(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[Request] = []
+        self.answers: dict[str, list[int]] = {}
 
     @initialize(
         num_stages=st.integers(1, 3),
@@ -43,6 +45,7 @@ class EngineStates(RuleBasedStateMachine):
         num_microbatches=st.integers(1, 4),
         prefill_tokens=st.integers(1, 9),
         max_batch=st.integers(1, 6),
+        guesses=st.one_of(st.none(), st.integers(0, 9)),
     )
     def start(
         self,
@@ -52,6 +55,7 @@ class EngineStates(RuleBasedStateMachine):
         num_microbatches: int,
         prefill_tokens: int,
         max_batch: int,
+        guesses: int | None,
     ) -> None:
         self.num_stages = num_stages
         options = EngineOptions(
@@ -62,7 +66,15 @@ class EngineStates(RuleBasedStateMachine):
             max_batch=max_batch,
             max_queue=5,
         )
-        self.ring = fake_ring(num_stages, max(num_pages, num_frames), PAGE_SIZE, options, num_frames=num_frames)
+        oracle = None if guesses is None else Oracle(self.answer, guesses)
+        self.ring = fake_ring(
+            num_stages, max(num_pages, num_frames), PAGE_SIZE, options, num_frames=num_frames, guessing=oracle
+        )
+
+    def answer(self, request: Request) -> list[int]:
+        if request.id not in self.answers:
+            self.answers[request.id] = alone(request, self.num_stages, MAX_CONTEXT, EOS)
+        return self.answers[request.id]
 
     @rule(prompt=prompts, emitted=emitted, sampling=samplings, priority=st.sampled_from(Priority))
     def submit(self, prompt: tuple[int, ...], emitted: tuple[int, ...], sampling: Sampling, priority: Priority) -> None:
@@ -100,7 +112,7 @@ class EngineStates(RuleBasedStateMachine):
         self.ring.run()
         self.ring.engine.check()
         for request in self.requests:
-            expected = alone(request, self.num_stages, MAX_CONTEXT, EOS)
+            expected = self.answer(request)
             tokens = self.ring.tokens[request.id]
             if request.id in self.ring.cancelled:
                 assert tokens == expected[: len(tokens)]

@@ -11,7 +11,7 @@ from muster.wire.messages.generate import Admit, Row, Step, StepDone
 from tests.serve.fake_stage import FakeCache, FakeStage
 
 ADMIT = Admit(3, (1, 2, 3, 4, 5), 5, Sampling(temperature=0.0))
-ROW = Row(3, 0, 5, (2, 0), True)
+ROW = Row(3, 0, 5, (2, 0), 1)
 STEP = Step(epoch=1, sequence=0, rows=(ROW,), admit=(ADMIT,))
 HIDDEN = torch.tensor([[float(token), 0.0] for token in ADMIT.context], dtype=torch.float64)
 
@@ -34,20 +34,20 @@ BAD_STEPS = {
     "another epoch": changed(STEP, epoch=2),
     "a step too early": changed(STEP, sequence=1),
     "no rows": changed(STEP, rows=()),
-    "a page that does not exist": changed(STEP, rows=(Row(3, 0, 5, (2, 4), True),)),
-    "a negative page": changed(STEP, rows=(Row(3, 0, 5, (2, -1), True),)),
-    "too few pages": changed(STEP, rows=(Row(3, 0, 5, (2,), True),)),
-    "too many pages": changed(STEP, rows=(Row(3, 0, 5, (2, 0, 1), True),)),
-    "a page twice": changed(STEP, rows=(Row(3, 0, 5, (2, 2), True),)),
-    "no tokens": changed(STEP, rows=(Row(3, 0, 0, (), True),)),
-    "a negative length": changed(STEP, rows=(Row(3, 5, -5, (), True),)),
-    "a negative start": changed(STEP, rows=(Row(3, -5, 10, (2, 0), True),)),
-    "a start beyond memory": changed(STEP, rows=(Row(3, HUGE, 5, (2, 0), True),)),
-    "a length beyond memory": changed(STEP, rows=(Row(3, 0, HUGE, (2, 0), True),)),
-    "a slot that is too large": changed(STEP, rows=(Row(HUGE, 0, 5, (2, 0), True),)),
-    "a negative slot": changed(STEP, rows=(Row(-3, 0, 5, (2, 0), True),)),
-    "one slot in two rows": changed(STEP, rows=(Row(3, 0, 2, (2,), False), Row(3, 2, 3, (2, 0), True))),
-    "two rows that write one page": changed(STEP, rows=(Row(3, 0, 3, (2,), False), Row(4, 0, 2, (2,), True))),
+    "a page that does not exist": changed(STEP, rows=(Row(3, 0, 5, (2, 4), 1),)),
+    "a negative page": changed(STEP, rows=(Row(3, 0, 5, (2, -1), 1),)),
+    "too few pages": changed(STEP, rows=(Row(3, 0, 5, (2,), 1),)),
+    "too many pages": changed(STEP, rows=(Row(3, 0, 5, (2, 0, 1), 1),)),
+    "a page twice": changed(STEP, rows=(Row(3, 0, 5, (2, 2), 1),)),
+    "no tokens": changed(STEP, rows=(Row(3, 0, 0, (), 1),)),
+    "a negative length": changed(STEP, rows=(Row(3, 5, -5, (), 1),)),
+    "a negative start": changed(STEP, rows=(Row(3, -5, 10, (2, 0), 1),)),
+    "a start beyond memory": changed(STEP, rows=(Row(3, HUGE, 5, (2, 0), 1),)),
+    "a length beyond memory": changed(STEP, rows=(Row(3, 0, HUGE, (2, 0), 1),)),
+    "a slot that is too large": changed(STEP, rows=(Row(HUGE, 0, 5, (2, 0), 1),)),
+    "a negative slot": changed(STEP, rows=(Row(-3, 0, 5, (2, 0), 1),)),
+    "one slot in two rows": changed(STEP, rows=(Row(3, 0, 2, (2,), 0), Row(3, 2, 3, (2, 0), 1))),
+    "two rows that write one page": changed(STEP, rows=(Row(3, 0, 3, (2,), 0), Row(4, 0, 2, (2,), 1))),
     "a copy from nowhere": changed(STEP, copies=((9, 1),)),
     "a copy to nowhere": changed(STEP, copies=((1, -2),)),
     "two copies to one page": changed(STEP, copies=((1, 3), (2, 3))),
@@ -64,8 +64,16 @@ BAD_STEPS = {
     "a grammar that was never prepared": changed(STEP, admit=(changed(ADMIT, grammar=7),)),
     "a grammar with a slot": changed(STEP, admit=(changed(ADMIT, sampling=Sampling(grammar="start: a")),)),
     "a grammar forgotten that was never prepared": changed(STEP, forget=(7,)),
-    "a sample before the end": changed(STEP, rows=(Row(3, 0, 4, (2,), True),)),
-    "no sample at the end": changed(STEP, rows=(Row(3, 0, 5, (2, 0), False),)),
+    "a sample before the end": changed(STEP, rows=(Row(3, 0, 4, (2,), 1),)),
+    "guesses that nobody made": changed(STEP, guesses=((1,),)),
+    "guesses that did not come": changed(STEP, rows=(Row(3, 0, 6, (2, 0), 2),)),
+    "fewer guesses than are sampled": changed(STEP, rows=(Row(3, 0, 7, (2, 0), 3),), guesses=((1,),)),
+    "a guess outside the vocabulary": changed(STEP, rows=(Row(3, 0, 6, (2, 0), 2),), guesses=((37,),)),
+    "guesses behind tokens that are not known": changed(STEP, rows=(Row(3, 0, 7, (2, 0), 2),), guesses=((1,),)),
+    "more samples than tokens": changed(STEP, rows=(Row(3, 4, 1, (2, 0), 2),), guesses=((1,),)),
+    "samples below none": changed(STEP, rows=(Row(3, 0, 4, (2,), -1),)),
+    "more guesses than are allowed": changed(STEP, rows=(Row(3, 0, 37, (2, 0), 33),), guesses=((1,) * 32,)),
+    "no sample at the end": changed(STEP, rows=(Row(3, 0, 5, (2, 0), 0),)),
 }
 
 
@@ -114,7 +122,7 @@ def test_the_engine_and_the_follower_agree_on_a_slot_that_changes_hands():
     one = follower()
     one.run(STEP, HIDDEN)
     again = changed(
-        STEP, sequence=1, release=(3,), admit=(replace_context(ADMIT, (7, 8)),), rows=(Row(3, 0, 2, (1,), True),)
+        STEP, sequence=1, release=(3,), admit=(replace_context(ADMIT, (7, 8)),), rows=(Row(3, 0, 2, (1,), 1),)
     )
     assert isinstance(one.run(again, HIDDEN[:2]), StepDone)
 

@@ -13,8 +13,8 @@ from benchmarks.workload import llama, save
 from muster.cost.memory import SCORED_AT_ONCE
 from muster.errors import ProtocolViolation
 from muster.serve.options import EngineOptions
-from muster.serve.schedule import MAX_STEP_SCORES
 from muster.serve.scoring import ScoredPrompt, Scoring
+from muster.serve.turn import MAX_STEP_SCORES
 from muster.spec.request import Finish, Request
 from muster.spec.sampling import Sampling
 from muster.spec.scores import LEAST_LOGPROB, PromptScores
@@ -138,7 +138,7 @@ def test_many_scores_are_spread_over_steps_that_fit_into_a_frame(monkeypatch):
 
 
 def test_what_a_model_rules_out_is_a_number():
-    scoring = Scoring([Row(0, 0, 2, (0,), False, 2)], {0: ScoredPrompt((1, 2, 3), 2)})
+    scoring = Scoring([Row(0, 0, 2, (0,), 0, 2)], {0: ScoredPrompt((1, 2, 3), 2)})
     scoring.look(torch.tensor([[0.0, 0.0, -torch.inf, 0.0]]))
     scoring.look(torch.tensor([[0.0, torch.nan, 0.0, 0.0]]))
     (scores,) = scoring.results()

@@ -21,7 +21,7 @@ SMALL = Limits(header_bytes=4096, payload_bytes=4096)
 STEP = Step(
     epoch=3,
     sequence=7,
-    rows=(Row(1, 0, 4, (5, 6), True),),
+    rows=(Row(1, 0, 4, (5, 6), 1),),
     admit=(Admit(1, (1, 2, 3, 4), 4, Sampling(temperature=0.5, logit_bias={3: 1.0})),),
     hidden=TensorHeader(dtype="float32", shape=(4, 8)),
 )
@@ -174,8 +174,9 @@ def test_memory_follows_what_arrived_not_what_was_announced() -> None:
     "dense",
     [
         {"type": "step", "epoch": 0, "sequence": 0, "rows": [], "admit": [[0, [], 0, {}]] * 9000},
-        {"type": "step", "epoch": 0, "sequence": 0, "rows": [[0, 0, 0, [], True]] * 9000},
+        {"type": "step", "epoch": 0, "sequence": 0, "rows": [[0, 0, 0, [], 1]] * 9000},
         {"type": "step", "epoch": 0, "sequence": 0, "rows": [], "copies": [[0, 0]] * 18000},
+        {"type": "step", "epoch": 0, "sequence": 0, "rows": [], "guesses": [[0]] * 18000},
         {"type": "step_done", "epoch": 0, "sequence": 0, "sampled": [{"token": 0}] * 6000},
     ],
 )

@@ -2,15 +2,17 @@
 nothing. A peer that breaks its own requests is its own problem; a peer must not break memory or other requests."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from math import isfinite
 
 import torch
 from torch import Tensor
 
+from muster.cost.memory import SCORED_AT_ONCE
 from muster.errors import InvalidRequest, ProtocolViolation
-from muster.serve.schedule import MAX_SLOTS, MAX_STEP_SCORES, StepRow
 from muster.serve.scoring import ScoredPrompt
 from muster.serve.stage import PagedCache
+from muster.serve.turn import MAX_GUESSES, MAX_SLOTS, MAX_STEP_SCORES, StepRow
 from muster.spec.request import Sampled
 from muster.spec.sampling import MAX_LOGPROBS
 from muster.spec.scores import PromptScores
@@ -35,6 +37,8 @@ def check_step(step: Step, cache: PagedCache, prefill_tokens: int) -> None:
     require(prompt <= prefill_tokens, f"A step has {prompt} prompt tokens where {prefill_tokens} are allowed")
     scored = sum(row.scores for row in step.rows)
     require(scored <= MAX_STEP_SCORES, f"A step scores {scored} tokens where {MAX_STEP_SCORES} are allowed")
+    sampled, allowed = sum(row.samples for row in step.rows), max(len(step.rows), SCORED_AT_ONCE)
+    require(sampled <= allowed, f"A step samples {sampled} tokens where {allowed} are allowed")
     written: set[int] = set()
     for row in step.rows:
         _check_row(row, cache)
@@ -56,6 +60,8 @@ def _check_row(row: Row, cache: PagedCache) -> None:
     require(0 <= row.slot < MAX_SLOTS, f"Slot {row.slot} is not in [0, {MAX_SLOTS})")
     require(row.start >= 0 and row.length >= 1, f"A row of {row.length} tokens starts at {row.start}")
     require(0 <= row.scores <= row.length, f"A row of {row.length} tokens scores {row.scores}")
+    samples = min(row.length, 1 + MAX_GUESSES)
+    require(0 <= row.samples <= samples, f"A row samples {row.samples} tokens where {samples} are allowed")
     needed = -(-(row.start + row.length) // cache.page_size)
     require(needed == len(row.pages), f"A row that needs {needed} pages names {len(row.pages)}")
     inside = min(row.pages) >= 0 and max(row.pages) < cache.num_pages
@@ -80,6 +86,14 @@ def check_grammars(step: Step, ready: Collection[int]) -> None:
     require(set(step.forget) <= set(ready), "A grammar is forgotten that was never prepared")
 
 
+def check_guesses(step: Step, vocab_size: int) -> None:
+    """On the last stage. The step has passed `check_step`."""
+    counts = [row.samples - 1 for row in step.rows if row.samples > 1]
+    require([len(guesses) for guesses in step.guesses] == counts, "The guesses of a step are not those of its rows")
+    inside = all(0 <= token < vocab_size for guesses in step.guesses for token in guesses)
+    require(inside, f"A guess is outside the vocabulary of {vocab_size}")
+
+
 def check_ends(done: StepDone) -> None:
     """On the first stage: places are those of tokens that came."""
     places = [*done.complete, *(place for place, _ in done.broken)]
@@ -98,7 +112,7 @@ def check_slots(step: Step, lengths: Mapping[int, int], vocab_size: int, capacit
         after[admit.slot] = len(admit.context)
     for row in step.rows:
         require(row.slot in after, f"Slot {row.slot} runs but was never admitted")
-        end, length = row.start + row.length, after[row.slot]
+        end, length = row.start + row.length - max(0, row.samples - 1), after[row.slot]
         fits = end == length if row.samples else end < length
         require(fits, f"A row of slot {row.slot} ends at {end} of {length} tokens")
 
@@ -139,8 +153,23 @@ def check_scores(scores: tuple[PromptScores, ...], shares: Sequence[StepRow], vo
         require(fault is None, f"Scores make no sense: {fault}")
 
 
-def check_sampled(sampled: tuple[Sampled, ...], count: int, vocab_size: int) -> None:
-    require(len(sampled) == count, f"{len(sampled)} tokens came back where {count} were due")
+def counts_of(done: StepDone, shares: Sequence[StepRow]) -> tuple[int, ...]:
+    """How many tokens came for each of the sampled rows `shares`: one, and one for each guess of it that was right."""
+    if not done.accepted:
+        require(len(done.sampled) == len(shares), f"{len(done.sampled)} tokens came back where {len(shares)} were due")
+        return (1,) * len(shares)
+    counts = done.accepted
+    require(len(counts) == len(shares), f"Tokens of {len(counts)} rows came back where {len(shares)} were due")
+    require(sum(counts) == len(done.sampled), f"{len(done.sampled)} tokens came back where {sum(counts)} were said")
+    tokens = iter(done.sampled)
+    for count, share in zip(counts, shares, strict=True):
+        require(1 <= count <= share.samples, f"{count} tokens came back where {share.samples} were sampled")
+        mine = tuple(one.token for one in islice(tokens, count))
+        require(mine[:-1] == share.guesses[: count - 1], "A token came back behind a guess that was wrong")
+    return counts
+
+
+def check_sampled(sampled: tuple[Sampled, ...], vocab_size: int) -> None:
     for one in sampled:
         require(len(one.top) <= MAX_LOGPROBS, f"{len(one.top)} alternatives came back where {MAX_LOGPROBS} are allowed")
         tokens = (one.token, *(alternative.token for alternative in one.top))

@@ -29,7 +29,7 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device, places
     row_T = np.repeat(np.arange(len(rows)), lengths_R)
     positions_T = np.arange(ends_R[-1]) + np.repeat(starts_R - (ends_R - lengths_R), lengths_R)
     pages_T = tables_RP[row_T, positions_T // page_size].astype(np.int64)
-    samples_R = np.array([row.samples for row in rows], dtype=bool)
+    sampled = [np.arange(end - row.samples, end) for row, end in zip(rows, ends_R, strict=True)]
     scored = [np.arange(end - row.length, end - row.length + row.scores) for row, end in zip(rows, ends_R, strict=True)]
     scored_C = np.concatenate(scored)
     return Batch(
@@ -38,6 +38,6 @@ def make_batch(rows: Sequence[Row], page_size: int, device: torch.device, places
         page_tables_RP=torch.from_numpy(tables_RP).to(device),
         query_lengths=tuple(lengths_R.tolist()),
         context_lengths=tuple((starts_R + lengths_R).tolist()),
-        logits_rows_S=torch.from_numpy((ends_R - 1)[samples_R]).to(device),
+        logits_rows_S=torch.from_numpy(np.concatenate(sampled)).to(device),
         scored_rows_C=torch.from_numpy(scored_C).to(device) if len(scored_C) else None,
     )

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from muster.errors import ContextTooLong, InvalidRequest, MusterError
-from muster.serve.accept import check_ends, check_order, check_sampled, check_scores, require
+from muster.serve.accept import check_ends, check_order, check_sampled, check_scores, counts_of, require
 from muster.serve.constrain import Constraints
 from muster.serve.grammar_book import GrammarBook
+from muster.serve.guess.guessing import Guessing
 from muster.serve.options import EngineOptions
 from muster.serve.pages import PagePool
 from muster.serve.run import run_step
 from muster.serve.sampling import Sampler
-from muster.serve.schedule import Scheduler, StepRow, Turn
+from muster.serve.schedule import Scheduler
 from muster.serve.sequence import Sequence, State, finish_reason
 from muster.serve.stage import CacheT, RunsLayers
+from muster.serve.turn import StepRow, Turn
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.scores import PromptScores
 from muster.wire.messages.generate import Admit, Prepared, Row, Step, StepDone
@@ -72,8 +74,9 @@ class Engine(Generic[CacheT]):
         *,
         options: EngineOptions,
         constraints: Constraints | None = None,
+        guessing: Guessing | None = None,
     ) -> None:
-        """`constraints` are those of a stage that is also the last."""
+        """`constraints` are those of a stage that is also the last. Without `guessing` every pass brings one token."""
         if stage.is_last:
             # Nothing is ever in flight, so there is nothing to split the requests for.
             options = replace(options, num_microbatches=1)
@@ -81,7 +84,9 @@ class Engine(Generic[CacheT]):
         self._cache = cache
         self._options = options
         self._pages = PagePool(cache.num_pages, cache.page_size)
-        self._scheduler = Scheduler(self._pages, options, cache.step_pages)
+        self._guessing = guessing
+        guess_for = None if guessing is None else guessing.guess
+        self._scheduler = Scheduler(self._pages, options, cache.step_pages, guess_for)
         self._sampler = Sampler(constraints)
         self.constraints = constraints
         self._grammars = GrammarBook()
@@ -112,6 +117,8 @@ class Engine(Generic[CacheT]):
             self._nothing_to_do = True
             return Outputs(progress)
         step = self._describe(turn)
+        if self._guessing is not None and all(share.decodes for share in turn.shares):
+            self._guessing.sent(step.sequence, sum(share.length for share in turn.shares))
         result = run_step(self._stage, self._cache, self._sampler, step, _tokens_of(turn.shares))
         self._flight.append((step, turn.shares))
         if not isinstance(result, StepDone):
@@ -123,7 +130,8 @@ class Engine(Generic[CacheT]):
         require(self.in_flight > 0, f"Step {done.sequence} came back where none was in flight")
         step, shares = self._flight[0]
         check_order(self._options.epoch, step.sequence, done)
-        check_sampled(done.sampled, sum(share.samples for share in shares), self._stage.vocab_size)
+        counts_of(done, [share for share in shares if share.samples])
+        check_sampled(done.sampled, self._stage.vocab_size)
         check_ends(done)
         check_scores(done.scores, [share for share in shares if share.scores], self._stage.vocab_size)
         return self._emit(done)
@@ -227,6 +235,7 @@ class Engine(Generic[CacheT]):
             copies=tuple(turn.copies),
             admit=tuple(map(self._admit, turn.admitted)),
             release=tuple(turn.released),
+            guesses=tuple(share.guesses for share in turn.shares if share.guesses),
             forget=self._grammars.take_forgotten(),
         )
         self._steps += 1
@@ -241,37 +250,53 @@ class Engine(Generic[CacheT]):
     def _emit(self, done: StepDone) -> tuple[Progress, ...]:
         """Hand the tokens of the oldest step to their sequences; those that were cancelled meanwhile get none."""
         step, shares = self._flight.popleft()
+        if self._guessing is not None:
+            self._guessing.returned(step.sequence)
         self._grammars.gone(step.forget)
         self._nothing_to_do = False
         broken, progress = dict(done.broken), []
-        places, scores = iter(range(len(done.sampled))), iter(done.scores)
+        counts, scores = iter(counts_of(done, [share for share in shares if share.samples])), iter(done.scores)
+        end = 0
         for share in shares:
             sequence = share.sequence
-            place = next(places) if share.samples else -1
+            begin, end = end, end + (next(counts) if share.samples else 0)
             known = next(scores) if share.scores else None
-            if sequence.state is State.ENDED or (place < 0 and known is None):
+            if sequence.state is State.ENDED or (begin == end and known is None):
                 continue
-            if place in broken:
-                self._fail(sequence, InvalidRequest(_BROKEN.format(broken[place][:MAX_PROBLEM]), "grammar"))
-                continue
-            sampled = done.sampled[place] if share.samples else None
-            progress.append(self._extend(sequence, sampled, known, place in done.complete))
+            self._judge(share, end - begin)
+            problem = broken.get(end - 1) if begin < end else None
+            sampled = done.sampled[begin:end] if problem is None else done.sampled[begin : end - 1]
+            if sampled or known is not None:
+                progress.append(self._extend(sequence, sampled, known, end - 1 in done.complete))
+            if problem is not None and sequence.request.id in self._sequences:
+                self._fail(sequence, InvalidRequest(_BROKEN.format(problem[:MAX_PROBLEM]), "grammar"))
         return tuple(progress)
 
     def _extend(
-        self, sequence: Sequence, sampled: Sampled | None, scores: PromptScores | None, complete: bool
+        self, sequence: Sequence, sampled: tuple[Sampled, ...], scores: PromptScores | None, complete: bool
     ) -> Progress:
-        index = sequence.num_emitted
-        if sampled is None:
+        """What came behind the end of a sequence is dropped; `complete`: nothing may follow the last."""
+        index, reason = sequence.num_emitted, None
+        if not sampled:
             return Progress(sequence.request.id, index, (), None, scores)
-        self._generated_tokens += 1
-        self._scheduler.received(sequence, sampled.token)
-        reason = Finish.STOP if complete else self._finish_reason(sequence)
+        taken = 0
+        while reason is None and taken < len(sampled):
+            sequence.tokens.append(sampled[taken].token)
+            taken += 1
+            is_complete = complete and taken == len(sampled)
+            reason = Finish.STOP if is_complete else self._finish_reason(sequence)
+        self._generated_tokens += taken
+        self._scheduler.received(sequence, taken)
         if reason is not None:
             self._end(sequence)
         # Where only scores are wanted, the prompt's last token ran like any other, and what it chose is not.
-        wanted = (sampled,) if sequence.request.sampling.max_tokens else ()
+        wanted = sampled[:taken] if sequence.request.sampling.max_tokens else ()
         return Progress(sequence.request.id, index, wanted, reason, scores)
+
+    def _judge(self, share: StepRow, count: int) -> None:
+        """Of its guesses all but one less than `count` were wrong."""
+        if self._guessing is not None and share.decodes:
+            self._guessing.judged(share.sequence, len(share.guesses), count - 1)
 
     def _fail(self, sequence: Sequence, error: MusterError) -> None:
         self._failed.append((sequence.request.id, error))
@@ -280,6 +305,8 @@ class Engine(Generic[CacheT]):
     def _end(self, sequence: Sequence) -> None:
         self._scheduler.end(sequence)
         self._grammars.leave(sequence)
+        if self._guessing is not None:
+            self._guessing.forget(sequence)
         del self._sequences[sequence.request.id]
         self._nothing_to_do = False
 
@@ -318,7 +345,5 @@ class Engine(Generic[CacheT]):
 
 
 def _tokens_of(shares: list[StepRow]) -> Tensor:
-    return torch.tensor(
-        [token for share in shares for token in share.sequence.tokens[share.start : share.start + share.length]],
-        dtype=torch.int64,
-    )
+    tokens = [(*share.sequence.tokens[share.start : share.end], *share.guesses) for share in shares]
+    return torch.tensor([token for some in tokens for token in some], dtype=torch.int64)

@@ -8,7 +8,15 @@ from typing import Generic
 
 from torch import Tensor
 
-from muster.serve.accept import check_grammars, check_hidden, check_order, check_scored, check_slots, check_step
+from muster.serve.accept import (
+    check_grammars,
+    check_guesses,
+    check_hidden,
+    check_order,
+    check_scored,
+    check_slots,
+    check_step,
+)
 from muster.serve.constrain import Constraints
 from muster.serve.run import run_step
 from muster.serve.sampling import Sampler
@@ -56,5 +64,6 @@ class Follower(Generic[CacheT]):
         if self._stage.is_last:
             capacity = self._cache.num_pages * self._cache.page_size
             check_slots(step, self._sampler.slots(), self._stage.vocab_size, capacity)
+            check_guesses(step, self._stage.vocab_size)
             check_grammars(step, self._sampler.grammars())
             check_scored(step, self._sampler.prompts())

@@ -39,10 +39,10 @@ class Noise:
     def words(self, rows: slice | NDArray[np.int64], index: Words, stream: int) -> tuple[Words, Words, Words, Words]:
         """Four words for each `index` of stream number `stream`, in the rows [N] that come with it; or, with a new last
         axis, for each index in every row."""
-        keys, (low, high) = (tuple(half[rows] for half in pair) for pair in (self._keys, self._positions))
+        key_low, key_high, low, high = (half[rows] for half in (*self._keys, *self._positions))
         if isinstance(rows, slice):
-            keys, (low, high) = (tuple(half[:, None] for half in pair) for pair in (keys, (low, high)))
-        return philox((low, high, index, np.uint64(stream)), keys)
+            key_low, key_high, low, high = (half[:, None] for half in (key_low, key_high, low, high))
+        return philox((low, high, index, np.array(stream, dtype=np.uint64)), (key_low, key_high))
 
 
 def _halves(numbers: list[int]) -> tuple[Words, Words]:

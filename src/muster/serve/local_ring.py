@@ -13,6 +13,7 @@ from muster.errors import MusterError
 from muster.serve.constrain import Constraints
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
+from muster.serve.guess.guessing import Guessing
 from muster.serve.options import EngineOptions
 from muster.serve.stage import CacheT, RunsLayers
 from muster.spec.request import Progress
@@ -28,9 +29,10 @@ class LocalRing(Generic[CacheT]):
         caches: Sequence[CacheT],
         options: EngineOptions,
         constraints: Constraints | None = None,
+        guessing: Guessing | None = None,
     ) -> None:
         """`constraints` are those of the last stage."""
-        self.engine = Engine(stages[0], caches[0], options=options, constraints=constraints)
+        self.engine = Engine(stages[0], caches[0], options=options, constraints=constraints, guessing=guessing)
         self._followers = [
             Follower(stage, cache, options.epoch, options.prefill_tokens, constraints)
             for stage, cache in zip(stages[1:], caches[1:], strict=True)

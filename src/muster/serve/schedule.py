@@ -10,69 +10,38 @@ A sequence whose token is on its way is left alone until it returns; chunks of o
 consecutive turns, since stages run steps in order. For the same reason pages may be taken from a sequence that is in
 flight: whoever gets them writes later than it reads.
 
+A sequence that decodes may take guesses along, which the same step checks. They are none of its tokens before they
+have come back: their pages are found by nobody, and what was wrong is overwritten by the next step of the sequence.
+
 Memory: nothing is promised. When a decode needs a page and none is there, the last in rank gives up all of its pages
 and starts again later (preemption by recompute); the first in rank is never asked, so the engine always moves.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 
+from muster.cost.memory import SCORED_AT_ONCE
 from muster.errors import LimitReached
 from muster.serve.options import EngineOptions
 from muster.serve.pages import PagePool
 from muster.serve.sequence import Sequence, State
+from muster.serve.turn import MAX_GUESSES, MAX_SLOTS, MAX_STEP_SCORES, PageNeeds, StepRow, Turn
 from muster.spec.request import Priority
 
-MAX_SLOTS = 4096
-MAX_STEP_SCORES = 2**14
-"""Prompt tokens that are scored in one step: with all alternatives, their scores are a third of what a frame holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """One sequence's row: tokens [start, start + length)."""
-
-    sequence: Sequence
-    start: int
-    length: int
-    samples: bool
-    scores: int = 0
-    """So many of the tokens, from the first on, score the token behind them."""
-
-
-@dataclass(slots=True)
-class Turn:
-    """What one step will do."""
-
-    number: int
-    shares: list[StepRow] = field(default_factory=list)
-    copies: list[tuple[int, int]] = field(default_factory=list)
-    admitted: list[Sequence] = field(default_factory=list)
-    released: list[int] = field(default_factory=list)
-    prompt_tokens: int = 0
-    scores: int = 0
-    pages: set[int] = field(default_factory=set)
-    """That its rows and copies name; counted only where a step may not name all."""
-    promised: set[bytes] = field(default_factory=set)
-    """Digests of the pages that this turn fills; they can be found from the next turn on."""
-
-
-@dataclass(slots=True)
-class PageNeeds:
-    """How a waiting sequence would start: with these found pages, so many tokens known, so many pages more."""
-
-    found: list[int]
-    known: int
-    copy_last: bool
-    fresh: int
-    idle: int
-    """Found pages that are idle now: taking them lowers what is available."""
+GuessFor = Callable[[Sequence, int, bool], tuple[int, ...]]
+"""Which tokens may follow a sequence, at most so many, and whether other sequences keep the ring busy."""
 
 
 class Scheduler:
-    def __init__(self, pages: PagePool, options: EngineOptions, step_pages: int | None = None) -> None:
+    def __init__(
+        self,
+        pages: PagePool,
+        options: EngineOptions,
+        step_pages: int | None = None,
+        guess_for: GuessFor | None = None,
+    ) -> None:
         """`step_pages` as in `PagedCache`, where that is less than all."""
+        self._guess_for = guess_for
         self._pages = pages
         self._options = options
         self._step_pages = pages.num_pages if step_pages is None else step_pages
@@ -94,12 +63,17 @@ class Scheduler:
             raise LimitReached(f"{self.num_waiting} requests are waiting already; try again when some have finished.")
         self._enqueue(sequence)
 
-    def received(self, sequence: Sequence, token: int) -> None:
-        """The token that the sequence was waiting for has come back."""
+    def received(self, sequence: Sequence, count: int) -> None:
+        """The token that the sequence was waiting for has come back, and is in it, with `count` - 1 right guesses."""
         sequence.awaiting = False
-        sequence.tokens.append(token)
         if sequence.state is State.PREEMPTED:
             self._enqueue(sequence)
+        elif sequence.state is State.RUNNING and count > 1:
+            size, start = self._pages.page_size, sequence.computed
+            sequence.computed += count - 1
+            sequence.extend_digests(size)
+            for index in range(start // size, sequence.computed // size):
+                self._pages.publish(sequence.pages[index], sequence.digests[index])
 
     def end(self, sequence: Sequence) -> None:
         """The sequence is finished or cancelled; also while a step of it is in flight."""
@@ -150,7 +124,7 @@ class Scheduler:
             if sequence.state is State.RUNNING and self._grow(sequence, turn):
                 if not self._can_name(turn, sequence.pages):
                     return
-                self._share(turn, sequence, 1)
+                self._share(turn, sequence, 1, self._guess(sequence, turn))
 
     def _take_prefills(self, turn: Turn, priority: Priority) -> None:
         begun = [s for s in self._running if s.remaining > 1 and s.request.priority is priority]
@@ -189,20 +163,41 @@ class Scheduler:
             heappush(queue, entry)
         return fits
 
-    def _share(self, turn: Turn, sequence: Sequence, length: int) -> None:
+    def _guess(self, sequence: Sequence, turn: Turn) -> tuple[int, ...]:
+        """Tokens that may follow, as many as are worth it and find room. No other work makes way for them."""
+        if self._guess_for is None:
+            return ()
+        # Where a step may not name all pages, these were counted before.
+        size, free = self._pages.page_size, 0 if self._counts_pages else self._pages.available
+        most = min(
+            MAX_GUESSES,
+            sequence.most_to_come(self._options.max_context) - 1,
+            (len(sequence.pages) + free) * size - len(sequence.tokens),
+            self._options.prefill_tokens - turn.prompt_tokens - 1,
+            SCORED_AT_ONCE - turn.guesses - len(self._running),
+        )
+        # One sequence alone cannot keep the ring busy, however few steps may be in flight.
+        others_wait = 1 < len(self._running) + self.num_waiting > self._options.num_microbatches // 2
+        guesses = self._guess_for(sequence, most, others_wait) if most > 0 else ()
+        missing = self._pages.pages_for(len(sequence.tokens) + len(guesses)) - len(sequence.pages)
+        sequence.pages += self._pages.allocate(max(0, missing))
+        turn.guesses += len(guesses)
+        return guesses
+
+    def _share(self, turn: Turn, sequence: Sequence, length: int, guesses: tuple[int, ...] = ()) -> None:
         start = sequence.computed
         sequence.computed += length
         sequence.turn = turn.number
-        samples = sequence.remaining == 0
-        sequence.awaiting = samples
-        if length > 1:
-            turn.prompt_tokens += length
+        sequence.awaiting = sequence.remaining == 0
+        samples = 1 + len(guesses) if sequence.awaiting else 0
+        if length + len(guesses) > 1:
+            turn.prompt_tokens += length + len(guesses)
         scores = sequence.scores_of(start, start + length)
         turn.scores += scores
         sequence.scored = max(sequence.scored, start + scores) if scores else sequence.scored
-        turn.shares.append(StepRow(sequence, start, length, samples, scores))
+        turn.shares.append(StepRow(sequence, start, length + len(guesses), samples, scores, guesses))
         if self._counts_pages:
-            turn.pages.update(sequence.pages[: self._pages.pages_for(start + length)])
+            turn.pages.update(sequence.pages[: self._pages.pages_for(start + length + len(guesses))])
         sequence.extend_digests(self._pages.page_size)
         turn.promised.update(digest for _, digest in self._filled(turn.shares[-1]))
 
@@ -331,11 +326,13 @@ class Scheduler:
         sequence.slot = -1
 
     def _filled(self, share: StepRow) -> Iterator[tuple[int, bytes]]:
-        """(index in the page table, digest) of the pages that this row completes, and of a prompt's partial last."""
-        sequence, size = share.sequence, self._pages.page_size
-        end = share.start + share.length
+        """(index in the page table, digest) of the pages that this row completes, and of a prompt's partial last.
+
+        What is only guessed belongs to no page yet.
+        """
+        sequence, size, end = share.sequence, self._pages.page_size, share.end
         yield from ((index, sequence.digests[index]) for index in range(share.start // size, end // size))
-        if share.length > 1 and share.samples and (tail := sequence.tail_digest(size)):
+        if share.samples and not share.decodes and (tail := sequence.tail_digest(size)):
             yield end // size, tail
 
     def _publish(self, share: StepRow) -> None:

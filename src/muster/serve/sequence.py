@@ -54,6 +54,10 @@ class Sequence:
     def num_emitted(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
 
+    def most_to_come(self, max_context: int) -> int:
+        """Tokens that may still be emitted."""
+        return min(self.request.sampling.max_tokens - self.num_emitted, max_context - len(self.tokens))
+
     @property
     def reusable(self) -> int | None:
         """So many tokens need not run if their keys and values are there already: nobody waits for their logits.

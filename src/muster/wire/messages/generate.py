@@ -48,8 +48,9 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     length: int
     pages: tuple[int, ...]
     """Page table that covers [0, start + length)."""
-    samples: bool
-    """Whether the last token's logits choose the next token."""
+    samples: int
+    """The logits of so many tokens, up to the row's last, choose a token each. The first of these tokens is the last
+    that is known; those behind it are guesses, which the row computes as if they were right."""
     scores: int = 0
     """The logits of so many tokens, from `start` on, score the token of the prompt behind each."""
 
@@ -71,7 +72,8 @@ class Step(EpochMessage, frozen=True, tag="step"):
 
     Steps of an epoch arrive in the order of `sequence`. `copies` are (from, to) pages to be copied before the rows run
     (copy-on-write). `admit`, `release` and `forget` (grammars that nobody will be admitted with any more) concern the
-    last stage alone: where others are between, they travel apart.
+    last stage alone: where others are between, they travel apart. So do `guesses`: of each row with more than one of
+    `samples`, in order, the tokens that are guessed.
     """
 
     sequence: int
@@ -80,8 +82,9 @@ class Step(EpochMessage, frozen=True, tag="step"):
     admit: tuple[Admit, ...] = ()
     release: tuple[int, ...] = ()
     forget: tuple[int, ...] = ()
+    guesses: tuple[tuple[int, ...], ...] = ()
     apart: bool = False
-    """`admit`, `release` and `forget` of this step come as `Admissions`; the last stage waits for them."""
+    """What concerns the last stage alone comes as `Admissions`; it waits for them."""
     hidden: TensorHeader | None = None
 
 
@@ -95,6 +98,7 @@ class Admissions(EpochMessage, frozen=True, tag="admissions"):
     admit: tuple[Admit, ...] = ()
     release: tuple[int, ...] = ()
     forget: tuple[int, ...] = ()
+    guesses: tuple[tuple[int, ...], ...] = ()
 
 
 class Prepare(EpochMessage, frozen=True, tag="prepare"):
@@ -116,8 +120,9 @@ class Prepared(EpochMessage, frozen=True, tag="prepared"):
 
 
 class StepDone(EpochMessage, frozen=True, tag="step_done"):
-    """Last stage to the ring's head: one `Sampled` per row with `samples`, in the order of the rows.
+    """Last stage to the ring's head: the `Sampled` of each row with `samples`, in the order of the rows.
 
+    A row with guesses has one for each guess that is what the sampler chose, and one more; `accepted` counts them.
     Likewise one of `scores` per row with `scores`. What else follows names tokens by their place in `sampled`: what
     their grammars have to say.
     """
@@ -125,6 +130,8 @@ class StepDone(EpochMessage, frozen=True, tag="step_done"):
     sequence: int
     sampled: tuple[Sampled, ...]
     scores: tuple[PromptScores, ...] = ()
+    accepted: tuple[int, ...] = ()
+    """Of each row with `samples`; empty where every row has one."""
     complete: tuple[int, ...] = ()
     """Nothing may follow this token."""
     broken: tuple[tuple[int, str], ...] = ()

@@ -240,13 +240,18 @@ class FirstStage:
 
     def _without_prompts(self, step: Step) -> Step:
         """What stages between may see; the rest goes straight to the last."""
-        if self._place.send_to_last is None or not (step.admit or step.release or step.forget):
-            return step
         apart = Admissions(
-            epoch=step.epoch, sequence=step.sequence, admit=step.admit, release=step.release, forget=step.forget
+            epoch=step.epoch,
+            sequence=step.sequence,
+            admit=step.admit,
+            release=step.release,
+            forget=step.forget,
+            guesses=step.guesses,
         )
+        if self._place.send_to_last is None or not (apart.admit or apart.release or apart.forget or apart.guesses):
+            return step
         self._place.send_to_last(apart, b"")
-        return replace(step, admit=(), release=(), forget=(), apart=True)
+        return replace(step, admit=(), release=(), forget=(), guesses=(), apart=True)
 
     def _give_up(self, error: MusterError) -> None:
         """Tell every session to go elsewhere with what it has."""

@@ -88,7 +88,12 @@ class LaterStage:
                 return None  # on its way, or lost with its link; then the first stage reports that
             self._waiting_admissions.take()
             step = replace(
-                step, admit=admissions.admit, release=admissions.release, forget=admissions.forget, apart=False
+                step,
+                admit=admissions.admit,
+                release=admissions.release,
+                forget=admissions.forget,
+                guesses=admissions.guesses,
+                apart=False,
             )
         self._inbox.popleft()
         self._waiting.take()

@@ -1,0 +1,65 @@
+"""What one turn of the scheduler comes to: rows of sequences, and pages that they need. Decides nothing."""
+
+from dataclasses import dataclass, field
+
+from muster.serve.sequence import Sequence
+
+MAX_SLOTS = 4096
+MAX_GUESSES = 31
+"""Of one row."""
+MAX_STEP_SCORES = 2**14
+"""Prompt tokens that are scored in one step: with all alternatives, their scores are a third of what a frame holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One sequence's row: tokens [start, start + length), of which the last are guesses."""
+
+    sequence: Sequence
+    start: int
+    length: int
+    samples: int
+    """So many of the tokens, up to the last, choose a token each."""
+    scores: int = 0
+    """So many of the tokens, from the first on, score the token behind them."""
+    guesses: tuple[int, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Behind the last token that is known."""
+        return self.start + self.length - len(self.guesses)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is about the last known token alone."""
+        return self.samples > 0 and self.end - self.start == 1
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one step will do."""
+
+    number: int
+    shares: list[StepRow] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    scores: int = 0
+    pages: set[int] = field(default_factory=set)
+    """That its rows and copies name; counted only where a step may not name all."""
+    guesses: int = 0
+    promised: set[bytes] = field(default_factory=set)
+    """Digests of the pages that this turn fills; they can be found from the next turn on."""
+
+
+@dataclass(slots=True)
+class PageNeeds:
+    """How a waiting sequence would start: with these found pages, so many tokens known, so many pages more."""
+
+    found: list[int]
+    known: int
+    copy_last: bool
+    fresh: int
+    idle: int
+    """Found pages that are idle now: taking them lowers what is available."""
