@@ -5,6 +5,7 @@ for each. While one pipeline serves both say the same.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from muster.broker.members.membership import Member
@@ -60,6 +61,7 @@ def _pipeline(state: BrokerState, lifecycle: Lifecycle) -> View:
         "epoch": serving.epoch if serving is not None else 0,
         "placement": _stages(state, serving) if serving is not None else [],
         "work": _work(serving.pipeline.work) if serving is not None else None,
+        "guesses": _guesses(state, serving) if serving is not None else None,
         "explanation": serving.explanation if serving is not None else "",
         "loading": _loading(state, pending) if pending is not None else [],
     }
@@ -74,6 +76,14 @@ def _work(work: WorkSettings) -> View:
             "num_microbatches": work.num_microbatches,
         }
     return {"num_microbatches": work.num_microbatches, "microbatch": work.microbatch}
+
+
+def _guesses(state: BrokerState, serving: Placement) -> View | None:
+    """None while nothing has been generated."""
+    counts = state.members.members[serving.pipeline.stages[0].node].guesses.get(serving.epoch)
+    if counts is None or not counts.passes:
+        return None
+    return {**asdict(counts), "tokens_per_pass": round(counts.tokens_per_pass, 3)}
 
 
 def _reason(lifecycle: Lifecycle) -> str:

@@ -52,7 +52,18 @@ def draw(record: dict[str, Any]) -> None:
     for node in record.get("nodes", []):
         if node.get("doubt"):
             out.print(plain(f"{node.get('name', '?')} is not believed in all: {node['doubt']}"), soft_wrap=True)
+    for pipeline in (pipeline for job in record.get("jobs", []) for pipeline in job.get("pipelines", [])):
+        if pipeline.get("guesses"):
+            out.print(plain(guess_line(pipeline["guesses"])))
     show_table("", COLUMNS, [node_row(node) for node in record.get("nodes", [])])
+
+
+def guess_line(guesses: dict[str, Any]) -> str:
+    per_pass, guessed = guesses["tokens_per_pass"], guesses["guessed"]
+    if not guessed:
+        return f"No tokens were guessed; {per_pass:.1f} per sequence and pass"
+    right = guesses["accepted"] / guessed
+    return f"{right:.0%} of {guessed} guessed tokens were right; {per_pass:.1f} per sequence and pass"
 
 
 COLUMNS = ["node", "name", "region", "state", "trust", "memory", "layers", "round trip"]

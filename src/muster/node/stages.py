@@ -51,7 +51,7 @@ class Stages:
         return Vitals(
             free_memory_bytes=free_memory_bytes,
             stages=tuple(
-                StageVitals(epoch, vitals.active_requests, vitals.received, vitals.sent)
+                StageVitals(epoch, vitals.active_requests, vitals.received, vitals.sent, vitals.guesses)
                 for epoch, vitals in held.items()
             ),
             steps=self._past_steps + sum(vitals.steps for vitals in at_work),

@@ -25,6 +25,7 @@ from muster.serve.schedule import Scheduler
 from muster.serve.sequence import Sequence, State, finish_reason
 from muster.serve.stage import CacheT, RunsLayers
 from muster.serve.turn import StepRow, Turn
+from muster.spec.guesses import GuessCounts
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.scores import PromptScores
 from muster.wire.messages.generate import Admit, Prepared, Row, Step, StepDone
@@ -202,6 +203,9 @@ class Engine(Generic[CacheT]):
             reused_tokens=self._scheduler.reused_tokens,
             preemptions=self._scheduler.preemptions,
         )
+
+    def guess_counts(self) -> GuessCounts:
+        return GuessCounts() if self._guessing is None else self._guessing.counts()
 
     def check(self) -> None:
         """Raise AssertionError unless all books agree."""

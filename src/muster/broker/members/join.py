@@ -1,6 +1,7 @@
 """Who may come in, and which claims are believable. Pure checks that raise with the sentence the node is told."""
 
 from collections.abc import Iterable
+from dataclasses import astuple
 from math import isfinite
 
 from muster.errors import Banned, MalformedFrame, ProtocolViolation, TicketInvalid, VersionMismatch
@@ -107,7 +108,8 @@ def check_peer_measured(measured: PeerMeasured) -> None:
 
 def check_heartbeat(beat: Heartbeat) -> None:
     stages = [count for stage in beat.stages for count in (stage.active_requests, stage.received, stage.sent)]
-    counts = (*stages, beat.steps, beat.busy_s)
+    guesses = [count for stage in beat.stages for count in astuple(stage.guesses)]
+    counts = (*stages, *guesses, beat.steps, beat.busy_s)
     if not all(0 <= count <= MAX_COUNTED for count in counts) or not isfinite(beat.computing_s):
         raise _absurd("workload", (*counts, beat.computing_s), "a few numbers")
 

@@ -11,6 +11,7 @@ from muster.broker.events import ConnectionId
 from muster.broker.members.links import Links
 from muster.broker.members.plausible import clipped
 from muster.broker.members.trust import Standing, State, TrustOptions
+from muster.spec.guesses import GuessCounts
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Node, NodeId, Pool
 from muster.wire.messages.base import Address
 from muster.wire.messages.membership import Heartbeat, Measured
@@ -67,6 +68,8 @@ class Member:
     """Requests at work, by the epoch of each stage that is loaded on it."""
     passed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Steps that it says it received and sent on, by the epoch of the stage."""
+    guesses: dict[int, GuessCounts] = field(default_factory=dict)
+    """Of tokens, by the epoch of each ring whose first stage is loaded on it."""
     steps: int = 0
     """Computed so far, as it says itself."""
     stepped_s: float = 0.0
@@ -177,6 +180,7 @@ class Membership:
         member.free_memory_bytes = beat.free_memory_bytes
         member.active = {stage.epoch: stage.active_requests for stage in beat.stages}
         member.passed = {stage.epoch: (stage.received, stage.sent) for stage in beat.stages}
+        member.guesses = {stage.epoch: stage.guesses for stage in beat.stages}
         member.steps, member.computing_s, member.busy_s = beat.steps, beat.computing_s, beat.busy_s
         return recovered
 

@@ -6,13 +6,14 @@ runner's business.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from muster.compress.registry import Coder, check_known
 from muster.errors import ProtocolViolation, Unsupported
 from muster.link.base import short_id
 from muster.model.stage import Stage
+from muster.spec.guesses import GuessCounts
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import NodeId
 from muster.wire.frame import Payload
@@ -40,6 +41,8 @@ class RunnerVitals:
     """Steps that came from the stage before; at the first stage of a ring, steps that came back."""
     sent: int = 0
     """Steps that were passed to the stage behind."""
+    guesses: GuessCounts = field(default_factory=GuessCounts)
+    """At the first stage of a ring."""
 
 
 class Runner(Protocol):

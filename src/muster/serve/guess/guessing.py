@@ -7,25 +7,15 @@ whether that has changed. Knows nothing of pages or rows.
 
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 
 from muster.serve.guess.acceptance import FIRST, Trials, expected_tokens
 from muster.serve.guess.guesser import Guesser, Prospect
 from muster.serve.guess.trip import TripCost
 from muster.serve.sequence import Sequence
+from muster.spec.guesses import GuessCounts
 
 TRY_AGAIN = 64
 """Passes without a guess of a kind after which one goes along."""
-
-
-@dataclass(frozen=True, slots=True)
-class GuessStats:
-    guessed: int = 0
-    accepted: int = 0
-    passes: int = 0
-    """In which a sequence that decodes took part, with guesses or without."""
-    tokens: int = 0
-    """That they brought."""
 
 
 class Guessing:
@@ -43,8 +33,8 @@ class Guessing:
         """Passes that each kind has been without."""
         self._guessed = self._accepted = self._passes = self._tokens = 0
 
-    def stats(self) -> GuessStats:
-        return GuessStats(self._guessed, self._accepted, self._passes, self._tokens)
+    def counts(self) -> GuessCounts:
+        return GuessCounts(self._guessed, self._accepted, self._passes, self._tokens)
 
     def guess(self, sequence: Sequence, most: int, others_wait: bool) -> tuple[int, ...]:
         """At most so many tokens; none where others keep the ring busy, since they would take their time."""

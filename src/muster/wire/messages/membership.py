@@ -2,6 +2,7 @@
 
 import msgspec
 
+from muster.spec.guesses import GuessCounts
 from muster.spec.pool import Device
 from muster.wire.messages.base import Address, Message
 
@@ -60,6 +61,8 @@ class StageVitals(msgspec.Struct, frozen=True, array_like=True):
     """Steps that came from the stage before; at the first stage, steps that came back."""
     sent: int = 0
     """Steps that were passed to the stage behind."""
+    guesses: GuessCounts = GuessCounts()
+    """At the first stage of a ring."""
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):

@@ -4,6 +4,7 @@ What arrives waits in an inbox; all touching of the engine happens in the comput
 """
 
 import asyncio
+import dataclasses
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,7 +136,8 @@ class FirstStage:
                 await asyncio.sleep(0)
 
     def vitals(self) -> RunnerVitals:
-        return self._thread.vitals(len(self._replies), self._received, self._sent)
+        vitals = self._thread.vitals(len(self._replies), self._received, self._sent)
+        return dataclasses.replace(vitals, guesses=self._engine.guess_counts())
 
     async def close(self) -> None:
         self._wait_for_grammars(0)

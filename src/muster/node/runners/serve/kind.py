@@ -1,5 +1,7 @@
 """From an assignment to a stage that serves: pages beside the weights, an engine or a follower on top."""
 
+import time
+
 from muster.cost.memory import stage_bytes, workspace_of
 from muster.model.cache import KVCache
 from muster.model.stage import Stage
@@ -12,6 +14,8 @@ from muster.node.runners.thread import ComputeThread
 from muster.serve.constrain import Constraints
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
+from muster.serve.guess.guessing import Guessing
+from muster.serve.guess.ngrams import NgramGuesser
 from muster.serve.options import EngineOptions
 from muster.serve.swapping import cache_of
 from muster.spec.model_shape import ModelShape
@@ -34,7 +38,8 @@ async def _build_first(place: Place) -> Runner:
     def assemble(stage: Stage, shape: ModelShape) -> Engine[KVCache]:
         options = EngineOptions.of(work, shape.max_context, assign.epoch)
         cache, constraints = cache_of(stage, work), _constraints(place, stage)
-        return Engine(stage, cache, options=options, constraints=constraints)
+        guessing = Guessing([NgramGuesser()], time.monotonic)
+        return Engine(stage, cache, options=options, constraints=constraints, guessing=guessing)
 
     engine = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
     encode = place.coder(place.node, _next(assign)).encode
