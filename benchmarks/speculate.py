@@ -65,10 +65,7 @@ def tokenizer() -> Tokenizer:
 @cache
 def stages() -> tuple[Stage, ...]:
     weights = open_directory(resolve("tiny"))
-    return tuple(
-        load_stage(weights, first, last, torch.float32, torch.device("cpu"))
-        for first, last in pairwise(CUTS)
-    )
+    return tuple(load_stage(weights, first, last, torch.float32, torch.device("cpu")) for first, last in pairwise(CUTS))
 
 
 @cache

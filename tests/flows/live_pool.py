@@ -26,9 +26,9 @@ from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
 from muster.client.session import Sessions
 from muster.client.state import Patience
-from muster.cost.memory import WorkspaceOptions, stage_bytes
+from muster.cost.memory import WorkspaceOptions, draft_bytes, stage_bytes
 from muster.head.compose import Head, newest
-from muster.head.model import load_model
+from muster.head.model import load_draft, load_model
 from muster.link.base import Endpoint
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
@@ -89,6 +89,7 @@ class LivePool:
         kinds: Kinds = PRODUCTION,
         patient: bool = False,
         strangers: bool = False,
+        draft: str | None = None,
     ):
         """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more).
 
@@ -108,6 +109,7 @@ class LivePool:
         self._clients: list[OpenAI] = []
         self._options, self._beside, self._kinds = options, beside, kinds
         self._patient, self._trust = patient, TrustOptions(everybody=not strangers)
+        self._draft_name = draft
         self._made = 0
 
     # --- from outside the loop ----------------------------------------------------------------------------------------
@@ -241,6 +243,8 @@ class LivePool:
 
     async def _start(self) -> None:
         self.model = await asyncio.to_thread(load_model, self._model_name, "float32")
+        named = self._draft_name
+        self.draft = None if named is None else await asyncio.to_thread(load_draft, named, self.model, "float32")
         self.store = Store.at(self.folder / "pool.db")
         self.key = self.store.add_key("tests")[0] if self._keys else "unused"
         self._identity = identity_of("head")
@@ -255,6 +259,7 @@ class LivePool:
             beside=self._beside,
             search=None,
             patience=None if self._patient else PATIENCE,
+            draft=self.draft,
         )
         await self._start_broker()
         self.ticket = await self.service.issue_ticket(3600)
@@ -308,6 +313,7 @@ class LivePool:
             endpoint = self.network.endpoint(identity.node_id)
         layers = max_layers or -(-self.model.shape.num_layers // 4) + 1
         cap = room_for(self.model.shape, layers, 4 * self.model.shape.max_context)
+        cap += 0 if self.draft is None else draft_bytes(self.draft.shape)
         options = WorkerOptions(name=name, cache_dir=self.folder / name, memory_cap_bytes=cap)
         worker = Worker(
             endpoint, door_of(ticket or self.ticket), options, measure=measure or made_up, kinds=self._kinds

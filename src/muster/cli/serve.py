@@ -82,6 +82,14 @@ WaitForPipeline = Annotated[
 ForgetAfter = Annotated[
     str, typer.Option(help="Forget machines that have been gone for so long; 0d forgets none. They need a ticket then.")
 ]
+DraftModel = Annotated[
+    str | None,
+    typer.Option(
+        help="A small model with the same tokens guesses beside the first stage, so that one stream over far machines "
+        "is faster (docs/speculation.md).",
+        show_default="n-grams alone",
+    ),
+]
 ServePins = Annotated[
     list[str] | None,
     typer.Option(
@@ -116,6 +124,7 @@ def serve(
     device: ComputeDevice = "auto",
     max_context: MaxContext = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
+    draft: DraftModel = None,
     pin: ServePins = None,
     plan: ServePlan = None,
     served_model_name: ServedModelNames = None,
@@ -159,6 +168,7 @@ def serve(
         trusted=tuple(trust or ()),
         link_port=link_port,
         relay=relay,
+        draft=draft,
         ticket_s=ticket_hours * 3600,
     )
     asyncio.run(run_head(options, Announcer(as_json)))

@@ -1,6 +1,6 @@
 """Bytes that a stage needs: weights, KV pages and workspace. Knows nothing of what a machine has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import ServeSettings, WorkSettings
@@ -20,6 +20,13 @@ SCORED_AT_ONCE = 64
 """Tokens of prompts whose logits are there at the same time while they are scored."""
 
 
+DRAFT_SEQUENCES = 4
+"""That a draft model keeps pages for."""
+DRAFT_CONTEXT = 8192
+"""Tokens of each of them; a longer text gets no guesses from it."""
+DRAFT_PAGE = 16
+
+
 def dtype_bytes(dtype: str) -> int:
     """Bytes of one element; an unknown dtype counts as the widest, so that no promise is too large."""
     return _DTYPE_BYTES.get(dtype, 8)
@@ -33,10 +40,12 @@ class WorkspaceOptions:
     """Most prompt tokens in one step."""
     samples: int = SCORED_AT_ONCE
     """Most rows of logits at a time: sequences that are sampled in one step, or tokens of prompts that are scored."""
+    beside_bytes: int = 0
+    """Of a draft model. It is set aside for every stage, since any may come to be the first."""
 
     def of_steps(self, prefill_tokens: int = 0, batch: int = 0) -> "WorkspaceOptions":
         """For steps of so many prompt tokens and sequences, as a plan says it; with 0 it leaves them to these."""
-        return WorkspaceOptions(prefill_tokens or self.prefill_tokens, max(self.samples, batch))
+        return replace(self, prefill_tokens=prefill_tokens or self.prefill_tokens, samples=max(self.samples, batch))
 
 
 def workspace_of(settings: WorkSettings, options: WorkspaceOptions = WorkspaceOptions()) -> WorkspaceOptions:
@@ -56,7 +65,7 @@ def workspace_bytes(shape: ModelShape, last: int, options: WorkspaceOptions) -> 
     widest = max(shape.layer_flops_per_token, default=0) // (2 * shape.hidden_size) + 2 * shape.hidden_size
     activations = options.prefill_tokens * widest * dtype_bytes(shape.dtype)
     logits = 2 * options.samples * shape.vocab_size * _LOGITS_BYTES if last == shape.num_layers else 0
-    return activations + logits
+    return activations + logits + options.beside_bytes
 
 
 def device_bytes(
@@ -76,3 +85,14 @@ def stage_bytes(
 ) -> int:
     """Bytes that each device must have for that."""
     return sum(device_bytes(shape, first, last, cache_tokens, options, devices))
+
+
+def draft_cache_tokens(shape: ModelShape) -> int:
+    """Of all pages of a draft model of this shape."""
+    context = min(shape.max_context, DRAFT_CONTEXT)
+    return DRAFT_SEQUENCES * -(-context // DRAFT_PAGE) * DRAFT_PAGE
+
+
+def draft_bytes(shape: ModelShape) -> int:
+    """What a draft model of this shape takes beside the first stage."""
+    return stage_bytes(shape, 0, shape.num_layers, draft_cache_tokens(shape), WorkspaceOptions())

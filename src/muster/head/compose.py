@@ -19,11 +19,13 @@ from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
 from muster.client.session import Sessions
 from muster.client.state import Patience
+from muster.cost.memory import WorkspaceOptions, draft_bytes
 from muster.head.backend import PoolBackend
 from muster.head.model import LoadedModel
 from muster.link.base import Endpoint
 from muster.model.blobs import DirectoryBlobs
 from muster.plan.serve.one_pipeline import one_pipeline
+from muster.spec.plan import Draft
 
 
 class Head:
@@ -41,12 +43,20 @@ class Head:
         beside: Iterable[Job] = (),
         search: SearchPlan | None = one_pipeline,
         patience: Patience | None = None,
+        draft: LoadedModel | None = None,
     ) -> None:
-        """`beside` are what else the pool is to do. `search` looks for better plans while the quick planner's serve."""
+        """`draft` guesses for the model; that its tokens are the same was found before. `beside` are what else the pool
+        is to do. `search` looks for better plans while the quick planner's serve.
+        """
         self.model, self.store = model, store
         self._options = options
         eos = tuple(sorted(model.tokenizer.end_of_text_ids))
-        served = JobModel(model.shape, model.manifest.digest, eos_token_ids=eos, choices=model.choices)
+        guesses = draft_of(draft) if draft is not None else None
+        workspace = WorkspaceOptions(beside_bytes=guesses.nbytes if guesses is not None else 0)
+        served = JobModel(model.shape, model.manifest.digest, eos, workspace, model.choices, guesses)
+        self._blobs = tuple(
+            DirectoryBlobs(one.path, one.manifest, one.vocabulary) for one in (model, draft) if one is not None
+        )
         self.job = serve_job(served, search=search, options=job_options)
         self._jobs = (self.job, *beside)
         # Through `self.service`, and not bound to one: another broker may take its place while streams wait.
@@ -60,7 +70,7 @@ class Head:
 
     async def start_broker(self, endpoint: Endpoint) -> None:
         """May be called again once `service` was closed: the new one finds the pool again in the store."""
-        read_blob = blob_reader(DirectoryBlobs(self.model.path, self.model.manifest, self.model.vocabulary))
+        read_blob = blob_reader(*self._blobs)
         service = BrokerService(self._jobs, self.store, read_blob, options=self._options)
         await service.start(endpoint)
         self.service = service
@@ -92,9 +102,17 @@ async def newest_routes(changes: AsyncIterator[Collection[Route]]) -> AsyncItera
         yield newest(routes)
 
 
-def blob_reader(blobs: DirectoryBlobs) -> ReadBlob:
+def draft_of(model: LoadedModel) -> Draft:
+    """In the widest dtype that it may be served in, so that no promise is too large."""
+    nbytes = max(map(draft_bytes, model.choices))
+    return Draft(model.shape.name, model.manifest.digest, model.shape.num_layers, nbytes)
+
+
+def blob_reader(*places: DirectoryBlobs) -> ReadBlob:
     def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:
-        total = blobs.size(digest)
-        return None if total is None else (blobs.read_range(digest, offset, length), total)
+        for blobs in places:
+            if (total := blobs.size(digest)) is not None:
+                return blobs.read_range(digest, offset, length), total
+        return None
 
     return read_blob

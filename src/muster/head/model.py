@@ -46,6 +46,20 @@ def load_model(name: str, dtype: str | None = None, max_context: int | None = No
         apart.end()
 
 
+def load_draft(name: str, model: LoadedModel, dtype: str | None = None) -> LoadedModel:
+    """A small model that is to guess for `model`. Raises `MusterError`, also where its tokens are others."""
+    draft = load_model(name, dtype)
+    draft.tokenizer.close()
+    if draft.vocabulary != model.vocabulary or draft.shape.vocab_size != model.shape.vocab_size:
+        raise InvalidRequest(
+            f"{draft.shape.name} cannot guess for {model.shape.name}: their tokenizers or vocabularies differ "
+            f"({draft.shape.vocab_size} and {model.shape.vocab_size} tokens); give --draft a smaller model of the same "
+            "family, or leave it out.",
+            "draft",
+        )
+    return draft
+
+
 def _load(path: Path, name: str, dtype: str | None, max_context: int | None) -> LoadedModel:
     weights = open_directory(path)
     tensors, dtypes = described(weights), possible_dtypes(Fields.parse(weights.config_json), dtype)

@@ -38,6 +38,8 @@ class HeadOptions:
     link_port: int
     relay: str | None
     ticket_s: float
+    draft: str | None = None
+    """A small model that guesses tokens for `model`."""
     door: ServingOptions = field(default_factory=ServingOptions)
     """What the HTTP door lets in."""
     wait_for_pipeline_s: float = 10.0

@@ -27,7 +27,7 @@ from muster.head.data_directory import (
     write_head,
 )
 from muster.head.local_worker import local_worker
-from muster.head.model import load_model
+from muster.head.model import load_draft, load_model
 from muster.head.options import HeadOptions, broker_options, job_options
 from muster.head.pins import check_apart, pins_of_plan
 from muster.head.watch import announce_door, watch
@@ -78,6 +78,10 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         stack.callback(model.tokenizer.close)
         if model.tokenizer.chat_refusal is not None:
             log.warning("chat.refused", reason=model.tokenizer.chat_refusal)
+        draft = None
+        if options.draft is not None:
+            announce("reading", f"Reading {options.draft}.", model=options.draft)
+            draft = await asyncio.to_thread(load_draft, options.draft, model, options.planned_dtype)
         pins = pins_of(options, model.shape)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
@@ -85,7 +89,8 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         broker = broker_options(options, own_machine, store.nodes())
         endpoint = await bind_where_it_was(identity, options)
         patience = Patience(new_request_s=options.wait_for_pipeline_s)
-        head = Head(model, store, broker, job_options(options, pins, own_machine), patience=patience)
+        job = job_options(options, pins, own_machine)
+        head = Head(model, store, broker, job, patience=patience, draft=draft)
         await stack.enter_async_context(started(head, endpoint, options.scenario))
         ticket = await head.service.issue_ticket(options.ticket_s)
         # Whatever is entered later ends earlier: clients first, then what serves them.

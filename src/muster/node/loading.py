@@ -78,7 +78,7 @@ class StageLoader:
         self._device = device
         self._memory_cap_bytes = memory_cap_bytes
         self._cache = StageCache()
-        self._uses: dict[int, _Use] = {}
+        self._uses: dict[int, list[_Use]] = {}
         self._building: asyncio.Future[Stage] | None = None
         self._hub_rests_until_s = -inf
 
@@ -93,10 +93,15 @@ class StageLoader:
         try:
             needed = self._check_fits(wish, cached.shape)
             self._make_room(needed)
-            self._uses[assign.epoch] = _Use(key, needed)
+            use = _Use(key, needed)
+            self._uses.setdefault(assign.epoch, []).append(use)
+        except BaseException:
+            self._cache.give_back(key, time.monotonic())
+            raise
+        try:
             work = await asyncio.to_thread(_assemble, wish, cached)
         except BaseException:
-            self._uses.pop(assign.epoch, None)
+            self._uses[assign.epoch].remove(use)
             self._cache.give_back(key, time.monotonic())
             raise
         # The last word before neighbours are dialled: whoever waits for our weights may now make way for us.
@@ -106,8 +111,7 @@ class StageLoader:
 
     def release(self, epoch: int) -> None:
         """What `load` gave for this epoch runs no more. Its stage stays in memory for a while."""
-        use = self._uses.pop(epoch, None)
-        if use is not None:
+        for use in self._uses.pop(epoch, ()):
             self._cache.give_back(use.key, time.monotonic())
 
     def vocabulary(self, digest: str) -> bytes:
@@ -133,9 +137,12 @@ class StageLoader:
         """Memory that is taken and would be freed for the next load."""
         return self._cache.idle_bytes
 
+    @property
+    def _held_bytes(self) -> int:
+        return sum(use.nbytes for uses in self._uses.values() for use in uses)
+
     def _make_room(self, needed: int) -> None:
-        held = sum(use.nbytes for use in self._uses.values())
-        self._cache.make_room(max(0, self._memory_cap_bytes - held - needed))
+        self._cache.make_room(max(0, self._memory_cap_bytes - self._held_bytes - needed))
 
     async def _fresh(self, wish: Wish[Any], key: StageKey, head: Connection, report: Report) -> CachedStage:
         """A stage from its weights, in use from now on."""
@@ -195,7 +202,7 @@ class StageLoader:
                 "restart `muster serve`."
             )
         needed = max(wish.needed_bytes(shape), shape.weight_bytes(mine.first, mine.last) + at_once_bytes)
-        held = sum(use.nbytes for use in self._uses.values())
+        held = self._held_bytes
         if held + needed > self._memory_cap_bytes:
             beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
             raise DoesNotFit(

@@ -5,19 +5,23 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
+
+from msgspec import structs
 
 from muster.compress.registry import Coder, make_coder
 from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import Connection, short_id
 from muster.link.outbox import Outbox
 from muster.model.stage import Stage
-from muster.node.loading import StageLoader, Wish
+from muster.node.loading import Report, StageLoader, Wish
 from muster.node.neighbours import Neighbours
 from muster.node.probes import greet
 from muster.node.runners.base import Send
 from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Draft
+from muster.spec.plan import Stage as Part
 from muster.spec.pool import NodeId
 from muster.wire.messages.base import Address
 from muster.wire.messages.every import AnyMessage
@@ -61,10 +65,20 @@ class NodePlace:
     async def load(
         self, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]
     ) -> Result:
+        return await self._load(Wish(self.assign, needed_bytes, assemble), self._around.tell)
+
+    async def load_draft(
+        self, draft: Draft, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]
+    ) -> Result:
+        whole = replace(self.assign.pipeline, stages=(Part(self.node, 0, draft.num_layers),), codecs=())
+        assign = structs.replace(self.assign, model=draft.model, manifest=draft.manifest, index=0, pipeline=whole)
+        # The head waits for the layers: how far the draft has come would be taken for that.
+        return await self._load(Wish(assign, needed_bytes, assemble), lambda progress: None)
+
+    async def _load(self, wish: Wish[Result], report: Report) -> Result:
         if self._connection is None:
             raise LinkDown("The head is gone; its next placement will ask again.")
-        wish = Wish(self.assign, needed_bytes, assemble)
-        return await self._around.loader.load(wish, self._connection, self._around.tell)
+        return await self._around.loader.load(wish, self._connection, report)
 
     def vocabulary(self) -> bytes:
         return self._around.loader.vocabulary(self.assign.manifest)

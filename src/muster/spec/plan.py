@@ -47,6 +47,18 @@ class Stage:
         return self.last - self.first
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A small model that runs whole beside the first stage and guesses tokens."""
+
+    model: str
+    manifest: str
+    """BLAKE3 of its manifest; manifest and blobs can be fetched from the head."""
+    num_layers: int
+    nbytes: int
+    """Of its weights, pages and workspace."""
+
+
 class ServeSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="serve", forbid_unknown_fields=True):
     """How a pipeline serves, and how full it may be run."""
 
@@ -64,6 +76,8 @@ class ServeSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="serve", 
     """Most prompt tokens in one step; 0 leaves it to the engine."""
     eos_token_ids: tuple[int, ...] = ()
     """Tokens that end a sequence unless a request ignores them. Plans leave them to whoever knows the model."""
+    draft: Draft | None = None
+    """Likewise."""
 
     @property
     def cache_tokens(self) -> int:

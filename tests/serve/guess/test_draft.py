@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from muster.serve.guess.draft import MAX_SEQUENCES, DraftGuesser
+from muster.cost.memory import DRAFT_SEQUENCES
+from muster.serve.guess.draft import DraftGuesser
 from muster.serve.guess.guessing import Guessing
 from muster.serve.options import EngineOptions
 from muster.serve.sequence import Sequence
@@ -49,7 +50,7 @@ def test_what_was_wrong_is_computed_again_and_nothing_else():
 
 
 def test_more_sequences_than_seats_take_turns_and_get_their_own_guesses():
-    requests = [request("r" * (i + 1)) for i in range(MAX_SEQUENCES + 2)]
+    requests = [request("r" * (i + 1)) for i in range(DRAFT_SEQUENCES + 2)]
     guesser = draft()
     for emitted in (0, 5, 9):
         for one in requests:
@@ -60,7 +61,7 @@ def test_more_sequences_than_seats_take_turns_and_get_their_own_guesses():
 
 
 def test_a_text_longer_than_its_pages_gets_no_guesses():
-    guesser = draft(pages=MAX_SEQUENCES * 3)
+    guesser = draft(pages=DRAFT_SEQUENCES * 3)
     assert guesser.prospect(sequence_of(request("one"), 5)).most == 2
     assert guesser.prospect(sequence_of(request("one"), 7)) is None
 

@@ -10,7 +10,7 @@ from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.pinned import Pinned
 from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan
+from muster.spec.plan import Draft, Pipeline, Plan
 from muster.spec.pool import Node, NodeId, Pool
 
 SearchPlan = Callable[[ModelShape, Pool, PlanOptions, Callable[[], bool]], Plan]
@@ -28,6 +28,8 @@ class JobModel:
     workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)
     choices: tuple[ModelShape, ...] = ()
     """The model in every dtype that it may be served in, the checkpoint's own first. Empty: only as `shape` says."""
+    draft: Draft | None = None
+    """Its memory is in `workspace`."""
 
     def suited_to(self, nodes: Iterable[Node]) -> tuple["JobModel", ...]:
         """The same in the dtypes to try on these machines, one after the other until they can hold it."""

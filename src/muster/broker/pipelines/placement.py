@@ -114,6 +114,7 @@ def _instructed(pipeline: Pipeline, model: JobModel) -> Pipeline:
     return pipeline.with_work(
         prefill_tokens=pipeline.work.prefill_tokens or model.workspace.prefill_tokens,
         eos_token_ids=model.eos_token_ids,
+        draft=model.draft,
     )
 
 

@@ -15,6 +15,7 @@ from muster.link.base import short_id
 from muster.model.stage import Stage
 from muster.spec.guesses import GuessCounts
 from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Draft
 from muster.spec.pool import NodeId
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
@@ -100,6 +101,11 @@ class Place(Protocol):
 
         `needed_bytes` says what both take together; `assemble` runs in a thread. Raises `MusterError`.
         """
+
+    async def load_draft(
+        self, draft: Draft, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]
+    ) -> Result:
+        """Likewise a whole other model, before the layers."""
 
     def vocabulary(self) -> bytes:
         """The packed `text/calls.Spellings` of the model's tokenizer, once the last layers are loaded.

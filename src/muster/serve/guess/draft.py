@@ -13,6 +13,7 @@ from typing import Generic
 import torch
 from torch import Tensor
 
+from muster.cost.memory import DRAFT_SEQUENCES
 from muster.serve.batch import make_batch
 from muster.serve.guess.guesser import Prospect
 from muster.serve.sampling import Sampler
@@ -21,8 +22,6 @@ from muster.serve.stage import CacheT, RunsLayers
 from muster.serve.turn import MAX_GUESSES
 from muster.wire.messages.generate import Admit, Row
 
-MAX_SEQUENCES = 4
-"""That it keeps pages for."""
 FORGET = 0.9
 """What guesses took counts for so much after one more round of them."""
 
@@ -48,11 +47,11 @@ class DraftGuesser(Generic[CacheT]):
         prefill_tokens: int = 512,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """The cache's pages are shared out evenly among `MAX_SEQUENCES`."""
+        """The cache's pages are shared out evenly among `DRAFT_SEQUENCES`."""
         self._stage, self._cache = stage, cache
         self._prefill_tokens, self._clock = prefill_tokens, clock
-        each = cache.num_pages // MAX_SEQUENCES
-        self._seats = [_Seat(tuple(range(each * index, each * (index + 1)))) for index in range(MAX_SEQUENCES)]
+        each = cache.num_pages // DRAFT_SEQUENCES
+        self._seats = [_Seat(tuple(range(each * index, each * (index + 1)))) for index in range(DRAFT_SEQUENCES)]
         self._sampler = Sampler()
         self._guess_s = 0.0
         self._turns = 0

@@ -8,6 +8,7 @@ MAX_TOKENS = 2**40
 MAX_PREFILL_TOKENS = 2**20
 MAX_BATCH = 4096
 MAX_EOS_TOKENS = 4096
+MAX_DRAFT_LAYERS = 1024
 
 
 def check_settings(work: ServeSettings) -> None:
@@ -17,6 +18,7 @@ def check_settings(work: ServeSettings) -> None:
     _require(0 < work.prefill_tokens <= MAX_PREFILL_TOKENS, f"{work.prefill_tokens} tokens are no step")
     _require(0 <= work.batch <= MAX_BATCH, f"{work.batch} sequences are no step")
     _require(work.swap_pages == 0, "it swaps cache, which nodes cannot yet")
+    _require(work.draft is None or 0 < work.draft.num_layers <= MAX_DRAFT_LAYERS, "its draft model has no layers")
     _require(len(work.eos_token_ids) <= MAX_EOS_TOKENS, "it has too many tokens that end a sequence")
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from muster.cost.memory import stage_bytes, workspace_of
+from muster.cost.memory import DRAFT_PAGE, draft_bytes, draft_cache_tokens, stage_bytes, workspace_of
 from muster.model.cache import KVCache
 from muster.model.stage import Stage
 from muster.node.runners.base import Kind, Place, Runner
@@ -14,6 +14,8 @@ from muster.node.runners.thread import ComputeThread
 from muster.serve.constrain import Constraints
 from muster.serve.engine import Engine
 from muster.serve.follower import Follower
+from muster.serve.guess.draft import DraftGuesser
+from muster.serve.guess.guesser import Guesser
 from muster.serve.guess.guessing import Guessing
 from muster.serve.guess.ngrams import NgramGuesser
 from muster.serve.options import EngineOptions
@@ -34,16 +36,23 @@ async def build(place: Place) -> Runner:
 
 async def _build_first(place: Place) -> Runner:
     assign, work = place.assign, place.assign.pipeline.serve
+    guessers: list[Guesser] = [NgramGuesser()]
+    if work.draft is not None:
+        guessers.append(await place.load_draft(work.draft, draft_bytes, _draft_guesser))
 
     def assemble(stage: Stage, shape: ModelShape) -> Engine[KVCache]:
         options = EngineOptions.of(work, shape.max_context, assign.epoch)
         cache, constraints = cache_of(stage, work), _constraints(place, stage)
-        guessing = Guessing([NgramGuesser()], time.monotonic)
+        guessing = Guessing(guessers, time.monotonic)
         return Engine(stage, cache, options=options, constraints=constraints, guessing=guessing)
 
     engine = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
     encode = place.coder(place.node, _next(assign)).encode
     return FirstStage(await _ring_place(place), engine, encode, ComputeThread(assign.epoch, place.speed))
+
+
+def _draft_guesser(stage: Stage, shape: ModelShape) -> DraftGuesser[KVCache]:
+    return DraftGuesser(stage, stage.new_cache(draft_cache_tokens(shape) // DRAFT_PAGE, DRAFT_PAGE))
 
 
 async def _build_later(place: Place) -> Runner:
