@@ -16,7 +16,7 @@ from tests.flows.live_pool import LivePool
 @pytest.fixture(scope="module")
 def guessing_pool(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePool]:
     """The model guesses for itself, hence is always right."""
-    with LivePool(tmp_path_factory.mktemp("guessing"), str(model_path), draft=str(model_path)) as pool:
+    with LivePool(tmp_path_factory.mktemp("guessing"), str(model_path), draft=str(model_path), patient=True) as pool:
         pool.until_serving(stages=4)
         yield pool
 
