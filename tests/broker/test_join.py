@@ -6,6 +6,7 @@ from math import inf, nan
 import pytest
 
 from muster.broker.events import BanNode, NodeJoined, Remembered, TicketIssued, UnbanNode
+from muster.spec.guesses import GuessCounts
 from muster.spec.pool import Device
 from muster.wire.messages.base import Address
 from muster.wire.messages.membership import Heartbeat, Measured, PeerMeasured, StageVitals, Welcome
@@ -96,7 +97,15 @@ def test_an_absurd_claim_of_memory_is_refused(memory):
     assert not stage.state.members.members
 
 
-@pytest.mark.parametrize("changes", [{"stages": (StageVitals(1, -1),)}, {"steps": 2**63}, {"computing_s": nan}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stages": (StageVitals(1, -1),)},
+        {"stages": (StageVitals(1, guesses=GuessCounts(guessed=-1)),)},
+        {"steps": 2**63},
+        {"computing_s": nan},
+    ],
+)
 def test_an_absurd_workload_is_refused(changes):
     stage = Stage()
     actor = stage.join(1)
