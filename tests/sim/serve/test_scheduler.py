@@ -102,7 +102,8 @@ def rows_of(turn: Turn) -> list[tuple[int, int]]:
 
 def give(real: Scheduler, sequence: RealSequence) -> None:
     """A token that nobody else has."""
-    real.received(sequence, 10**6 + 1000 * sequence.arrival + sequence.num_emitted)
+    sequence.tokens.append(10**6 + 1000 * sequence.arrival + sequence.num_emitted)
+    real.received(sequence, 1)
     if sequence.num_emitted == sequence.request.sampling.max_tokens:
         real.end(sequence)
 
