@@ -130,7 +130,7 @@ class StageLoader:
     @property
     def used_bytes(self) -> int:
         """Of memory that is lent: what works here, and what is kept in case that it is wanted again."""
-        return sum(use.nbytes for use in self._uses.values()) + self._cache.idle_bytes
+        return self._held_bytes + self._cache.idle_bytes
 
     @property
     def idle_bytes(self) -> int:
