@@ -141,18 +141,16 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
-    memory_bytes = parse_bytes(memory) if memory else None
     pins, saved = checked(model, host, port, data_dir(data_dir_), pin, plan, as_json)
-    from muster.head.options import HeadOptions
-    from muster.head.run import run_head
+    from muster.head import options, run
 
-    options = HeadOptions(
+    asked = options.HeadOptions(
         model=model,
         host=host,
         port=port,
         data_dir=data_dir(data_dir_),
         local_worker=local_worker,
-        memory_bytes=memory_bytes,
+        memory_bytes=parse_bytes(memory) if memory else None,
         name=name,
         region=region,
         scenario=scenario,
@@ -171,7 +169,7 @@ def serve(
         draft=draft,
         ticket_s=ticket_hours * 3600,
     )
-    asyncio.run(run_head(options, Announcer(as_json)))
+    asyncio.run(run.run_head(asked, Announcer(as_json)))
 
 
 def door_options(
