@@ -79,7 +79,9 @@ class Row:
         """As a user would write it."""
         apart = self.split in ("machines", "replicas")
         how_many = f"count = {self.count}" if apart else f"devices = {self.count}"
-        lines = [f'name = "{self.id}"', "", "[[machine]]", 'name = "box"', f'device = "{self.device}"', how_many, ""]
+        lines = [f'name = "{self.id}"', "", "[[machine]]", 'name = "box"', f'device = "{self.device}"', how_many]
+        # Sources that split a model between machines may have swapped its cache.
+        lines += ['host_memory = "64GB"', ""] if self.split == "machines" else [""]
         return "\n".join([*lines, LINK if apart and self.count > 1 else ""])
 
     @property

@@ -97,7 +97,7 @@ def test_a_pin_that_no_pool_could_keep(
     ("spoil", "says"),
     [
         (lambda e: e["model"].update(layer_bytes=[2 * n for n in e["model"]["layer_bytes"]]), "was made for tiny"),
-        (lambda e: e["plan"]["pipelines"][0]["work"].update(swap_pages=1, num_pages=64), "swapped cache"),
+        (lambda e: e["plan"]["pipelines"][0]["stages"][0].update(devices=[1]), "uses device 1 of ada, which has one"),
     ],
 )
 def test_a_lock_that_no_pool_runs(

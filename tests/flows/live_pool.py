@@ -90,6 +90,7 @@ class LivePool:
         patient: bool = False,
         strangers: bool = False,
         draft: str | None = None,
+        host_memory_bytes: int = 0,
     ):
         """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more).
 
@@ -110,6 +111,7 @@ class LivePool:
         self._options, self._beside, self._kinds = options, beside, kinds
         self._patient, self._trust = patient, TrustOptions(everybody=not strangers)
         self._draft_name = draft
+        self._host_memory_bytes = host_memory_bytes
         self._made = 0
 
     # --- from outside the loop ----------------------------------------------------------------------------------------
@@ -314,7 +316,9 @@ class LivePool:
         layers = max_layers or -(-self.model.shape.num_layers // 4) + 1
         cap = room_for(self.model.shape, layers, 4 * self.model.shape.max_context)
         cap += 0 if self.draft is None else draft_bytes(self.draft.shape)
-        options = WorkerOptions(name=name, cache_dir=self.folder / name, memory_cap_bytes=cap)
+        options = WorkerOptions(
+            name=name, cache_dir=self.folder / name, memory_cap_bytes=cap, host_memory_bytes=self._host_memory_bytes
+        )
         worker = Worker(
             endpoint, door_of(ticket or self.ticket), options, measure=measure or made_up, kinds=self._kinds
         )
@@ -377,4 +381,5 @@ def identity_of(name: str) -> Identity:
 
 def made_up(options: WorkerOptions) -> Device:
     assert options.memory_cap_bytes is not None
-    return Device("cpu", "made up", options.memory_cap_bytes, {"float32": SLOW}, SLOW, SLOW, SLOW)
+    cap, host = options.memory_cap_bytes, options.host_memory_bytes
+    return Device("cpu", "made up", cap, {"float32": SLOW}, SLOW, SLOW, SLOW, host)

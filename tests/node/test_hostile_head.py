@@ -13,6 +13,7 @@ from muster.model.shape import shape_of
 from muster.node.loading import StageLoader, Wish, _Use
 from muster.node.runners.serve.kind import needed_bytes
 from muster.node.stage_cache import StageKey
+from muster.spec.pool import Device
 from muster.wire.messages.membership import Heartbeat
 from muster.wire.messages.placement import LoadFailed
 from tests.node.hostile_head import MEMORY_BYTES, HostileHead, assignment
@@ -83,12 +84,14 @@ async def test_a_manifest_larger_than_its_model_fills_no_disk(tmp_path: Path, mo
 
 def test_all_placements_together_stay_below_what_the_owner_lends(tmp_path: Path) -> None:
     shape = shape_of(json.dumps(LLAMA), "m", "float32")
-    loader = StageLoader(tmp_path, torch.device("cpu"), MEMORY_BYTES)
+    loader = StageLoader(tmp_path, torch.device("cpu"), Device("cpu", "lent", MEMORY_BYTES))
     assign = assignment(b"", num_pages=MEMORY_BYTES // 2 // 16 // shape.cache_bytes_per_token(0, 2))
-    wish: Wish[Any] = Wish(assign, lambda shape: needed_bytes(assign, shape), lambda stage, shape: None)
+    wish: Wish[Any] = Wish(
+        assign, lambda shape: needed_bytes(assign, shape), lambda shape: 0, lambda stage, shape: None
+    )
     needed = loader._check_fits(wish, shape)
     assert MEMORY_BYTES // 2 < needed < MEMORY_BYTES
-    loader._uses[1] = _Use(StageKey("", 0, 2, "float32"), needed)
+    loader._uses[1] = [_Use(StageKey("", 0, 2, "float32"), needed, 0)]
     with pytest.raises(DoesNotFit, match="beside"):
         loader._check_fits(wish, shape)
     loader._uses.clear()

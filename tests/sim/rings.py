@@ -44,6 +44,7 @@ def node(name: str, speed: float = 1.0, devices: int = 1, memory_gib: float = 24
         flops_per_s={"bfloat16": speed * 2e13},
         memory_bandwidth_bytes_per_s=speed * 3e11,
         host_bandwidth_bytes_per_s=1.2e10,
+        host_memory_bytes=64 * GIB,
     )
     inside = LinkSpeed(1e-5, 1.2e10) if devices > 1 else None
     return Node(id=name, name=name, region="here", device=device, device_count=devices, inside=inside)

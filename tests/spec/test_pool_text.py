@@ -30,6 +30,7 @@ measured = st.builds(
     memory_bandwidth_bytes_per_s=amounts,
     host_bandwidth_bytes_per_s=amounts,
     disk_bandwidth_bytes_per_s=amounts,
+    host_memory_bytes=st.just(0) | st.integers(1, 2**45),
 )
 from_table = st.sampled_from(device_names()).map(lambda name: device_facts(name).device())
 nodes = st.builds(

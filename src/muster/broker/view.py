@@ -167,6 +167,7 @@ def _member(state: BrokerState, member: Member, now_s: float) -> View:
         "doubt": _doubt(state, member, now_s),
         "device": member.claimed.name if member.claimed is not None else "",
         "memory_bytes": state.members.cap(member, now_s),
+        "host_memory_bytes": member.device.host_memory_bytes if member.device is not None else 0,
         "layers": next(([stage.first, stage.last] for _, stage in held), None),
         "stages": [{"pipeline": str(p.id), "first": stage.first, "last": stage.last} for p, stage in held],
         "round_trip_s": 2 * to_head.latency_s if to_head is not None else None,

@@ -20,6 +20,13 @@ Memory = Annotated[
         show_default="most of what is free",
     ),
 ]
+HostMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Lend so much of the host's memory beside that, for cache that waits there while others compute.",
+        show_default="none",
+    ),
+]
 LayerMemory = Annotated[
     str | None,
     typer.Option(
@@ -37,6 +44,7 @@ def join(
         ),
     ],
     memory: Memory = None,
+    host_memory: HostMemory = None,
     name: MachineName = None,
     region: Region = "home",
     device: ComputeDevice = "auto",
@@ -56,7 +64,9 @@ def join(
     from muster.wire.ticket import parse
 
     # Before anything slow is imported.
-    memory_bytes, memory_cap_bytes = (parse_bytes(size) if size else None for size in (memory, layer_memory))
+    memory_bytes, host_memory_bytes, memory_cap_bytes = (
+        parse_bytes(size) if size else None for size in (memory, host_memory, layer_memory)
+    )
     parse(ticket, time.time())
     with waiting("starting", as_json):
         from muster.cli.logs import configure_logs
@@ -67,6 +77,7 @@ def join(
     folder = data_dir(data_dir_)
     options = LendOptions(
         memory_bytes=memory_bytes,
+        host_memory_bytes=host_memory_bytes or 0,
         name=name or socket.gethostname(),
         region=region,
         device=device,

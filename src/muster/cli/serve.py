@@ -5,7 +5,7 @@ Reads options; what a running head is made of stands in `head`.
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -108,6 +108,12 @@ Trust = Annotated[
         "as it is. May be given several times."
     ),
 ]
+WorkerMemory = Annotated[
+    str | None, typer.Option("--memory", help="The local worker may use so much memory, such as 8GB.")
+]
+WorkerHostMemory = Annotated[
+    str | None, typer.Option("--host-memory", help="And so much of the host's beside it, for cache that waits there.")
+]
 
 
 def serve(
@@ -116,7 +122,8 @@ def serve(
     port: Port = 8000,
     data_dir_: DataDir = None,
     local_worker: Annotated[bool, typer.Option(help="Let this machine compute, too.")] = True,
-    memory: Annotated[str | None, typer.Option(help="The local worker may use so much memory, such as 8GB.")] = None,
+    memory: WorkerMemory = None,
+    host_memory: WorkerHostMemory = None,
     name: MachineName = None,
     region: Region = "home",
     scenario: ScenarioName = None,
@@ -142,15 +149,15 @@ def serve(
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
     pins, saved = checked(model, host, port, data_dir(data_dir_), pin, plan, as_json)
-    from muster.head import options, run
-
-    asked = options.HeadOptions(
+    start(
+        as_json,
         model=model,
         host=host,
         port=port,
         data_dir=data_dir(data_dir_),
         local_worker=local_worker,
         memory_bytes=parse_bytes(memory) if memory else None,
+        host_memory_bytes=parse_bytes(host_memory) if host_memory else 0,
         name=name,
         region=region,
         scenario=scenario,
@@ -169,7 +176,13 @@ def serve(
         draft=draft,
         ticket_s=ticket_hours * 3600,
     )
-    asyncio.run(run.run_head(asked, Announcer(as_json)))
+
+
+def start(as_json: bool, **asked: Any) -> None:
+    """`asked` are the fields of `HeadOptions`."""
+    from muster.head import options, run
+
+    asyncio.run(run.run_head(options.HeadOptions(**asked), Announcer(as_json)))
 
 
 def door_options(

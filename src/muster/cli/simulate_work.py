@@ -149,8 +149,6 @@ def _serve(
 
 def _plan_anew(question: Question, pipeline: Pipeline, machines: Pool) -> Pipeline | None:
     """As the head of a pool does; with several devices of a machine, by a short search on what is left."""
-    if pipeline.serve.swap_pages:
-        return None
     if any(stage.devices != (0,) for stage in pipeline.stages):
         return _searched_anew(question, pipeline, machines)
     try:

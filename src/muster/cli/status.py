@@ -78,7 +78,14 @@ def node_row(node: dict[str, Any]) -> list[str]:
         str(node.get("region", "")),
         str(node.get("state", "")) + (f" {format_age(node['gone_s'])}" if node.get("gone_s") is not None else ""),
         str(node.get("trust", "")),
-        format_bytes(node["memory_bytes"]) if node.get("memory_bytes") else "",
+        _memory(node),
         f"{layers[0]}–{layers[1] - 1}" if layers else "",
         f"{round_trip_s * 1000:.1f} ms" if round_trip_s is not None else "",
     ]
+
+
+def _memory(node: dict[str, Any]) -> str:
+    if not node.get("memory_bytes"):
+        return ""
+    host = f" + {format_bytes(node['host_memory_bytes'])} of host" if node.get("host_memory_bytes") else ""
+    return format_bytes(node["memory_bytes"]) + host

@@ -28,6 +28,7 @@ async def local_worker(options: HeadOptions, identity: Identity, ticket: Ticket,
 def lent_by(options: HeadOptions) -> LendOptions:
     return LendOptions(
         memory_bytes=options.memory_bytes,
+        host_memory_bytes=options.host_memory_bytes,
         name=options.name or socket.gethostname(),
         region=options.region,
         device=options.device,

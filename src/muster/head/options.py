@@ -46,6 +46,8 @@ class HeadOptions:
     """How long a new request waits while nothing serves."""
     forget_after_s: float = 30 * 86_400.0
     """Machines that were away for longer are forgotten; 0 never."""
+    host_memory_bytes: int = 0
+    """Of the local worker, beside `memory_bytes`."""
     pins: tuple[Pin, ...] = ()
     plan: SavedPlan | None = None
     """A plan whose stages are pins."""

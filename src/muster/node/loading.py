@@ -32,6 +32,7 @@ from muster.node.memory import give_back
 from muster.node.probes import greet
 from muster.node.stage_cache import CachedStage, StageCache, StageKey
 from muster.spec.model_shape import ModelShape
+from muster.spec.pool import Device
 from muster.wire.messages.placement import Assign, LoadProgress
 
 log = structlog.get_logger()
@@ -53,6 +54,8 @@ class Wish(Generic[Result]):
     assign: Assign
     needed_bytes: Callable[[ModelShape], int]
     """Of the weights and everything beside them."""
+    host_bytes: Callable[[ModelShape], int]
+    """Of cache that waits in host memory."""
     assemble: Callable[[Stage, ModelShape], Result]
     """Runs in a thread."""
 
@@ -64,6 +67,7 @@ class _Use:
     key: StageKey
     nbytes: int
     """Weights, and what its kind of work has beside them."""
+    host_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,11 @@ class _Head:
 
 
 class StageLoader:
-    def __init__(self, cache_dir: Path, device: torch.device, memory_cap_bytes: int) -> None:
+    def __init__(self, cache_dir: Path, device: torch.device, lent: Device) -> None:
+        """`lent` says how much memory."""
         self._store = BlobStore(cache_dir / "blobs")
         self._device = device
-        self._memory_cap_bytes = memory_cap_bytes
+        self._memory_cap_bytes, self._host_cap_bytes = lent.memory_bytes, lent.host_memory_bytes
         self._cache = StageCache()
         self._uses: dict[int, list[_Use]] = {}
         self._building: asyncio.Future[Stage] | None = None
@@ -93,7 +98,7 @@ class StageLoader:
         try:
             needed = self._check_fits(wish, cached.shape)
             self._make_room(needed)
-            use = _Use(key, needed)
+            use = _Use(key, needed, wish.host_bytes(cached.shape))
             self._uses.setdefault(assign.epoch, []).append(use)
         except BaseException:
             self._cache.give_back(key, time.monotonic())
@@ -208,6 +213,13 @@ class StageLoader:
             raise DoesNotFit(
                 f"Layers {mine.first}–{mine.last - 1} need {needed / 1e6:.0f} MB here{beside}, and this machine lends "
                 f"{self._memory_cap_bytes / 1e6:.0f} MB; raise --memory or let the head place fewer layers here."
+            )
+        host = wish.host_bytes(shape)
+        if host + sum(use.host_bytes for uses in self._uses.values() for use in uses) > self._host_cap_bytes:
+            raise DoesNotFit(
+                f"The cache of layers {mine.first}–{mine.last - 1} needs {host / 1e6:.0f} MB of host memory, and this "
+                f"machine lends {self._host_cap_bytes / 1e6:.0f} MB; raise --host-memory or let the head place less "
+                "here."
             )
         return needed
 

@@ -50,6 +50,23 @@ def check_promise(promised_bytes: int, kind: str) -> None:
         )
 
 
+def check_host_memory(promised_bytes: int, memory_bytes: int | None, kind: str) -> None:
+    """Raises `InvalidRequest` where that is not to be had beside `--memory`, or would be the same memory."""
+    if promised_bytes and kind not in ("cpu", "cuda"):
+        raise InvalidRequest(
+            f"--host-memory lends what a device does not have, and on {kind} both have one memory; lend with --memory.",
+            "host_memory",
+        )
+    beside = (memory_bytes or 0) if kind == "cpu" else 0
+    free = max(0, int(psutil.virtual_memory().available) - beside)
+    if promised_bytes > free:
+        raise InvalidRequest(
+            f"--host-memory {promised_bytes / 1e9:.3g}GB is more than the {free / 1e9:.3g} GB that are free here"
+            f"{' beside --memory' if beside else ''}; lend less.",
+            "host_memory",
+        )
+
+
 def left_for_layers(promised_bytes: int, kind: str) -> int:
     """By what the program takes now."""
     return max(0, promised_bytes - program_bytes(kind) - GROWTH_BYTES)

@@ -63,9 +63,12 @@ class NodePlace:
         return self._around.speed()
 
     async def load(
-        self, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]
+        self,
+        needed_bytes: Callable[[ModelShape], int],
+        assemble: Callable[[Stage, ModelShape], Result],
+        host_bytes: Callable[[ModelShape], int] = lambda shape: 0,
     ) -> Result:
-        return await self._load(Wish(self.assign, needed_bytes, assemble), self._around.tell)
+        return await self._load(Wish(self.assign, needed_bytes, host_bytes, assemble), self._around.tell)
 
     async def load_draft(
         self, draft: Draft, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]
@@ -73,7 +76,7 @@ class NodePlace:
         whole = replace(self.assign.pipeline, stages=(Part(self.node, 0, draft.num_layers),), codecs=())
         assign = structs.replace(self.assign, model=draft.model, manifest=draft.manifest, index=0, pipeline=whole)
         # The head waits for the layers: how far the draft has come would be taken for that.
-        return await self._load(Wish(assign, needed_bytes, assemble), lambda progress: None)
+        return await self._load(Wish(assign, needed_bytes, lambda shape: 0, assemble), lambda progress: None)
 
     async def _load(self, wish: Wish[Result], report: Report) -> Result:
         if self._connection is None:

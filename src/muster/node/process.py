@@ -44,6 +44,8 @@ class LendOptions:
     drain_timeout_s: float = 60.0
     once: bool = False
     """Give up where the head does not answer at first."""
+    host_memory_bytes: int = 0
+    """Of the host's memory beside that, for cache that is swapped."""
     memory_cap_bytes: int | None = None
     """Rehearse a machine that has so much for layers, whatever the program takes beside them."""
 
@@ -142,6 +144,7 @@ def node_options(options: LendOptions) -> "WorkerOptions":
         region=options.region,
         device=pick_device(options.device),
         memory_bytes=options.memory_bytes,
+        host_memory_bytes=options.host_memory_bytes,
         memory_cap_bytes=options.memory_cap_bytes,
         speed=options.speed,
         drain_timeout_s=options.drain_timeout_s,

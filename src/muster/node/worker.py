@@ -41,7 +41,7 @@ from muster.node.events import (
 from muster.node.incoming import Incoming
 from muster.node.loading import StageLoader
 from muster.node.measure import free_memory_bytes, measure_device
-from muster.node.memory import check_promise, give_back, left_for_layers
+from muster.node.memory import check_host_memory, check_promise, give_back, left_for_layers
 from muster.node.neighbours import Neighbours
 from muster.node.place import NodePlace, Surroundings
 from muster.node.reports import LinkReports
@@ -70,6 +70,8 @@ class WorkerOptions:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     memory_bytes: int | None = None
     """What the owner lends: the program and all that it holds stays below it. None lends what is free."""
+    host_memory_bytes: int = 0
+    """Lent of the host's memory beside that."""
     memory_cap_bytes: int | None = None
     """What layers may take, whatever the program takes beside them: a rehearsal of small machines on a large one."""
     speed: float = 1.0
@@ -85,13 +87,16 @@ Measure = Callable[[WorkerOptions], Device]
 def measured(options: WorkerOptions) -> Device:
     """What this machine can do under these options. Raises `InvalidRequest` when it lends too little for anything."""
     lent, kind, room = options.memory_bytes, options.device.type, None
+    check_host_memory(options.host_memory_bytes, lent, kind)
     if lent is not None:
         check_promise(lent, kind)
         room = left_for_layers(lent, kind)
     device = measure_device(options.device, options.cache_dir, options.speed, room)
     give_back()
-    caps = [device.memory_bytes, *([options.memory_cap_bytes] if options.memory_cap_bytes is not None else [])]
-    return with_changes(device, memory_bytes=min(caps if lent is None else [*caps, left_for_layers(lent, kind)]))
+    free = device.memory_bytes - (options.host_memory_bytes if kind == "cpu" and lent is None else 0)
+    caps = [free, *([options.memory_cap_bytes] if options.memory_cap_bytes is not None else [])]
+    memory = min(caps if lent is None else [*caps, left_for_layers(lent, kind)])
+    return with_changes(device, memory_bytes=memory, host_memory_bytes=options.host_memory_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ class Worker:
         self._announce("measuring", "Measuring this machine.")
         self._device = await asyncio.to_thread(self._measure, options)
         self._announce("measured", describe(self._device), device=asdict(self._device))
-        self._loader = StageLoader(options.cache_dir, options.device, self._device.memory_bytes)
+        self._loader = StageLoader(options.cache_dir, options.device, self._device)
         self._incoming.showing = Showing(options.device, self._device.memory_bytes, self._loader, self._loads)
         try:
             self._tasks.spawn(self._first_join())

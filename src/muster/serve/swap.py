@@ -79,6 +79,8 @@ class Residency:
         self._last_use = np.zeros(num_pages, dtype=np.int64)
         self._gap = np.zeros(num_pages, dtype=np.int64)
         """Steps between the last two uses."""
+        self._due = np.full(num_pages, _NEVER)
+        """In which step it is wanted, as a guess from the two; of the step at hand."""
         self._kept = np.zeros(num_pages, dtype=bool)
         """Those that must not go now."""
         self._round = float(round_steps)
@@ -94,7 +96,8 @@ class Residency:
         missing = step.named[self.frame_of[step.named] < 0]
         wanted = ~np.isin(missing, step.fresh)
         self._fresh_lately = len(missing) - int(wanted.sum())
-        moves = self._bring(missing, wanted)
+        victims = self._victims(-1) if len(missing) > self._free else _NONE
+        moves = self._bring(missing, victims, wanted)
         self._has_content[step.written] = True
         self._on_host[step.written] = False
         return moves
@@ -109,24 +112,24 @@ class Residency:
         self._kept[step.named] = True
         missing = step.named[self.frame_of[step.named] < 0]
         missing = missing[self._on_host[missing] & ~np.isin(missing, step.fresh)]
-        return self._bring(missing[: self._room(self._clock)])
+        victims = self._victims(self._clock)
+        return self._bring(missing[: self._free + len(victims)], victims)
 
     def _predict(self) -> Moves:
         """What will be wanted in the next step, in place of what will be wanted later."""
-        away = np.flatnonzero(self._on_host & (self.frame_of < 0))
-        due = self._next_use(away)
-        soon = due <= self._clock + 1
-        away, due = away[soon], due[soon]
-        return self._bring(away[np.argsort(due, kind="stable")][: self._room(self._clock + 1)])
+        away = np.flatnonzero(self._on_host & (self.frame_of < 0) & (self._due <= self._clock + 1))
+        victims = self._victims(self._clock + 1)
+        soonest = away[np.argsort(self._due[away], kind="stable")]
+        return self._bring(soonest[: self._free + len(victims)], victims)
 
     def _make_room(self) -> Moves:
         """As many pages as the last step began will be begun by the next, and it should not wait for others to go."""
-        free = int((self._page_of < 0).sum())
-        gone = self._victims(self._clock + 1)[: max(0, self._fresh_lately - free)]
-        return self._evict(gone)
+        lacking = self._fresh_lately - self._free
+        return self._evict(self._victims(self._clock + 1)[:lacking]) if lacking > 0 else Moves()
 
-    def _room(self, later_than: int) -> int:
-        return int((self._page_of < 0).sum()) + len(self._victims(later_than))
+    @property
+    def _free(self) -> int:
+        return self.num_frames - int(np.count_nonzero(self._page_of >= 0))
 
     # --- when a page is wanted ------------------------------------------------------------------------------------
 
@@ -138,15 +141,17 @@ class Residency:
             self._round += _NEWEST * (float(np.median(gaps)) - self._round)
         self._gap[step.fresh] = max(1, round(self._round))
         self._last_use[step.named] = self._clock
+        self._due = self._next_use()
 
-    def _next_use(self, pages: Ints) -> Ints:
-        """In which step, as a guess. What is late by less than a round comes next, what is later than that never."""
-        last, gap = self._last_use[pages], self._gap[pages]
-        longest = np.maximum(gap, round(self._round))
-        due = last + gap
-        due = np.where(due <= self._clock, last + longest, due)
-        late = np.where(self._clock - last > 2 * longest + _SLACK_STEPS, _NEVER, self._clock + 1)
-        return np.asarray(np.where(due <= self._clock, late, due))
+    def _next_use(self) -> Ints:
+        """What is late by less than a round comes next, what is later than that never."""
+        longest = np.maximum(self._gap, round(self._round))
+        due = self._last_use + self._gap
+        np.copyto(due, self._last_use + longest, where=due <= self._clock)
+        late = due <= self._clock
+        np.copyto(due, self._clock + 1, where=late)
+        np.copyto(due, _NEVER, where=late & (self._clock - self._last_use > 2 * longest + _SLACK_STEPS))
+        return due
 
     def _victims(self, later_than: int) -> Ints:
         """Pages in frames that may go and are wanted later than that, the best to lose first.
@@ -155,39 +160,35 @@ class Residency:
         goes on losing pages that misses fewest, and of equal ones the one that comes last.
         """
         there = self._page_of[self._page_of >= 0]
-        there = there[~self._kept[there]]
-        due = self._next_use(there)
-        later = due > later_than
-        there, due = there[later], due[later]
+        there = there[~self._kept[there] & (self._due[there] > later_than)]
+        due = self._due[there]
         # Among pages that are wanted in one step, those that host memory has already cost nothing to lose.
         costs = self._has_content[there] & ~self._on_host[there]
         order = np.lexsort((costs, -due))
         there, due = there[order], due[order]
-        together, first, step = np.unique(due, return_index=True, return_inverse=True)
-        turn = np.arange(len(due)) - first[step]
-        missing = np.where(due == _NEVER, -len(due), self._missing(together)[step])
+        starts = np.flatnonzero(np.diff(due, prepend=-1))
+        lengths = np.diff(starts, append=len(due))
+        turn = np.arange(len(due)) - np.repeat(starts, lengths)
+        missing = np.repeat(self._missing(due[starts]), lengths)
+        missing[due == _NEVER] = -len(due)
         return np.asarray(there[np.lexsort((-due, missing + turn))])
 
     def _missing(self, due: Ints) -> Ints:
-        """How many pages host memory has of those that are wanted in each of these steps."""
-        away = np.sort(self._next_use(np.flatnonzero(self._on_host & (self.frame_of < 0))))
-        return np.asarray(np.searchsorted(away, due, "right") - np.searchsorted(away, due, "left"))
+        """How many pages only host memory has of those that are wanted in each of these steps."""
+        away = self._due[self._on_host & (self.frame_of < 0)]
+        away = away[away != _NEVER] - self._clock
+        counts = np.bincount(away, minlength=1)
+        near = np.minimum(due - self._clock, len(counts))
+        return np.append(counts, 0)[near]
 
     # --- moves ----------------------------------------------------------------------------------------------------
 
-    def _bring(self, pages: Ints, wanted: npt.NDArray[np.bool_] | None = None) -> Moves:
-        """Into frames; `wanted` says whose content, by default all."""
-        if not len(pages):
-            return Moves()
-        free = np.flatnonzero(self._page_of < 0)
-        lacking = len(pages) - len(free)
-        gone = Moves()
-        if lacking > 0:
-            gone = self._evict(self._victims(-1)[:lacking])
-            free = np.flatnonzero(self._page_of < 0)
-        if len(free) < len(pages):
-            raise RuntimeError(f"{len(pages)} pages need a frame and {len(free)} can be had: the step is too large.")
-        frames = free[: len(pages)]
+    def _bring(self, pages: Ints, victims: Ints, wanted: npt.NDArray[np.bool_] | None = None) -> Moves:
+        """Into frames, of which `victims` make way if they must; `wanted` says whose content, by default all."""
+        gone = self._evict(victims[: max(0, len(pages) - self._free)])
+        frames = np.flatnonzero(self._page_of < 0)[: len(pages)]
+        if len(frames) < len(pages):
+            raise RuntimeError(f"{len(pages)} pages need a frame and {len(frames)} can be had: the step is too large.")
         self._page_of[frames], self.frame_of[pages] = pages, frames
         loaded = self._on_host[pages] if wanted is None else self._on_host[pages] & wanted
         return Moves(gone.out_pages, gone.out_frames, pages[loaded], frames[loaded])

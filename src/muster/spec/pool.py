@@ -21,6 +21,8 @@ class Device:
     host_bandwidth_bytes_per_s: float = 0.0
     """Host memory to device; equals the memory bandwidth on a CPU."""
     disk_bandwidth_bytes_per_s: float = 0.0
+    host_memory_bytes: int = 0
+    """What the owner lends of the host's memory beside that (`--host-memory`), for cache that is swapped."""
 
 
 @dataclass(frozen=True, slots=True)

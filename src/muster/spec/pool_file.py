@@ -91,12 +91,14 @@ class WrittenMachine(Table):
     memory_bytes: Bytes | None = None
     """Lent of each device; else what the device has, less a reserve: 3 % and at least 384 MiB, of a Mac a quarter. Or
     `memory = "20GB"`."""
+    host_memory_bytes: Bytes | None = None
+    """Lent of the host's memory beside each device, for cache that is swapped; else none. Or `host_memory = "64GB"`."""
     flops_per_s: dict[Dtype, Rate] | None = None
     """Of each device by dtype (`float32`, `bfloat16`, …); else the device's, else a slow laptop's."""
     memory_bandwidth_bytes_per_s: Rate | None = None
     """Of each device; else as above."""
     host_bandwidth_bytes_per_s: Rate | None = None
-    """From host memory to each device; else the device's. Without it, no cache is swapped."""
+    """From host memory to each device; else the device's."""
     disk_bandwidth_bytes_per_s: Rate | None = None
     """Reading; else the device's."""
     market: Literal["on_demand", "spot", "community", "mining", "none"] | None = None
@@ -115,7 +117,7 @@ class WrittenMachine(Table):
     @model_validator(mode="before")
     @classmethod
     def _long(cls, written: object) -> object:
-        return with_units(written, {"memory": "memory_bytes"})
+        return with_units(written, {"memory": "memory_bytes", "host_memory": "host_memory_bytes"})
 
     @model_validator(mode="after")
     def _check(self) -> "WrittenMachine":
@@ -247,7 +249,8 @@ def _device(machine: WrittenMachine, facts: DeviceFacts | None) -> Device:
     figures: dict[str, Any] = {
         figure: getattr(base, figure) if value is None else value for figure, value in said.items()
     }
-    return Device(kind=base.kind, name=base.name, memory_bytes=memory, **figures)
+    host = int(machine.host_memory_bytes or 0)
+    return Device(kind=base.kind, name=base.name, memory_bytes=memory, host_memory_bytes=host, **figures)
 
 
 def _inside(machine: WrittenMachine, facts: DeviceFacts | None) -> LinkSpeed | None:

@@ -39,6 +39,8 @@ def _machine(node: Node) -> _Lines:
     facts = find_device(node.device.name)
     named = facts is not None and _as_in_table(node, facts)
     lines = _from_table(node, facts) if facts is not None and named else _by_figures(node)
+    if node.device.host_memory_bytes:
+        lines.append(f"host_memory_bytes = {node.device.host_memory_bytes}")
     if node.inside is not None:
         _check(node.inside, node.name, node.name)
         lines.append(f"inside = {{ {', '.join(_speed(node.inside))} }}")
@@ -53,7 +55,9 @@ def _machine(node: Node) -> _Lines:
 def _as_in_table(node: Node, facts: DeviceFacts) -> bool:
     """Whether naming the device says the same; a machine with gaps that the table would fill is written in figures."""
     filled = node.watts is not None and (node.inside is not None or node.device_count == 1)
-    return filled and replace(facts.device(), memory_bytes=node.device.memory_bytes) == node.device
+    lent = node.device
+    all_else = replace(facts.device(), memory_bytes=lent.memory_bytes, host_memory_bytes=lent.host_memory_bytes)
+    return filled and all_else == lent
 
 
 def _from_table(node: Node, facts: DeviceFacts) -> _Lines:

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from muster.cost.memory import WorkspaceOptions, device_bytes
+from muster.cost.swapping import host_bytes
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan
 from muster.spec.pool import Pool
@@ -27,6 +28,8 @@ def check_plan(plan: Plan, model: ModelShape, fleet: Pool) -> None:
             node = nodes[stage.node]
             sizes = device_bytes(model, stage.first, stage.last, tokens, options, len(stage.devices))
             assert sum(sizes) <= node.device.memory_bytes
+            swapped = host_bytes(model, stage.first, stage.last, pipeline.serve) / len(stage.devices)
+            assert swapped <= node.device.host_memory_bytes
             assert all(0 <= device < node.device_count for device in stage.devices)
             taken.update((stage.node, device) for device in stage.devices)
     assert max(taken.values()) == 1

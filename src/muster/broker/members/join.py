@@ -71,7 +71,8 @@ def _check_address(address: Address) -> None:
 def check_measured(measured: Measured) -> None:
     """Raise `ProtocolViolation` on a claim that no machine can make."""
     device = measured.device
-    for what, value in (("memory", device.memory_bytes), ("free memory", measured.free_memory_bytes)):
+    sizes = (device.memory_bytes, device.host_memory_bytes, measured.free_memory_bytes)
+    for what, value in zip(("memory", "host memory", "free memory"), sizes, strict=True):
         if not 0 <= value <= MAX_MEMORY_BYTES:
             raise _absurd(what, value, "between 0 and 64 TiB")
     if device.memory_bytes == 0:

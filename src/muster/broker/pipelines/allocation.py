@@ -35,9 +35,16 @@ class Allocation:
 
     def booked_bytes(self, node: NodeId, besides: PipelineId | None = None) -> int:
         """The most that the node is to hold at once: a deferred stage takes the place of what its pipeline holds."""
+        return self._booked(node, besides, Placement.bytes_on)
+
+    def booked_host_bytes(self, node: NodeId, besides: PipelineId | None = None) -> int:
+        """Likewise of its host's memory."""
+        return self._booked(node, besides, Placement.host_bytes_on)
+
+    def _booked(self, node: NodeId, besides: PipelineId | None, bytes_on: Callable[[Placement, NodeId], int]) -> int:
         most: dict[PipelineId, int] = {}
         for placement in self._live():  # of each pipeline, what works comes before what loads
-            before, more = most.get(placement.id, 0), placement.bytes_on(node)
+            before, more = most.get(placement.id, 0), bytes_on(placement, node)
             most[placement.id] = max(before, more) if node in placement.deferred else before + more
         return sum(booked for id, booked in most.items() if id != besides)
 
@@ -46,7 +53,13 @@ class Allocation:
         own = sum(p.bytes_on(node) for p in self._live() if p.id == placement.id and p.holds(node))
         cap = self._members.cap(self._members.members[node], now_s)
         needed = self.booked_bytes(node, placement.id) + own + placement.bytes_on(node)
-        return own > 0 and needed > cap
+        return own > 0 and (needed > cap or self._host_must_wait(node, placement))
+
+    def _host_must_wait(self, node: NodeId, placement: Placement) -> bool:
+        device = self._members.members[node].device
+        own = sum(p.host_bytes_on(node) for p in self._live() if p.id == placement.id and p.holds(node))
+        needed = self.booked_host_bytes(node, placement.id) + own + placement.host_bytes_on(node)
+        return own > 0 and device is not None and needed > device.host_memory_bytes
 
     def is_shared(self, node: NodeId) -> bool:
         """Whether several pipelines count on the node."""
@@ -66,7 +79,9 @@ class Allocation:
         memory_bytes = node.device.memory_bytes - self.booked_bytes(node.id, id)
         if memory_bytes <= 0 or any(other.job == id.job for other in here):
             return None
-        return replace(node, device=_share(replace(node.device, memory_bytes=memory_bytes), 1 + len(here)))
+        host_bytes = max(0, node.device.host_memory_bytes - self.booked_host_bytes(node.id, id))
+        left = replace(node.device, memory_bytes=memory_bytes, host_memory_bytes=host_bytes)
+        return replace(node, device=_share(left, 1 + len(here)))
 
 
 def _share(device: Device, pipelines: int) -> Device:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from muster.broker.events import PipelineId
 from muster.broker.pipelines.job import JobModel
 from muster.cost.memory import stage_bytes, workspace_of
+from muster.cost.swapping import host_bytes
 from muster.plan.quick.tables import PlanOptions
 from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.model_shape import ModelShape
@@ -75,6 +76,11 @@ class Placement:
         work = self.pipeline.work
         workspace = workspace_of(work, self.model.workspace)
         return stage_bytes(self.model.shape, stage.first, stage.last, work.cache_tokens, workspace)
+
+    def host_bytes_on(self, node: NodeId) -> int:
+        """Likewise of the host's memory."""
+        stage = self.stage(node)
+        return 0 if stage is None else host_bytes(self.model.shape, stage.first, stage.last, self.pipeline.work)
 
     def holds(self, node: NodeId) -> bool:
         """Whether the node was told to hold its stage."""

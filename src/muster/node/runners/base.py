@@ -95,11 +95,15 @@ class Place(Protocol):
         """Below 1 a slower machine is rehearsed; see `thread`. It may change between steps."""
 
     async def load(
-        self, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]
+        self,
+        needed_bytes: Callable[[ModelShape], int],
+        assemble: Callable[[Stage, ModelShape], Result],
+        host_bytes: Callable[[ModelShape], int] = lambda shape: 0,
     ) -> Result:
         """Get the layers of this stage into memory and make of them what does the work. Called once, if at all.
 
-        `needed_bytes` says what both take together; `assemble` runs in a thread. Raises `MusterError`.
+        `needed_bytes` says what both take together on the device, `host_bytes` what they take of the host's memory
+        beside it; `assemble` runs in a thread. Raises `MusterError`.
         """
 
     async def load_draft(

@@ -20,7 +20,7 @@ def explain(pool: Pool, pipeline: Pipeline, step_seconds: float, ring_latency_s:
     ]
     sentences = [
         f"{why}: {' → '.join(parts)}.",
-        f"Slowest stage {step_seconds * 1e3:.2f} ms per step; cache for {pipeline.serve.cache_tokens} tokens.",
+        f"Slowest stage {step_seconds * 1e3:.2f} ms per step; cache for {_cache(pipeline)}.",
     ]
     in_flight = pipeline.serve.num_microbatches
     if len(parts) > 1:
@@ -29,6 +29,13 @@ def explain(pool: Pool, pipeline: Pipeline, step_seconds: float, ring_latency_s:
     if idle:
         sentences.append(f"{idle} on standby: they would not make the ring faster by enough.")
     return " ".join(sentences)
+
+
+def _cache(pipeline: Pipeline) -> str:
+    work = pipeline.serve
+    if not work.swap_pages:
+        return f"{work.cache_tokens} tokens"
+    return f"{work.host_tokens} tokens, {work.cache_tokens} at a time and the others in host memory"
 
 
 def nobody_here(shape: ModelShape, options: PlanOptions) -> DoesNotFit:

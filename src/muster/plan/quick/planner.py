@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from math import ceil, inf
 from typing import Protocol
 
+import msgspec
+
 from muster.cost.memory import stage_bytes
 from muster.cost.transfer import wire_seconds
 from muster.plan.quick.candidates import by_use, nearest_neighbours
@@ -20,6 +22,7 @@ from muster.plan.quick.explain import does_not_fit, explain, links_are_down, nob
 from muster.plan.quick.repair import repair
 from muster.plan.quick.search import Order, Search
 from muster.plan.quick.split import furthest, least_slowest, most_pages
+from muster.plan.quick.swap import swap_pages
 from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
@@ -152,7 +155,8 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
         num_microbatches=microbatches(len(stages), step_s, ring_s, options),
         prefill_tokens=options.workspace.prefill_tokens,
     )
-    pipeline = Pipeline(tuple(stages), settings)
+    swapped = swap_pages(shape, stages, devices, settings, step_s, options)
+    pipeline = Pipeline(tuple(stages), msgspec.structs.replace(settings, swap_pages=swapped))
     used = set(pipeline.nodes())
     return Plan(
         model=shape.name,

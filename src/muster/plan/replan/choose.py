@@ -14,6 +14,7 @@ from muster.plan.quick.candidates import by_use
 from muster.plan.quick.planner import Planner, as_plan
 from muster.plan.quick.repair import repair, room_for_pages
 from muster.plan.quick.search import Search
+from muster.plan.quick.swap import host_has_room
 from muster.plan.quick.tables import PlanOptions, Tables
 from muster.plan.replan.change import Change, Situation, change_to
 from muster.plan.replan.moves import recut, small_moves
@@ -109,7 +110,7 @@ def can_be(plan: Plan, shape: ModelShape, pool: Pool, options: PlanOptions) -> b
         any(stage.devices != (0,) for stage in pipeline.stages)
         or not here.issuperset(pipeline.nodes())
         or pipeline.serve.page_size != options.page_size
-        or pipeline.serve.swap_pages
+        or not host_has_room(shape, pipeline.stages, {node.id: node.device for node in pool.nodes}, pipeline.serve)
     ):
         return False
     counting = replace(options, workspace=workspace_of(pipeline.work, options.workspace))

@@ -61,7 +61,9 @@ class FixedCuts:
     hops_s: float
     """Sum of the links' latencies around the ring."""
     swap_s_per_page: float
-    """On the stage that takes longest; infinite where there is no host memory to speak of."""
+    """On the stage that takes longest; infinite where no host memory is lent."""
+    host_pages: float
+    """That the tightest stage has room for in host memory."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _choices(stages: FixedCuts, demand: Demand) -> tuple[Floats, Floats, Floats]
     parts = [(micro[fits], exact[fits], np.zeros(fits.sum()))]
     if demand.swap and np.isfinite(stages.swap_s_per_page):
         swap = np.ceil((n * b * demand.pages_each - 1 - pages) / np.maximum(n - 2, 1e-9))
-        useful = (n > 2) & (swap > 0) & (2 * swap <= pages)
+        useful = (n > 2) & (swap > 0) & (2 * swap <= pages) & (pages + (n - 2) * swap <= stages.host_pages)
         parts.append((n[useful], b[useful], swap[useful]))
     found = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return found[0], found[1], found[2]

@@ -76,7 +76,7 @@ def sort_into_classes(pool: Pool, apart: Collection[NodeId] = ()) -> Fleet:
 def _kind(node: Node) -> Hashable:
     device = node.device
     speeds = tuple(sorted(device.flops_per_s.items()))
-    rest = (device.memory_bandwidth_bytes_per_s, device.host_bandwidth_bytes_per_s)
+    rest = (device.memory_bandwidth_bytes_per_s, device.host_bandwidth_bytes_per_s, device.host_memory_bytes)
     return device.kind, device.name, device.memory_bytes, speeds, rest, node.device_count, node.inside
 
 

@@ -35,7 +35,7 @@ def one_pipeline(
     wanted = ServeOptions(
         max_replicas=1,
         max_tensor_parallel=1,
-        swap=False,
+        swap=any(node.device.host_memory_bytes for node in machines),
         page_size=options.page_size,
         max_microbatches=options.max_microbatches,
         evaluations=EVALUATIONS,
@@ -65,6 +65,7 @@ def _as_found(pipeline: Pipeline, found: ServeSettings) -> Pipeline:
         num_microbatches=in_flight,
         batch=found.batch if is_more else 0,
         prefill_tokens=found.prefill_tokens or pipeline.serve.prefill_tokens,
+        swap_pages=min(found.swap_pages, pipeline.serve.num_pages // 2),
     )
 
 

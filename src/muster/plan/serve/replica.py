@@ -12,6 +12,7 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
+from muster.cost.swapping import swap_bytes_per_s
 from muster.plan.serve.batching import FixedCuts, Setting, best_settings
 from muster.plan.serve.cuts import Chain, Cut, Group, Item, Rows
 from muster.plan.serve.job import Job
@@ -219,6 +220,7 @@ class Replicas:
             prompt_wire_s=self._wires(order, cuts, prompts),
             hops_s=sum(self._hop(order, here, there)[0] for here, there in _around(cuts)),
             swap_s_per_page=max(self._swap_s(*one) for one in ranges),
+            host_pages=min(self._host_pages(*one) for one in ranges),
         )
 
     def _wires(self, order: Sequence[Item], cuts: Sequence[Cut], tables: StageTables) -> Floats:
@@ -242,11 +244,15 @@ class Replicas:
         return message_s + float(fleet.latency_s[source, target]), float(fleet.bandwidth[source, target])
 
     def _swap_s(self, kind: int, degree: int, first: int, last: int) -> float:
-        device = self.job.fleet.kinds[kind].device
-        if device.kind != "cuda" or device.host_bandwidth_bytes_per_s <= 0:
-            return np.inf  # elsewhere the host's memory is the device's
-        nbytes = self.job.demand.page_size * self.job.shape.cache_bytes_per_token(first, last)
-        return nbytes / degree / device.host_bandwidth_bytes_per_s
+        bytes_per_s = swap_bytes_per_s(self.job.fleet.kinds[kind].device)
+        return self._page_bytes(degree, first, last) / bytes_per_s if bytes_per_s else np.inf
+
+    def _host_pages(self, kind: int, degree: int, first: int, last: int) -> float:
+        page, lent = self._page_bytes(degree, first, last), self.job.fleet.kinds[kind].device.host_memory_bytes
+        return lent // page if page else np.inf
+
+    def _page_bytes(self, degree: int, first: int, last: int) -> float:
+        return self.job.demand.page_size * self.job.shape.cache_bytes_per_token(first, last) / degree
 
 
 def _tokens(loads: Loads) -> tuple[float, float]:

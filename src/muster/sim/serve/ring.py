@@ -11,6 +11,7 @@ from typing import Protocol
 from muster.cost.codecs import message_bytes
 from muster.cost.island import SLOWEST_INSIDE
 from muster.cost.pace import Constants
+from muster.cost.swapping import swap_bytes_per_s
 from muster.errors import DoesNotFit, InvalidRequest, PoolUnavailable
 from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.codec import RAW
@@ -182,11 +183,11 @@ def _pages_of_all(tokens: int, page_size: int) -> int:
 
 
 def _host(node: Node) -> float:
-    bandwidth = node.device.host_bandwidth_bytes_per_s
+    bandwidth = swap_bytes_per_s(node.device)
     if bandwidth <= 0:
         raise InvalidRequest(
-            f"The plan swaps cache on {node.name}, whose host bandwidth is not known; "
-            "give host_bandwidth_bytes_per_s in the pool file, or plan without swap."
+            f"The plan swaps cache on {node.name}, which lends no host memory, or nobody knows how fast that is; give "
+            "host_memory_bytes and host_bandwidth_bytes_per_s in the pool file, or plan without swap."
         )
     return bandwidth
 

@@ -3,6 +3,7 @@
 import time
 
 from muster.cost.memory import DRAFT_PAGE, draft_bytes, draft_cache_tokens, stage_bytes, workspace_of
+from muster.cost.swapping import host_bytes
 from muster.model.cache import KVCache
 from muster.model.stage import Stage
 from muster.node.runners.base import Kind, Place, Runner
@@ -30,6 +31,11 @@ def needed_bytes(assign: Assign, shape: ModelShape) -> int:
     return stage_bytes(shape, assign.mine.first, assign.mine.last, work.cache_tokens, workspace_of(work))
 
 
+def host_bytes_of(assign: Assign, shape: ModelShape) -> int:
+    """Beside that, in host memory."""
+    return host_bytes(shape, assign.mine.first, assign.mine.last, assign.pipeline.serve)
+
+
 async def build(place: Place) -> Runner:
     return await (_build_first(place) if place.assign.index == 0 else _build_later(place))
 
@@ -46,7 +52,9 @@ async def _build_first(place: Place) -> Runner:
         guessing = Guessing(guessers, time.monotonic)
         return Engine(stage, cache, options=options, constraints=constraints, guessing=guessing)
 
-    engine = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
+    engine = await place.load(
+        lambda shape: needed_bytes(assign, shape), assemble, lambda shape: host_bytes_of(assign, shape)
+    )
     encode = place.coder(place.node, _next(assign)).encode
     return FirstStage(await _ring_place(place), engine, encode, ComputeThread(assign.epoch, place.speed))
 
@@ -62,7 +70,9 @@ async def _build_later(place: Place) -> Runner:
         cache, constraints = cache_of(stage, work), _constraints(place, stage)
         return Follower(stage, cache, assign.epoch, work.prefill_tokens, constraints)
 
-    follower = await place.load(lambda shape: needed_bytes(assign, shape), assemble)
+    follower = await place.load(
+        lambda shape: needed_bytes(assign, shape), assemble, lambda shape: host_bytes_of(assign, shape)
+    )
     decode = place.coder(_previous(assign), place.node).decode
     encode = place.coder(place.node, _next(assign)).encode
     return LaterStage(await _ring_place(place), follower, decode, encode, ComputeThread(assign.epoch, place.speed))
