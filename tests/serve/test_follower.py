@@ -32,7 +32,6 @@ def test_a_middle_stage_passes_the_step_on_and_the_last_one_answers():
 HUGE = 2**62
 BAD_STEPS = {
     "another epoch": changed(STEP, epoch=2),
-    "a step too early": changed(STEP, sequence=1),
     "no rows": changed(STEP, rows=()),
     "a page that does not exist": changed(STEP, rows=(Row(3, 0, 5, (2, 4), 1),)),
     "a negative page": changed(STEP, rows=(Row(3, 0, 5, (2, -1), 1),)),
@@ -113,9 +112,16 @@ def test_a_step_that_needs_more_workspace_than_was_set_aside_is_a_violation():
 
 def test_a_step_does_not_run_twice():
     one = follower()
-    one.run(STEP, HIDDEN)
-    with pytest.raises(ProtocolViolation, match="where step 1 was due"):
-        one.run(STEP, HIDDEN)
+    assert one.add(STEP, HIDDEN)
+    assert one.take() == (STEP, HIDDEN)
+    assert not one.add(STEP, HIDDEN)
+    assert one.take() is None
+
+
+def test_a_step_of_another_epoch_or_one_that_cannot_be_is_refused_when_it_comes():
+    for step in (changed(STEP, epoch=2), changed(STEP, sequence=-1), changed(STEP, after=0)):
+        with pytest.raises(ProtocolViolation):
+            follower().add(step, HIDDEN)
 
 
 def test_the_engine_and_the_follower_agree_on_a_slot_that_changes_hands():

@@ -12,7 +12,7 @@ def test_an_engine_runs_what_the_plan_says():
         epoch=5,
         num_microbatches=3,
         prefill_tokens=128,
-        max_batch=300,
+        max_batch=100,
     )
 
 

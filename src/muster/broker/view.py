@@ -60,11 +60,18 @@ def _pipeline(state: BrokerState, lifecycle: Lifecycle) -> View:
         "reason": _reason(lifecycle) if serving is None else "",
         "epoch": serving.epoch if serving is not None else 0,
         "placement": _stages(state, serving) if serving is not None else [],
+        "in_flight": _in_flight(state, serving) if serving is not None else 0,
         "work": _work(serving.pipeline.work) if serving is not None else None,
         "guesses": _guesses(state, serving) if serving is not None else None,
         "explanation": serving.explanation if serving is not None else "",
         "loading": _loading(state, pending) if pending is not None else [],
     }
+
+
+def _in_flight(state: BrokerState, serving: Placement) -> int:
+    """Steps that its first stage keeps in flight, as that says; 0 until it has."""
+    first = state.members.members.get(serving.pipeline.stages[0].node)
+    return 0 if first is None else first.in_flight.get(serving.epoch, 0)
 
 
 def _work(work: WorkSettings) -> View:

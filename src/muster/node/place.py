@@ -12,13 +12,13 @@ from msgspec import structs
 
 from muster.compress.registry import Coder, make_coder
 from muster.errors import LinkDown, ProtocolViolation
-from muster.link.base import Connection, short_id
-from muster.link.outbox import Outbox
+from muster.link.base import Channel, Connection, short_id
 from muster.model.stage import Stage
+from muster.node.hop import Hop
 from muster.node.loading import Report, StageLoader, Wish
 from muster.node.neighbours import Neighbours
 from muster.node.probes import greet
-from muster.node.runners.base import Send
+from muster.node.runners.base import Again, Send
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Draft
 from muster.spec.plan import Stage as Part
@@ -57,7 +57,7 @@ class NodePlace:
         self.node, self.head = surroundings.node, surroundings.head
         self._connection = connection
         self._around = surroundings
-        self._boxes: list[Outbox] = []
+        self._hops: list[Hop] = []
 
     def speed(self) -> float:
         return self._around.speed()
@@ -86,23 +86,28 @@ class NodePlace:
     def vocabulary(self) -> bytes:
         return self._around.loader.vocabulary(self.assign.manifest)
 
-    async def reach(self, node: NodeId) -> Send:
+    async def reach(self, node: NodeId, again: Again | None = None) -> Send:
         address = next((address for address in self.assign.peers if address.node == node), None)
         if address is None:
             raise ProtocolViolation(f"The head named no address for node {short_id(node)}; its books are wrong.")
-        channel = await self._around.neighbours.open(address, "data")
         epoch, lost = self.assign.epoch, self._around.lost
-        box = Outbox(channel, lambda error: lost(epoch, node, str(error)))
-        self._boxes.append(box)
-        self._around.reached(address, await greet(channel, node))
-        return box.put
+        hop = Hop(lambda: self._channel(address), lambda error: lost(epoch, node, str(error)), again)
+        self._hops.append(hop)
+        await hop.open()
+        return hop.send
+
+    async def _channel(self, address: Address) -> Channel:
+        """One that works."""
+        channel = await self._around.neighbours.open(address, "data")
+        self._around.reached(address, await greet(channel, address.node))
+        return channel
 
     def coder(self, source: NodeId, target: NodeId) -> Coder:
         return make_coder(self.assign.pipeline.codec(source, target))
 
     async def close(self) -> None:
         """Hang up on the neighbours. The layers stay until the loader is told."""
-        boxes, self._boxes = self._boxes, []
-        for box in boxes:
-            box.stop()  # first of all, so that it holds even where the rest is cut short
-        await asyncio.gather(*(box.close() for box in boxes))
+        hops, self._hops = self._hops, []
+        for hop in hops:
+            hop.stop()  # first of all, so that it holds even where the rest is cut short
+        await asyncio.gather(*(hop.close() for hop in hops))

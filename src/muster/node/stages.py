@@ -51,7 +51,9 @@ class Stages:
         return Vitals(
             free_memory_bytes=free_memory_bytes,
             stages=tuple(
-                StageVitals(epoch, vitals.active_requests, vitals.received, vitals.sent, vitals.guesses)
+                StageVitals(
+                    epoch, vitals.active_requests, vitals.received, vitals.sent, vitals.guesses, vitals.in_flight
+                )
                 for epoch, vitals in held.items()
             ),
             steps=self._past_steps + sum(vitals.steps for vitals in at_work),

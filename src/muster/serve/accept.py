@@ -12,11 +12,16 @@ from muster.cost.memory import SCORED_AT_ONCE
 from muster.errors import InvalidRequest, ProtocolViolation
 from muster.serve.scoring import ScoredPrompt
 from muster.serve.stage import PagedCache
-from muster.serve.turn import MAX_GUESSES, MAX_SLOTS, MAX_STEP_SCORES, StepRow
+from muster.serve.turn import MAX_GUESSES, MAX_STEP_SCORES, StepRow
+from muster.sim.serve.ring import MAX_SLOTS
 from muster.spec.request import Sampled
 from muster.spec.sampling import MAX_LOGPROBS
 from muster.spec.scores import PromptScores
-from muster.wire.messages.generate import Admit, Row, Step, StepDone
+from muster.wire.messages.generate import Admit, Row, Spent, Step, StepDone
+
+MAX_STAGES = 1024
+"""Of one ring."""
+MAX_SPENT_S = 3600.0
 
 
 def require(condition: bool, what: str) -> None:
@@ -24,10 +29,8 @@ def require(condition: bool, what: str) -> None:
         raise ProtocolViolation(f"{what}; the peer runs other code or cheats, so this pipeline must be rebuilt.")
 
 
-def check_order(epoch: int, sequence: int, message: Step | StepDone) -> None:
-    """`sequence` is the one that must come next: a lost step would leave a hole in the cache."""
+def check_epoch(epoch: int, message: Step | StepDone) -> None:
     require(message.epoch == epoch, f"A message of epoch {message.epoch} came in epoch {epoch}")
-    require(message.sequence == sequence, f"Step {message.sequence} came where step {sequence} was due")
 
 
 def check_step(step: Step, cache: PagedCache, prefill_tokens: int) -> None:
@@ -35,6 +38,7 @@ def check_step(step: Step, cache: PagedCache, prefill_tokens: int) -> None:
     require(0 < len(step.rows) <= MAX_SLOTS, f"A step has {len(step.rows)} rows where 1 to {MAX_SLOTS} are allowed")
     prompt = sum(row.length for row in step.rows if row.length > 1)
     require(prompt <= prefill_tokens, f"A step has {prompt} prompt tokens where {prefill_tokens} are allowed")
+    check_spent(step.spent)
     scored = sum(row.scores for row in step.rows)
     require(scored <= MAX_STEP_SCORES, f"A step scores {scored} tokens where {MAX_STEP_SCORES} are allowed")
     sampled, allowed = sum(row.samples for row in step.rows), max(len(step.rows), SCORED_AT_ONCE)
@@ -66,6 +70,13 @@ def _check_row(row: Row, cache: PagedCache) -> None:
     require(needed == len(row.pages), f"A row that needs {needed} pages names {len(row.pages)}")
     inside = min(row.pages) >= 0 and max(row.pages) < cache.num_pages
     require(inside, f"A row names a page outside the {cache.num_pages} of this pipeline")
+
+
+def check_spent(spent: Sequence[Spent]) -> None:
+    """Seconds that make sense. That they are true nobody can see; what follows from them has its limits."""
+    require(len(spent) < MAX_STAGES, f"A step passed {len(spent)} stages where {MAX_STAGES} are allowed")
+    seconds = [one for stage in spent for one in (stage.waited_s, stage.computed_s)]
+    require(all(0 <= one <= MAX_SPENT_S for one in seconds), "A step took no time that there is")
 
 
 def check_hidden(step: Step, hidden_TH: Tensor, hidden_size: int, dtype: torch.dtype) -> None:

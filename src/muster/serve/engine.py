@@ -5,7 +5,7 @@ through `receive`; meanwhile further microbatches run. Knows nothing of sockets,
 thread-safe: whoever drives it calls one method at a time.
 """
 
-from collections import deque
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
 from typing import Generic
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from muster.errors import ContextTooLong, InvalidRequest, MusterError
-from muster.serve.accept import check_ends, check_order, check_sampled, check_scores, counts_of, require
+from muster.serve.accept import check_ends, check_epoch, check_sampled, check_scores, check_spent, counts_of, require
 from muster.serve.constrain import Constraints
 from muster.serve.grammar_book import GrammarBook
 from muster.serve.guess.guessing import Guessing
 from muster.serve.options import EngineOptions
+from muster.serve.order import MAX_AHEAD, StepOrder
 from muster.serve.pages import PagePool
 from muster.serve.run import run_step
 from muster.serve.sampling import Sampler
@@ -25,6 +26,7 @@ from muster.serve.schedule import Scheduler
 from muster.serve.sequence import Sequence, State, finish_reason
 from muster.serve.stage import CacheT, RunsLayers
 from muster.serve.turn import StepRow, Turn
+from muster.sim.serve.in_flight import StepsInFlight
 from muster.spec.guesses import GuessCounts
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.scores import PromptScores
@@ -56,6 +58,8 @@ class EngineStats:
     running: int
     waiting: int
     in_flight: int
+    most_in_flight: int
+    """As many as there should be now."""
     num_pages: int
     available_pages: int
     steps: int
@@ -80,19 +84,21 @@ class Engine(Generic[CacheT]):
         """`constraints` are those of a stage that is also the last. Without `guessing` every pass brings one token."""
         if stage.is_last:
             # Nothing is ever in flight, so there is nothing to split the requests for.
-            options = replace(options, num_microbatches=1)
+            options = replace(options, num_microbatches=1, max_microbatches=1)
         self._stage = stage
         self._cache = cache
         self._options = options
         self._pages = PagePool(cache.num_pages, cache.page_size)
         self._guessing = guessing
-        guess_for = None if guessing is None else guessing.guess
-        self._scheduler = Scheduler(self._pages, options, cache.step_pages, guess_for)
+        self._in_flight = StepsInFlight(options.num_microbatches, options.max_microbatches)
         self._sampler = Sampler(constraints)
         self.constraints = constraints
         self._grammars = GrammarBook()
         self._sequences: dict[str, Sequence] = {}
-        self._flight: deque[tuple[Step, list[StepRow]]] = deque()
+        self._flight: dict[int, tuple[Step, list[StepRow]]] = {}
+        guess_for = None if guessing is None else guessing.guess
+        self._scheduler = Scheduler(self._pages, options, cache.step_pages, guess_for, self._flight)
+        self._returns: StepOrder[StepDone] = StepOrder()
         self._ended_early: list[Progress] = []
         self._failed: list[tuple[str, MusterError]] = []
         self._nothing_to_do = False
@@ -113,7 +119,7 @@ class Engine(Generic[CacheT]):
 
     def _run(self) -> Outputs:
         progress, self._ended_early = tuple(self._ended_early), []
-        turn = self._scheduler.turn() if self.in_flight < self._options.num_microbatches else None
+        turn = self._scheduler.turn(self.most_in_flight) if self.has_place else None
         if turn is None:
             self._nothing_to_do = True
             return Outputs(progress)
@@ -121,21 +127,29 @@ class Engine(Generic[CacheT]):
         if self._guessing is not None and all(share.decodes for share in turn.shares):
             self._guessing.sent(step.sequence, sum(share.length for share in turn.shares))
         result = run_step(self._stage, self._cache, self._sampler, step, _tokens_of(turn.shares))
-        self._flight.append((step, turn.shares))
+        self._flight[step.sequence] = (step, turn.shares)
         if not isinstance(result, StepDone):
             return Outputs(progress, (step, result))
-        return Outputs(progress + self._emit(result))
+        return Outputs(progress + self._take_in(step, result))
 
     def receive(self, done: StepDone) -> tuple[Progress, ...]:
-        """Tokens from the last stage, for the oldest step in flight."""
-        require(self.in_flight > 0, f"Step {done.sequence} came back where none was in flight")
-        step, shares = self._flight[0]
-        check_order(self._options.epoch, step.sequence, done)
+        """Tokens from the last stage, in any order; nothing new where they came before."""
+        check_epoch(self._options.epoch, done)
+        require(0 <= done.sequence < self._steps, f"Step {done.sequence} came back where none was in flight")
+        if done.sequence not in self._flight:
+            return ()
+        step, shares = self._flight[done.sequence]
         counts_of(done, [share for share in shares if share.samples])
         check_sampled(done.sampled, self._stage.vocab_size)
         check_ends(done)
+        check_spent(done.spent)
         check_scores(done.scores, [share for share in shares if share.scores], self._stage.vocab_size)
-        return self._emit(done)
+        return self._take_in(step, done)
+
+    def observe(self, stage_s: Several[float], latency_s: float) -> None:
+        """What a step that came back took at each stage, and on its way between them."""
+        self._in_flight.observe(stage_s, latency_s)
+        self._nothing_to_do = False
 
     def prepared(self, answer: Prepared) -> None:
         """A grammar is ready, or cannot be used."""
@@ -182,8 +196,17 @@ class Engine(Generic[CacheT]):
         """Whether `step` may achieve something before the next `receive`, `submit` or `cancel`."""
         if self._ended_early or self._failed or self._grammars.has_asked:
             return True
-        free = self.in_flight < self._options.num_microbatches
-        return free and not self._nothing_to_do and self._scheduler.could_run
+        return self.has_place and not self._nothing_to_do and self._scheduler.could_run
+
+    @property
+    def most_in_flight(self) -> int:
+        """Steps that there should be in flight now."""
+        return self._in_flight.limit
+
+    @property
+    def has_place(self) -> bool:
+        """Whether one more step may be in flight."""
+        return self.in_flight < self.most_in_flight and self._steps < self._returns.floor + MAX_AHEAD
 
     @property
     def in_flight(self) -> int:
@@ -195,6 +218,7 @@ class Engine(Generic[CacheT]):
             running=len(self._scheduler.running),
             waiting=self._scheduler.num_waiting,
             in_flight=self.in_flight,
+            most_in_flight=self.most_in_flight,
             num_pages=self._pages.num_pages,
             available_pages=self._pages.available,
             steps=self._steps,
@@ -212,11 +236,11 @@ class Engine(Generic[CacheT]):
         self._scheduler.check()
         self._grammars.check(self._sequences.values())
         assert set(map(id, self._scheduler.running)) <= set(map(id, self._sequences.values())), "an unknown one runs"
-        owed = {id(share.sequence) for _, shares in self._flight for share in shares if share.samples}
+        owed = {id(share.sequence) for _, shares in self._flight.values() for share in shares if share.samples}
         for sequence in self._sequences.values():
             assert sequence.state is not State.ENDED, "an ended request is still listed"
             assert sequence.awaiting == (id(sequence) in owed), "a token is awaited that nobody will send"
-        assert self.in_flight <= self._options.num_microbatches, "too many steps in flight"
+        assert self.in_flight <= self._options.max_microbatches, "too many steps in flight"
 
     def _describe(self, turn: Turn) -> Step:
         """The turn as a message. The hidden state's header is added by whoever sends it."""
@@ -232,17 +256,21 @@ class Engine(Generic[CacheT]):
             )
             for s in turn.shares
         )
+        forget = self._grammars.take_forgotten()
         step = Step(
             epoch=self._options.epoch,
-            sequence=self._steps,
+            sequence=turn.number,
+            # A grammar is forgotten when nobody uses it any more.
+            after=turn.number - 1 if forget else turn.after,
+            closed=self._returns.floor,
             rows=rows,
             copies=tuple(turn.copies),
             admit=tuple(map(self._admit, turn.admitted)),
             release=tuple(turn.released),
             guesses=tuple(share.guesses for share in turn.shares if share.guesses),
-            forget=self._grammars.take_forgotten(),
+            forget=forget,
         )
-        self._steps += 1
+        self._steps = turn.number + 1
         self._computed_tokens += sum(row.length for row in rows)
         return step
 
@@ -251,9 +279,17 @@ class Engine(Generic[CacheT]):
         context, num_prompt = tuple(sequence.tokens), len(sequence.request.prompt)
         return Admit(sequence.slot, context, num_prompt, sampling, self._grammars.number_of(sequence))
 
+    def _take_in(self, step: Step, done: StepDone) -> tuple[Progress, ...]:
+        """What is said now that this is back: of this step, and of those that waited for it."""
+        self._returns.add(step.sequence, step.after, done)
+        progress: tuple[Progress, ...] = ()
+        while (due := self._returns.take()) is not None:
+            progress += self._emit(due)
+        return progress
+
     def _emit(self, done: StepDone) -> tuple[Progress, ...]:
-        """Hand the tokens of the oldest step to their sequences; those that were cancelled meanwhile get none."""
-        step, shares = self._flight.popleft()
+        """Hand the tokens of a step to their sequences; those that were cancelled meanwhile get none."""
+        step, shares = self._flight.pop(done.sequence)
         if self._guessing is not None:
             self._guessing.returned(step.sequence)
         self._grammars.gone(step.forget)

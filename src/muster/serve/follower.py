@@ -1,23 +1,26 @@
 """A later stage of the ring: it runs the steps that the head decided; the last one also samples.
 
-Everything here comes from another machine, so `accept` sees it before the cache does. Knows nothing of requests,
-queues or the page budget.
+Steps come in any order, and perhaps twice; each runs once, when all that it names has (`order.py`). Everything here
+comes from another machine, so `accept` sees it before the cache does. Knows nothing of requests, queues or the page
+budget.
 """
 
-from typing import Generic
+from collections.abc import Callable
+from typing import Any, Generic
 
 from torch import Tensor
 
 from muster.serve.accept import (
+    check_epoch,
     check_grammars,
     check_guesses,
     check_hidden,
-    check_order,
     check_scored,
     check_slots,
     check_step,
 )
 from muster.serve.constrain import Constraints
+from muster.serve.order import StepOrder
 from muster.serve.run import run_step
 from muster.serve.sampling import Sampler
 from muster.serve.stage import CacheT, RunsLayers
@@ -45,20 +48,35 @@ class Follower(Generic[CacheT]):
         self._prefill_tokens = prefill_tokens
         self._sampler = Sampler(constraints)
         self.constraints = constraints
-        self._steps = 0
+        self._order: StepOrder[tuple[Step, Any]] = StepOrder()
+
+    def add(self, step: Step, hidden: Any) -> bool:
+        """A step came, with its hidden state in whatever form; False if it had come before.
+
+        Raises `ProtocolViolation` for a step of another epoch, or one that cannot be.
+        """
+        check_epoch(self._epoch, step)
+        return self._order.add(step.sequence, step.after, (step, hidden))
+
+    def knows(self, number: int) -> bool:
+        """Whether the step of this number has run, or was taken."""
+        return self._order.has_run(number)
+
+    def take(self, is_ready: Callable[[Step], bool] = lambda step: True) -> tuple[Step, Any] | None:
+        """The next step that may run now, with what came with it. It must be run before another is taken."""
+        return self._order.take(lambda item: is_ready(item[0]))
 
     def run(self, step: Step, hidden_TH: Tensor) -> tuple[Step, Tensor] | StepDone:
-        """Run one step; returns it with the new hidden state for the next stage, or the tokens for the head.
+        """Run a step that was taken: back comes it with the new hidden state for the next stage, or what was sampled.
 
-        Raises `ProtocolViolation` for a step of another epoch, out of order, or that does not fit this stage.
+        Raises `ProtocolViolation` for a step that does not fit this stage.
         """
         self._accept(step, hidden_TH)
-        self._steps += 1
         result = run_step(self._stage, self._cache, self._sampler, step, hidden_TH)
         return result if isinstance(result, StepDone) else (step, result)
 
     def _accept(self, step: Step, hidden_TH: Tensor) -> None:
-        check_order(self._epoch, self._steps, step)
+        check_epoch(self._epoch, step)
         check_step(step, self._cache, self._prefill_tokens)
         check_hidden(step, hidden_TH, self._stage.hidden_size, self._stage.dtype)
         if self._stage.is_last:

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic
 
-from torch import Tensor
-
 from muster.errors import MusterError
 from muster.serve.constrain import Constraints
 from muster.serve.engine import Engine
@@ -17,7 +15,7 @@ from muster.serve.guess.guessing import Guessing
 from muster.serve.options import EngineOptions
 from muster.serve.stage import CacheT, RunsLayers
 from muster.spec.request import Progress
-from muster.wire.messages.generate import Prepared, Step, StepDone
+from muster.wire.messages.generate import Prepared, StepDone
 
 
 class LocalRing(Generic[CacheT]):
@@ -40,7 +38,6 @@ class LocalRing(Generic[CacheT]):
         self._constraints = constraints
         self.failed: dict[str, MusterError] = {}
         """Requests that ended without an answer."""
-        self._waiting: list[deque[tuple[Step, Tensor]]] = [deque() for _ in self._followers]
         self._done: deque[StepDone] = deque()
 
     @property
@@ -59,7 +56,7 @@ class LocalRing(Generic[CacheT]):
     def step(self) -> tuple[Progress, ...]:
         outputs = self.engine.step()
         if outputs.forward is not None:
-            self._waiting[0].append(outputs.forward)
+            self._followers[0].add(*outputs.forward)
         for number in outputs.forget:
             assert self._constraints is not None, "only a grammar that was prepared is forgotten"
             self._constraints.forget(number)
@@ -71,13 +68,13 @@ class LocalRing(Generic[CacheT]):
         return outputs.progress
 
     def move(self, hop: int) -> tuple[Progress, ...]:
-        """Let the oldest step that waits for hop `hop` go on: through a follower, or home on the last."""
+        """Let the oldest step that may run behind hop `hop` go on: through a follower, or home on the last."""
         if hop == len(self._followers):
             return self.engine.receive(self._done.popleft()) if self._done else ()
-        if self._waiting[hop]:
-            result = self._followers[hop].run(*self._waiting[hop].popleft())
+        if (due := self._followers[hop].take()) is not None:
+            result = self._followers[hop].run(*due)
             if isinstance(result, StepDone):
                 self._done.append(result)
             else:
-                self._waiting[hop + 1].append(result)
+                self._followers[hop + 1].add(*result)
         return ()

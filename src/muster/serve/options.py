@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from muster.cost.memory import SCORED_AT_ONCE
+from muster.sim.serve.rounds import MAX_IN_FLIGHT
 from muster.spec.plan import ServeSettings
 
 
@@ -13,11 +15,14 @@ class EngineOptions:
     epoch: int = 0
     """The placement that the engine serves; stamped on every step."""
     num_microbatches: int = 1
-    """Steps in flight at once; one per stage at least, more if links are slow."""
+    """Steps in flight at once, until the first of them have told what stages and links take."""
+    max_microbatches: int = MAX_IN_FLIGHT
+    """Most that there may come to be."""
     prefill_tokens: int = 512
     """Most prompt tokens in one step. More is faster, fewer lets decodes return sooner."""
-    max_batch: int = 256
-    """Most sequences that hold pages at the same time."""
+    max_batch: int = SCORED_AT_ONCE
+    """Most sequences in one microbatch, for which workspace is set aside. As many run at once as all microbatches that
+    may be in flight take together, and as pages suffice for."""
     max_queue: int = 4096
     """Most sequences that wait; more are refused."""
 
@@ -29,9 +34,14 @@ class EngineOptions:
             eos_token_ids=frozenset(settings.eos_token_ids),
             epoch=epoch,
             num_microbatches=settings.num_microbatches,
+            max_microbatches=most_in_flight(settings),
+            max_batch=settings.batch or SCORED_AT_ONCE,
         )
         if settings.prefill_tokens:
             options = replace(options, prefill_tokens=settings.prefill_tokens)
-        if settings.batch:
-            options = replace(options, max_batch=settings.batch * settings.num_microbatches)
         return options
+
+
+def most_in_flight(settings: ServeSettings) -> int:
+    """So many steps may wait at a stage, at the most."""
+    return max(settings.num_microbatches, settings.max_microbatches or MAX_IN_FLIGHT)

@@ -2,13 +2,14 @@
 
 One turn fills one microbatch, class by class (interactive, then offline):
 
-    1. decodes    sequences whose last token is known; about running / num_microbatches of them, the longest idle first
+    1. decodes    sequences whose last token is known; about running / steps in flight of them, the longest idle first
     2. prefills   chunks of prompts already begun, in order of arrival, within the turn's token budget
     3. admissions from the queue, in order of arrival, if *all* pages of their context are there now
 
 A sequence whose token is on its way is left alone until it returns; chunks of one prompt may follow each other in
-consecutive turns, since stages run steps in order. For the same reason pages may be taken from a sequence that is in
-flight: whoever gets them writes later than it reads.
+consecutive turns, and pages may be taken from a sequence that is in flight and given to another at once. Stages need
+not run steps in the order in which they left, so a turn names the last step under way that must have run before it:
+one that has a chunk before, reads or wrote a page that is its own now, or had its slot (`order.py`).
 
 A sequence that decodes may take guesses along, which the same step checks. They are none of its tokens before they
 have come back: their pages are found by nobody, and what was wrong is overwritten by the next step of the sequence.
@@ -17,15 +18,19 @@ Memory: nothing is promised. When a decode needs a page and none is there, the l
 and starts again later (preemption by recompute); the first in rank is never asked, so the engine always moves.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from heapq import heappop, heappush
 
 from muster.cost.memory import SCORED_AT_ONCE
 from muster.errors import LimitReached
 from muster.serve.options import EngineOptions
+from muster.serve.order import UnderWay
+from muster.serve.page_needs import PageNeeds, is_promised, needs_of
 from muster.serve.pages import PagePool
 from muster.serve.sequence import Sequence, State
-from muster.serve.turn import MAX_GUESSES, MAX_SLOTS, MAX_STEP_SCORES, PageNeeds, StepRow, Turn
+from muster.serve.turn import MAX_GUESSES, MAX_STEP_SCORES, StepRow, Turn
+from muster.sim.serve.ring import MAX_SLOTS
 from muster.spec.request import Priority
 
 GuessFor = Callable[[Sequence, int, bool], tuple[int, ...]]
@@ -39,8 +44,12 @@ class Scheduler:
         options: EngineOptions,
         step_pages: int | None = None,
         guess_for: GuessFor | None = None,
+        under_way: Collection[int] = (),
     ) -> None:
-        """`step_pages` as in `PagedCache`, where that is less than all."""
+        """`step_pages` as in `PagedCache`, where that is less than all.
+
+        `under_way` are the numbers of the steps that have not come back, whenever it looks.
+        """
         self._guess_for = guess_for
         self._pages = pages
         self._options = options
@@ -49,9 +58,13 @@ class Scheduler:
         """Whether a prompt had to stay out of the last turn because of the pages that decodes name."""
         self._queues: dict[Priority, list[tuple[int, Sequence]]] = {priority: [] for priority in Priority}
         self._running: list[Sequence] = []
-        self._free_slots = list(range(min(options.max_batch, MAX_SLOTS) - 1, -1, -1))
-        self._released: list[int] = []
-        self._turns = 0
+        self._free_slots = deque(range(MAX_SLOTS))
+        """The longest unused first: a step need not wait for the one that had its slot."""
+        self._released: list[tuple[int, int]] = []
+        """Slots, with the last step that ran each."""
+        self._under_way = UnderWay(under_way)
+        self._next = 0
+        self._steps = 1
         self.num_waiting = 0
         self.preemptions = 0
         self.reused_tokens = 0
@@ -94,10 +107,10 @@ class Scheduler:
 
     # --- one turn -----------------------------------------------------------------------------------------------
 
-    def turn(self) -> Turn | None:
-        """Choose the rows of the next step and reserve their pages. None if nothing can run now."""
-        self._turns += 1
-        turn = Turn(self._turns)
+    def turn(self, steps: int) -> Turn | None:
+        """Choose the rows of the next of so many steps in flight, and reserve their pages. None if nothing can run."""
+        self._steps = steps
+        turn = Turn(self._next)
         admitting, prompts_first, self._crowded_out = True, self._crowded_out, False
         for priority in Priority:
             if not prompts_first:
@@ -111,12 +124,15 @@ class Scheduler:
             return None
         for share in turn.shares:
             self._publish(share)
-        self._pages.release([source for source, _ in turn.copies])
-        turn.released, self._released = self._released, []
+        sources = [source for source, _ in turn.copies]
+        self._pages.release(sources)
+        self._under_way.copy(sources, turn.number)
+        self._release_slots(turn)
+        self._next += 1
         return turn
 
     def _take_decodes(self, turn: Turn, priority: Priority) -> None:
-        cap = -(-len(self._running) // self._options.num_microbatches)
+        cap = self._part_of(len(self._running))
         ready = [s for s in self._running if s.remaining == 1 and s.request.priority is priority]
         for sequence in sorted(ready, key=lambda s: (s.turn, s.arrival)):
             if len(turn.shares) >= cap:
@@ -151,7 +167,7 @@ class Scheduler:
                 fits = False
             elif not self._can_name(turn, fit.found, fit.fresh):
                 self._crowded_out, fits = True, False
-            elif self._promised(sequence, fit, turn):
+            elif is_promised(sequence, fit, self._pages.page_size, turn.promised):
                 # Another row is computing the next page of this very prefix: one turn later it can be found.
                 deferred.append(heappop(queue))
             else:
@@ -177,16 +193,17 @@ class Scheduler:
             SCORED_AT_ONCE - turn.guesses - len(self._running),
         )
         # One sequence alone cannot keep the ring busy, however few steps may be in flight.
-        others_wait = 1 < len(self._running) + self.num_waiting > self._options.num_microbatches // 2
+        others_wait = 1 < len(self._running) + self.num_waiting > self._steps // 2
         guesses = self._guess_for(sequence, most, others_wait) if most > 0 else ()
         missing = self._pages.pages_for(len(sequence.tokens) + len(guesses)) - len(sequence.pages)
-        sequence.pages += self._pages.allocate(max(0, missing))
+        sequence.pages += self._allocate(max(0, missing), turn)
         turn.guesses += len(guesses)
         return guesses
 
     def _share(self, turn: Turn, sequence: Sequence, length: int, guesses: tuple[int, ...] = ()) -> None:
         start = sequence.computed
         sequence.computed += length
+        turn.after = max(turn.after, self._under_way.last(sequence.turn))
         sequence.turn = turn.number
         sequence.awaiting = sequence.remaining == 0
         samples = 1 + len(guesses) if sequence.awaiting else 0
@@ -203,10 +220,18 @@ class Scheduler:
 
     def _prefill_room(self, turn: Turn) -> int:
         """Prompt tokens that still fit the turn; 0 when it has its part of all sequences already."""
-        everyone = min(len(self._running) + self.num_waiting, self._options.max_batch)
-        if len(turn.shares) >= max(1, -(-everyone // self._options.num_microbatches)):
+        if len(turn.shares) >= self._part_of(len(self._running) + self.num_waiting):
             return 0
         return self._options.prefill_tokens - turn.prompt_tokens
+
+    def _part_of(self, sequences: int) -> int:
+        """How many of them one step takes, so that all steps in flight are alike."""
+        return max(1, min(-(-sequences // self._steps), self._options.max_batch))
+
+    @property
+    def _has_place(self) -> bool:
+        """Whether one more may run: as many as all steps in flight together take."""
+        return bool(self._free_slots) and len(self._running) < self._steps * self._options.max_batch
 
     def _score_room(self, turn: Turn, sequence: Sequence) -> int:
         """Tokens of this sequence that may run, as far as their scores fit into one message."""
@@ -237,42 +262,22 @@ class Scheduler:
             if victim is sequence:
                 return False
             self._preempt(victim)
-        sequence.pages += self._pages.allocate(1)
+        sequence.pages += self._allocate(1, turn)
         return True
 
-    def _fit(self, sequence: Sequence) -> PageNeeds:
-        sequence.extend_digests(self._pages.page_size)
-        if sequence.reusable is not None:
-            # A page that was computed before has keys and values, but no logits: it stays with whole pages in front.
-            found = self._pages.match(sequence.digests[: sequence.reusable // self._pages.page_size])
-            return self._needs(sequence, found, len(found) * self._pages.page_size)
-        found = self._pages.match(sequence.digests)
-        known = len(found) * self._pages.page_size
-        tail = sequence.tail_digest(self._pages.page_size) if len(found) == len(sequence.digests) else None
-        tail_page = None if tail is None else self._pages.find(tail)
-        if tail_page is not None:
-            found.append(tail_page)
-            known = len(sequence.tokens)
-        # The last token always runs: its logits are wanted. Its page is then written, so it must not be shared.
-        needs = self._needs(sequence, found, min(known, len(sequence.tokens) - 1))
-        if needs.copy_last and self._pages.pages_for(len(sequence.tokens)) >= self._step_pages:
-            # No step can name the page that would be copied beside all of the sequence's own.
-            return self._needs(sequence, found[:-1], (len(found) - 1) * self._pages.page_size)
-        return needs
-
-    def _needs(self, sequence: Sequence, found: list[int], known: int) -> PageNeeds:
-        shared = known < len(found) * self._pages.page_size
-        copy_last = shared and self._pages.holders(found[-1]) > 0
-        fresh = self._pages.pages_for(len(sequence.tokens)) - len(found) + copy_last
-        return PageNeeds(found, known, copy_last, fresh, sum(self._pages.holders(page) == 0 for page in found))
+    def _allocate(self, count: int, turn: Turn) -> list[int]:
+        """Pages that steps under way may still read, or write."""
+        pages = self._pages.allocate(count)
+        turn.after = max(turn.after, self._under_way.before_writing(pages))
+        return pages
 
     def _make_room(self, sequence: Sequence, turn: Turn) -> PageNeeds | None:
         """A fit that the pool can afford, after preempting sequences of a lower class if that helps."""
         # Each running sequence will want a page soon; without this reserve a newcomer is thrown out at once.
         while True:
-            fit = self._fit(sequence)
+            fit = needs_of(sequence, self._pages, self._step_pages)
             needed = fit.fresh + fit.idle + len(self._running)
-            if needed <= self._pages.available and self._free_slots:
+            if needed <= self._pages.available and self._has_place:
                 return fit
             victims = [s for s in self._running if s.request.priority > sequence.request.priority]
             held = sum(len(victim.pages) + 1 for victim in victims)
@@ -280,18 +285,12 @@ class Scheduler:
                 return None
             self._preempt(max(victims, key=lambda s: s.rank))
 
-    def _promised(self, sequence: Sequence, fit: PageNeeds, turn: Turn) -> bool:
-        if sequence.reusable is not None:
-            return False
-        if len(fit.found) < len(sequence.digests):
-            return sequence.digests[len(fit.found)] in turn.promised
-        tail = sequence.tail_digest(self._pages.page_size)
-        return tail is not None and fit.known < len(sequence.tokens) - 1 and tail in turn.promised
-
     def _start(self, sequence: Sequence, fit: PageNeeds, turn: Turn) -> None:
         self.num_waiting -= 1
         self._pages.retain(fit.found)
-        fresh = self._pages.allocate(fit.fresh)
+        found = self._under_way.before_reading(fit.found), self._under_way.before_writing(fit.found)
+        turn.after = max(turn.after, *found)
+        fresh = self._allocate(fit.fresh, turn)
         sequence.pages = fit.found + fresh
         if fit.copy_last:
             # The source stays held until the turn is complete, so that no row of it can be given the page.
@@ -303,7 +302,8 @@ class Scheduler:
             self._pages.make_private(fit.found[-1])
         sequence.computed = fit.known
         sequence.state = State.RUNNING
-        sequence.slot = self._free_slots.pop()
+        sequence.slot = self._free_slots.popleft()
+        turn.after = max(turn.after, self._under_way.before_admitting(sequence.slot))
         self.reused_tokens += fit.known
         self._running.append(sequence)
         turn.admitted.append(sequence)
@@ -320,10 +320,18 @@ class Scheduler:
     def _give_up_pages(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         self._pages.release(sequence.pages)
+        self._under_way.leave(sequence.pages, sequence.turn)
         sequence.pages = []
-        self._released.append(sequence.slot)
+        self._released.append((sequence.slot, sequence.turn))
         self._free_slots.append(sequence.slot)
         sequence.slot = -1
+
+    def _release_slots(self, turn: Turn) -> None:
+        """Tell the last stage, after the last step that ran them; whoever gets one of them comes behind that."""
+        released, self._released = self._released, []
+        turn.released = [slot for slot, _ in released]
+        turn.after = max([turn.after, *(self._under_way.last(step) for _, step in released)])
+        self._under_way.release(turn.released, turn.number)
 
     def _filled(self, share: StepRow) -> Iterator[tuple[int, bytes]]:
         """(index in the page table, digest) of the pages that this row completes, and of a prompt's partial last.
@@ -337,7 +345,9 @@ class Scheduler:
 
     def _publish(self, share: StepRow) -> None:
         for index, digest in self._filled(share):
-            self._pages.publish(share.sequence.pages[index], digest)
+            page = share.sequence.pages[index]
+            self._pages.publish(page, digest)
+            self._under_way.write(page, share.sequence.turn)
 
     # --- the queue ----------------------------------------------------------------------------------------------
 
@@ -355,7 +365,7 @@ class Scheduler:
         """Raise AssertionError unless pages, slots and states agree."""
         self._pages.check([sequence.pages for sequence in self._running])
         slots = [sequence.slot for sequence in self._running]
-        assert sorted(slots + self._free_slots) == list(range(len(slots) + len(self._free_slots))), "slots disagree"
+        assert sorted([*slots, *self._free_slots]) == list(range(len(slots) + len(self._free_slots))), "slots disagree"
         waiting = [s for queue in self._queues.values() for _, s in queue if s.state is State.WAITING]
         assert len(waiting) == self.num_waiting == len(set(map(id, waiting))), "the count of waiting sequences is off"
         assert all(not s.pages and s.computed == 0 and not s.awaiting for s in waiting), "a waiting one holds something"

@@ -38,8 +38,8 @@ class Sequence:
     slot: int = -1
     digests: list[bytes] = field(default_factory=list)
     """Of the full pages of `tokens`, see `pages.page_digest`."""
-    turn: int = 0
-    """The last turn that ran this sequence."""
+    turn: int = -1
+    """The last step that ran this sequence."""
     scored: int = 0
     """Prompt tokens whose scores are there or on their way; steps in flight bring theirs whatever happens."""
 

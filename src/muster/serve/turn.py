@@ -1,10 +1,9 @@
-"""What one turn of the scheduler comes to: rows of sequences, and pages that they need. Decides nothing."""
+"""What one turn of the scheduler comes to: rows of sequences. Decides nothing."""
 
 from dataclasses import dataclass, field
 
 from muster.serve.sequence import Sequence
 
-MAX_SLOTS = 4096
 MAX_GUESSES = 31
 """Of one row."""
 MAX_STEP_SCORES = 2**14
@@ -40,6 +39,9 @@ class Turn:
     """What one step will do."""
 
     number: int
+    """Of the step."""
+    after: int = -1
+    """The last step under way that must have run before."""
     shares: list[StepRow] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
@@ -51,15 +53,3 @@ class Turn:
     guesses: int = 0
     promised: set[bytes] = field(default_factory=set)
     """Digests of the pages that this turn fills; they can be found from the next turn on."""
-
-
-@dataclass(slots=True)
-class PageNeeds:
-    """How a waiting sequence would start: with these found pages, so many tokens known, so many pages more."""
-
-    found: list[int]
-    known: int
-    copy_last: bool
-    fresh: int
-    idle: int
-    """Found pages that are idle now: taking them lowers what is available."""

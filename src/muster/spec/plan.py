@@ -67,7 +67,8 @@ class ServeSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="serve", 
     page_size: int
     """Tokens per page."""
     num_microbatches: int
-    """Steps in flight at once, so that every stage is busy while others wait for the wire."""
+    """Steps in flight at once, so that every stage is busy while others wait for the wire. The engine begins with so
+    many, and goes on with what its own steps tell it."""
     batch: int = 0
     """Sequences per microbatch; 0 leaves it to the engine."""
     swap_pages: int = 0
@@ -78,6 +79,8 @@ class ServeSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="serve", 
     """Tokens that end a sequence unless a request ignores them. Plans leave them to whoever knows the model."""
     draft: Draft | None = None
     """Likewise."""
+    max_microbatches: int = 0
+    """Most that the engine may come to keep in flight; 0 leaves it to the engine."""
 
     @property
     def cache_tokens(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace as changed
 
 from muster.compress.registry import make_coder
 from muster.errors import ProtocolViolation
@@ -31,7 +32,7 @@ from tests.serve.fake_stage import FakeCache, FakeStage
 from tests.serve.ring import alone
 
 HEAD, FIRST, SECOND = "0" * 64, "1" * 64, "2" * 64
-OPTIONS = EngineOptions(max_context=64, num_microbatches=3, epoch=1)
+OPTIONS = EngineOptions(max_context=64, num_microbatches=3, max_microbatches=3, epoch=1)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -152,7 +153,7 @@ THIRD = "3" * 64
 def test_a_middle_stage_sees_no_prompt_and_the_last_one_waits_for_it(late: bool) -> None:
     async def body() -> None:
         coder, seen = make_coder(None), list[AnyMessage]()
-        options = replace(OPTIONS, num_microbatches=2)
+        options = replace(OPTIONS, num_microbatches=2, max_microbatches=2)
 
         def to_middle(message: AnyMessage, payload: Any) -> None:
             seen.append(message)
@@ -285,10 +286,10 @@ def test_a_neighbour_cannot_make_more_steps_wait_than_are_ever_in_flight(index: 
         stages = Stages(me, HEAD, lambda *what: None)
         start(stages, assign(index), two_stages()[index], _Box(me))
         step = StepDone(epoch=1, sequence=9, sampled=()) if index == 0 else Step(epoch=1, sequence=9, rows=())
-        for _ in range(3):
-            stages.receive(sender, step, b"", lambda message, payload: None)
+        for number in (9, 10, 11):
+            stages.receive(sender, changed(step, sequence=number), b"", lambda message, payload: None)
         with pytest.raises(ProtocolViolation, match="More than 3"):
-            stages.receive(sender, step, b"", lambda message, payload: None)
+            stages.receive(sender, changed(step, sequence=12), b"", lambda message, payload: None)
         await stages.close()
 
     run(body())

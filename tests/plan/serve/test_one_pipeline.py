@@ -39,8 +39,7 @@ def test_steps_in_flight_and_what_they_carry_are_kept(monkeypatch, memory_mib, l
     assert pipeline.serve.num_pages == wanted.serve.num_pages
     assert pipeline.serve.num_microbatches == max(len(pipeline.stages), wanted.serve.num_microbatches)
     assert pipeline.serve.prefill_tokens == OPTIONS.workspace.prefill_tokens
-    at_once = wanted.serve.batch * wanted.serve.num_microbatches
-    assert pipeline.serve.batch == (wanted.serve.batch if at_once > BatchRules().max_sequences else 0)
+    assert pipeline.serve.batch == (wanted.serve.batch if wanted.serve.batch > BatchRules().max_batch else 0)
     forecast = serve_forecast(plan, machines, MODEL, workload, OPTIONS.constants)
     # An engine keeps at least as many steps in flight as stages, also where the search would have fewer and fuller.
     close = 0.01 if wanted.serve.num_microbatches >= len(pipeline.stages) else 0.05
@@ -49,4 +48,4 @@ def test_steps_in_flight_and_what_they_carry_are_kept(monkeypatch, memory_mib, l
 
 def test_more_sequences_than_an_engine_takes_by_itself_are_told_to_it():
     pipeline = one_pipeline(MODEL, fleet(30_000, 0.05), OPTIONS).only_pipeline
-    assert pipeline.serve.batch * pipeline.serve.num_microbatches > BatchRules().max_sequences
+    assert pipeline.serve.batch > BatchRules().max_batch

@@ -45,8 +45,8 @@ def play(head: SimulatedScheduler, sequences: list[Sequence], in_flight: int) ->
 
 @given(LENGTHS, st.integers(6, 40), st.integers(1, 6), st.integers(1, 64), st.integers(1, 12))
 @examples(60)
-def test_everybody_finishes_once_and_no_page_is_lost(lengths, pages, in_flight, prefill_tokens, max_sequences):
-    head = SimulatedScheduler(pages, 16, in_flight, prefill_tokens, max_sequences)
+def test_everybody_finishes_once_and_no_page_is_lost(lengths, pages, in_flight, prefill_tokens, max_batch):
+    head = SimulatedScheduler(pages, 16, in_flight, prefill_tokens, max_batch)
     sequences = [request(rank, *pair) for rank, pair in enumerate(lengths)]
     assert sorted(play(head, sequences, in_flight)) == list(range(len(lengths)))
     assert [s.tokens for s in sequences] == [prompt + output for prompt, output in lengths]
@@ -74,7 +74,7 @@ def test_steps_are_filled_as_the_engine_fills_them(lengths, pages, in_flight, pr
         real.add(RealSequence(Request(str(rank), tuple(tokens), Sampling(max_tokens=output)), rank, tokens))
     left = len(lengths)
     while left:
-        turns = (head.turn(), real.turn()) if len(flight) < in_flight else (None, None)
+        turns = (head.turn(), real.turn(in_flight)) if len(flight) < in_flight else (None, None)
         if turns == (None, None):
             mine, theirs = flight.popleft()
             left -= len(head.returned(mine)[1])

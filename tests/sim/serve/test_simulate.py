@@ -205,7 +205,7 @@ def test_the_same_seed_gives_the_same_run():
 @pytest.mark.parametrize(
     ("names", "options", "workload"),
     [
-        ("a", {"pages": 8000}, ServeWorkload(256, 64)),
+        ("a", {"pages": 8000, "batch": 256}, ServeWorkload(256, 64)),
         ("abcd", {"microbatches": 4, "batch": 8, "pages": 40_000}, ServeWorkload(256, 64)),
         ("abcd", {"microbatches": 16, "batch": 8, "pages": 40_000}, ServeWorkload(256, 64)),
         ("ab", {"microbatches": 4, "pages": 1500}, ServeWorkload(128, 64)),

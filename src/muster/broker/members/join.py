@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import astuple
+from itertools import chain
 from math import isfinite
 
 from muster.errors import Banned, MalformedFrame, ProtocolViolation, TicketInvalid, VersionMismatch
@@ -108,9 +109,9 @@ def check_peer_measured(measured: PeerMeasured) -> None:
 
 
 def check_heartbeat(beat: Heartbeat) -> None:
-    stages = [count for stage in beat.stages for count in (stage.active_requests, stage.received, stage.sent)]
+    stages = [(stage.active_requests, stage.received, stage.sent, stage.in_flight) for stage in beat.stages]
     guesses = [count for stage in beat.stages for count in astuple(stage.guesses)]
-    counts = (*stages, *guesses, beat.steps, beat.busy_s)
+    counts = (*chain.from_iterable(stages), *guesses, beat.steps, beat.busy_s)
     if not all(0 <= count <= MAX_COUNTED for count in counts) or not isfinite(beat.computing_s):
         raise _absurd("workload", (*counts, beat.computing_s), "a few numbers")
 

@@ -70,6 +70,8 @@ class Member:
     """Steps that it says it received and sent on, by the epoch of the stage."""
     guesses: dict[int, GuessCounts] = field(default_factory=dict)
     """Of tokens, by the epoch of each ring whose first stage is loaded on it."""
+    in_flight: dict[int, int] = field(default_factory=dict)
+    """Steps that it says it keeps in flight, by the epoch of the ring whose first stage it has."""
     steps: int = 0
     """Computed so far, as it says itself."""
     stepped_s: float = 0.0
@@ -181,6 +183,7 @@ class Membership:
         member.active = {stage.epoch: stage.active_requests for stage in beat.stages}
         member.passed = {stage.epoch: (stage.received, stage.sent) for stage in beat.stages}
         member.guesses = {stage.epoch: stage.guesses for stage in beat.stages}
+        member.in_flight = {stage.epoch: stage.in_flight for stage in beat.stages}
         member.steps, member.computing_s, member.busy_s = beat.steps, beat.computing_s, beat.busy_s
         return recovered
 

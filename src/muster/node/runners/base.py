@@ -5,7 +5,7 @@ stage of one placement. The node hands it every message of its epoch and knows n
 runner's business.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +25,8 @@ from muster.wire.messages.placement import Assign
 Result = TypeVar("Result")
 Send = Callable[[AnyMessage, Payload], None]
 """Queue a message (and its payload) for a peer; never waits."""
+Again = Callable[[], Sequence[tuple[AnyMessage, Payload]] | None]
+"""What a peer may not have got, in the order in which it left; None where that is not known any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class RunnerVitals:
     """Steps that were passed to the stage behind."""
     guesses: GuessCounts = field(default_factory=GuessCounts)
     """At the first stage of a ring."""
+    in_flight: int = 0
+    """Steps that the first stage of a ring keeps in flight."""
 
 
 class Runner(Protocol):
@@ -117,8 +121,11 @@ class Place(Protocol):
         Blocks; raises `MusterError`.
         """
 
-    async def reach(self, node: NodeId) -> Send:
-        """A channel to another node of the pipeline, proven to work; its loss is reported. Raises `MusterError`."""
+    async def reach(self, node: NodeId, again: "Again | None" = None) -> Send:
+        """A channel to another node of the pipeline, proven to work; its loss is reported. Raises `MusterError`.
+
+        With `again`, a channel that breaks is opened once more, and what that gives is sent before all else.
+        """
 
     def coder(self, source: NodeId, target: NodeId) -> Coder:
         """How tensors travel on this link. It may keep a memory of what it sent: ask once for each use."""

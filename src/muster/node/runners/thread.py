@@ -50,10 +50,12 @@ class ComputeThread:
         self._steps += 1
         return result
 
-    def vitals(self, active_requests: int = 0, received: int = 0, sent: int = 0) -> RunnerVitals:
+    def vitals(self, active_requests: int = 0, received: int = 0, sent: int = 0, in_flight: int = 0) -> RunnerVitals:
         between_steps = self._ends is None or self._ends.done()
         computing_s = 0.0 if between_steps else time.perf_counter() - self._began_s
-        return RunnerVitals(active_requests, self._steps, computing_s, self._busy_s, received, sent)
+        return RunnerVitals(
+            active_requests, self._steps, computing_s, self._busy_s, received, sent, in_flight=in_flight
+        )
 
     async def close(self) -> None:
         """Returns when the last work is done. A hung one never is."""

@@ -5,12 +5,13 @@ make the slowest stage as fast as the pool allows, with no more machines than pa
 token travels least; keep as much cache as the tightest stage has room for.
 
 A ring of S stages with stage time T and N steps in flight makes a step every max(T, (S T + ring latency) / N) seconds
-(DeServe, section 4: N >= S (1 + L / T) leaves no bubble). N is capped, so machines that are far away for the work they
+(`sim/serve/rounds.py`). N is capped, so machines that are far away for the work they
 save make the ring slower, and are left out.
 """
 
 from collections.abc import Sequence
-from math import ceil, inf
+from dataclasses import replace
+from math import inf
 from typing import Protocol
 
 import msgspec
@@ -24,6 +25,7 @@ from muster.plan.quick.search import Order, Search
 from muster.plan.quick.split import furthest, least_slowest, most_pages
 from muster.plan.quick.swap import swap_pages
 from muster.plan.quick.tables import PlanOptions, Tables
+from muster.sim.serve.rounds import steps_in_flight
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Node, Pool
@@ -58,7 +60,13 @@ def place(shape: ModelShape, pool: Pool, keep: Pipeline | None = None, options: 
 
 
 def _alone(shape: ModelShape, pool: Pool, options: PlanOptions) -> Plan | None:
-    """The fastest machine that holds everything."""
+    """The fastest machine that holds everything, with room for large steps if it has it."""
+    larger = replace(options, workspace=options.workspace.of_steps(batch=options.batch_alone))
+    return _fastest(shape, pool, larger, options.batch_alone) or _fastest(shape, pool, options, 0)
+
+
+def _fastest(shape: ModelShape, pool: Pool, options: PlanOptions, batch: int) -> Plan | None:
+    """The fastest machine that holds everything beside the workspace of steps with so many sequences."""
     tokens = options.min_pages(shape) * options.page_size
     whole = (0, shape.num_layers)
     able = [node for node in pool.nodes if node.device.memory_bytes >= _need(shape, *whole, tokens, options)]
@@ -69,7 +77,7 @@ def _alone(shape: ModelShape, pool: Pool, options: PlanOptions) -> Plan | None:
     tables = Tables(shape, [best], pool, options)
     pages = most_pages(tables, (0,), inf, options.min_pages(shape), options.max_pages(shape))
     stages = (Stage(best.id, *whole),)
-    return as_plan(shape, pool, stages, pages, options, "The fastest machine that holds the whole model")
+    return as_plan(shape, pool, stages, pages, options, "The fastest machine that holds the whole model", batch)
 
 
 def _need(shape: ModelShape, first: int, last: int, tokens: int, options: PlanOptions) -> int:
@@ -137,8 +145,16 @@ def _long_ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: Pl
     raise does_not_fit(shape, pool.nodes, covered, options)
 
 
-def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, options: PlanOptions, why: str) -> Plan:
-    """These stages as a plan of one ring, with steps in flight and the reason in words."""
+def as_plan(
+    shape: ModelShape,
+    pool: Pool,
+    stages: Sequence[Stage],
+    pages: int,
+    options: PlanOptions,
+    why: str,
+    batch: int = 0,
+) -> Plan:
+    """These stages as a plan of one ring, with steps in flight and the reason in words; `batch` as in the settings."""
     devices = {node.id: node.device for node in pool.nodes}
     hops = list(zip(stages, (*stages[1:], stages[0]), strict=True)) if len(stages) > 1 else []
     links = [pool.link(source.node, target.node) for source, target in hops]
@@ -147,12 +163,14 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
         raise links_are_down()
     work = [options.step_seconds(shape, stage.first, stage.last, devices[stage.node]) for stage in stages]
     # The way back carries token ids only, so its bandwidth does not bound the step.
-    step_s = max([*work, *(wire_seconds(link, nbytes) for link in links[:-1])])
+    wires_s = [wire_seconds(link, nbytes) for link in links[:-1]]
+    step_s = max([*work, *wires_s])
     ring_s = sum(options.hop_seconds(shape, link) for link in links)
     settings = ServeSettings(
         num_pages=pages,
         page_size=options.page_size,
-        num_microbatches=microbatches(len(stages), step_s, ring_s, options),
+        num_microbatches=microbatches(len(stages), [*work, *wires_s], ring_s - sum(wires_s), options),
+        batch=batch,
         prefill_tokens=options.workspace.prefill_tokens,
     )
     swapped = swap_pages(shape, stages, devices, settings, step_s, options)
@@ -167,9 +185,9 @@ def as_plan(shape: ModelShape, pool: Pool, stages: Sequence[Stage], pages: int, 
     )
 
 
-def microbatches(stages: int, step_s: float, ring_s: float, options: PlanOptions) -> int:
-    """Steps in flight that keep every stage busy: N >= S (1 + L / T), L the mean hop (DeServe, section 4)."""
-    if stages == 1:
-        return 1
-    wanted = stages + ring_s / max(step_s, 1e-9)
-    return max(stages, min(ceil(wanted - 1e-9), options.max_microbatches))
+def microbatches(stages: int, busy_s: Sequence[float], latency_s: float, options: PlanOptions) -> int:
+    """Steps in flight to begin with: as many as the law asks for (`sim/serve/rounds.py`), and one a stage at least.
+
+    `busy_s` are the seconds of a step at each stage and on each wire. The engine goes on with what its steps tell it.
+    """
+    return max(stages, steps_in_flight(busy_s, latency_s, most=options.max_microbatches)) if stages > 1 else 1

@@ -38,6 +38,9 @@ class PlanOptions:
     """No more cache is reserved than this many sequences of full length could fill."""
     batch: int = 32
     """Sequences in the decode step whose time is minimised."""
+    batch_alone: int = 256
+    """Most sequences in a step of a machine that serves alone, if it has room for their logits: nothing waits for it,
+    and it reads its weights once for all of them."""
     context: int = 512
     """Cached tokens per sequence in that step."""
     worth: float = 0.1

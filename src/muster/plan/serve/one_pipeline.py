@@ -57,10 +57,10 @@ def _as_found(pipeline: Pipeline, found: ServeSettings) -> Pipeline:
     """With the steps in flight and what each carries as the search has it.
 
     The search fills the pages with requests of one length, so pages bound the batch by themselves, and shorter requests
-    may run in larger numbers. It is told only where it is more than an engine would let in.
+    may run in larger numbers. It is told only where it is more than an engine would let into a step.
     """
     in_flight = max(len(pipeline.stages), found.num_microbatches)
-    is_more = found.batch * in_flight > BatchRules().max_sequences
+    is_more = found.batch > BatchRules().max_batch
     return pipeline.with_work(
         num_microbatches=in_flight,
         batch=found.batch if is_more else 0,

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from muster.sim.network import Network, Wire
+from muster.sim.serve.in_flight import StepsInFlight
 from muster.sim.serve.ring import Hop, Ring
+from muster.sim.serve.rounds import MAX_IN_FLIGHT
 from muster.sim.serve.scheduler import Sequence, SimulatedScheduler, Turn
 from muster.sim.timeline import Span, SpanKind, link_lane, stage_lane
 from muster.spec.pool import NodeId
@@ -49,8 +51,10 @@ class PipelineRun:
     ) -> None:
         self.ring, self._network, self._finished, self._left = ring, network, finished, left
         self.head = SimulatedScheduler(
-            ring.num_pages, ring.pipeline.serve.page_size, ring.in_flight, ring.rules.prefill_tokens, ring.max_sequences
+            ring.num_pages, ring.pipeline.serve.page_size, ring.in_flight, ring.rules.prefill_tokens, ring.max_batch
         )
+        most = MAX_IN_FLIGHT if ring.rules.learns and ring.hops else ring.in_flight
+        self._in_flight = StepsInFlight(ring.in_flight, most)
         self._main_pages = ring.pipeline.serve.num_pages - 2 * ring.pipeline.serve.swap_pages
         self._lanes = [
             stage_lane(node.name, stage.devices, node.device_count)
@@ -108,12 +112,14 @@ class PipelineRun:
         self._flight -= len(back)
         came = [self.head.returned(turn) for turn in back]
         out_s = now_s = self._network.events.now_s
-        turn = self.head.turn() if self._flight < self.ring.in_flight else None
+        self.head.in_flight = self._in_flight.limit
+        turn = self.head.turn() if self._flight < self._in_flight.limit else None
         if turn is not None:
             done_s = self._compute(0, now_s, turn)
             self._flight += 1
             self._head_works = True
             self._network.events.at(done_s, self._head_done)
+            turn.left_s = done_s
             self._travel(turn, 0, done_s)
             if self._legs:
                 # Tokens that came back are handed out when the step after them is computed (HeadRuntime._turn).
@@ -162,6 +168,9 @@ class PipelineRun:
         for stage, seconds in enumerate(turn.worked_s):
             self.busy_s[stage] += seconds
         self.steps += 1
+        if self.ring.rules.learns:
+            away_s = self._network.events.now_s - turn.left_s
+            self._in_flight.observe(turn.worked_s, away_s - sum(turn.worked_s[1:]) - turn.waited_s)
         self._returned.append(turn)
         self._go()
 
@@ -169,6 +178,7 @@ class PipelineRun:
         """When the stage is done with the step; it starts it as soon as it has done those before."""
         free_s, like = self._free_s[stage], self.ring.alike[stage]
         start_s = ready_s if ready_s > free_s else free_s
+        turn.waited_s += start_s - ready_s
         pace, seconds = self.ring.paces[stage], turn.stage_s.get(like)
         if seconds is None:
             seconds = turn.stage_s[like] = pace.seconds(turn.load)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from muster.cost.codecs import message_bytes
 from muster.cost.island import SLOWEST_INSIDE
+from muster.cost.memory import SCORED_AT_ONCE
 from muster.cost.pace import Constants
 from muster.cost.swapping import swap_bytes_per_s
 from muster.errors import DoesNotFit, InvalidRequest, PoolUnavailable
@@ -25,14 +26,21 @@ CODEC_GRAIN_TOKENS = 1024
 """Bytes per token on the wire are taken from a message of so many, so that rounding does not count."""
 
 
+MAX_SLOTS = 4096
+"""Most sequences that run at once on one ring."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchRules:
     """How the head fills a step, as `serve/options.py` has it."""
 
     prefill_tokens: int = 512
     """Most prompt tokens in one step."""
-    max_sequences: int = 256
-    """Most sequences that hold pages at once, where the plan names no batch."""
+    max_batch: int = SCORED_AT_ONCE
+    """Most sequences in one step, where the plan names no batch."""
+    learns: bool = False
+    """Whether the head goes on from the plan's steps in flight to as many as its own steps ask for, as engines do. A
+    plan that was made for this pool and this load says as many."""
 
 
 class Pace(Protocol):
@@ -111,7 +119,8 @@ class Ring:
         # A prompt makes a step long, and every step behind it waits: the plan may say how much of one a step takes.
         asked = self.pipeline.serve.prefill_tokens
         self.rules = replace(rules, prefill_tokens=asked) if asked else rules
-        self.max_sequences = self.pipeline.serve.batch * self.in_flight or rules.max_sequences
+        self.max_batch = self.pipeline.serve.batch or rules.max_batch
+        self.max_sequences = min(MAX_SLOTS, self.max_batch * self.in_flight)
         self.swap_s = self._swap_seconds()
 
     @property

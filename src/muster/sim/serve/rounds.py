@@ -15,7 +15,11 @@ The same for single figures and for arrays of them (`plan/serve/batching.py`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from math import ceil
 from typing import Any, NamedTuple
+
+MAX_IN_FLIGHT = 256
+"""Most steps that one ring keeps in flight, however far its machines are: each takes memory wherever it waits."""
 
 
 class StepKind(NamedTuple):
@@ -25,6 +29,19 @@ class StepKind(NamedTuple):
     """Of all steps."""
     stage_s: Sequence[Any]
     wire_s: Sequence[Any]
+
+
+def steps_in_flight(
+    stage_s: Sequence[float], latency_s: float, spread_s: float = 0.0, most: int = MAX_IN_FLIGHT
+) -> int:
+    """The fewest steps in flight that keep the slowest stage busy: N >= (sum of T + L + spread) / longest T.
+
+    `stage_s` are the seconds of a step at each stage, and on each wire where these are known; `latency_s` those around
+    the ring in which nobody works for it; `spread_s` by how much a round may last longer than that. With stages that
+    are all alike, and no spread, it is S (1 + L / T) (DeServe, arXiv 2501.14784, section 4.1).
+    """
+    around_s, slowest_s = sum(stage_s) + latency_s + spread_s, max(stage_s)
+    return most if around_s >= most * slowest_s else max(1, ceil(around_s / slowest_s - 1e-9))
 
 
 def period_s(kinds: Sequence[StepKind], in_flight: float, hops_s: float, run: int = 1) -> float:

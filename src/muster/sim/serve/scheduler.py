@@ -12,7 +12,7 @@ from math import inf
 from operator import attrgetter
 
 from muster.sim.serve.arrivals import Arrival
-from muster.sim.serve.ring import pages_for
+from muster.sim.serve.ring import MAX_SLOTS, pages_for
 from muster.sim.serve.stage_time import StepLoad
 
 _RANK = attrgetter("rank")
@@ -64,6 +64,10 @@ class Turn:
     """What it takes at normal speed, by kind of stage."""
     worked_s: list[float] = field(default_factory=list)
     """How long each stage so far was busy with it."""
+    left_s: float = 0.0
+    """When the head was done with it."""
+    waited_s: float = 0.0
+    """For stages that had others to do."""
 
 
 @dataclass(slots=True)
@@ -79,12 +83,13 @@ class _Rows:
 
 
 class SimulatedScheduler:
-    def __init__(self, num_pages: int, page_size: int, in_flight: int, prefill_tokens: int, max_sequences: int) -> None:
+    def __init__(self, num_pages: int, page_size: int, in_flight: int, prefill_tokens: int, max_batch: int) -> None:
         self.free_pages = self.num_pages = num_pages
         self._page_size = page_size
-        self._in_flight = in_flight
+        self.in_flight = in_flight
+        """Steps that there should be; it may change from turn to turn."""
         self._prefill_tokens = prefill_tokens
-        self._max_sequences = max_sequences
+        self._max_batch = max_batch
         self._waiting: list[Sequence] = []
         self._running: set[Sequence] = set()
         self._ready: deque[Sequence] = deque()
@@ -165,7 +170,7 @@ class SimulatedScheduler:
         return Turn(self._turns, load, rows.sampling)
 
     def _take_decodes(self, rows: _Rows) -> None:
-        cap = -(-len(self._running) // self._in_flight)
+        cap = self._part_of(len(self._running))
         ready = self._ready
         stuck: list[Sequence] = []
         if self._early:
@@ -196,7 +201,7 @@ class SimulatedScheduler:
         while self._waiting and (room := self._prefill_room(rows)) > 0:
             pages = pages_for(self._waiting[0].tokens, self._page_size)
             # Each running sequence will want a page soon; without this reserve a newcomer is thrown out at once.
-            full = len(self._running) >= self._max_sequences
+            full = len(self._running) >= min(MAX_SLOTS, self.in_flight * self._max_batch)
             if full or pages + len(self._running) > self.free_pages:
                 return
             sequence = heappop(self._waiting)
@@ -227,10 +232,13 @@ class SimulatedScheduler:
 
     def _prefill_room(self, rows: _Rows) -> int:
         """Prompt tokens that still fit the turn; 0 when it has its part of all sequences already."""
-        everyone = min(self.outstanding, self._max_sequences)
-        if rows.count >= max(1, -(-everyone // self._in_flight)):
+        if rows.count >= self._part_of(self.outstanding):
             return 0
         return self._prefill_tokens - rows.prompt_tokens
+
+    def _part_of(self, sequences: int) -> int:
+        """How many of them one step takes, so that all steps in flight are alike."""
+        return max(1, min(-(-sequences // self.in_flight), self._max_batch))
 
     # --- pages (schedule.Scheduler._grow, ._preempt) ----------------------------------------------------------------
 

@@ -67,17 +67,29 @@ class Admit(msgspec.Struct, frozen=True, array_like=True):
     """The number of its `Prepare`; 0 for none."""
 
 
+class Spent(msgspec.Struct, frozen=True, array_like=True):
+    """Seconds of a step at one stage, by that machine's clock."""
+
+    waited_s: float
+    """From its arrival until the stage began with it."""
+    computed_s: float
+
+
 class Step(EpochMessage, frozen=True, tag="step"):
     """Run these rows through your layers. The payload is the hidden state [sum of lengths, hidden size].
 
-    Steps of an epoch arrive in the order of `sequence`. `copies` are (from, to) pages to be copied before the rows run
-    (copy-on-write). `admit`, `release` and `forget` (grammars that nobody will be admitted with any more) concern the
-    last stage alone: where others are between, they travel apart. So do `guesses`: of each row with more than one of
-    `samples`, in order, the tokens that are guessed.
+    Each runs once at every stage, whatever order they come in, when all steps up to `after` have. `copies` are (from,
+    to) pages to be copied before the rows run (copy-on-write). `admit`, `release` and `forget` (grammars that nobody
+    will be admitted with any more) concern the last stage alone: where others are between, they travel apart.
+    So do `guesses`: of each row with more than one of `samples`, in order, the tokens that are guessed.
     """
 
     sequence: int
+    """Counted from 0, by the ring's head."""
     rows: tuple[Row, ...]
+    after: int = -1
+    closed: int = 0
+    """The tokens of all steps below this number have come back, so nobody will ask for these steps again."""
     copies: tuple[tuple[int, int], ...] = ()
     admit: tuple[Admit, ...] = ()
     release: tuple[int, ...] = ()
@@ -85,6 +97,8 @@ class Step(EpochMessage, frozen=True, tag="step"):
     guesses: tuple[tuple[int, ...], ...] = ()
     apart: bool = False
     """What concerns the last stage alone comes as `Admissions`; it waits for them."""
+    spent: tuple[Spent, ...] = ()
+    """At the stages behind the first that it has passed."""
     hidden: TensorHeader | None = None
 
 
@@ -136,3 +150,5 @@ class StepDone(EpochMessage, frozen=True, tag="step_done"):
     """Nothing may follow this token."""
     broken: tuple[tuple[int, str], ...] = ()
     """No token could be chosen, and why not; what stands in its place means nothing."""
+    spent: tuple[Spent, ...] = ()
+    """At all stages behind the first."""

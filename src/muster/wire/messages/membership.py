@@ -63,6 +63,8 @@ class StageVitals(msgspec.Struct, frozen=True, array_like=True):
     """Steps that were passed to the stage behind."""
     guesses: GuessCounts = GuessCounts()
     """At the first stage of a ring."""
+    in_flight: int = 0
+    """Steps that the first stage of a ring keeps in flight."""
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):

@@ -7,9 +7,9 @@ MAX_TOKENS = 2**40
 """That all pages hold together."""
 MAX_PREFILL_TOKENS = 2**20
 MAX_BATCH = 4096
+MAX_MICROBATCHES = 4096
 MAX_EOS_TOKENS = 4096
 MAX_DRAFT_LAYERS = 1024
-MAX_MICROBATCHES = 4096
 
 
 def check_settings(work: ServeSettings) -> None:
@@ -18,6 +18,7 @@ def check_settings(work: ServeSettings) -> None:
     _require(work.cache_tokens <= MAX_TOKENS, "so large a cache does not exist")
     _require(0 < work.prefill_tokens <= MAX_PREFILL_TOKENS, f"{work.prefill_tokens} tokens are no step")
     _require(0 <= work.batch <= MAX_BATCH, f"{work.batch} sequences are no step")
+    _require(0 <= work.max_microbatches <= MAX_MICROBATCHES, f"{work.max_microbatches} steps cannot be in flight")
     _require(0 <= 2 * work.swap_pages <= work.num_pages, "it swaps through more than half of its pages")
     _require(1 <= work.num_microbatches <= MAX_MICROBATCHES, f"{work.num_microbatches} steps are no ring")
     _require(work.host_tokens <= MAX_TOKENS, "so large a cache does not exist")

@@ -5,6 +5,7 @@ What arrives waits in an inbox; all touching of the engine happens in the comput
 
 import asyncio
 import dataclasses
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +56,16 @@ class _SessionGone:
     reply: Send
 
 
-_Item = _Submitted | _Cancelled | _SessionGone | StepDone | Prepared
+@dataclass(frozen=True, slots=True)
+class _CameBack:
+    done: StepDone
+    stage_s: tuple[float, ...] = ()
+    """What the step took at each stage."""
+    latency_s: float = 0.0
+    """Of its round, when nobody worked on it or could have."""
+
+
+_Item = _Submitted | _Cancelled | _SessionGone | _CameBack | Prepared
 
 
 @dataclass(slots=True)
@@ -82,11 +92,15 @@ class FirstStage:
         self._waiting = WaitingSteps(place.max_steps)
         self._waiting_answers = WaitingSteps(MAX_GRAMMARS)
         self._preparing = None if engine.constraints is None else Preparing(place.epoch, engine.constraints)
-        self._unanswered = 0
+        self._asked: set[int] = set()
+        """Grammars that nothing has been said about."""
+        self._answered: deque[int] = deque(maxlen=2 * MAX_GRAMMARS)
         self._patience: asyncio.TimerHandle | None = None
         self._is_overdue = False
         self._replies: dict[str, Send] = {}
         self._received = self._sent = 0
+        self._left: dict[int, tuple[float, float]] = {}
+        """Steps on their way: what each took here, and when it left."""
         self._wake = asyncio.Event()
 
     def receive(self, peer: NodeId, message: EpochMessage, payload: Payload, reply: Send) -> None:
@@ -96,13 +110,17 @@ class FirstStage:
             case Cancel(request_id=request_id) if peer == self._place.head:
                 self._put(_Cancelled(request_id))
             case StepDone() if peer == self._place.previous:
-                self._waiting.add("results")
-                self._received += 1
-                self._put(message)
+                if message.sequence in self._left or not 0 <= message.sequence < self._sent:
+                    self._waiting.add("results")
+                    self._received += 1
+                    self._put(self._timed(message))
             case Prepared() if peer == self._place.previous and self._preparing is None:
-                self._waiting_answers.add("answers about grammars")
-                self._wait_for_grammars(self._unanswered - 1)
-                self._put(message)
+                if message.number in self._asked or message.number not in self._answered:
+                    self._waiting_answers.add("answers about grammars")
+                    self._asked.discard(message.number)
+                    self._answered.append(message.number)
+                    self._wait_for_grammars()
+                    self._put(message)
             case _:
                 raise refuse(peer, message)
 
@@ -131,16 +149,20 @@ class FirstStage:
             self._check_answers()
             while self._inbox or self._engine.has_work:
                 self._check_answers()
-                self._deliver(await self._thread.compute(self._turn))
+                began_s = time.perf_counter()
+                turn = await self._thread.compute(self._turn)
+                self._deliver(turn, time.perf_counter() - began_s)
                 # Let channels breathe between steps: a busy engine must not starve the event loop.
                 await asyncio.sleep(0)
 
     def vitals(self) -> RunnerVitals:
-        vitals = self._thread.vitals(len(self._replies), self._received, self._sent)
+        in_flight = self._engine.most_in_flight
+        vitals = self._thread.vitals(len(self._replies), self._received, self._sent, in_flight)
         return dataclasses.replace(vitals, guesses=self._engine.guess_counts())
 
     async def close(self) -> None:
-        self._wait_for_grammars(0)
+        self._asked.clear()
+        self._wait_for_grammars()
         if self._preparing is not None:
             self._preparing.close()
         await self._thread.close()
@@ -171,9 +193,11 @@ class FirstStage:
             case _SessionGone(reply):
                 for request_id in [name for name, owner in self._replies.items() if owner == reply]:
                     self._cancel(request_id)
-            case StepDone():
+            case _CameBack(done, stage_s, latency_s):
                 self._waiting.take()
-                turn.progress += self._engine.receive(item)
+                turn.progress += self._engine.receive(done)
+                if stage_s:
+                    self._engine.observe(stage_s, latency_s)
             case Prepared():
                 if self._preparing is None:
                     self._waiting_answers.take()
@@ -183,11 +207,23 @@ class FirstStage:
         self._engine.cancel(request_id)
         self._replies.pop(request_id, None)
 
-    def _deliver(self, turn: _Turn) -> None:
+    def _timed(self, done: StepDone) -> _CameBack:
+        if done.sequence not in self._left:
+            return _CameBack(done)  # it cannot be, as the engine will say
+        computed_s, left_s = self._left.pop(done.sequence)
+        elsewhere_s = sum(spent.waited_s + spent.computed_s for spent in done.spent)
+        latency_s = time.perf_counter() - left_s - elsewhere_s
+        return _CameBack(done, (computed_s, *(spent.computed_s for spent in done.spent)), latency_s)
+
+    def _deliver(self, turn: _Turn, took_s: float) -> None:
         for message in turn.prepare:
             self._prepare(message)
         if turn.step is not None and self._place.send is not None:
-            self._place.send(self._without_prompts(turn.step), turn.payload)
+            self._left[turn.step.sequence] = took_s, time.perf_counter()
+            step = self._without_prompts(turn.step)
+            self._place.kept.close(step.closed)
+            self._place.kept.add(step.sequence, step, turn.payload)
+            self._place.send(step, turn.payload)
             self._sent += 1
         by_reply: dict[Send, list[Progress]] = {}
         for progress in turn.progress:
@@ -214,22 +250,22 @@ class FirstStage:
 
     def _prepare(self, message: Prepare) -> None:
         """Where tokens are chosen: at the last stage, or here."""
-        send = self._place.send_to_last or self._place.send
+        place = self._place
+        send, kept = (place.send_to_last, place.kept_apart) if place.send_to_last else (place.send, place.kept)
         if self._preparing is not None:
             self._preparing.begin(message, self._put)
         elif send is not None:
+            kept.beside.append(message)
+            self._asked.add(message.number)
+            if len(self._asked) == 1:  # else the oldest is what it is waited for
+                self._wait_for_grammars()
             send(message, b"")
-            if self._unanswered:
-                self._unanswered += 1  # the oldest is what it is waited for
-            else:
-                self._wait_for_grammars(1)
 
-    def _wait_for_grammars(self, count: int) -> None:
-        """So many are unanswered, and the next answer is due from now on."""
-        self._unanswered = count
+    def _wait_for_grammars(self) -> None:
+        """The next answer is due from now on, if there is one to come."""
         if self._patience is not None:
             self._patience.cancel()
-        self._patience = asyncio.get_running_loop().call_later(ANSWER_S, self._too_late) if count > 0 else None
+        self._patience = asyncio.get_running_loop().call_later(ANSWER_S, self._too_late) if self._asked else None
 
     def _too_late(self) -> None:
         self._is_overdue = True
@@ -252,6 +288,8 @@ class FirstStage:
         )
         if self._place.send_to_last is None or not (apart.admit or apart.release or apart.forget or apart.guesses):
             return step
+        self._place.kept_apart.close(step.closed)
+        self._place.kept_apart.add(step.sequence, apart)
         self._place.send_to_last(apart, b"")
         return replace(step, admit=(), release=(), forget=(), guesses=(), apart=True)
 

@@ -10,6 +10,7 @@ from muster.node.runners.base import Kind, Place, Runner
 from muster.node.runners.serve.accept import check_settings
 from muster.node.runners.serve.first import FirstStage
 from muster.node.runners.serve.later import LaterStage
+from muster.node.runners.serve.resend import Unclosed
 from muster.node.runners.serve.ring import RingPlace
 from muster.node.runners.thread import ComputeThread
 from muster.serve.constrain import Constraints
@@ -19,7 +20,7 @@ from muster.serve.guess.draft import DraftGuesser
 from muster.serve.guess.guesser import Guesser
 from muster.serve.guess.guessing import Guessing
 from muster.serve.guess.ngrams import NgramGuesser
-from muster.serve.options import EngineOptions
+from muster.serve.options import EngineOptions, most_in_flight
 from muster.serve.swapping import cache_of
 from muster.spec.model_shape import ModelShape
 from muster.wire.messages.placement import Assign
@@ -88,15 +89,18 @@ async def _ring_place(place: Place) -> RingPlace:
     assign = place.assign
     nodes = assign.pipeline.nodes()
     are_between = assign.index == 0 and len(nodes) > 2
+    kept, kept_apart = Unclosed(), Unclosed()
     return RingPlace(
         epoch=assign.epoch,
         head=place.head,
         previous=_previous(assign),
-        send=await place.reach(_next(assign)) if len(nodes) > 1 else None,
+        send=await place.reach(_next(assign), kept.again) if len(nodes) > 1 else None,
         first=nodes[0],
         is_last=assign.index == len(nodes) - 1,
-        send_to_last=await place.reach(nodes[-1]) if are_between else None,
-        max_steps=assign.pipeline.work.num_microbatches,
+        send_to_last=await place.reach(nodes[-1], kept_apart.again) if are_between else None,
+        max_steps=most_in_flight(assign.pipeline.serve),
+        kept=kept,
+        kept_apart=kept_apart,
     )
 
 

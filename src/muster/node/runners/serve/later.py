@@ -1,7 +1,7 @@
 """A later stage of a ring: takes steps in, hands hidden states on; the last hands on what it sampled."""
 
 import asyncio
-from collections import deque
+import time
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,7 @@ from muster.serve.follower import Follower
 from muster.spec.pool import NodeId
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
-from muster.wire.messages.every import AnyMessage
-from muster.wire.messages.generate import Admissions, Prepare, Prepared, Step, StepDone
+from muster.wire.messages.generate import Admissions, Prepare, Prepared, Spent, Step, StepDone
 
 
 class LaterStage:
@@ -31,7 +30,6 @@ class LaterStage:
         self._follower = follower
         self._decode, self._encode = decode, encode
         self._thread = thread
-        self._inbox: deque[tuple[Step, Payload]] = deque()
         self._waiting = WaitingSteps(place.max_steps)
         self._admissions: dict[int, Admissions] = {}
         self._waiting_admissions = WaitingSteps(place.max_steps)
@@ -43,11 +41,14 @@ class LaterStage:
         match message:
             case Step() if peer == self._place.previous:
                 self._waiting.add("steps")
-                self._received += 1
-                self._inbox.append((message, payload))
+                if self._follower.add(message, (payload, time.perf_counter())):
+                    self._received += 1
+                else:
+                    self._waiting.take()
             case Admissions(sequence=sequence) if peer == self._place.first and self._place.is_last:
-                self._waiting_admissions.add("admissions")
-                self._admissions[sequence] = message
+                if sequence not in self._admissions and not self._follower.knows(sequence):
+                    self._waiting_admissions.add("admissions")
+                    self._admissions[sequence] = message
             case Prepare() if peer == self._place.first and self._preparing is not None:
                 self._preparing.begin(message, self._answer)
             case _:
@@ -55,6 +56,7 @@ class LaterStage:
         self._wake.set()
 
     def _answer(self, prepared: Prepared) -> None:
+        self._place.kept.beside.append(prepared)
         if self._place.send is not None:
             self._place.send(prepared, b"")
 
@@ -73,19 +75,25 @@ class LaterStage:
             await self._wake.wait()
             self._wake.clear()
             while (due := self._take()) is not None:
-                self._place.send(*await self._thread.compute(partial(self._turn, *due)))
+                step, payload, came_s = due
+                began_s = time.perf_counter()
+                result, packed = await self._thread.compute(partial(self._turn, step, payload))
+                spent = Spent(began_s - came_s, time.perf_counter() - began_s)
+                message = replace(result, spent=(*step.spent, spent))
+                self._place.kept.close(step.closed)
+                self._place.kept.add(step.sequence, message, packed)
+                self._place.send(message, packed)
                 self._sent += 1
                 await asyncio.sleep(0)
 
-    def _take(self) -> tuple[Step, Payload] | None:
-        """The next step with all that belongs to it, once that is here."""
-        if not self._inbox:
+    def _take(self) -> tuple[Step, Payload, float] | None:
+        """The next step with all that belongs to it, once that is here, and when it came."""
+        due = self._follower.take(self._is_complete)
+        if due is None:
             return None
-        step, payload = self._inbox[0]
+        step, (payload, came_s) = due
         if step.apart and self._place.is_last:
-            admissions = self._admissions.pop(step.sequence, None)
-            if admissions is None:
-                return None  # on its way, or lost with its link; then the first stage reports that
+            admissions = self._admissions.pop(step.sequence)
             self._waiting_admissions.take()
             step = replace(
                 step,
@@ -95,9 +103,12 @@ class LaterStage:
                 guesses=admissions.guesses,
                 apart=False,
             )
-        self._inbox.popleft()
         self._waiting.take()
-        return step, payload
+        return step, payload, came_s
+
+    def _is_complete(self, step: Step) -> bool:
+        """Whether all that belongs to it is here."""
+        return not (step.apart and self._place.is_last) or step.sequence in self._admissions
 
     def vitals(self) -> RunnerVitals:
         return self._thread.vitals(received=self._received, sent=self._sent)
@@ -107,7 +118,7 @@ class LaterStage:
             self._preparing.close()
         await self._thread.close()
 
-    def _turn(self, step: Step, payload: Payload) -> tuple[AnyMessage, Payload]:
+    def _turn(self, step: Step, payload: Payload) -> tuple[Step | StepDone, Payload]:
         if step.hidden is None:
             raise ProtocolViolation("A step came without a hidden state; the sender must put one in its payload.")
         result = self._follower.run(step, self._decode(step.hidden, payload, MAX_HIDDEN_BYTES))

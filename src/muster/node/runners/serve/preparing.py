@@ -16,10 +16,17 @@ from muster.wire.messages.generate import Prepare, Prepared
 class Preparing:
     def __init__(self, epoch: int, constraints: Constraints) -> None:
         self._epoch, self._constraints = epoch, constraints
+        self._begun = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"grammars-{epoch}")
 
     def begin(self, message: Prepare, answer: Callable[[Prepared], None]) -> None:
-        """Returns at once; `answer` is called in the event loop. Raises `ProtocolViolation` for too much at once."""
+        """Returns at once; `answer` is called in the event loop. Raises `ProtocolViolation` for too much at once.
+
+        What comes again, since a link broke, is answered once.
+        """
+        if 0 < message.number <= self._begun:
+            return
+        self._begun = message.number
         for number in message.forget:
             self._constraints.forget(number)
         self._constraints.reserve(message.number, message.grammar)

@@ -1,9 +1,10 @@
 """Whom one stage of a ring hears and tells, and how many steps may wait at it. Knows nothing of what steps hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from muster.errors import ProtocolViolation
 from muster.node.runners.base import Send
+from muster.node.runners.serve.resend import Unclosed
 from muster.spec.pool import NodeId
 from muster.wire.frame import CHANNEL_LIMITS
 
@@ -26,6 +27,10 @@ class RingPlace:
     """From the first stage past those between; None where there are none between."""
     max_steps: int
     """In flight at once in the whole ring."""
+    kept: Unclosed = field(default_factory=Unclosed)
+    """What went to the stage behind in rounds that have not closed."""
+    kept_apart: Unclosed = field(default_factory=Unclosed)
+    """The same to the last stage."""
 
 
 class WaitingSteps:
