@@ -164,11 +164,17 @@ class LivePool:
 
 
 async def start(
-    lab: Lab, model: str, shape: ModelShape, machines: Sequence[Machine], head_region: str, nice: int
+    lab: Lab,
+    model: str,
+    shape: ModelShape,
+    machines: Sequence[Machine],
+    head_region: str,
+    nice: int,
+    codec: str = "raw",
 ) -> LivePool:
     """A head and its workers, one after the other so that each measures itself undisturbed. `nice` as in `prefer`."""
     options = ("--dtype", shape.dtype, "--min-nodes", str(len(machines)))
-    head = await lab.head(model, *options, region=head_region)
+    head = await lab.head(model, *options, region=head_region, codec=codec)
     prefer(head.process.pid, nice)
     door = await head.wait_for("its address", is_event("listening"), BOOT_S)
     for machine in machines:

@@ -147,7 +147,8 @@ class Stage:
         """With `jobs`, those instead of serving `served`. All machines are trusted, unless `options` say otherwise."""
         remembered = remembered or Remembered(secrets=[(SECRET, 1e12)])
         self.served = served
-        self.jobs = jobs or [serve_job(served, place, search, replace(job, planning=PLANNING))]
+        planning = replace(PLANNING, codecs=job.planning.codecs)
+        self.jobs = jobs or [serve_job(served, place, search, replace(job, planning=planning))]
         self.state = BrokerState(HEAD, self.jobs, options or TRUSTING, remembered)
         self.now_s = 1000.0
         self.actors: dict[int, Actor] = {}

@@ -101,7 +101,8 @@ def check_progress(lifecycle: Lifecycle, members: Membership) -> None:
         assert serving.is_ready, f"epoch {serving.epoch} serves and is not loaded everywhere"
         assert not serving.deferred, f"epoch {serving.epoch} serves and waits for {serving.deferred}"
     if pending is not None:
-        assert not pending.is_ready, f"epoch {pending.epoch} is loaded everywhere and does not serve"
+        waits = pending.checked_s is not None
+        assert waits or not pending.is_ready, f"epoch {pending.epoch} is loaded everywhere and does not serve"
         assert serving is not None or not pending.deferred, "a node is deferred and nothing is in its way"
         draining = [node for node in pending.nodes if members.members[node].draining]
         assert not draining, f"{draining} want to leave and get new work"

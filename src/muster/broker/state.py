@@ -43,6 +43,7 @@ from muster.broker.members.join import check_heartbeat, check_measured, check_pe
 from muster.broker.members.membership import LeaseOptions, Member, Membership
 from muster.broker.members.proving import Proving
 from muster.broker.members.trust import TrustOptions
+from muster.broker.pipelines.codec_checks import check_codecs_checked
 from muster.broker.pipelines.entrusted import whole_bytes
 from muster.broker.pipelines.every import Pipelines
 from muster.broker.pipelines.job import Job
@@ -50,6 +51,7 @@ from muster.broker.pipelines.slowness import Slowness
 from muster.errors import Banned, MusterError, ProtocolViolation
 from muster.spec.pool import NodeId
 from muster.spec.story import Story
+from muster.wire.messages.calibrate import CodecsChecked
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, Measured, PeerMeasured, Welcome
 from muster.wire.messages.placement import Loaded, LoadFailed, LoadProgress, Release, StageLost
@@ -194,6 +196,9 @@ class BrokerState:
                 return self.pipelines.progressed(epoch, member.id, done, total, now_s)
             case Loaded(epoch=epoch):
                 return self.pipelines.loaded(epoch, member.id, now_s)
+            case CodecsChecked():
+                check_codecs_checked(message)
+                return self.pipelines.codecs_checked(message, member.id, now_s)
             case LoadFailed():
                 return self.blame.load_failed(member, message, now_s)
             case StageLost():

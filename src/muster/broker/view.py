@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from muster.broker.members.membership import Member
+from muster.broker.pipelines.codec_checks import CodecCheck
 from muster.broker.pipelines.lifecycle import Lifecycle
 from muster.broker.pipelines.placement import Placement
 from muster.broker.state import BrokerState
@@ -32,6 +33,8 @@ def status_view(state: BrokerState) -> View:
         "active_requests": sum(member.active_requests for member in state.members),
         "placement": [stage for placement in serving for stage in _stages(state, placement)],
         "explanation": "\n".join(placement.explanation for placement in serving),
+        "codecs": [link for placement in serving for link in _codecs(state, placement)],
+        "codec_checks": [check for job in jobs for pipeline in job["pipelines"] for check in pipeline["codec_checks"]],
         "max_context": max((max_context(state, job) for job in pipelines.jobs), default=0),
         "loading": [load for placement in pipelines.pending() for load in _loading(state, placement)],
         "jobs": jobs,
@@ -64,6 +67,8 @@ def _pipeline(state: BrokerState, lifecycle: Lifecycle) -> View:
         "work": _work(serving.pipeline.work) if serving is not None else None,
         "guesses": _guesses(state, serving) if serving is not None else None,
         "explanation": serving.explanation if serving is not None else "",
+        "codecs": _codecs(state, serving) if serving is not None else [],
+        "codec_checks": [_codec_check(check) for check in lifecycle.codec_checks.made],
         "loading": _loading(state, pending) if pending is not None else [],
     }
 
@@ -72,6 +77,25 @@ def _in_flight(state: BrokerState, serving: Placement) -> int:
     """Steps that its first stage keeps in flight, as that says; 0 until it has."""
     first = state.members.members.get(serving.pipeline.stages[0].node)
     return 0 if first is None else first.in_flight.get(serving.epoch, 0)
+
+
+def _codecs(state: BrokerState, serving: Placement) -> list[View]:
+    """Of the links that do not carry raw values."""
+    members = state.members.members
+    return [
+        {"source": members[link.source].name, "target": members[link.target].name, "codec": link.codec.name}
+        for link in serving.pipeline.codecs
+    ]
+
+
+def _codec_check(check: CodecCheck) -> View:
+    return {
+        "codecs": [codec.name for codec in check.codecs],
+        "passed": check.passed,
+        "positions": check.found.positions if check.found is not None else 0,
+        "agreement": check.agreement,
+        "divergence": check.found.divergence if check.found is not None else None,
+    }
 
 
 def _work(work: WorkSettings) -> View:

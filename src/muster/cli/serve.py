@@ -22,13 +22,12 @@ from muster.cli.options import (
 )
 from muster.cli.output import Announcer
 from muster.cli.waiting import waiting
+from muster.cost.codec_table import codecs_called
 from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
 
 if TYPE_CHECKING:
     from muster.api.serving import ServingOptions
-    from muster.head.pins import SavedPlan
-    from muster.plan.serve.options import Pin
 
 LOOPBACK = "127.0.0.1"
 Host = Annotated[str, typer.Option(help="The HTTP door listens at this address. Beyond loopback it needs API keys.")]
@@ -97,6 +96,13 @@ ServePins = Annotated[
         help="Keep these layers on this machine whenever it is here, as in ada=0-19. May be given several times.",
     ),
 ]
+LinkCodec = Annotated[
+    str,
+    typer.Option(
+        help="Send hidden states so: `auto` packs links that hold up the ring, as mildly as will do; `raw` none; or "
+        "fp32, fp16, bf16, int8 or int4 on all links. What would change the model's answers is refused."
+    ),
+]
 ServePlan = Annotated[
     Path | None,
     typer.Option(help="Pin every machine to the layers that it has in this plan, from `muster plan --lock`."),
@@ -134,6 +140,7 @@ def serve(
     draft: DraftModel = None,
     pin: ServePins = None,
     plan: ServePlan = None,
+    codec: LinkCodec = "auto",
     served_model_name: ServedModelNames = None,
     strict_fields: StrictFields = False,
     store_responses: StoreResponses = 0.0,
@@ -148,7 +155,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
-    pins, saved = checked(model, host, port, data_dir(data_dir_), pin, plan, as_json)
+    placing = checked(model, host, port, data_dir(data_dir_), pin, plan, codec, as_json)
     start(
         as_json,
         model=model,
@@ -168,13 +175,12 @@ def serve(
         door=door_options(served_model_name, strict_fields, store_responses, tool_parser, allow_origin),
         wait_for_pipeline_s=wait_for_pipeline,
         forget_after_s=parse_seconds(forget_after, "forget_after"),
-        pins=pins,
-        plan=saved,
         trusted=tuple(trust or ()),
         link_port=link_port,
         relay=relay,
         draft=draft,
         ticket_s=ticket_hours * 3600,
+        **placing,
     )
 
 
@@ -203,9 +209,13 @@ def door_options(
 
 
 def checked(
-    model: str, host: str, port: int, folder: Path, pin: list[str] | None, plan: Path | None, as_json: bool
-) -> "tuple[tuple[Pin, ...], SavedPlan | None]":
-    """Pins and plan, read; whatever can be wrong is told before what is slow is imported."""
+    model: str, host: str, port: int, folder: Path, pin: list[str] | None, plan: Path | None, codec: str, as_json: bool
+) -> dict[str, Any]:
+    """Who holds what and how it travels, as the head is asked.
+
+    Whatever can be wrong is told before what is slow is imported.
+    """
+    codecs = codecs_called(codec)
     if pin and plan is not None:
         raise InvalidRequest("--pin and --plan both say who holds what; give one of them.", "plan")
     with waiting("checking the port and the model", as_json) as say:
@@ -220,4 +230,4 @@ def checked(
 
         configure_logs()
         import muster.head.run  # noqa: F401 - here, where the wait says what it is for
-    return pins, saved
+    return {"pins": pins, "plan": saved, "codecs": codecs}

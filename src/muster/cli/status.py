@@ -55,6 +55,8 @@ def draw(record: dict[str, Any]) -> None:
     for pipeline in (pipeline for job in record.get("jobs", []) for pipeline in job.get("pipelines", [])):
         if pipeline.get("guesses"):
             out.print(plain(guess_line(pipeline["guesses"])))
+    for line in codec_lines(record):
+        out.print(plain(line), soft_wrap=True)
     show_table("", COLUMNS, [node_row(node) for node in record.get("nodes", [])])
 
 
@@ -67,6 +69,20 @@ def guess_line(guesses: dict[str, Any]) -> str:
 
 
 COLUMNS = ["node", "name", "region", "state", "trust", "memory", "layers", "round trip"]
+
+
+def codec_lines(record: dict[str, Any]) -> list[str]:
+    """Which links are packed, and what the checks of their codecs found, the latest last."""
+    links = [f"{link['source']} → {link['target']} in {link['codec']}" for link in record.get("codecs", [])]
+    lines = [f"Packed links: {', '.join(links)}."] if links else []
+    for check in record.get("codec_checks", []):
+        names, verdict = " and ".join(check["codecs"]), "passed" if check["passed"] else "refused"
+        figures = "it did not come to an end"
+        if check["positions"]:
+            share = f"{check['agreement']:.2%} of {check['positions']} likeliest tokens"
+            figures = f"{share} as with raw values, divergence {check['divergence']:.2g} nats"
+        lines.append(f"Check of {names}: {verdict}; {figures}.")
+    return lines
 
 
 def node_row(node: dict[str, Any]) -> list[str]:

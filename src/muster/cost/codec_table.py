@@ -1,9 +1,10 @@
-"""Codecs by name, with what they send and what they lose. Sizes only: `compress` need not have all of them yet.
+"""Codecs by name, with what they send and what they lose. Sizes only: `compress` has those of `LINK_CODECS` yet.
 
-Losses are on Gaussian values, which activations resemble and are not. `group-b`: b bits a value, and for each group of
-32 a scale and an offset of 16 bits; the loss is that of rounding to the nearest of 2^b levels between the group's least
-and greatest value, measured once on 1,024 x 1,600 values (below that of one scale per channel, which AQ-SGD's code has
-by default, github.com/DS3Lab/AC-SGD at 95a0f2e). `top-k`: the greatest values alone.
+Losses are on Gaussian values, which activations resemble and are not. Those of `LINK_CODECS` are what `compress` does.
+`group-b`: b bits a value, and for each group of 32 a scale and an offset of 16 bits; the loss is that of rounding to
+the nearest of 2^b levels between the group's least and greatest value, measured once on 1,024 x 1,600 values (below
+that of one scale per channel, which AQ-SGD's code has by default, github.com/DS3Lab/AC-SGD at 95a0f2e). `top-k`: the
+greatest values alone.
 """
 
 from math import erfc, exp, pi, sqrt
@@ -50,13 +51,36 @@ def top_k_distortion(ratio: float) -> float:
 
 
 CODECS = (RAW, *(group_codec(bits) for bits in (8, 6, 4, 3, 2)), *(top_k_codec(ratio) for ratio in (10, 30, 100)))
-"""What a search may choose from, the mildest first."""
+"""What a search for training may choose from, the mildest first."""
+
+FP32 = Codec("fp32", 32.0)
+"""Every hidden state unchanged, in more bits than most models have."""
+LINK_CODECS = (
+    RAW,
+    Codec("fp16", 16.0, distortion=4.3e-8),
+    Codec("bf16", 16.0, distortion=2.77e-6),
+    Codec("int8", 8.125, distortion=4.2e-5),
+    Codec("int4", 4.125, distortion=1.38e-2),
+)
+"""What a pool that serves may put on its links, the mildest first. `fp16` also sends one byte for each token."""
+
+
+def codecs_called(name: str) -> tuple[Codec, ...]:
+    """What `--codec` means: `auto` for a choice of all. Raises `InvalidRequest` with the names there are."""
+    if name == "auto":
+        return LINK_CODECS
+    for codec in (*LINK_CODECS, FP32):
+        if codec.name == name:
+            return (codec,)
+    known = ", ".join(("auto", FP32.name, *(codec.name for codec in LINK_CODECS)))
+    raise InvalidRequest(f"There is no codec {name!r} for links; choose one of {known}.", "codec")
 
 
 def codec_named(name: str) -> Codec:
     """Raises `InvalidRequest` with the names there are."""
-    for codec in CODECS:
+    known_codecs = dict.fromkeys((*LINK_CODECS, *CODECS))
+    for codec in known_codecs:
         if codec.name == name:
             return codec
-    known = ", ".join(codec.name for codec in CODECS)
+    known = ", ".join(codec.name for codec in known_codecs)
     raise InvalidRequest(f"There is no codec {name!r}; choose one of {known}.", "codec")

@@ -53,7 +53,9 @@ class Head:
         eos = tuple(sorted(model.tokenizer.end_of_text_ids))
         guesses = draft_of(draft) if draft is not None else None
         workspace = WorkspaceOptions(beside_bytes=guesses.nbytes if guesses is not None else 0)
-        served = JobModel(model.shape, model.manifest.digest, eos, workspace, model.choices, guesses)
+        served = JobModel(
+            model.shape, model.manifest.digest, eos, workspace, model.choices, guesses, calibration=model.calibration
+        )
         self._blobs = tuple(
             DirectoryBlobs(one.path, one.manifest, one.vocabulary) for one in (model, draft) if one is not None
         )

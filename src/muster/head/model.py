@@ -1,6 +1,7 @@
 """What the head itself knows of the model: everything but its weights in memory. Knows nothing of the pool."""
 
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,10 @@ from muster.model.weights import open_directory
 from muster.spec.model_name import model_name
 from muster.spec.model_shape import ModelShape
 from muster.text.tokenizer import Tokenizer, load_tokenizer
+from muster.wire.messages.calibrate import MAX_POSITIONS
+
+CALIBRATION_FILES = ("errors.py", "serve/engine.py")
+CALIBRATION_CHARACTERS = 12_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class LoadedModel:
     tokenizer: Tokenizer
     vocabulary: bytes
     """What the manifest calls so."""
+    calibration: tuple[int, ...] = ()
+    """Tokens of a text by which codecs on links are judged."""
 
     @property
     def shape(self) -> ModelShape:
@@ -69,7 +76,17 @@ def _load(path: Path, name: str, dtype: str | None, max_context: int | None) -> 
     vocabulary = msgspec.msgpack.encode(tokenizer.spellings)
     manifest = build_manifest(path, name, revision_of(name, path)).with_vocabulary(vocabulary)
     choices = tuple(_limited(checked_shape(manifest.config_json, tensors, name, one), max_context) for one in dtypes)
-    return LoadedModel(path, choices, manifest, tokenizer, vocabulary)
+    return LoadedModel(path, choices, manifest, tokenizer, vocabulary, _calibration(tokenizer))
+
+
+def _calibration(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Of code and prose: some of this program's own. Empty where the tokenizer fails on it; then nothing is judged."""
+    sources = files("muster")
+    text = "\n".join(sources.joinpath(path).read_text(encoding="utf-8") for path in CALIBRATION_FILES)
+    try:
+        return tuple(tokenizer.encode(text[:CALIBRATION_CHARACTERS])[:MAX_POSITIONS])
+    except InvalidRequest:
+        return ()
 
 
 def _limited(shape: ModelShape, max_context: int | None) -> ModelShape:

@@ -11,7 +11,9 @@ from muster.broker.pipelines.job import JobOptions
 from muster.broker.state import BrokerOptions
 from muster.errors import InvalidRequest
 from muster.head.pins import SavedPlan
+from muster.plan.quick.tables import PlanOptions
 from muster.plan.serve.options import Pin
+from muster.spec.codec import RAW, Codec
 from muster.spec.pool import NodeId
 
 EVERYBODY = "all"
@@ -53,6 +55,8 @@ class HeadOptions:
     """A plan whose stages are pins."""
     trusted: tuple[str, ...] = ()
     """Machines of the operator's own, by id or by the name that they had here before; `all` for every one."""
+    codecs: tuple[Codec, ...] = (RAW,)
+    """That links may carry."""
 
     @property
     def planned_dtype(self) -> str | None:
@@ -89,4 +93,5 @@ def trusted_id(word: str, past: Iterable[Mapping[str, object]]) -> NodeId:
 
 def job_options(options: HeadOptions, pins: tuple[Pin, ...], own_machine: NodeId | None) -> JobOptions:
     """`own_machine` is the local worker's id, where there is one."""
-    return JobOptions(min_nodes=options.min_nodes, pins=pins, own_machine=own_machine)
+    planning = PlanOptions(codecs=options.codecs)
+    return JobOptions(min_nodes=options.min_nodes, pins=pins, own_machine=own_machine, planning=planning)

@@ -150,8 +150,9 @@ class Lab:
         """Run `work` until the block ends."""
         self._tasks.append(asyncio.create_task(work))
 
-    async def head(self, model: str, *options: str, region: str = "home") -> Child:
-        words = ["serve", model, "--port", "0", "--no-local-worker", "--region", region]
+    async def head(self, model: str, *options: str, region: str = "home", codec: str = "raw") -> Child:
+        """Links stay raw unless told otherwise: answers are compared token by token here."""
+        words = ["serve", model, "--port", "0", "--no-local-worker", "--region", region, "--codec", codec]
         return await self.start("head", [*words, *self._shaped(), *options])
 
     async def worker(self, spec: WorkerSpec, ticket: str) -> Child:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from muster.errors import MusterError
 from muster.spec.pool import NodeId
 from muster.spec.story import Caused
+from muster.wire.messages.calibrate import CheckCodecs
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import StageVitals
 from muster.wire.messages.placement import Assign
@@ -115,4 +116,11 @@ class Quit(Caused):
     error: MusterError | None
 
 
-Command = Say | Load | Drop | Rejoin | Quit
+@dataclass(frozen=True, slots=True)
+class Pass(Caused):
+    """Hand what the head says to the stage that it concerns, which answers on the control channel."""
+
+    message: CheckCodecs
+
+
+Command = Say | Load | Drop | Pass | Rejoin | Quit

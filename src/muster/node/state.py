@@ -17,6 +17,7 @@ from muster.node.events import (
     Heard,
     Load,
     NeighbourLost,
+    Pass,
     Quit,
     Rejoin,
     Say,
@@ -27,6 +28,7 @@ from muster.node.events import (
 )
 from muster.spec.pool import NodeId
 from muster.spec.story import Story
+from muster.wire.messages.calibrate import CheckCodecs
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Goodbye, Heartbeat, Refused, Welcome
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, Release, StageLost
@@ -106,6 +108,8 @@ class NodeState:
                 return self._assign(message)
             case Release():
                 return self._release(message.epoch)
+            case CheckCodecs(epoch=epoch):
+                return [Pass(message)] if self.stages.get(epoch) else []
         return []
 
     def _assign(self, assign: Assign) -> list[Command]:

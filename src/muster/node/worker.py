@@ -21,7 +21,7 @@ from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.outbox import Outbox
 from muster.link.relay import RelayCarrier
 from muster.link.tasks import Tasks
-from muster.node.announce import Announce
+from muster.node.announce import Announce, describe
 from muster.node.events import (
     Command,
     DrainAsked,
@@ -31,6 +31,7 @@ from muster.node.events import (
     Heard,
     Load,
     NeighbourLost,
+    Pass,
     Quit,
     Rejoin,
     Say,
@@ -317,6 +318,8 @@ class Worker:
                     drop = self._tasks.spawn(self._drop(epoch, self._loads.pop(epoch, None)))
                     self._drops.add(drop)
                     drop.add_done_callback(self._drops.discard)
+                case Pass(message):
+                    self._stages.receive(self._door.address.node, message, b"", lambda answer, _: self._tell(answer))
                 case Rejoin(after_s):
                     self._tasks.spawn(self._rejoin(after_s))
                 case Quit(error):
@@ -390,11 +393,3 @@ class Worker:
 
     def _neighbour_lost(self, epoch: int, peer: str, reason: str) -> None:
         self._handle(NeighbourLost(epoch, peer, reason))
-
-
-def describe(device: Device) -> str:
-    """The measurement in one sentence."""
-    flops = ", ".join(f"{speed / 1e9:.0f} GFLOP/s in {dtype}" for dtype, speed in device.flops_per_s.items())
-    size, unit = (device.memory_bytes / 1e9, "GB") if device.memory_bytes >= 1e9 else (device.memory_bytes / 1e6, "MB")
-    memory = f"{size:.3g} {unit} to lend at {device.memory_bandwidth_bytes_per_s / 1e9:.0f} GB/s"
-    return f"{device.name}: {flops}, {memory}, disk {device.disk_bandwidth_bytes_per_s / 1e6:.0f} MB/s."

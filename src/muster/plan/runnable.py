@@ -13,5 +13,4 @@ def beyond(plan: Plan) -> list[str]:
     several = f"{len(plan.pipelines)} pipelines" if len(plan.pipelines) > 1 else ""
     parallel = "tensor parallelism" if any(len(stage.devices) > 1 for stage in stages) else ""
     devices = "several devices of a machine" if any(stage.devices > (0,) for stage in stages) and not parallel else ""
-    coded = "compressed links" if plan.codecs else ""
-    return [what for what in (several, parallel, devices, coded) if what]
+    return [what for what in (several, parallel, devices) if what]

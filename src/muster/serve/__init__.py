@@ -7,5 +7,6 @@ Reading order: `stage` (what a stage must offer), `options`, `sequence` (a reque
 `pages` (the budget of KV pages), `turn` and `schedule` (who runs next), `guess/` (tokens that may follow), `swap` and
 `swapping` (pages that wait in host memory), `batch` (rows become tensors), `sampling` with `generator`, `race` and
 `penalties` (logits become tokens), `scoring` (and scores of prompts), `accept` (what a step from the network must
-satisfy), `run` (one step on one stage), `engine`, `follower`, `local_ring` (all of it in one process).
+satisfy), `run` (one step on one stage), `engine`, `follower`, `local_ring` (all of it in one process),
+`calibration` (what packed links change).
 """

@@ -10,6 +10,7 @@ from muster.broker.pipelines.lifecycle import Lifecycle
 from muster.broker.pipelines.placement import Placement
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId
+from muster.wire.messages.calibrate import CodecsChecked
 
 
 class Pipelines:
@@ -66,6 +67,13 @@ class Pipelines:
     def loaded(self, epoch: int, node: NodeId, now_s: float) -> list[Command]:
         placement = self.of_epoch(epoch, node)
         return self[placement.id].loaded(placement, node, now_s) if placement else []
+
+    def codecs_checked(self, found: CodecsChecked, node: NodeId, now_s: float) -> list[Command]:
+        placement = self.of_epoch(found.epoch, node)
+        if placement is None or placement.checked_s is None or node != placement.nodes[0]:
+            return []
+        lifecycle = self[placement.id]
+        return lifecycle.codecs_checked(placement, found, now_s) if placement is lifecycle.pending else []
 
     def lost(self, nodes: Collection[NodeId], now_s: float) -> list[Command]:
         """These nodes no longer hold anything."""

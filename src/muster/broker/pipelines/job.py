@@ -30,6 +30,8 @@ class JobModel:
     """The model in every dtype that it may be served in, the checkpoint's own first. Empty: only as `shape` says."""
     draft: Draft | None = None
     """Its memory is in `workspace`."""
+    calibration: tuple[int, ...] = ()
+    """Tokens of a text by which codecs on links are judged; without one no codec is used."""
 
     def suited_to(self, nodes: Iterable[Node]) -> tuple["JobModel", ...]:
         """The same in the dtypes to try on these machines, one after the other until they can hold it."""

@@ -15,14 +15,17 @@ from dataclasses import replace
 from muster.broker.events import Command, PipelineId, Placed, Route, RouteChanged, Save, Search, Send
 from muster.broker.members.membership import Membership
 from muster.broker.pipelines.allocation import Allocation
+from muster.broker.pipelines.codec_checks import CHECK_S, CodecChecks, milder, refusal
 from muster.broker.pipelines.entrusted import Entrusted
 from muster.broker.pipelines.job import Circumstances, Job, Outcome
 from muster.broker.pipelines.pauses import Pauses
 from muster.broker.pipelines.placement import Load, Placement
+from muster.cost.codec_table import LINK_CODECS
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.pinned import Pinned
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
+from muster.wire.messages.calibrate import CheckCodecs, CodecsChecked
 from muster.wire.messages.placement import Release
 
 NOBODY_YET = "No machine has joined yet; start one with `muster join` and the ticket."
@@ -53,6 +56,7 @@ class Lifecycle:
         self._searching = False
         self._pauses = Pauses(job.options.rebalance_s, job.options.longest_rebalance_s)
         self._settling = True
+        self.codec_checks = CodecChecks()
         self._hasty = False
         """Whether the next placement need not wait until the newcomers say that they have their weights."""
 
@@ -92,6 +96,18 @@ class Lifecycle:
         placement.loads[node].loaded = True
         self._members.proved(node, self._allocation.loaded_bytes(node), now_s)
         return self._advance(now_s)
+
+    def codecs_checked(self, placement: Placement, found: CodecsChecked | None, now_s: float) -> list[Command]:
+        """What came of the calibration run of the pending placement; None where nothing did in time."""
+        check = self.codec_checks.judge(placement.pipeline, found)
+        if check.passed:
+            return self._switch(placement, now_s)
+        planning = self.job.options.planning
+        left = milder(planning.codecs, check)
+        self.job = replace(self.job, options=replace(self.job.options, planning=replace(planning, codecs=left)))
+        self.failed(f"{check.sentence}; planning with a milder codec." if left else refusal(check, LINK_CODECS))
+        self.pool_changed = True
+        return self.end(placement, now_s)
 
     def lost(self, nodes: Collection[NodeId], now_s: float) -> list[Command]:
         """These nodes no longer hold anything: end every placement that counted on one of them."""
@@ -139,7 +155,9 @@ class Lifecycle:
     def decide(self, now_s: float) -> list[Command]:
         """Plan if something is missing or could be better."""
         if self.pending is not None:
-            return []
+            return self._check_patience(self.pending, now_s)
+        if not self.job.options.planning.codecs:
+            return []  # the operator wants one codec only, and it changes too much
         if self.serving is None:
             return self._place(now_s)
         leaving = {node for node in self.serving.nodes if self._members.members[node].draining}
@@ -305,9 +323,24 @@ class Lifecycle:
             deferred = [node for node in placement.nodes if node in placement.deferred]
             placement.deferred.clear()
             commands += self._assign(placement, deferred, now_s)
-        if placement.is_ready:
+        if placement.is_ready and self.codec_checks.is_due(placement.pipeline):
+            commands += self._check_codecs(placement, now_s)
+        elif placement.is_ready:
             commands += self._switch(placement, now_s)
         return commands
+
+    def _check_codecs(self, placement: Placement, now_s: float) -> list[Command]:
+        """Before it may serve. Asked once."""
+        if placement.checked_s is not None:
+            return []
+        placement.checked_s = now_s
+        first = self._members.members[placement.nodes[0]]
+        return [Send(first.connection, CheckCodecs(epoch=placement.epoch, tokens=self.job.model.calibration))]
+
+    def _check_patience(self, pending: Placement, now_s: float) -> list[Command]:
+        if pending.checked_s is None or now_s - pending.checked_s < CHECK_S:
+            return []
+        return self.codecs_checked(pending, None, now_s)
 
     def _make_way(self) -> list[Command]:
         """End the serving placement because its memory is needed for the next."""

@@ -47,6 +47,8 @@ class Placement:
     explanation: str
     loads: dict[NodeId, Load] = field(default_factory=dict)
     """Nodes that were assigned."""
+    checked_s: float | None = None
+    """Since when its codecs are being checked."""
     deferred: set[NodeId] = field(default_factory=set)
     """Nodes that will be assigned when the serving placement makes way."""
     nobody_else: bool = False

@@ -13,6 +13,7 @@ from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.change import Change, Situation, tokens_per_s, worth
 from muster.plan.replan.choose import improved, mended
 from muster.plan.replan.pinned import Pinned, around, honours, pinned
+from muster.spec.codec import RAW
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Plan, Stage
 from muster.spec.pool import Pool
@@ -52,8 +53,10 @@ class ServePlanning:
         return pinned(job.options.pins, job.model.shape, pool, self.forecasting(job, pool))
 
     def forecasting(self, job: Job, pool: Pool) -> PlanOptions:
-        """With the constants that `muster plan` takes for this pool."""
-        return replace(job.options.planning, workspace=job.model.workspace, constants=constants_of(pool))
+        """With the constants that `muster plan` takes for this pool; with codecs only where they can be judged."""
+        planning = job.options.planning
+        codecs = planning.codecs if job.model.calibration else (RAW,)
+        return replace(planning, workspace=job.model.workspace, constants=constants_of(pool), codecs=codecs)
 
     def search_options(self, job: Job, pool: Pool) -> PlanOptions:
         """With the layers of pinned machines fixed."""

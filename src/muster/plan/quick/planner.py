@@ -20,12 +20,14 @@ from muster.cost.memory import stage_bytes
 from muster.cost.transfer import wire_seconds
 from muster.plan.quick.candidates import by_use, nearest_neighbours
 from muster.plan.quick.explain import does_not_fit, explain, links_are_down, nobody_here
+from muster.plan.quick.link_codecs import codecs_of, coded
 from muster.plan.quick.repair import repair
 from muster.plan.quick.search import Order, Search
 from muster.plan.quick.split import furthest, least_slowest, most_pages
 from muster.plan.quick.swap import swap_pages
 from muster.plan.quick.tables import PlanOptions, Tables
 from muster.sim.serve.rounds import steps_in_flight
+from muster.spec.codec import RAW
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import Node, Pool
@@ -158,14 +160,15 @@ def as_plan(
     devices = {node.id: node.device for node in pool.nodes}
     hops = list(zip(stages, (*stages[1:], stages[0]), strict=True)) if len(stages) > 1 else []
     links = [pool.link(source.node, target.node) for source, target in hops]
-    nbytes = options.message_bytes(shape)
-    if any(wire_seconds(link, nbytes) == inf for link in links):
+    if any(wire_seconds(link, 1) == inf for link in links):
         raise links_are_down()
     work = [options.step_seconds(shape, stage.first, stage.last, devices[stage.node]) for stage in stages]
     # The way back carries token ids only, so its bandwidth does not bound the step.
-    wires_s = [wire_seconds(link, nbytes) for link in links[:-1]]
+    codecs = codecs_of(shape, links[:-1], max(work), options)
+    carried = [options.message_bytes(shape, codec) for codec in codecs]
+    wires_s = [wire_seconds(link, nbytes) for link, nbytes in zip(links, carried, strict=False)]
     step_s = max([*work, *wires_s])
-    ring_s = sum(options.hop_seconds(shape, link) for link in links)
+    ring_s = sum(options.hop_seconds(shape, link, codec) for link, codec in zip(links, (*codecs, RAW), strict=False))
     settings = ServeSettings(
         num_pages=pages,
         page_size=options.page_size,
@@ -174,7 +177,7 @@ def as_plan(
         prefill_tokens=options.workspace.prefill_tokens,
     )
     swapped = swap_pages(shape, stages, devices, settings, step_s, options)
-    pipeline = Pipeline(tuple(stages), msgspec.structs.replace(settings, swap_pages=swapped))
+    pipeline = Pipeline(tuple(stages), msgspec.structs.replace(settings, swap_pages=swapped), coded(stages, codecs))
     used = set(pipeline.nodes())
     return Plan(
         model=shape.name,

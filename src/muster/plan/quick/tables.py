@@ -19,6 +19,7 @@ from muster.cost.memory import WorkspaceOptions
 from muster.cost.pace import TYPICAL, Constants, seconds
 from muster.cost.transfer import transfer_seconds, wire_seconds
 from muster.cost.work import Work, decode
+from muster.spec.codec import RAW, Codec
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Stage
 from muster.spec.pool import Device, LinkSpeed, Node, Pool
@@ -54,6 +55,8 @@ class PlanOptions:
     workspace: WorkspaceOptions = field(default_factory=WorkspaceOptions)
     fixed: tuple[Stage, ...] = ()
     """Stages that stay as they are, by their machines' pins (`plan.pinned`)."""
+    codecs: tuple[Codec, ...] = (RAW,)
+    """What links may carry, the mildest first; each gets the mildest that does not hold up the ring (`link_codecs`)."""
     constants: Constants = TYPICAL
     """Of the machines; see `cost.measured`."""
 
@@ -71,13 +74,14 @@ class PlanOptions:
         """Of layers [first, last) on `device` in that step."""
         return seconds(self.work(shape, first, last), device, shape.dtype, self.constants)
 
-    def message_bytes(self, shape: ModelShape) -> int:
-        """From a stage to the next in that step."""
-        return message_bytes(shape, self.batch)
+    def message_bytes(self, shape: ModelShape, codec: Codec | None = None) -> int:
+        """From a stage to the next in that step. Without a codec: the least that the link may carry."""
+        codecs = self.codecs if codec is None else (codec,)
+        return min(message_bytes(shape, self.batch, one) for one in codecs)
 
-    def hop_seconds(self, shape: ModelShape, link: LinkSpeed) -> float:
+    def hop_seconds(self, shape: ModelShape, link: LinkSpeed, codec: Codec | None = None) -> float:
         """Until the next stage has them."""
-        return transfer_seconds(link, self.message_bytes(shape), self.constants.message_s)
+        return transfer_seconds(link, self.message_bytes(shape, codec), self.constants.message_s)
 
 
 class Tables:

@@ -42,7 +42,7 @@ class Job:
     """Of the steps with more prompts in them than the others."""
     demand: Demand
     token_bytes: float
-    """One token's hidden state on a link."""
+    """One token's hidden state on a link, in the strongest codec that it may carry."""
 
     def quiet_share(self, batch: int) -> float:
         """Of the steps of a batch: those without a prompt."""
@@ -92,7 +92,7 @@ def make_job(
         quiet_tables=StageTables(*common, quiet, options.workspace, most),
         long_tables=StageTables(*common, long, options.workspace, most),
         demand=_demand(workload, options, rules),
-        token_bytes=message_bytes(shape, CODEC_GRAIN_TOKENS) / CODEC_GRAIN_TOKENS,
+        token_bytes=min(message_bytes(shape, CODEC_GRAIN_TOKENS, one) for one in options.codecs) / CODEC_GRAIN_TOKENS,
     )
 
 

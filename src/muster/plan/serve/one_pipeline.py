@@ -38,6 +38,7 @@ def one_pipeline(
         swap=any(node.device.host_memory_bytes for node in machines),
         page_size=options.page_size,
         max_microbatches=options.max_microbatches,
+        codecs=options.codecs,
         evaluations=EVALUATIONS,
         workspace=options.workspace,
         pins=tuple(Pin(stage.node, stage.first, stage.last) for stage in options.fixed),

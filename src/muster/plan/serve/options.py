@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from muster.cost.memory import WorkspaceOptions
+from muster.spec.codec import RAW, Codec
 from muster.spec.pool import NodeId
 
 Objective = Literal["throughput", "cost", "slo", "latency"]
@@ -41,6 +42,8 @@ class ServeOptions:
     """Most sequences in one microbatch."""
     max_microbatches: int = 64
     """Most microbatches in flight in one pipeline."""
+    codecs: tuple[Codec, ...] = (RAW,)
+    """What links between stages may carry."""
     evaluations: int = 300
     """Replicas that the search may design; those that it has designed before cost nothing."""
     exhaustive: bool = True

@@ -4,6 +4,7 @@ Four channels run between two machines, so that a heartbeat never waits behind w
 
     control   node <-> broker: `membership` (join, lease), `placement` (hold this stage, let it go)
     data      session <-> first stage, stage <-> stage: `generate` (requests, steps, tokens)
+    both      `calibrate` (what the codecs on a ring's links change, before it serves)
     bulk      `transfer` (weights, probes, frames passed on by the head)
     proof     `proof` (a machine shows the head what it claims)
 

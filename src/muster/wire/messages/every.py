@@ -1,5 +1,6 @@
 """The union of all messages: what a frame may hold."""
 
+from muster.wire.messages.calibrate import Calibrate, Calibrated, CheckCodecs, CodecsChecked
 from muster.wire.messages.generate import (
     Admissions,
     Cancel,
@@ -32,5 +33,6 @@ AnyMessage = (
     | Submit | Cancel | Tokens | Failed | EpochUnknown
     | Step | StepDone | Admissions | Prepare | Prepared
     | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | Answer
+    | CheckCodecs | CodecsChecked | Calibrate | Calibrated
     | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay
 )  # fmt: skip

@@ -2,12 +2,14 @@
 
 import time
 
+from muster.compress.registry import PLAIN
 from muster.cost.memory import DRAFT_PAGE, draft_bytes, draft_cache_tokens, stage_bytes, workspace_of
 from muster.cost.swapping import host_bytes
 from muster.model.cache import KVCache
 from muster.model.stage import Stage
 from muster.node.runners.base import Kind, Place, Runner
 from muster.node.runners.serve.accept import check_settings
+from muster.node.runners.serve.calibrating import CalibratingFirst, CalibratingLater, StageParts
 from muster.node.runners.serve.first import FirstStage
 from muster.node.runners.serve.later import LaterStage
 from muster.node.runners.serve.resend import Unclosed
@@ -47,17 +49,20 @@ async def _build_first(place: Place) -> Runner:
     if work.draft is not None:
         guessers.append(await place.load_draft(work.draft, draft_bytes, _draft_guesser))
 
-    def assemble(stage: Stage, shape: ModelShape) -> Engine[KVCache]:
+    def assemble(stage: Stage, shape: ModelShape) -> tuple[Engine[KVCache], StageParts]:
         options = EngineOptions.of(work, shape.max_context, assign.epoch)
         cache, constraints = cache_of(stage, work), _constraints(place, stage)
         guessing = Guessing(guessers, time.monotonic)
-        return Engine(stage, cache, options=options, constraints=constraints, guessing=guessing)
+        parts = StageParts(stage, cache, work.num_pages, options.prefill_tokens, options.max_context, PLAIN, outgoing)
+        return Engine(stage, cache, options=options, constraints=constraints, guessing=guessing), parts
 
-    engine = await place.load(
+    outgoing = place.coder(place.node, _next(assign))
+    engine, parts = await place.load(
         lambda shape: needed_bytes(assign, shape), assemble, lambda shape: host_bytes_of(assign, shape)
     )
-    encode = place.coder(place.node, _next(assign)).encode
-    return FirstStage(await _ring_place(place), engine, encode, ComputeThread(assign.epoch, place.speed))
+    ring, thread = await _ring_place(place), ComputeThread(assign.epoch, place.speed)
+    first = FirstStage(ring, engine, outgoing.encode, thread)
+    return CalibratingFirst(first, ring, parts, thread) if assign.pipeline.codecs else first
 
 
 def _draft_guesser(stage: Stage, shape: ModelShape) -> DraftGuesser[KVCache]:
@@ -67,16 +72,18 @@ def _draft_guesser(stage: Stage, shape: ModelShape) -> DraftGuesser[KVCache]:
 async def _build_later(place: Place) -> Runner:
     assign, work = place.assign, place.assign.pipeline.serve
 
-    def assemble(stage: Stage, shape: ModelShape) -> Follower[KVCache]:
+    def assemble(stage: Stage, shape: ModelShape) -> tuple[Follower[KVCache], StageParts]:
         cache, constraints = cache_of(stage, work), _constraints(place, stage)
-        return Follower(stage, cache, assign.epoch, work.prefill_tokens, constraints)
+        parts = StageParts(stage, cache, work.num_pages, work.prefill_tokens, shape.max_context, incoming, outgoing)
+        return Follower(stage, cache, assign.epoch, work.prefill_tokens, constraints), parts
 
-    follower = await place.load(
+    incoming, outgoing = place.coder(_previous(assign), place.node), place.coder(place.node, _next(assign))
+    follower, parts = await place.load(
         lambda shape: needed_bytes(assign, shape), assemble, lambda shape: host_bytes_of(assign, shape)
     )
-    decode = place.coder(_previous(assign), place.node).decode
-    encode = place.coder(place.node, _next(assign)).encode
-    return LaterStage(await _ring_place(place), follower, decode, encode, ComputeThread(assign.epoch, place.speed))
+    ring, thread = await _ring_place(place), ComputeThread(assign.epoch, place.speed)
+    later = LaterStage(ring, follower, incoming.decode, outgoing.encode, thread)
+    return CalibratingLater(later, ring, parts, thread) if assign.pipeline.codecs else later
 
 
 def _constraints(place: Place, stage: Stage) -> Constraints | None:
