@@ -6,6 +6,8 @@ Each setting is drawn from the seed: so much memory lent, by a worker that joins
 dtype, and requests of some length, several at once. A peak is the sum of `VmHWM` (what the system says was the most)
 over the process and all that it has started, so it may be higher than what was ever taken at one time, never lower.
 
+A setting that is refused, because Muster itself takes more here before it holds a layer, is counted apart.
+
 idle-worker   a worker that holds the embedded model and has answered nothing yet
 head          a head that does not compute, with a cache of its own, so that it checks the model for the first time.
               The check has a process of its own, which ends before the door opens and is not counted: its peak stands
@@ -54,6 +56,10 @@ class Setting:
     max_tokens: int = 16
 
 
+class Refused(Exception):
+    """So little cannot be promised; the sentence says how much can be."""
+
+
 @dataclass
 class Watched:
     """A `muster` process, its events, and the most that it and its children have taken."""
@@ -73,11 +79,14 @@ class Watched:
 
     def until(self, name: str) -> dict[str, Any]:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            event: dict[str, Any] = json.loads(line)
+        last = ""
+        for last in self.process.stdout:
+            event: dict[str, Any] = json.loads(last)
             if event.get("event") == name:
                 return event
-        raise RuntimeError(f"It ended before it said {name}.")
+            if event.get("error", {}).get("code") == "invalid_request":
+                raise Refused(event["error"]["message"])
+        raise RuntimeError(f"It ended before it said {name}; the last that it said: {last}")
 
     @property
     def peak_bytes(self) -> int:
@@ -225,14 +234,18 @@ def measure(settings: int, seed: int) -> dict[str, Any]:
         found = []
         for number in range(settings):
             setting = drawn(seed + number, models)
-            run = asdict(setting) | tried(setting, Path(folder) / str(number))
+            try:
+                run = asdict(setting) | tried(setting, Path(folder) / str(number))
+            except Refused as refused:
+                run = asdict(setting) | {"refused": str(refused)}
             run["model"] = Path(setting.model).name
             print(json.dumps(run), file=sys.stderr, flush=True)
             found.append(run)
-    joined = [run for run in found if not run["local"]]
+    joined = [run for run in found if not run["local"] and "refused" not in run]
     return {
         "runs": found,
-        "above": sum(run["peak_mb"] > run["memory_mb"] for run in found),
+        "above": sum(run.get("peak_mb", 0.0) > run["memory_mb"] for run in found),
+        "refused": sum("refused" in run for run in found),
         "idle_worker_mb": max((run["idle_mb"] for run in joined if run["model"] == "tiny"), default=0.0),
         "head_mb": max((run["head_peak_mb"] for run in joined), default=0.0),
         "stop_s": statistics.median([run[stop] for run in joined for stop in ("worker_stop_s", "head_stop_s")]),
