@@ -42,6 +42,14 @@ def test_a_call_is_a_call_and_no_text(served: Served, client: OpenAI) -> None:
     assert json.loads(call.function.arguments) == {"city": "Paris"}
 
 
+def test_a_name_may_be_as_long_as_those_of_servers_and_tools_joined(served: Served, client: OpenAI) -> None:
+    name = "mcp__weather__" + "x" * 114
+    served.backend.script = CALL.replace("get_weather", name)
+    tools = [{**WEATHER, "function": {**WEATHER["function"], "name": name}}]
+    (call,) = client.chat.completions.create(**{**ASK, "tools": tools}).choices[0].message.tool_calls
+    assert call.function.name == name
+
+
 def test_the_definitions_are_in_the_prompt(served: Served, client: OpenAI) -> None:
     client.chat.completions.create(**ASK)
     prompt = served.backend.tokenizer.decode(served.backend.requests[0].prompt)
@@ -164,7 +172,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     (tool(name=None), "tools[0].function.name"),
     (tool(name="get weather"), "tools[0].function.name"),
-    (tool(name="x" * 65), "tools[0].function.name"),
+    (tool(name="x" * 129), "tools[0].function.name"),
     (tool(name="fünf"), "tools[0].function.name"),
     (tool(description=5), "tools[0].function.description"),
     (tool(description="x" * 100_001), "tools[0].description"),

@@ -75,7 +75,7 @@ def test_an_answer_that_is_cut_says_so(client: OpenAI, model: str) -> None:
 def test_what_only_the_last_machine_finds_out_ends_that_request_in_a_sentence(
     client: OpenAI, model: str, pool: LivePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def accept(serving: object, structure: object) -> str:
+    async def accept(serving: object, visit: object, structure: object) -> str:
         return "start: <|nobody|>"
 
     monkeypatch.setattr("muster.api.chat.checked_grammar", accept)

@@ -150,3 +150,14 @@ def test_the_same_question_is_asked_once(check):
 )
 def test_a_schema_is_endless_where_each_value_needs_another(schema, endless):
     assert is_endless(json.loads(json.dumps(schema))) is endless
+
+
+def test_what_is_known_and_what_others_ask_does_not_wait_for_one_who_asks_for_much(check):
+    known = grammar_of_regex("known")
+    check.checking(known, "b").result()
+    heavy = [check.checking(grammar_of_regex(f"(a{{1,{900 + i}}}b){{1,9}}"), "a") for i in range(8)]
+    assert check.checking(known, "b").done()
+    check.checking(grammar_of_regex("new"), "b").result()
+    assert not heavy[-1].done()
+    for future in heavy:
+        future.cancel()

@@ -54,7 +54,7 @@ async def _prepare(serving: Serving, visit: Visit, body: ChatRequest) -> list[Ch
         max_tokens_parameter=parameter,
         priority=body.scheduling,
     )
-    grammar = await checked_grammar(serving, body.structure)
+    grammar = await checked_grammar(serving, visit, body.structure)
     return await prepare(serving, visit, replace(body.conversation, grammar=grammar or None), options)
 
 

@@ -108,7 +108,7 @@ async def _prepare(serving: Serving, visit: Visit, body: CompletionRequest) -> l
     limit = (default or serving.backend.max_context) if wanted is None else wanted
     sampling = body.sampling(limit, body.scores, serving.backend.vocab_size)
     n, stops = body.choices, body.stops
-    sampling = replace(sampling, grammar=await checked_grammar(serving, body.structure))
+    sampling = replace(sampling, grammar=await checked_grammar(serving, visit, body.structure))
     sampling = with_named_stops(serving.tokenizer, sampling, stops)
     if (gap := _gap(serving, body)) is not None:
         sampling = replace(sampling, stop_token_ids=tuple(dict.fromkeys((*sampling.stop_token_ids, *gap.end_ids))))

@@ -79,7 +79,7 @@ async def prepare(
     tokenizer, wanted, tools = serving.tokenizer, options.max_tokens, conversation.callable_tools
     chat = await written_out(serving, conversation)
     reading = reading_of(tokenizer, chat.text, tools, most_calls(conversation, tokenizer), serving.options.tool_parser)
-    grammar = await _grammar(tokenizer, conversation, reading)
+    grammar = await _grammar(tokenizer, visit.owner, conversation, reading)
     ids = await encode_text(serving, chat.text, conversation.parameter, chat.add_special_tokens)
     prompt = begin(tokenizer, ids, conversation.parameter)
     too_long = len(prompt) >= serving.backend.max_context
@@ -124,7 +124,7 @@ def most_calls(conversation: Conversation, tokenizer: Tokenizer) -> int:
     return MAX_CALLS if several and conversation.tool_choice.name is None else 1
 
 
-async def _grammar(tokenizer: Tokenizer, conversation: Conversation, reading: Reading | None) -> str:
+async def _grammar(tokenizer: Tokenizer, owner: str, conversation: Conversation, reading: Reading | None) -> str:
     """What the tokens of the answer must fit. Raises `InvalidRequest` where nothing can be made of it."""
     choice = conversation.tool_choice
     wanted = [tool for tool in conversation.callable_tools if choice.name in (None, tool.name)]
@@ -133,7 +133,7 @@ async def _grammar(tokenizer: Tokenizer, conversation: Conversation, reading: Re
     if grammar == answer:
         return answer
     try:
-        return await asyncio.wrap_future(tokenizer.grammars.checking(grammar))
+        return await asyncio.wrap_future(tokenizer.grammars.checking(grammar, owner))
     except InvalidRequest as error:
         raise InvalidRequest(f"tools cannot be done: {error}; simplify the schemas.", "tools") from None
 

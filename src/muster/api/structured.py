@@ -18,7 +18,7 @@ from pydantic import Field
 from muster.api.body import JsonWeight, TooMuch
 from muster.api.conversation import Conversation
 from muster.api.fields import Strict, at_most, check_unicode
-from muster.api.serving import Serving
+from muster.api.serving import Serving, Visit
 from muster.errors import InvalidRequest, Unsupported
 from muster.spec.sampling import MAX_GRAMMAR_BYTES
 from muster.text.constraint import (
@@ -85,7 +85,7 @@ class StructuredFields(Strict):
 _OLDER = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 
-async def checked_grammar(serving: Serving, structure: AnswerForm | None) -> str:
+async def checked_grammar(serving: Serving, visit: Visit, structure: AnswerForm | None) -> str:
     """For `Sampling.grammar`; empty for none. Raises `InvalidRequest` that names the field, and what cannot be done."""
     if structure is None:
         return ""
@@ -95,14 +95,16 @@ async def checked_grammar(serving: Serving, structure: AnswerForm | None) -> str
         raise InvalidRequest(f"{parameter} has more than {limit}; ask for less structure.", parameter)
     try:
         grammar = check_unicode(structure.grammar, parameter)
-        return await asyncio.wrap_future(serving.tokenizer.grammars.checking(grammar))
+        return await asyncio.wrap_future(serving.tokenizer.grammars.checking(grammar, visit.owner))
     except InvalidRequest as error:
         raise InvalidRequest(f"{parameter} cannot be done: {error}; change that part.", parameter) from None
 
 
-async def constrained(serving: Serving, conversation: Conversation, structure: AnswerForm | None) -> Conversation:
+async def constrained(
+    serving: Serving, visit: Visit, conversation: Conversation, structure: AnswerForm | None
+) -> Conversation:
     """The conversation with what its answer must be. Raises `InvalidRequest`."""
-    return replace(conversation, grammar=await checked_grammar(serving, structure) or None)
+    return replace(conversation, grammar=await checked_grammar(serving, visit, structure) or None)
 
 
 def structure_of_schema(schema: Any, parameter: str) -> AnswerForm:

@@ -20,7 +20,8 @@ MAX_DESCRIPTION_CHARACTERS = 100_000
 MAX_CALLS_OF_MESSAGE = 128
 MAX_DEPTH = 64
 """Lists and objects within one another, of a schema or of arguments."""
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+"""OpenAI takes 64 characters, Anthropic 128, and programs that join the names of servers and tools need them."""
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
@@ -66,7 +67,7 @@ def _check_tools(tools: Sequence[Tool], path: str) -> None:
 
 def check_name(name: str, path: str) -> str:
     if not NAME.fullmatch(name):
-        raise InvalidRequest("A tool's name must have 1 to 64 letters, digits, _ or -; choose such a name.", path)
+        raise InvalidRequest("A tool's name must have 1 to 128 letters, digits, _ or -; choose such a name.", path)
     return name
 
 

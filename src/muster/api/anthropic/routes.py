@@ -24,7 +24,7 @@ def message_routes(serving: Serving) -> APIRouter:
         serving.check_model(body.model)
         body.refuse_unsupported()
         options = body.options(serving)
-        conversation = await constrained(serving, body.conversation, body.structure)
+        conversation = await constrained(serving, visit, body.conversation, body.structure)
         choices = await prepare(serving, visit, conversation, options)
         form = MessageForm(serving, visit, options.stops)
         if body.stream:

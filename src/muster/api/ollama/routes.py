@@ -37,7 +37,7 @@ def ollama_routes(serving: Serving) -> APIRouter:
         visit: Visit = request.state.muster
         _check(serving, body)
         options = body.how(serving)
-        conversation = await constrained(serving, body.conversation, body.structure)
+        conversation = await constrained(serving, visit, body.conversation, body.structure)
         return answer(visit, body, await prepare(serving, visit, conversation, options), True)
 
     @router.post(
@@ -49,11 +49,12 @@ def ollama_routes(serving: Serving) -> APIRouter:
         options = body.how(serving)
         if body.raw:
             options = replace(
-                options, sampling=replace(options.sampling, grammar=await checked_grammar(serving, body.structure))
+                options,
+                sampling=replace(options.sampling, grammar=await checked_grammar(serving, visit, body.structure)),
             )
             choices = await _continue(serving, visit, check_unicode(body.prompt, "prompt"), options)
         else:
-            conversation = await constrained(serving, body.conversation, body.structure)
+            conversation = await constrained(serving, visit, body.conversation, body.structure)
             choices = await prepare(serving, visit, conversation, options)
         return answer(visit, body, choices, False)
 

@@ -30,7 +30,7 @@ def response_routes(serving: Serving) -> APIRouter:
         body.refuse_unsupported()
         options = body.options(serving)
         before = _before(store, visit, body)
-        conversation = await constrained(serving, body.read(before), body.structure)
+        conversation = await constrained(serving, visit, body.read(before), body.structure)
         choices = await prepare(serving, visit, conversation, options)
         # Instructions are not handed on: the next request brings its own.
         said = conversation.messages[body.instructions is not None :]

@@ -17,7 +17,7 @@ from muster.text.tools.turn import AssistantTurn, attempt, begin_call
 
 CHANNEL, MESSAGE, START, CONSTRAIN = "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>")
-TO = re.compile(r"\bto=functions\.([a-zA-Z0-9_.-]{1,64})")
+TO = re.compile(r"\bto=functions\.([a-zA-Z0-9_.-]{1,128})")
 
 
 class Harmony:

@@ -15,7 +15,7 @@ MAX_CALLS = 128
 """Of one answer; what a model writes beyond them is text."""
 Schemas = Mapping[str, Mapping[str, Any]]
 """Of the arguments of each tool that there is, by its name."""
-NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 
 class AssistantTurn:
