@@ -34,3 +34,16 @@ def test_the_bounds_hold_and_the_oldest_goes_first(kept: list[tuple[str, int]]) 
             store.keep(owner, response(str(i), size), ())
             store.check()
             assert store.find(owner, str(i)).owner == owner
+
+
+def test_what_is_too_large_to_keep_pushes_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MAX_BYTES_OF_KEY", 2000)
+    monkeypatch.setattr(store_module, "MAX_BYTES", 3000)
+    store = ResponseStore(60, lambda: 0.0)
+    for owner in "ab":
+        store.keep(owner, response(owner, 500), ())
+    store.keep("a", response("large", 5000), ())
+    for owner in "ab":
+        assert store.find(owner, owner).owner == owner
+    with pytest.raises(NoSuchResponse):
+        store.find("a", "large")

@@ -42,10 +42,11 @@ class ResponseStore:
 
     def keep(self, owner: str, response: dict[str, Any], messages: tuple[Message, ...]) -> None:
         nbytes = len(json.dumps(response)) + sum(map(_size, messages))
+        if nbytes > MAX_BYTES_OF_KEY:
+            return  # no room that could be made would do
         self._make_room(owner, nbytes)
-        if nbytes <= MAX_BYTES_OF_KEY:
-            until_s = self._clock() + self._keep_s
-            self._stored[response["id"]] = StoredResponse(response, messages, owner, nbytes, until_s)
+        until_s = self._clock() + self._keep_s
+        self._stored[response["id"]] = StoredResponse(response, messages, owner, nbytes, until_s)
 
     def find(self, owner: str, id: str) -> StoredResponse:
         """Raises `NoSuchResponse`, also for an answer to another key."""
@@ -91,5 +92,5 @@ class ResponseStore:
 
 
 def _size(message: Message) -> int:
-    calls = sum(len(call.name) + len(call.arguments) + 100 for call in message.tool_calls)
+    calls = sum(4 * (len(call.name) + len(call.arguments)) + 100 for call in message.tool_calls)
     return 4 * (len(message.content) + len(message.reasoning or "")) + calls + 200
