@@ -9,9 +9,10 @@ quality  The calibration text through four stages in this process, raw and packe
          (`serve/calibration`): of the embedded model, and of two that are no language models: a dense one and a mixture
          of experts with random weights, whose likeliest tokens lie close together. All three hops carry the codec.
 link     Two machines as processes, a link of 20 Mbit/s between them (our own shaping): tokens/s with int8 and with bf16
-         on it, in turns. The model has the hidden size of one of 8 B parameters and next to no layers, so that the link
-         is the bottleneck on two cores, too; its weights are such that it repeats what it is told, which makes the
-         check's verdict certain. What a link carries does not depend on what the values are.
+         on it, in turns. The model has the hidden size of one of 8 B parameters and next to no layers, and computes in
+         float32 (processors without bfloat16 crawl in it), so that the link is the bottleneck on two cores, too; its
+         weights are such that it repeats what it is told, which makes the check's verdict certain. What a link carries
+         does not depend on what the values are.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import itertools
 
-from benchmarks.forecast_models import NAMES, folder_of
+from benchmarks.forecast_models import DTYPE, NAMES, folder_of
 from benchmarks.forecast_pool import Asked, LivePool, Machine, start
 from benchmarks.records import record_parts
 from muster.compress.registry import PLAIN, make_coder
@@ -157,7 +158,7 @@ def wide_model(folder: Path) -> Path:
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(std=0.5)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
@@ -173,7 +174,7 @@ async def link(home: Path, repetitions: int) -> dict[str, Any]:
 
 
 async def _pool(folder: Path, codec: str) -> dict[str, Any]:
-    shape = shape_of(open_directory(folder).config_json, str(folder), "bfloat16")
+    shape = shape_of(open_directory(folder).config_json, str(folder), DTYPE)
     with tempfile.TemporaryDirectory() as temporary:
         scenario = Path(temporary) / "slow-link.toml"
         scenario.write_text(SCENARIO)
