@@ -37,11 +37,12 @@ from benchmarks.records import percent, record_parts
 from benchmarks.ring_load import Load, requests, texts
 from muster.cost.memory import WorkspaceOptions, stage_bytes
 from muster.lab.processes import Lab, WorkerSpec
-from muster.lab.rehearsal import BOOT_S, PLACED_S, is_event
+from muster.lab.rehearsal import is_event
 from muster.sim.serve.rounds import steps_in_flight
 from muster.spec.model_shape import ModelShape
 
 MODEL = "dense"
+BOOT_S, PLACED_S = 300.0, 300.0
 STAGES = {"a": "0-1", "b": "2-4", "c": "5-6", "d": "7-7"}
 """Machines and their layers: the same split everywhere, for the planner would choose another for another distance. The
 last has the logits as well, which take as long as three layers, and so is the slowest."""

@@ -92,7 +92,7 @@ class Load:
         reader, writer = await asyncio.open_connection(place.hostname, place.port)
         try:
             writer.write(
-                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
                 + f"Content-Length: {len(packed)}\r\n\r\n".encode()
                 + packed
             )
@@ -124,12 +124,15 @@ async def texts(url: str, model: str, asked: list[Asked]) -> list[str]:
         packed = json.dumps(body | {"temperature": 0.0, "ignore_eos": True}).encode()
         reader, writer = await asyncio.open_connection(place.hostname, place.port)
         writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
             + f"Content-Length: {len(packed)}\r\n\r\n".encode()
             + packed
         )
         answer = (await reader.read(-1)).split(b"\r\n\r\n", 1)[1]
         writer.close()
-        return str(json.loads(answer)["choices"][0]["text"])
+        record = json.loads(answer)
+        if "choices" not in record:
+            raise RuntimeError(f"No answer but {answer[:500]!r}")
+        return str(record["choices"][0]["text"])
 
     return list(await asyncio.gather(*(one(request) for request in asked)))

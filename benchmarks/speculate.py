@@ -89,7 +89,7 @@ class FarRing:
 
     def __init__(self, hop_s: float, guessing: Guessing | None, num_microbatches: int) -> None:
         options = EngineOptions(
-            MAX_CONTEXT, num_microbatches=num_microbatches, prefill_tokens=512, max_batch=8 * num_microbatches
+            MAX_CONTEXT, num_microbatches=num_microbatches, max_microbatches=num_microbatches, max_batch=8
         )
         caches = [stage.new_cache(PAGES, PAGE_SIZE) for stage in stages()]
         self.ring: LocalRing[Any] = LocalRing(stages(), caches, options, guessing=guessing)
