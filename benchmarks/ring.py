@@ -264,9 +264,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=None, help="where to keep the generated model")
     parser.add_argument("--concurrency", type=int, default=768)
     parser.add_argument("--speed", type=float, default=0.4, help="share of this machine that each stage is")
-    parser.add_argument("--warm-up", type=float, default=25.0)
+    parser.add_argument("--warm-up", type=float, default=45.0)
     parser.add_argument("--window", type=float, default=30.0)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=2)
     return parser.parse_args(words)
 
 
