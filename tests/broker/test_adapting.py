@@ -175,7 +175,8 @@ def test_a_machine_that_got_slow_is_replaced_and_tried_again_much_later():
     assert set(stage.ranges()) == {1, 2}, "all is as forecast"
     work(stage, 6 * WINDOW_S, {1: 14.0})
     assert set(stage.ranges()) == {2, 3}
-    assert stage.state.members.members[stage.at(1).id].slowness == pytest.approx(14.0, rel=0.3)
+    # It is replaced as soon as that is worth it, which may be before the mean over windows has come to 14.
+    assert SLOW < stage.state.members.members[stage.at(1).id].slowness < 1.3 * 14.0
     work(stage, TRY_AGAIN_S)
     assert stage.state.members.members[stage.at(1).id].slowness == 1.0
 

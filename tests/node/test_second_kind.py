@@ -83,7 +83,7 @@ async def test_no_queue_outlives_a_node_that_leaves_while_it_drops_a_stage(tmp_p
             await head.assign(1, over(machine))
             await machine.hears(Loaded, epoch=1)
             place = machine.worker._stages._held[1].place
-            sending = [box._task for box in place._boxes]
+            sending = [box._task for hop in place._hops for box in hop._boxes]
             machine.worker._carry_out([Drop(1)])
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -99,7 +99,7 @@ async def test_no_queue_outlives_a_place_whose_closing_is_cut_short(tmp_path: Pa
             await head.assign(epoch, over(machine))
             await machine.hears(Loaded, epoch=epoch)
             place = machine.worker._stages._held[epoch].place
-            (sending,) = [box._task for box in place._boxes]
+            (sending,) = [box._task for hop in place._hops for box in hop._boxes]
             closing = asyncio.create_task(place.close())
             for _ in range(epoch):
                 await asyncio.sleep(0)

@@ -188,7 +188,7 @@ def test_a_row_that_scores_what_is_not_there_is_refused(scores, words):
     ring = fake_ring(2, 60, 4, replace(OPTIONS, num_microbatches=2))
     ring.submit(request("one", 9))
     ring.step()
-    step, hidden = ring.local._waiting[0].popleft()
+    step, hidden = ring.local._followers[0].take()
     (row,) = step.rows
     bad = type(step)(
         epoch=0,
@@ -204,7 +204,7 @@ def test_a_slot_that_asked_for_no_scores_gets_none():
     ring = fake_ring(2, 60, 4, replace(OPTIONS, num_microbatches=2))
     ring.submit(request("one", 9, prompt_logprobs=None))
     ring.step()
-    step, hidden = ring.local._waiting[0].popleft()
+    step, hidden = ring.local._followers[0].take()
     (row,) = step.rows
     bad = type(step)(epoch=0, sequence=0, rows=(Row(row.slot, 0, 9, row.pages, True, 3),), admit=step.admit)
     with pytest.raises(ProtocolViolation, match="not of its prompt"):
