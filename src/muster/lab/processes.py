@@ -151,8 +151,10 @@ class Lab:
         self._tasks.append(asyncio.create_task(work))
 
     async def head(self, model: str, *options: str, region: str = "home", codec: str = "raw") -> Child:
-        """Links stay raw unless told otherwise: answers are compared token by token here."""
+        """Links stay raw unless told otherwise: answers are compared token by token here. All machines are trusted:
+        they share one processor, so none would show the speed that it claims."""
         words = ["serve", model, "--port", "0", "--no-local-worker", "--region", region, "--codec", codec]
+        words += ["--trust", "all"]
         return await self.start("head", [*words, *self._shaped(), *options])
 
     async def worker(self, spec: WorkerSpec, ticket: str) -> Child:

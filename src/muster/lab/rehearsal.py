@@ -123,8 +123,7 @@ async def gather(rehearsal: Rehearsal, lab: Lab, spectator: Spectator, outcome: 
     spectator.say(
         f"starting a head in {rehearsal.head_region} and {len(rehearsal.workers)} workers that join by ticket"
     )
-    # All of them are processes of this machine, and share its processor while they would show how fast they are.
-    options = ["--dtype", rehearsal.dtype, "--min-nodes", str(len(rehearsal.workers)), "--trust", "all"]
+    options = ["--dtype", rehearsal.dtype, "--min-nodes", str(len(rehearsal.workers))]
     head = await lab.head(rehearsal.model, *options, region=rehearsal.head_region)
     lab.background(narrate(head, spectator, outcome))
     ticket = (await head.wait_for("its ticket", is_event("listening"), BOOT_S))["ticket"]
