@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.lab_ends import LISTENING
 from benchmarks.records import Claimed, percent, record_parts
 from muster.lab.wan import lifecycle
-from muster.lab.wan.control import Answer, Report, ask
+from muster.lab.wan.control import KeeperAnswer, Report, ask
 from muster.lab.wan.hosts import exec_words
 from muster.lab.wan.record import LabRecord, folder_of
 from muster.spec.scenario import parse_scenario
@@ -67,7 +67,7 @@ class Bench:
         said = self.start("north", role, *words).communicate()[0].strip().rpartition("\n")[2]
         return dict(json.loads(said)) if said else {}
 
-    def report(self) -> Answer:
+    def report(self) -> KeeperAnswer:
         return ask(folder_of(NAME), Report())
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from muster.errors import LinkDown, MusterError
 from muster.node import hop
-from muster.node.hop import MAX_MENDS, Hop
+from muster.node.hop import MAX_MENDS, NextHop
 from muster.wire.frame import Payload
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.generate import StepDone
@@ -70,7 +70,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_kept_is_said_again_before_all_else_when_the_link_is_back() -> None:
     async def body() -> None:
         dialling, lost = Dialling(), list[MusterError]()
-        way = Hop(dialling, lost.append, lambda: [(message(1), b""), (message(2), b"")])
+        way = NextHop(dialling, lost.append, lambda: [(message(1), b""), (message(2), b"")])
         await way.open()
         way.send(message(1))
         await until(lambda: dialling.wires[0].got == [1])
@@ -92,7 +92,7 @@ def test_what_is_kept_is_said_again_before_all_else_when_the_link_is_back() -> N
 def test_a_link_that_cannot_be_gone_on_with_is_lost_once(again: Any) -> None:
     async def body() -> None:
         dialling, lost = Dialling(), list[MusterError]()
-        way = Hop(dialling, lost.append, again)
+        way = NextHop(dialling, lost.append, again)
         await way.open()
         dialling.works = again is not None and again() is None
         dialling.wires[0].broken.set()
@@ -108,7 +108,7 @@ def test_a_link_that_cannot_be_gone_on_with_is_lost_once(again: Any) -> None:
 def test_a_link_that_breaks_again_and_again_is_lost() -> None:
     async def body() -> None:
         dialling, lost = Dialling(), list[MusterError]()
-        way = Hop(dialling, lost.append, list)
+        way = NextHop(dialling, lost.append, list)
         await way.open()
         for broken in range(MAX_MENDS + 1):
             await until(lambda broken=broken: len(dialling.wires) == broken + 1)

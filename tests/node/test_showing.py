@@ -16,7 +16,7 @@ from muster.verify.memory import ROW_BYTES, MemoryExercise
 from muster.verify.speed import SpeedExercise
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Heartbeat, Measured
-from muster.wire.messages.proof import Answer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
+from muster.wire.messages.proof import ExerciseAnswer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
 from tests.node.hostile_head import MEMORY_BYTES, HostileHead
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ async def test_a_worker_shows_its_speed_and_binds_its_answer_before_it_sends_it(
         channel = await opened(head)
         finished, _ = await asked(channel, show_speed())
         answer, payload = await asyncio.wait_for(channel.receive(), 30)
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, ExerciseAnswer)
         assert finished == Finished(digest=blake3(payload).hexdigest())
         assert SpeedExercise(SEED, "float32", 256, 4, 512).holds(payload, np.arange(0, 512, 50))
 
@@ -54,7 +54,7 @@ async def test_a_worker_holds_memory_and_tells_of_any_part_of_it(tmp_path: Path)
         assert (await asked(channel, HoldMemory(seed=SEED, rows=20)))[0] == Holding(rows=20)
         for nonce in (NONCE, SEED):
             answer, payload = await asked(channel, ReadMemory(nonce=nonce))
-            assert isinstance(answer, Answer)
+            assert isinstance(answer, ExerciseAnswer)
             assert MemoryExercise(SEED, 20).holds(payload, nonce, np.arange(20))
 
 
@@ -80,7 +80,7 @@ async def test_a_worker_holds_no_more_than_it_lends(tmp_path: Path) -> None:
         HoldMemory(seed=SEED, rows=-2),
         HoldMemory(seed=SEED, rows=0),
         ReadMemory(nonce=NONCE),
-        Answer(),
+        ExerciseAnswer(),
     ],
 )
 async def test_an_exercise_that_makes_no_sense_ends_its_channel_and_nothing_else(

@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from muster.text.turns import Turns
+from muster.text.turns import OwnerTurns
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_who_asks_for_little_does_not_wait_for_all_that_another_asked_before(thread: ThreadPoolExecutor) -> None:
-    turns, go, done = Turns(thread), Event(), list[str]()
+    turns, go, done = OwnerTurns(thread), Event(), list[str]()
     turns.submit("first", lambda: go.wait(30))
     asked: list[Future[None]] = [turns.submit("much", lambda i=i: done.append(f"much {i}")) for i in range(5)]
     asked += [turns.submit("little", lambda: done.append("little"))]
@@ -27,7 +27,7 @@ def test_who_asks_for_little_does_not_wait_for_all_that_another_asked_before(thr
 
 
 def test_what_is_cancelled_takes_no_turn(thread: ThreadPoolExecutor) -> None:
-    turns, go = Turns(thread), Event()
+    turns, go = OwnerTurns(thread), Event()
     turns.submit("a", lambda: go.wait(30))
     gone, other = turns.submit("a", lambda: 1 / 0), turns.submit("a", lambda: "done")
     assert gone.cancel()
@@ -36,14 +36,14 @@ def test_what_is_cancelled_takes_no_turn(thread: ThreadPoolExecutor) -> None:
 
 
 def test_an_error_goes_to_whoever_asked_and_the_next_one_has_its_turn(thread: ThreadPoolExecutor) -> None:
-    turns = Turns(thread)
+    turns = OwnerTurns(thread)
     with pytest.raises(ZeroDivisionError):
         turns.submit("a", lambda: 1 / 0).result(30)
     assert turns.submit("a", lambda: 2).result(30) == 2
 
 
 def test_all_that_waits_can_be_cancelled_at_once(thread: ThreadPoolExecutor) -> None:
-    turns, go = Turns(thread), Event()
+    turns, go = OwnerTurns(thread), Event()
     running = turns.submit("a", lambda: go.wait(30))
     waiting = [turns.submit(owner, lambda: None) for owner in ("a", "b", "b")]
     turns.cancel()

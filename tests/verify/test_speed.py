@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from muster.node.showing import Patience, end_numbers
+from muster.node.showing import ExerciseDeadline, end_numbers
 from muster.verify.speed import BASE_COLUMNS, DTYPES, MAX_COLUMNS, OUTPUTS, SpeedExercise, sized
 
 CPU = torch.device("cpu")
@@ -14,7 +14,7 @@ SEED = bytes(range(16))
 ALL = np.arange(2 * BASE_COLUMNS, dtype=np.int64)
 
 
-class Forever(Patience):
+class Forever(ExerciseDeadline):
     def __init__(self) -> None:
         pass
 

@@ -20,7 +20,7 @@ from muster.link.base import Channel
 from muster.verify import memory, speed
 from muster.wire.frame import Frame
 from muster.wire.messages.every import AnyMessage
-from muster.wire.messages.proof import Answer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
+from muster.wire.messages.proof import ExerciseAnswer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
 from muster.wire.messages.transfer import Ping, Pong
 
 log = structlog.get_logger()
@@ -123,7 +123,7 @@ class _Session:
         finished, _ = await self._asked(ask, min(MOST_S, SLACK * exercise.flops / claimed) + GRACE_S)
         took_s = _now() - started_s
         answer, payload = await self._heard(ANSWER_S)
-        if not isinstance(finished, Finished) or not isinstance(answer, Answer):
+        if not isinstance(finished, Finished) or not isinstance(answer, ExerciseAnswer):
             raise ProtocolViolation("A node did not answer its exercise; update Muster on it.")
         picks = _picks(speed.PICKS, exercise.columns)
 
@@ -149,7 +149,7 @@ class _Session:
         read_s = READ_S + MOST_ROUND_TRIP_S + held_bytes / READ_BYTES_PER_S
         answer, payload = await self._asked(ReadMemory(nonce=nonce), read_s)
         picks = _picks(memory.PICKS, held.rows)
-        if isinstance(answer, Answer) and await asyncio.to_thread(held.holds, payload, nonce, picks):
+        if isinstance(answer, ExerciseAnswer) and await asyncio.to_thread(held.holds, payload, nonce, picks):
             self.held_bytes = held_bytes
         else:
             self.fault = "its answer about the memory that it holds was wrong"

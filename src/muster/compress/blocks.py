@@ -39,7 +39,7 @@ _OFFSET = 8
 """What makes a number without a sign of four bits with one."""
 
 
-class Blocks:
+class BlockwiseCodec:
     """Implements `Encode` and `Decode`, for one of `LARGEST`."""
 
     def __init__(self, name: str) -> None:

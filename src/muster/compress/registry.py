@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from muster.compress import raw
-from muster.compress.blocks import LARGEST, Blocks
+from muster.compress.blocks import LARGEST, BlockwiseCodec
 from muster.compress.cast import CASTS, Cast
 from muster.errors import MalformedFrame, Unsupported
 from muster.spec.codec import RAW, Codec
@@ -60,7 +60,7 @@ def _cast(codec: Codec) -> Coder:
 
 
 def _blocks(codec: Codec) -> Coder:
-    blocks = Blocks(codec.name)
+    blocks = BlockwiseCodec(codec.name)
     return _following_header(codec.name, blocks.encode, blocks.decode)
 
 

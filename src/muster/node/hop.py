@@ -25,7 +25,7 @@ MAX_MENDS, MENDS_S = 4, 60.0
 """A link that breaks more often than this is lost: perhaps the other end hangs up over what is said."""
 
 
-class Hop:
+class NextHop:
     def __init__(
         self, dial: Callable[[], Awaitable[Channel]], on_lost: Callable[[MusterError], None], again: Again | None
     ) -> None:

@@ -14,7 +14,7 @@ from muster.compress.registry import Coder, make_coder
 from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import Channel, Connection, short_id
 from muster.model.stage import Stage
-from muster.node.hop import Hop
+from muster.node.hop import NextHop
 from muster.node.loading import Report, StageLoader, Wish
 from muster.node.neighbours import Neighbours
 from muster.node.probes import greet
@@ -57,7 +57,7 @@ class NodePlace:
         self.node, self.head = surroundings.node, surroundings.head
         self._connection = connection
         self._around = surroundings
-        self._hops: list[Hop] = []
+        self._hops: list[NextHop] = []
 
     def speed(self) -> float:
         return self._around.speed()
@@ -91,7 +91,7 @@ class NodePlace:
         if address is None:
             raise ProtocolViolation(f"The head named no address for node {short_id(node)}; its books are wrong.")
         epoch, lost = self.assign.epoch, self._around.lost
-        hop = Hop(lambda: self._channel(address), lambda error: lost(epoch, node, str(error)), again)
+        hop = NextHop(lambda: self._channel(address), lambda error: lost(epoch, node, str(error)), again)
         self._hops.append(hop)
         await hop.open()
         return hop.send

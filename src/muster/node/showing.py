@@ -23,7 +23,7 @@ from muster.node.memory import give_back
 from muster.spec.reserve import usable_bytes
 from muster.verify import memory, speed
 from muster.wire.messages.every import AnyMessage
-from muster.wire.messages.proof import Answer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
+from muster.wire.messages.proof import ExerciseAnswer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
 from muster.wire.messages.transfer import Ping, Pong
 
 log = structlog.get_logger()
@@ -126,31 +126,31 @@ class _Turn:
                     message.seed, message.dtype, message.size, message.rounds, message.columns
                 )
                 _require(exercise.is_reasonable())
-                ends = await asyncio.to_thread(end_numbers, exercise, self._device, self._patience())
+                ends = await asyncio.to_thread(end_numbers, exercise, self._device, self._deadline())
                 await self._channel.send(Finished(digest=blake3(ends).hexdigest()))
-                await self._channel.send(Answer(), ends)
+                await self._channel.send(ExerciseAnswer(), ends)
             case HoldMemory(seed=seed, rows=rows):
                 _require(memory.MemoryExercise(seed, rows).is_reasonable())
                 self._held = None
                 rows = min(rows, max(0, self._spare_bytes()) // memory.ROW_BYTES)
                 held = memory.MemoryExercise(seed, rows - rows % 2)
                 if held.is_reasonable():
-                    filled = await asyncio.to_thread(filled_rows, held, self._device, self._patience())
+                    filled = await asyncio.to_thread(filled_rows, held, self._device, self._deadline())
                     self._held = (held, filled)
                 await self._channel.send(Holding(rows=held.rows if self._held is not None else 0))
             case ReadMemory(nonce=nonce):
                 _require(self._held is not None and len(nonce) == memory.SEED_BYTES)
                 assert self._held is not None
-                sums = await asyncio.to_thread(row_sums, self._held[1], nonce, self._patience())
-                await self._channel.send(Answer(), sums)
+                sums = await asyncio.to_thread(row_sums, self._held[1], nonce, self._deadline())
+                await self._channel.send(ExerciseAnswer(), sums)
             case _:
                 _require(False)
 
-    def _patience(self) -> "Patience":
-        return Patience(self._stop, time.monotonic() + MAX_S)
+    def _deadline(self) -> "ExerciseDeadline":
+        return ExerciseDeadline(self._stop, time.monotonic() + MAX_S)
 
 
-class Patience:
+class ExerciseDeadline:
     """Whether somebody still waits for the answer; asked between two blocks of work."""
 
     def __init__(self, stop: threading.Event, until_s: float) -> None:
@@ -164,7 +164,7 @@ class Patience:
             raise MachineTrouble("An exercise of the head took too long; lend less, or free this machine for it.")
 
 
-def end_numbers(exercise: speed.SpeedExercise, device: torch.device, patience: Patience) -> bytes:
+def end_numbers(exercise: speed.SpeedExercise, device: torch.device, deadline: ExerciseDeadline) -> bytes:
     """Of the network of random layers: float16 [OUTPUTS, columns]."""
     dtype = getattr(torch, exercise.dtype)
     w = (torch.tensor(exercise.weights()).to(device, torch.float32) * exercise.scale).to(dtype)
@@ -177,36 +177,36 @@ def end_numbers(exercise: speed.SpeedExercise, device: torch.device, patience: P
         rolled = (row - torch.arange(first, last, device=device)) % exercise.size
         x = base[rolled].reshape(exercise.size, -1)
         for _ in range(exercise.rounds):
-            patience.check()
+            deadline.check()
             x = (w @ x).clamp_(-1, 1)
         ends[:, first * speed.BASE_COLUMNS : last * speed.BASE_COLUMNS] = x[: speed.OUTPUTS].to("cpu", torch.float16)
     return ends.numpy().tobytes()
 
 
-def filled_rows(exercise: memory.MemoryExercise, device: torch.device, patience: Patience) -> Tensor:
+def filled_rows(exercise: memory.MemoryExercise, device: torch.device, deadline: ExerciseDeadline) -> Tensor:
     """All rows as they should be, as int64 [rows, words], on the device."""
     rows = torch.empty(exercise.rows, memory.ROW_BYTES // 8, dtype=torch.int64, device=device)
     for row in range(exercise.rows):
-        patience.check()
+        deadline.check()
         rows[row] = torch.frombuffer(bytearray(exercise.drawn(row)), dtype=torch.int64)
     upper, lower = rows[: exercise.half], rows[exercise.half :]
     first, second = exercise.neighbours()
     for mine, others, neighbours in ((upper, lower, first), (lower, upper, second)):
         chosen = torch.tensor(neighbours, device=device)
         for start in range(0, exercise.half, _BLOCK_ROWS):
-            patience.check()
+            deadline.check()
             block = mine[start : start + _BLOCK_ROWS]
             for column in range(memory.NEIGHBOURS):
                 block.bitwise_xor_(others[chosen[start : start + _BLOCK_ROWS, column]])
     return rows
 
 
-def row_sums(rows: Tensor, nonce: bytes, patience: Patience) -> bytes:
+def row_sums(rows: Tensor, nonce: bytes, deadline: ExerciseDeadline) -> bytes:
     """Of each row with the weights of the nonce: int64 [rows]."""
     weights = torch.tensor(memory.weights_of(nonce), device=rows.device)
     sums = []
     for start in range(0, rows.shape[0], _BLOCK_ROWS):
-        patience.check()
+        deadline.check()
         sums.append((rows[start : start + _BLOCK_ROWS] * weights).sum(dim=1).cpu())
     return torch.cat(sums).numpy().tobytes()
 

@@ -39,7 +39,7 @@ class LinkLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CodecChoice:
     """A codec for each link."""
 
     period_s: float
@@ -52,7 +52,7 @@ class Choice:
         return sum(codec.distortion for codec in self.codecs)
 
 
-def mildest(links: Sequence[LinkLoad], codecs: Sequence[Codec], period_s: float) -> Choice | None:
+def mildest(links: Sequence[LinkLoad], codecs: Sequence[Codec], period_s: float) -> CodecChoice | None:
     """For each link the codec that loses least (of equals, the quickest) within the period; None if one has none."""
     chosen = []
     for link in links:
@@ -61,12 +61,12 @@ def mildest(links: Sequence[LinkLoad], codecs: Sequence[Codec], period_s: float)
         if not able:
             return None
         chosen.append(codecs[min(able)[2]])
-    return Choice(period_s, tuple(chosen))
+    return CodecChoice(period_s, tuple(chosen))
 
 
 def least_period(
     links: Sequence[LinkLoad], codecs: Sequence[Codec], floor_s: float = 0.0, most_distortion: float = inf
-) -> Choice:
+) -> CodecChoice:
     """The least period from `floor_s` (the slowest machine) on that all links can meet, then the least loss within it.
 
     Raises `InvalidRequest` if even the mildest codecs lose more than `most_distortion` together.

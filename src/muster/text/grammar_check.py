@@ -20,7 +20,7 @@ from blake3 import blake3
 from muster.errors import InvalidRequest, MachineTrouble
 from muster.text.calls import Call, CheckGrammar, Failed, Lexicon, Limit, Load, Spellings, Text
 from muster.text.confined import Broken, Confined
-from muster.text.turns import Turns, settle
+from muster.text.turns import OwnerTurns, settle
 
 LOADING = Limit(cpu_s=30, memory_bytes=2 * 2**30)
 QUICK = Limit(cpu_s=1, memory_bytes=256 * 2**20)
@@ -113,12 +113,12 @@ class GrammarCheck:
         return self._new()
 
     @cached_property
-    def _quick_turns(self) -> Turns:
-        return Turns(self._quick.thread)
+    def _quick_turns(self) -> OwnerTurns:
+        return OwnerTurns(self._quick.thread)
 
     @cached_property
-    def _long_turns(self) -> Turns:
-        return Turns(self._long.thread)
+    def _long_turns(self) -> OwnerTurns:
+        return OwnerTurns(self._long.thread)
 
     def _new(self) -> Confined:
         return Confined("muster.text.sandbox.check", self._file, Call(LOADING, Load()))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-class Turns:
+class OwnerTurns:
     def __init__(self, thread: ThreadPoolExecutor) -> None:
         """`thread` has one worker, and may have other work."""
         self._thread = thread

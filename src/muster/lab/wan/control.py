@@ -20,21 +20,21 @@ _BUFFER_BYTES = 2 * MAX_ANSWER_BYTES
 _SO_SNDBUFFORCE = 32
 
 
-class Cut(msgspec.Struct, frozen=True, tag="cut"):
+class CutHosts(msgspec.Struct, frozen=True, tag="cut"):
     """Nothing passes between two hosts from now on."""
 
     one: str
     other: str
 
 
-class Heal(msgspec.Struct, frozen=True, tag="heal"):
+class HealHosts(msgspec.Struct, frozen=True, tag="heal"):
     """It does again, at full bandwidth."""
 
     one: str
     other: str
 
 
-class SlowLink(msgspec.Struct, frozen=True, tag="slow_link"):
+class SlowHosts(msgspec.Struct, frozen=True, tag="slow_link"):
     """Between two hosts `factor` of the bandwidth passes."""
 
     one: str
@@ -58,7 +58,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     """Say what has passed."""
 
 
-Request = Cut | Heal | SlowLink | Silence | Hear | Report
+Request = CutHosts | HealHosts | SlowHosts | Silence | Hear | Report
 
 
 class DirectionReport(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class DirectionReport(msgspec.Struct, frozen=True):
     is_cut: bool
 
 
-class Answer(msgspec.Struct, frozen=True):
+class KeeperAnswer(msgspec.Struct, frozen=True):
     error: str = ""
     packets: int = 0
     strange: int = 0
@@ -84,14 +84,14 @@ class Answer(msgspec.Struct, frozen=True):
     """Those that anything was sent on."""
 
 
-def ask(folder: Path, request: Request) -> Answer:
+def ask(folder: Path, request: Request) -> KeeperAnswer:
     """Raises `PoolUnavailable` if the keeper does not answer, `InvalidRequest` if it refuses."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
             channel.settimeout(ANSWER_S)
             channel.connect(str(folder / "control"))
             channel.send(msgspec.json.encode(request))
-            answer = msgspec.json.decode(channel.recv(MAX_ANSWER_BYTES), type=Answer)
+            answer = msgspec.json.decode(channel.recv(MAX_ANSWER_BYTES), type=KeeperAnswer)
     except (OSError, msgspec.DecodeError):
         raise PoolUnavailable("The lab does not answer; end it with `muster lab down` and start it again.") from None
     if answer.error:
@@ -102,7 +102,7 @@ def ask(folder: Path, request: Request) -> Answer:
 class ControlSocket:
     """The keeper's end. Never waits: who asks has sent already, or is not answered."""
 
-    def __init__(self, folder: Path, router: Router, handle: Callable[[Request], Answer]) -> None:
+    def __init__(self, folder: Path, router: Router, handle: Callable[[Request], KeeperAnswer]) -> None:
         self._router, self._handle = router, handle
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._listener.bind(str(folder / "control"))
@@ -125,10 +125,12 @@ class ControlSocket:
         self._router.unwatch(channel.fileno())
         channel.close()
 
-    def _reply(self, words: bytes) -> Answer:
+    def _reply(self, words: bytes) -> KeeperAnswer:
         try:
             return self._handle(msgspec.json.decode(words, type=Request))
         except msgspec.DecodeError as error:
-            return Answer(error=f"The lab's keeper is of another version ({error}); take the lab down and up again.")
+            return KeeperAnswer(
+                error=f"The lab's keeper is of another version ({error}); take the lab down and up again."
+            )
         except InvalidRequest as error:
-            return Answer(error=str(error))
+            return KeeperAnswer(error=str(error))

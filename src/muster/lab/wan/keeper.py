@@ -20,20 +20,20 @@ import msgspec
 
 from muster.errors import MachineTrouble, MusterError
 from muster.lab.wan.control import (
-    Answer,
     ControlSocket,
-    Cut,
+    CutHosts,
     DirectionReport,
-    Heal,
+    HealHosts,
     Hear,
+    KeeperAnswer,
     Report,
     Request,
     Silence,
-    SlowLink,
+    SlowHosts,
 )
 from muster.lab.wan.direction import Direction
-from muster.lab.wan.layout import Host, Layout, lay_out
-from muster.lab.wan.namespaces import Place, check_able, new_device, new_place
+from muster.lab.wan.layout import Host, LabLayout, lay_out
+from muster.lab.wan.namespaces import HostNamespace, check_able, new_device, new_namespace
 from muster.lab.wan.programs import kill_all, processes, started_at
 from muster.lab.wan.record import HostRecord, LabRecord, folder_of, remove_folder, write_record
 from muster.lab.wan.router import Router
@@ -56,7 +56,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Keeper:
-    def __init__(self, name: str, layout: Layout, seed: int) -> None:
+    def __init__(self, name: str, layout: LabLayout, seed: int) -> None:
         self.layout = layout
         self.router = Router()
         self._name = name
@@ -87,15 +87,15 @@ class Keeper:
             ),
         )
 
-    def handle(self, request: Request) -> Answer:
+    def handle(self, request: Request) -> KeeperAnswer:
         """Raises `InvalidRequest` for a host that is none."""
         match request:
-            case Cut(one, other):
+            case CutHosts(one, other):
                 self._cut.add(self._pair(one, other))
-            case Heal(one, other):
+            case HealHosts(one, other):
                 self._cut.discard(self._pair(one, other))
                 self._slow(one, other, 1.0)
-            case SlowLink(one, other, factor):
+            case SlowHosts(one, other, factor):
                 self._slow(one, other, factor)
             case Silence(host):
                 self._silent.add(self.layout.host(host).name)
@@ -104,7 +104,7 @@ class Keeper:
             case Report():
                 return self._report()
         self._apply_cuts()
-        return Answer()
+        return KeeperAnswer()
 
     def end(self) -> None:
         """Kill what runs on the hosts; the rest goes with this process."""
@@ -112,8 +112,8 @@ class Keeper:
             kill_all(partial(processes, place.inode))
         self._control.close()
 
-    def _place(self, host: Host) -> Place:
-        return new_place(DEVICE, self.layout.interface(host.address))
+    def _place(self, host: Host) -> HostNamespace:
+        return new_namespace(DEVICE, self.layout.interface(host.address))
 
     def _connect(self) -> None:
         seat = new_device(f"lab-{self._name}", self.layout.seat)
@@ -147,9 +147,9 @@ class Keeper:
                 or self.layout.scenario.is_cut(regions[source], regions[target], at_s)
             )
 
-    def _report(self) -> Answer:
+    def _report(self) -> KeeperAnswer:
         totals = self.router.totals
-        return Answer(
+        return KeeperAnswer(
             packets=totals.packets,
             strange=totals.strange,
             crowded_out=totals.crowded_out,

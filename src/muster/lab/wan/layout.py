@@ -27,7 +27,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class LabLayout:
     scenario: Scenario
     network: IPv4Network
     hosts: tuple[Host, ...]
@@ -50,7 +50,7 @@ class Layout:
         return found
 
 
-def lay_out(scenario: Scenario, words: Sequence[str] = (), network: str = DEFAULT_NETWORK) -> Layout:
+def lay_out(scenario: Scenario, words: Sequence[str] = (), network: str = DEFAULT_NETWORK) -> LabLayout:
     """A host for each of `words`, which are `NAME:REGION` or a region; without words one for each region.
 
     Raises `InvalidRequest` for names, regions, pairs of regions and networks that cannot be used.
@@ -67,7 +67,7 @@ def lay_out(scenario: Scenario, words: Sequence[str] = (), network: str = DEFAUL
     _check_pairs(scenario, {region for _, region in pairs})
     within = _network(network, len(pairs))
     hosts = [Host(*pair, str(within.network_address + number)) for number, pair in enumerate(pairs, 1)]
-    return Layout(scenario, within, tuple(hosts))
+    return LabLayout(scenario, within, tuple(hosts))
 
 
 def _read(word: str, scenario: Scenario) -> tuple[str, str]:

@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HostNamespace:
     """A namespace and the router's end of its device. Both are descriptors of this process."""
 
     namespace: int
@@ -60,14 +60,14 @@ def check_able() -> None:
         ) from None
 
 
-def new_place(device: str, address: IPv4Interface) -> Place:
+def new_namespace(device: str, address: IPv4Interface) -> HostNamespace:
     """A new namespace in which `device` has `address`, with a loopback device."""
 
-    def make() -> Place:
+    def make() -> HostNamespace:
         _call("unshare", _CLONE_NEWNET)
         namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         _set_up("lo")
-        return Place(namespace, new_device(device, address))
+        return HostNamespace(namespace, new_device(device, address))
 
     return in_thread(make)
 

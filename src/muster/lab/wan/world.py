@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from muster.lab.wan import hosts
-from muster.lab.wan.control import Cut, Heal, Hear, Request, Silence, SlowLink, ask
+from muster.lab.wan.control import CutHosts, HealHosts, Hear, Request, Silence, SlowHosts, ask
 from muster.lab.wan.programs import started_at
 from muster.lab.wan.record import HostRecord, LabRecord, folder_of
 
@@ -61,15 +61,15 @@ class LabWorld:
         self._say(f"{node} computes at {factor:.0%} of its speed")
 
     async def cut(self, one: str, other: str) -> None:
-        self._ask(Cut(one, other))
+        self._ask(CutHosts(one, other))
         self._say(f"nothing passes between {one} and {other}")
 
     async def heal(self, one: str, other: str) -> None:
-        self._ask(Heal(one, other))
+        self._ask(HealHosts(one, other))
         self._say(f"{one} and {other} reach each other as ever")
 
     async def slow_link(self, one: str, other: str, factor: float) -> None:
-        self._ask(SlowLink(one, other, factor))
+        self._ask(SlowHosts(one, other, factor))
         self._say(f"between {one} and {other} there is {factor:.0%} of the bandwidth")
 
     def bury(self) -> None:

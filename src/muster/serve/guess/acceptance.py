@@ -8,7 +8,7 @@ FIRST = 0.5
 """Before anything was tried."""
 
 
-class Trials:
+class GuessTrials:
     """Right and wrong ones, the older the less."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ whether that has changed. Knows nothing of pages or rows.
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 
-from muster.serve.guess.acceptance import FIRST, Trials, expected_tokens
+from muster.serve.guess.acceptance import FIRST, GuessTrials, expected_tokens
 from muster.serve.guess.guesser import Guesser, Prospect
 from muster.serve.guess.trip import TripCost
 from muster.serve.sequence import Sequence
@@ -24,8 +24,8 @@ class Guessing:
         self._clock = clock
         self._trip = TripCost()
         self._sent: dict[int, tuple[int, float]] = {}
-        self._everyone: dict[str, Trials] = {}
-        self._trials: dict[str, dict[str, Trials]] = {}
+        self._everyone: dict[str, GuessTrials] = {}
+        self._trials: dict[str, dict[str, GuessTrials]] = {}
         """By request and kind."""
         self._kinds: dict[str, str] = {}
         """Of the guesses of each request that are being checked."""
@@ -60,7 +60,7 @@ class Guessing:
         self._accepted += right
         kind = self._kinds.pop(sequence.request.id, None)
         if kind is not None and guesses:
-            for trials in (self._everyone.setdefault(kind, Trials()), self._of(sequence, kind)):
+            for trials in (self._everyone.setdefault(kind, GuessTrials()), self._of(sequence, kind)):
                 trials.add(right, int(right < guesses))
         self._passes += 1
         self._tokens += 1 + right
@@ -99,5 +99,5 @@ class Guessing:
     def _rate(self, tokens: float, guesses: int, guess_s: float) -> float:
         return tokens / (self._trip.seconds(1 + guesses) + guesses * guess_s)
 
-    def _of(self, sequence: Sequence, kind: str) -> Trials:
-        return self._trials.setdefault(sequence.request.id, {}).setdefault(kind, Trials())
+    def _of(self, sequence: Sequence, kind: str) -> GuessTrials:
+        return self._trials.setdefault(sequence.request.id, {}).setdefault(kind, GuessTrials())

@@ -24,7 +24,7 @@ from muster.wire.messages.membership import (
     Welcome,
 )
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, LoadProgress, Release, StageLost
-from muster.wire.messages.proof import Answer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
+from muster.wire.messages.proof import ExerciseAnswer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
 from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob, Ping, Pong, Relay
 
 AnyMessage = (
@@ -32,7 +32,7 @@ AnyMessage = (
     | Assign | LoadProgress | Loaded | LoadFailed | Release | StageLost
     | Submit | Cancel | Tokens | Failed | EpochUnknown
     | Step | StepDone | Admissions | Prepare | Prepared
-    | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | Answer
+    | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | ExerciseAnswer
     | CheckCodecs | CodecsChecked | Calibrate | Calibrated
     | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay
 )  # fmt: skip

@@ -14,12 +14,12 @@ class ShowSpeed(Message, frozen=True, tag="show_speed"):
 
 
 class Finished(Message, frozen=True, tag="finished"):
-    """The exercise is done; `digest` (BLAKE3, hex) binds the answer, which follows as `Answer`."""
+    """The exercise is done; `digest` (BLAKE3, hex) binds the answer, which follows as `ExerciseAnswer`."""
 
     digest: str
 
 
-class Answer(Message, frozen=True, tag="answer"):
+class ExerciseAnswer(Message, frozen=True, tag="answer"):
     """The payload is the answer to the exercise."""
 
 
@@ -37,6 +37,6 @@ class Holding(Message, frozen=True, tag="holding"):
 
 
 class ReadMemory(Message, frozen=True, tag="read_memory"):
-    """Head to node: the sum of every row with the weights of this nonce; answered by `Answer`."""
+    """Head to node: the sum of every row with the weights of this nonce; answered by `ExerciseAnswer`."""
 
     nonce: bytes
