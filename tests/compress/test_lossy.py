@@ -61,6 +61,15 @@ def test_every_shape_and_size_of_values_comes_back_within_its_error(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_rows_without_values_take_no_bytes(name: str) -> None:
+    """Whatever was reserved for them would go out as it was found in memory."""
+    empty = torch.zeros(5000, 0)
+    _, payload = make_coder(Codec(name)).encode(empty)
+    assert len(payload) == 0
+    there_and_back(name, empty)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_the_largest_numbers_of_a_type_do_not_overflow(name: str, dtype: str) -> None:
     limit = torch.finfo(DTYPES[dtype]).max

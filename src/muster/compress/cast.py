@@ -65,7 +65,7 @@ class Cast:
         return tensor_RH.view(header.shape)
 
     def _bytes(self, rows: int, width: int) -> int:
-        return rows * width * self._dtype.itemsize + (rows if self._scales else 0)
+        return rows * width * self._dtype.itemsize + (rows if self._scales and width else 0)
 
     def _parts(self, packed_N: Tensor, rows: int, width: int) -> tuple[Tensor, Tensor]:
         """Values [R, H] and exponents, of which there are none where nothing is scaled."""
