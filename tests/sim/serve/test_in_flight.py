@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.sim.serve.in_flight import _READY as READY
 from muster.sim.serve.in_flight import StepsInFlight
 from muster.sim.serve.ring import BatchRules
-from muster.sim.serve.rounds import StepKind, period_s, steps_in_flight
+from muster.sim.serve.rounds import READY, StepKind, period_s, steps_in_flight
 from muster.sim.serve.simulate import simulate_serving
 from muster.spec.workload import ServeWorkload
 from tests.sim.rings import node, pipeline, plan, pool, shape

@@ -26,7 +26,7 @@ from muster.plan.quick.search import Order, Search
 from muster.plan.quick.split import furthest, least_slowest, most_pages
 from muster.plan.quick.swap import swap_pages
 from muster.plan.quick.tables import PlanOptions, Tables
-from muster.sim.serve.rounds import steps_in_flight
+from muster.sim.serve.rounds import READY, steps_in_flight
 from muster.spec.codec import RAW
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
@@ -189,8 +189,12 @@ def as_plan(
 
 
 def microbatches(stages: int, busy_s: Sequence[float], latency_s: float, options: PlanOptions) -> int:
-    """Steps in flight to begin with: as many as the law asks for (`sim/serve/rounds.py`), and one a stage at least.
+    """Steps in flight to begin with: as many as the law asks for (`sim/serve/rounds.py`) and one that waits, and at
+    least one a stage.
 
     `busy_s` are the seconds of a step at each stage and on each wire. The engine goes on with what its steps tell it.
     """
-    return max(stages, steps_in_flight(busy_s, latency_s, most=options.max_microbatches)) if stages > 1 else 1
+    if stages == 1:
+        return 1
+    fewest = steps_in_flight(busy_s, latency_s, most=options.max_microbatches)
+    return max(stages, min(options.max_microbatches, READY + fewest))

@@ -9,7 +9,7 @@ of another size for a while. Engines and simulated rings go by this. Knows no cl
 from collections.abc import Sequence
 from math import ceil, sqrt
 
-from muster.sim.serve.rounds import MAX_IN_FLIGHT, steps_in_flight
+from muster.sim.serve.rounds import MAX_IN_FLIGHT, READY, steps_in_flight
 
 _MEMORY_ROUNDS = 2.0
 """What a step took counts for the mean over about so many rounds."""
@@ -17,8 +17,6 @@ _MEMORY_STEPS = 16.0
 """And over so many steps at least."""
 _DEVIATIONS = 1.0
 """A round may last longer than the mean by so many standard deviations before the slowest stage runs dry."""
-_READY = 1
-"""Steps that wait, so that no stage does for one that comes back while the head computes another."""
 _ROUNDS = 2
 """Between two changes."""
 _QUEUED = 0.4
@@ -60,7 +58,7 @@ class StepsInFlight:
     def _adapt(self) -> None:
         stage_s = [max(mean.value, 1e-9) for mean in self._means]
         spread_s = _DEVIATIONS * sqrt(self._latency.variance + sum(mean.variance for mean in self._means))
-        wanted = min(self._most, _READY + steps_in_flight(stage_s, self._latency.value, spread_s, self._most))
+        wanted = min(self._most, READY + steps_in_flight(stage_s, self._latency.value, spread_s, self._most))
         self._hold = max(0, self._hold - 1)
         if wanted > self.limit and (useful := self._useful(stage_s)):
             self.limit, self._raised = useful, None
@@ -87,7 +85,7 @@ class StepsInFlight:
         if self._patience > _HOLD:
             return before  # it was so the last time as well
         share = (sum(stage_s) + short_s) / (sum(stage_s) + long_s)
-        return min(self.limit, max(before, _READY + ceil(share * self.limit)))
+        return min(self.limit, max(before, READY + ceil(share * self.limit)))
 
 
 class _Mean:

@@ -22,6 +22,11 @@ MAX_IN_FLIGHT = 256
 """Most steps that one ring keeps in flight, however far its machines are: each takes memory wherever it waits."""
 
 
+READY = 1
+"""Steps more than the fewest that are kept in flight: they wait, so that no stage does where steps differ in length, or
+come back while the head computes another."""
+
+
 class StepKind(NamedTuple):
     """Steps that are as long as each other. Numbers, or arrays of them."""
 
