@@ -14,7 +14,6 @@ from muster.cost.memory import stage_bytes
 from muster.errors import DoesNotFit, PoolUnavailable
 from muster.plan.quick.planner import microbatches, place
 from muster.plan.quick.tables import PlanOptions, Tables
-from muster.sim.serve.rounds import READY
 from muster.spec.pool import LinkSpeed
 from tests.examples import examples
 from tests.plan.fleets import (
@@ -179,12 +178,10 @@ def test_pages_grow_with_the_memory_of_the_tightest_stage_up_to_what_can_be_used
 def test_enough_steps_are_in_flight_to_hide_the_latency_of_the_ring():
     options = PlanOptions()
     # four stages, one-way latency of half a stage: two more than the stages (DeServe, section 4)
-    assert microbatches(4, [0.1] * 4, 4 * 0.05, options) == 6 + READY
-    assert microbatches(4, [0.1] * 4, 0.0, options) == 4 + READY
-    assert microbatches(4, [0.001] * 4, 1.0, options) == options.max_microbatches
-    assert microbatches(1, [0.1], 1.0, options) == 1
-    # where one stage takes as long as all others together, half as many keep it busy; one a stage are there at first
-    assert microbatches(4, [0.3, 0.1, 0.1, 0.1], 0.9, options) == 5 + READY
+    assert microbatches(4, step_s=0.1, ring_s=4 * 0.05, options=options) == 6
+    assert microbatches(4, step_s=0.1, ring_s=0.0, options=options) == 4
+    assert microbatches(4, step_s=0.001, ring_s=1.0, options=options) == options.max_microbatches
+    assert microbatches(1, step_s=0.1, ring_s=1.0, options=options) == 1
 
 
 def test_an_empty_pool_says_how_much_memory_is_wanted():

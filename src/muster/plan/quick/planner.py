@@ -26,7 +26,7 @@ from muster.plan.quick.search import Order, Search
 from muster.plan.quick.split import furthest, least_slowest, most_pages
 from muster.plan.quick.swap import swap_pages
 from muster.plan.quick.tables import PlanOptions, Tables
-from muster.sim.serve.rounds import READY, steps_in_flight
+from muster.sim.serve.rounds import steps_in_flight
 from muster.spec.codec import RAW
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
@@ -172,7 +172,7 @@ def as_plan(
     settings = ServeSettings(
         num_pages=pages,
         page_size=options.page_size,
-        num_microbatches=microbatches(len(stages), [*work, *wires_s], ring_s - sum(wires_s), options),
+        num_microbatches=microbatches(len(stages), step_s, ring_s, options),
         batch=batch,
         prefill_tokens=options.workspace.prefill_tokens,
     )
@@ -188,13 +188,10 @@ def as_plan(
     )
 
 
-def microbatches(stages: int, busy_s: Sequence[float], latency_s: float, options: PlanOptions) -> int:
-    """Steps in flight to begin with: as many as the law asks for (`sim/serve/rounds.py`) and one that waits, and at
-    least one a stage.
-
-    `busy_s` are the seconds of a step at each stage and on each wire. The engine goes on with what its steps tell it.
+def microbatches(stages: int, step_s: float, ring_s: float, options: PlanOptions) -> int:
+    """Steps in flight to begin with: as many as the law asks for (`sim/serve/rounds.py`) where each stage may take as
+    long as the slowest, since steps differ in length. The engine goes on with what its own steps tell it.
     """
     if stages == 1:
         return 1
-    fewest = steps_in_flight(busy_s, latency_s, most=options.max_microbatches)
-    return max(stages, min(options.max_microbatches, READY + fewest))
+    return max(stages, steps_in_flight([max(step_s, 1e-9)] * stages, ring_s, most=options.max_microbatches))
