@@ -58,6 +58,10 @@ class Asked:
 
 
 def carry_out(asked: Asked, live: Callable[[], tuple[Pool, str]], as_json: bool) -> None:
+    if (asked.requests or 0) > MAX_REQUESTS:
+        raise InvalidRequest(
+            f"--requests {asked.requests} is more than one run simulates; give at most {MAX_REQUESTS:,}.", "requests"
+        )
     arrivals = read_trace(asked.trace) if asked.trace else None
     with interruptible("planning", as_json) as interrupt:
         question, plan = _from_file(asked, live) or _from_model(asked, live, interrupt)
@@ -124,10 +128,6 @@ def _serve(
     faults: tuple[Fault[NodeId], ...],
     timeline: bool,
 ) -> ServeRun:
-    if (asked.requests or 0) > MAX_REQUESTS:
-        raise InvalidRequest(
-            f"--requests {asked.requests} is more than one run simulates; give at most {MAX_REQUESTS:,}.", "requests"
-        )
     if arrivals:
         longest = max(arrivals, key=lambda one: one.prompt_tokens + one.output_tokens)
         check_serves(question.shape, ServeWorkload(longest.prompt_tokens, longest.output_tokens))
@@ -244,6 +244,7 @@ def _from_model(
     serve = _workload(asked, ServeWorkload())
     objective = check_objective(asked.objective, serve, None)
     pool, _ = find_pool(asked.pool, live)
+    read_faults(asked.faults, pool)  # a mistake in them is said before the search, not after
     shape, *narrower = find_shapes(asked.plan, asked.dtype, pool.nodes)
     question = Question(shape, pool, objective, serve, seed=asked.seed, narrower=tuple(narrower))
     question, made = answer_in_dtype(question, out_of_time)
