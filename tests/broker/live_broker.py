@@ -1,7 +1,7 @@
 """A head and its scripted nodes on one in-memory network, for the tests of the broker's shell."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from muster.broker.events import Route
@@ -12,7 +12,6 @@ from muster.broker.pipelines.serve import serve_job
 from muster.broker.service import BrokerService
 from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
-from muster.head.compose import newest
 from muster.link.memory import MemoryNetwork
 from muster.plan.quick.planner import Planner, place
 from muster.wire.messages.membership import Welcome
@@ -24,6 +23,11 @@ OPTIONS = BrokerOptions(
 )
 JOB_OPTIONS = JobOptions(settle_s=0.2, retry_s=0.1, rebalance_s=0.5, planning=PLANNING)
 BLOB = bytes(range(256)) * 100
+
+
+def newest(routes: Collection[Route]) -> Route | None:
+    """Of a job's routes, where a test has one pipeline."""
+    return max(routes, key=lambda route: route.epoch, default=None)
 
 
 def read_blob(digest: str, offset: int, length: int) -> tuple[bytes, int] | None:

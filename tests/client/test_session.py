@@ -11,6 +11,7 @@ from muster.client.session import Sessions, joined
 from muster.errors import LinkDown, PoolUnavailable
 from muster.link.base import Channel, Connection
 from muster.link.memory import MemoryNetwork
+from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.sampling import Sampling
 from muster.spec.scores import PromptScores
@@ -24,6 +25,8 @@ HEAD, NODE = "0" * 64, "1" * 64
 class ARoute:
     epoch: int
     node: str = NODE
+    name: str = "job/0"
+    capacity: Capacity = UNKNOWN
 
 
 class World:
@@ -47,9 +50,10 @@ class World:
         connection: Connection = await self.head.dial(Address(node=node))
         return await connection.open("data")
 
-    async def watch(self) -> AsyncIterator[ARoute | None]:
+    async def watch(self) -> AsyncIterator[tuple[ARoute, ...]]:
         while True:
-            yield await self.routes.get()
+            route = await self.routes.get()
+            yield () if route is None else (route,)
 
     async def accept(self) -> Channel:
         connection = await self.node.accept()
@@ -179,6 +183,8 @@ def test_a_node_that_takes_no_channel_holds_up_no_other_route(monkeypatch: pytes
         world.routes.put_nowait(ARoute(2))
         await answer(await world.accept(), 2, 0, 6, last=True)
         assert await collected == [0, 1, 2, 3, 4, 5]
+        while not world.suspicions:
+            await asyncio.sleep(0.01)
         assert (world.accused, world.suspicions) == (["2" * 64], [(1, True)])
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

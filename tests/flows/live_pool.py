@@ -27,7 +27,7 @@ from muster.broker.storage.store import Store
 from muster.client.session import Sessions
 from muster.client.state import Patience
 from muster.cost.memory import WorkspaceOptions, draft_bytes, stage_bytes
-from muster.head.compose import Head, newest
+from muster.head.compose import Head
 from muster.head.model import load_draft, load_model
 from muster.link.base import Endpoint
 from muster.link.identity import Identity
@@ -164,7 +164,11 @@ class LivePool:
 
     def route(self, job: str = "") -> Route | None:
         """Of the model that is served, unless another job is named."""
-        return newest(self.service.routes(job or self.head.job.name))
+        return max(self.routes(job), key=lambda route: route.epoch, default=None)
+
+    def routes(self, job: str = "") -> tuple[Route, ...]:
+        """Likewise of all pipelines that are up."""
+        return self.service.routes(job or self.head.job.name)
 
     def until_serving(
         self, stages: int | None = None, without: Sequence[Machine] = (), after: int = 0, job: str = ""
@@ -293,14 +297,13 @@ class LivePool:
         await self.service.close()
         await self._start_broker()
 
-    async def _routes(self) -> AsyncIterator[Route | None]:
+    async def _routes(self) -> AsyncIterator[tuple[Route, ...]]:
         """The routes of whichever broker runs now, across restarts."""
-        seen: Route | None = None
-        yield seen
+        seen: tuple[Route, ...] | None = None
         while True:
-            while self.route() is seen:
+            while self.routes() == seen:
                 await asyncio.sleep(0.005)
-            seen = self.route()
+            seen = self.routes()
             yield seen
 
     async def _add_machine(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from muster.plan.quick.tables import PlanOptions
+from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
 from muster.spec.story import Caused
@@ -223,6 +224,9 @@ class Route:
     epoch: int
     first: Address
     pipeline: Pipeline
+    name: str = ""
+    """Of the pipeline, the same in every epoch."""
+    capacity: Capacity = UNKNOWN
 
     @property
     def node(self) -> NodeId:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from muster.errors import MusterError
+from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.request import Progress, Request
 from muster.spec.story import Caused
 
@@ -26,6 +27,14 @@ class Cancelled:
 @dataclass(frozen=True, slots=True)
 class RouteUp:
     """A pipeline is ready."""
+
+    epoch: int
+    capacity: Capacity = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLeft:
+    """The pipeline of `epoch` makes way for another that is up: its requests move."""
 
     epoch: int
 
@@ -66,7 +75,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Started | Cancelled | RouteUp | RouteDown | Progressed | RequestFailed | Stopping | Tick
+Event = Started | Cancelled | RouteUp | RouteLeft | RouteDown | Progressed | RequestFailed | Stopping | Tick
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

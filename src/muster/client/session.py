@@ -5,7 +5,7 @@ Knows nothing of HTTP, nor of how a pipeline was chosen: the broker's routes com
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -22,6 +22,7 @@ from muster.client.events import (
     Progressed,
     RequestFailed,
     RouteDown,
+    RouteLeft,
     RouteUp,
     Started,
     Stopping,
@@ -34,11 +35,12 @@ from muster.errors import LinkDown, MusterError, ProtocolViolation, from_code
 from muster.link.base import Channel
 from muster.link.outbox import Outbox
 from muster.link.tasks import Tasks
+from muster.spec.capacity import Capacity
 from muster.spec.request import Progress, Request
 from muster.wire.messages.generate import Cancel, EpochUnknown, Failed, Submit, Tokens
 
 log = structlog.get_logger()
-TICK_S = 0.5
+TICK_S = 0.1
 DIAL_S = 10.0
 """How long a first stage may take to let us in."""
 MAX_REASON = 500
@@ -60,11 +62,19 @@ class Route(Protocol):
     @property
     def node(self) -> str: ...
 
+    @property
+    def name(self) -> str:
+        """Of the pipeline: the same in every epoch."""
+
+    @property
+    def capacity(self) -> Capacity: ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Open:
     """The way to a pipeline."""
 
+    name: str
     node: str
     channel: Channel
     outbox: Outbox
@@ -89,10 +99,15 @@ class Sessions:
         self._accuse = accuse
         self._inboxes: dict[str, _Inbox] = {}
         self._open: dict[int, _Open] = {}
+        self._wanted: dict[int, Route] = {}
+        """What the broker last announced."""
         self._tasks = Tasks()
 
-    async def run(self, routes: AsyncIterator[Route | None]) -> None:
-        """Follow the broker's routes until cancelled. Raises only if there is a bug here: nobody is served then."""
+    async def run(self, routes: AsyncIterator[Collection[Route]]) -> None:
+        """Follow the broker's routes until cancelled: all that are up, at every change.
+
+        Raises only if there is a bug here: nobody is served then.
+        """
         self._tasks.spawn(self._tick_forever())
         self._tasks.spawn(self._follow_all(routes))
         try:
@@ -122,36 +137,46 @@ class Sessions:
             del self._inboxes[request.id]
             self._handle(Cancelled(request.id))
 
-    async def _follow_all(self, routes: AsyncIterator[Route | None]) -> None:
-        async for route in routes:
-            await self._follow(route)
+    async def _follow_all(self, routes: AsyncIterator[Collection[Route]]) -> None:
+        async for up in routes:
+            self._follow({route.epoch: route for route in up})
 
-    async def _follow(self, route: Route | None) -> None:
-        current = self.state.epoch
-        if route is None:
-            if current is not None:
-                self._handle(RouteDown(current, "a machine left and none could replace it"))
-                self._leave(current)
-            return
-        if route.epoch == current:
-            return
+    def _follow(self, up: dict[int, Route]) -> None:
+        """Pipelines that are gone, then those that are new. One that has only changed goes on until it is reached."""
+        new = [route for epoch, route in up.items() if epoch not in self._wanted]
+        self._wanted = up
+        names = {route.name for route in new}
+        for epoch, way in list(self._open.items()):
+            if epoch not in up and way.name not in names:
+                self._handle(RouteDown(epoch, "a machine left and none could replace it"))
+                self._leave(epoch)
+        for route in new:
+            self._tasks.spawn(self._begin(route))
+
+    async def _begin(self, route: Route) -> None:
         try:
             channel = await self._reach(route.node)
         except MusterError as error:
             log.warning("route.unreachable", epoch=route.epoch, node=route.node[:12], reason=str(error))
             self._suspect(route.epoch, True)
             return
-        self._enter(route.epoch, route.node, channel)
-        self._handle(RouteUp(route.epoch))
-        if current is not None:
-            self._leave(current)
+        if route.epoch not in self._wanted:  # it has come and gone meanwhile
+            await channel.close()
+            return
+        before = [epoch for epoch, way in self._open.items() if way.name == route.name]
+        self._enter(route, channel)
+        self._handle(RouteUp(route.epoch, route.capacity))
+        for epoch in before:
+            self._handle(RouteLeft(epoch))
+            self._leave(epoch)
 
-    def _enter(self, epoch: int, node: str, channel: Channel) -> None:
+    def _enter(self, route: Route, channel: Channel) -> None:
         def lost(error: MusterError) -> None:
-            self._tasks.spawn(self._lost(epoch, error))
+            self._tasks.spawn(self._lost(route.epoch, error))
 
-        self._open[epoch] = _Open(node, channel, Outbox(channel, lost, MAX_WAITING_REQUESTS))
-        self._tasks.spawn(self._receive_forever(epoch, channel))
+        outbox = Outbox(channel, lost, MAX_WAITING_REQUESTS)
+        self._open[route.epoch] = _Open(route.name, route.node, channel, outbox)
+        self._tasks.spawn(self._receive_forever(route.epoch, channel))
 
     async def _reach(self, node: str) -> Channel:
         """Raises `MusterError`, also where a node that is connected takes no channel: every route waits for this."""

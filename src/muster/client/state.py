@@ -1,5 +1,7 @@
 """Which request runs on which pipeline, and what its client already has. Pure: no clock, no socket.
 
+Any number of pipelines may be up; `routing` says where a request goes, and which of them seems to have stalled.
+
 A request's whole recoverable state is its prompt, its emitted tokens and its sampling (with the seed). Whatever
 happens to a pipeline, the answer is the same: submit prompt + emitted again, where a pipeline is whole. Tokens carry
 their index, so what arrives twice is dropped and what is out of order is refused.
@@ -21,6 +23,7 @@ from muster.client.events import (
     Progressed,
     RequestFailed,
     RouteDown,
+    RouteLeft,
     RouteUp,
     Started,
     Stopping,
@@ -28,7 +31,11 @@ from muster.client.events import (
     Suspect,
     Tick,
 )
+from muster.client.live import Live
+from muster.client.open_route import OpenRoute
+from muster.client.routing import Routing
 from muster.errors import MusterError, PoolUnavailable
+from muster.spec.capacity import Capacity
 from muster.spec.request import Progress, Request
 from muster.spec.story import Story
 
@@ -43,39 +50,43 @@ class Patience:
     """The same for one that lost its pipeline: what it has said would have to be said again."""
     silence_s: float = 30.0
     """Submitted, and no token from the whole pipeline for this long: suspect it."""
+    stall_s: float = 0.25
+    """Streams whose pipeline says nothing for this long, and for much longer than it was ever silent lately, go on
+    elsewhere where another is up."""
     failures: int = 5
     """Resubmissions without a new token in between, before a request is given up."""
 
 
-SUSPECT_AFTER = 2
-
-
-@dataclass(slots=True)
-class _Live:
-    request: Request
-    """`request.emitted` grows as tokens are delivered."""
-    epoch: int | None
-    waiting_since: float
-    failures: int = 0
-    """Times that it was lost since its last token."""
-
-    @property
-    def is_suspect(self) -> bool:
-        return self.failures >= SUSPECT_AFTER
+MAX_MOVED = 64
+"""Requests that are looked at, at once, whether another pipeline would answer them sooner."""
 
 
 @dataclass(slots=True)
 class ClientState:
     patience: Patience = field(default_factory=Patience)
     vocab_size: int = 2**31
-    epoch: int | None = None
-    """The pipeline that takes new requests, if one is up."""
-    live: dict[str, _Live] = field(default_factory=dict)
-    heard_at: float = 0.0
+    live: dict[str, Live] = field(default_factory=dict)
     resubmissions: int = 0
     unavailable_reason: str = ""
     stopping: bool = False
     story: Story = field(default_factory=Story)
+    failovers: int = 0
+    """Streams that went on elsewhere because their pipeline had stalled or was lost."""
+
+    _routing: Routing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._routing = Routing(self.patience.stall_s)
+
+    @property
+    def epoch(self) -> int | None:
+        """Of the newest pipeline that is up."""
+        return self._routing.newest
+
+    @property
+    def streams(self) -> dict[int, int]:
+        """Requests at work, by the epoch of their pipeline."""
+        return {route.epoch: route.streams for route in self._routing.routes.values()}
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in `event`; what to do, in order. `now` is a steady clock, in seconds.
@@ -94,8 +105,10 @@ class ClientState:
                 return self._start(request, now)
             case Cancelled(request_id):
                 return self._cancel(request_id, now)
-            case RouteUp(epoch):
-                return self._route_up(epoch, now)
+            case RouteUp(epoch, capacity):
+                return self._route_up(epoch, capacity, now)
+            case RouteLeft(epoch):
+                return self._route_left(epoch, now)
             case RouteDown(epoch, reason):
                 return self._route_down(epoch, now, reason)
             case Progressed(epoch, progress):
@@ -112,50 +125,61 @@ class ClientState:
             raise ValueError(f"request {request.id} is already live")
         if self.stopping:
             return [End(request.id, _stopping())]
-        self.live[request.id] = _Live(request, None, now)
+        self.live[request.id] = Live(request, None, now)
         return self._place(request.id, now)
 
     def _stop(self) -> list[Command]:
         """Its pipelines end with it, so nothing is cancelled there."""
         self.stopping = True
         ended = list(self.live)
-        self.live.clear()
+        for request_id in ended:
+            self._forget(request_id)
         return [End(request_id, _stopping()) for request_id in ended]
 
     def _cancel(self, request_id: str, now: float) -> list[Command]:
-        live = self.live.pop(request_id, None)
+        live = self._forget(request_id)
         if live is None or live.epoch is None:
             return []
         return [CancelAt(live.epoch, request_id), *self._after(live.is_suspect, now)]
 
-    def _route_up(self, epoch: int, now: float) -> list[Command]:
-        """Requests on an older pipeline move over: what they have emitted goes with them."""
-        commands: list[Command] = []
-        self.epoch, self.heard_at = epoch, now
-        for request_id, live in self.live.items():
-            if live.epoch == epoch:
-                continue
-            if live.epoch is not None:
-                commands.append(CancelAt(live.epoch, request_id))
-                self.resubmissions += 1
-            live.epoch = None
-            if not live.is_suspect:
+    def _route_up(self, epoch: int, capacity: Capacity, now: float) -> list[Command]:
+        """It takes those who wait for a pipeline, and some of those who wait at others."""
+        self._routing.open(epoch, capacity, now)
+        waiting = [request_id for request_id, live in self.live.items() if live.epoch is None and not live.is_suspect]
+        commands = [command for request_id in waiting for command in self._place(request_id, now)]
+        return commands + self._even_out(now) + self._next_suspect(now)
+
+    def _route_left(self, epoch: int, now: float) -> list[Command]:
+        """What its requests have emitted goes with them."""
+        moving = [request_id for request_id, live in self.live.items() if live.epoch == epoch]
+        commands = [command for request_id in moving for command in self._take_back(request_id)]
+        self._routing.close(epoch)
+        for request_id in moving:
+            if not self.live[request_id].is_suspect:
                 commands += self._place(request_id, now)
         return commands + self._next_suspect(now)
 
     def _route_down(self, epoch: int, now: float, reason: str) -> list[Command]:
-        """Its requests wait for the next."""
-        if self.epoch == epoch:
-            self.epoch, self.unavailable_reason = None, reason
+        """Its requests go on elsewhere, or wait for the next."""
+        self.unavailable_reason = reason
         commands: list[Command] = []
-        for request_id, live in list(self.live.items()):
-            if live.epoch == epoch:
-                commands += self._lost(request_id, now, reason)
-        return commands
+        moving = [request_id for request_id, live in self.live.items() if live.epoch == epoch]
+        for request_id in moving:
+            commands += self._lost(request_id, now, reason)
+        self._routing.close(epoch)
+        for request_id in moving:
+            live = self.live.get(request_id)
+            if live is not None and not live.is_suspect:
+                placed = self._place(request_id, now)
+                self.failovers += len(placed)
+                commands += placed
+        return commands + self._next_suspect(now)
 
     def _progressed(self, epoch: int, progress: Progress, now: float) -> list[Command]:
-        live = self.live.get(progress.request_id)
-        if live is None or live.epoch != epoch:
+        live, route = self.live.get(progress.request_id), self._routing.routes.get(epoch)
+        if route is not None and route.doubted_s is not None and progress.tokens:
+            route.heard(now)  # it is alive, though its streams have moved on
+        if live is None or live.epoch != epoch or route is None:
             return []
         check_progress(live.request, progress, self.vocab_size)
         have, scored = len(live.request.emitted), live.request.scored
@@ -168,11 +192,12 @@ class ClientState:
         new_scores = scores.count if scores is not None else 0
         if not fresh and not new_scores and progress.finish is None:
             return []
-        was_suspect, live.failures, self.heard_at = live.is_suspect, 0, now
+        was_suspect, live.failures = live.is_suspect, 0
         emitted = live.request.emitted + tuple(sampled.token for sampled in fresh)
         live.request = replace(live.request, emitted=emitted, scored=scored + new_scores)
+        live.got(route, len(fresh), now)
         if progress.finish is not None:
-            del self.live[progress.request_id]
+            self._forget(progress.request_id)
         known = scores if new_scores else None
         return [Deliver(replace(progress, index=have, tokens=fresh, scores=known)), *self._after(was_suspect, now)]
 
@@ -182,19 +207,23 @@ class ClientState:
             return []
         if retry:
             return self._again(request_id, now, str(error))
-        del self.live[request_id]
+        self._forget(request_id)
         return [End(request_id, error), *self._after(live.is_suspect, now)]
 
     def _tick(self, now: float) -> list[Command]:
         commands: list[Command] = []
         for request_id, live in list(self.live.items()):
             if live.epoch is None and now - live.waiting_since > self._patience_with(live):
-                del self.live[request_id]
+                self._forget(request_id)
                 commands.append(End(request_id, self._unavailable()))
-        working = any(live.epoch is not None and live.epoch == self.epoch for live in self.live.values())
-        if self.epoch is not None and working and now - self.heard_at > self.patience.silence_s:
-            self.heard_at = now
-            commands.append(Suspect(self.epoch))
+        for route in self._routing.stalled(now):
+            commands += self._move_on(route, now)
+        commands += self._even_out(now)
+        for route in self._routing.routes.values():
+            due = route.streams > 0 or route.doubted_s is not None
+            if due and now - route.heard_s > self.patience.silence_s:
+                route.heard_s = now
+                commands.append(Suspect(route.epoch))
         return commands
 
     def check(self) -> None:
@@ -208,22 +237,79 @@ class ClientState:
             at_work = [live for live in self.live.values() if live.is_suspect and live.epoch is not None]
             assert len(at_work) <= 1, "two suspects run at once"
             waiting = [live for live in self.live.values() if live.epoch is None]
-            assert self.epoch is None or all(live.is_suspect for live in waiting), "one waits beside a pipeline"
-            assert self.epoch is None or not waiting or at_work, "suspects wait for nobody"
+            up = self._routing.routes
+            assert not up or all(live.is_suspect for live in waiting), "one waits beside a pipeline"
+            assert not up or not waiting or at_work, "suspects wait for nobody"
+            for route in up.values():
+                mine = [live for live in self.live.values() if live.epoch == route.epoch]
+                assert route.streams == len(mine), "streams are miscounted"
+                assert route.begun == sum(live.begun for live in mine), "streams that began are miscounted"
+                assert abs(sum(route.owed.values()) - sum(live.owed for live in mine)) < 1e-3, "tokens are miscounted"
+            assert all(live.epoch in up for live in self.live.values() if live.epoch is not None), "one is nowhere"
 
-    def _patience_with(self, live: _Live) -> float:
+    def _patience_with(self, live: Live) -> float:
         patience = self.patience
         has_run = live.failures > 0 or live.request.emitted
         return max(patience.new_request_s, patience.no_pipeline_s) if has_run else patience.new_request_s
 
     def _place(self, request_id: str, now: float) -> list[Command]:
         live = self.live[request_id]
-        if self.epoch is None:
+        route = self._routing.choose(live.request)
+        return [] if route is None else self._submit(live, route, now)
+
+    def _submit(self, live: Live, route: OpenRoute, now: float) -> list[Command]:
+        digests = self._routing.digests(live.request, route)
+        live.epoch, live.owed, live.begun = route.epoch, route.owed_by(live.request, digests), False
+        route.take(live.request, live.owed, digests, now)
+        return [SubmitTo(route.epoch, live.request)]
+
+    def _take_back(self, request_id: str) -> list[Command]:
+        """From a pipeline that goes on without it. It waits, and nobody is to blame."""
+        live = self.live[request_id]
+        if live.epoch is None:
             return []
-        if not any(other.epoch == self.epoch for other in self.live.values()):
-            self.heard_at = now  # the pipeline was idle: its silence so far means nothing
-        live.epoch = self.epoch
-        return [SubmitTo(self.epoch, live.request)]
+        command = CancelAt(live.epoch, request_id)
+        self._leave(live)
+        self.resubmissions += 1
+        return [command]
+
+    def _leave(self, live: Live) -> None:
+        route = self._routing.routes.get(live.epoch) if live.epoch is not None else None
+        if route is not None:
+            route.leave(live.request, live.owed, live.begun)
+        live.epoch, live.owed, live.begun = None, 0.0, False
+
+    def _forget(self, request_id: str) -> Live | None:
+        """It is over. What is returned says where it was."""
+        live = self.live.pop(request_id, None)
+        if live is None:
+            return None
+        was = replace(live)
+        self._leave(live)
+        return was
+
+    def _move_on(self, route: OpenRoute, now: float) -> list[Command]:
+        """Its streams go on elsewhere; should it be heard again, nothing is lost but their caches."""
+        commands: list[Command] = []
+        for request_id in [request_id for request_id, live in self.live.items() if live.epoch == route.epoch]:
+            if not self.live[request_id].is_suspect:
+                commands += [*self._take_back(request_id), *self._place(request_id, now)]
+                self.failovers += 1
+        return commands
+
+    def _even_out(self, now: float) -> list[Command]:
+        """Requests that wait behind others move to where they are answered clearly sooner, the last ones first."""
+        routes, commands = self._routing.routes, list[Command]()
+        if len(routes) < 2:
+            return commands
+        waiting = [live for live in self.live.values() if live.epoch is not None and not live.begun]
+        for live in reversed(waiting[-MAX_MOVED:]):
+            at = routes[live.epoch or 0]
+            other = self._routing.sooner(live.request, at, live.owed)
+            if other is not None and not live.is_suspect:
+                commands += self._take_back(live.request.id)
+                commands += self._submit(live, other, now)
+        return commands
 
     def _after(self, suspect: bool, now: float) -> list[Command]:
         """A request has moved on or ended: if it was the suspect at work, the next one may try."""
@@ -248,7 +334,8 @@ class ClientState:
     def _lost(self, request_id: str, now: float, reason: str) -> list[Command]:
         """What the pipeline had of the request is gone. It waits, or is given up."""
         live = self.live[request_id]
-        live.epoch, live.waiting_since = None, now
+        self._leave(live)
+        live.waiting_since = now
         live.failures += 1
         self.resubmissions += 1
         if live.failures <= self.patience.failures:

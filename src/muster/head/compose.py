@@ -4,14 +4,13 @@ Who runs it gives the model, a store and an endpoint, so that tests run this com
 process: signals, sockets and files are `run`'s.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp
 
 from muster.api.app import create_app
 from muster.api.serving import ServingOptions
 from muster.broker.bulk import ReadBlob
-from muster.broker.events import Route
 from muster.broker.pipelines.job import Job, JobModel, JobOptions, SearchPlan
 from muster.broker.pipelines.serve import serve_job
 from muster.broker.service import BrokerService
@@ -79,7 +78,7 @@ class Head:
 
     async def follow(self) -> None:
         """Send requests along the broker's routes until cancelled."""
-        await self.sessions.run(newest_routes(self.service.watch(self.job.name)))
+        await self.sessions.run(self.service.watch(self.job.name))
 
     def app(self, admin_token: str = "", options: ServingOptions | None = None) -> ASGIApp:
         """The HTTP door. Without a token it has no `/admin`."""
@@ -92,16 +91,6 @@ class Head:
             admin_token=admin_token,
             options=options,
         )
-
-
-def newest(routes: Collection[Route]) -> Route | None:
-    """Of a job's routes the one that sessions follow: they send all requests to one pipeline."""
-    return max(routes, key=lambda route: route.epoch, default=None)
-
-
-async def newest_routes(changes: AsyncIterator[Collection[Route]]) -> AsyncIterator[Route | None]:
-    async for routes in changes:
-        yield newest(routes)
 
 
 def draft_of(model: LoadedModel) -> Draft:

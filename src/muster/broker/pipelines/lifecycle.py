@@ -358,7 +358,9 @@ class Lifecycle:
         self._settling = False
         self.trouble = self.failure = ""
         first = self._members.members[placement.nodes[0]].address
-        route = RouteChanged(self.id, Route(placement.epoch, first, placement.pipeline))
+        route = RouteChanged(
+            self.id, Route(placement.epoch, first, placement.pipeline, str(self.id), placement.capacity)
+        )
         return [route, *(self._release(old, old.loads) if old is not None else [])]
 
     def _assign(self, placement: Placement, nodes: Iterable[NodeId], now_s: float) -> list[Command]:

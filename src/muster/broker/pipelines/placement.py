@@ -13,7 +13,9 @@ from muster.broker.pipelines.job import JobModel
 from muster.cost.memory import stage_bytes, workspace_of
 from muster.cost.swapping import host_bytes
 from muster.plan.quick.tables import PlanOptions
+from muster.plan.replan.change import capacity_of
 from muster.sim.serve.stage_time import StagePace, StepLoad
+from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
 from muster.spec.pool import NodeId, Pool
@@ -45,6 +47,8 @@ class Placement:
     longest_step_seconds: float
     """The same for a step as long as steps can be here."""
     explanation: str
+    capacity: Capacity = UNKNOWN
+    """What is forecast of it."""
     loads: dict[NodeId, Load] = field(default_factory=dict)
     """Nodes that were assigned."""
     checked_s: float | None = None
@@ -61,7 +65,10 @@ class Placement:
         """Of a plan that was made for one pipeline, whose machines are in the pool."""
         pipeline = plan.only_pipeline
         longest_s = max(plan.step_seconds, longest_step_seconds(pipeline, model.shape, pool, options))
-        return cls(id, model, epoch, pipeline, plan.step_seconds, longest_s, plan.explanation)
+        capacity = UNKNOWN
+        if isinstance(pipeline.work, ServeSettings):
+            capacity = capacity_of(pipeline, model.shape, pool, options)
+        return cls(id, model, epoch, pipeline, plan.step_seconds, longest_s, plan.explanation, capacity)
 
     @property
     def nodes(self) -> tuple[NodeId, ...]:

@@ -9,7 +9,7 @@ weights are read; and every running request computes its cache again. That is wh
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from muster.cost.memory import stage_bytes, workspace_of
@@ -19,6 +19,7 @@ from muster.errors import InvalidRequest, PoolUnavailable
 from muster.plan.quick.tables import PlanOptions
 from muster.sim.serve.forecast import serve_forecast
 from muster.sim.serve.ring import BatchRules
+from muster.spec.capacity import Capacity
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Device, NodeId, Pool
@@ -110,6 +111,19 @@ def tokens_per_s(pipeline: Pipeline, shape: ModelShape, pool: Pool, options: Pla
     except (PoolUnavailable, InvalidRequest):  # a link is down, a machine is gone
         return 0.0
     return forecast.capacity_tokens_per_s
+
+
+def capacity_of(pipeline: Pipeline, shape: ModelShape, pool: Pool, options: PlanOptions) -> Capacity:
+    """What is forecast of it, for whoever sends it requests."""
+    rules = BatchRules(prefill_tokens=options.workspace.prefill_tokens)
+    alone = replace(usual(shape, options), concurrency=1)
+    work = pipeline.serve
+    try:
+        plan = Plan(shape.name, (pipeline,))
+        token_s = serve_forecast(plan, pool, shape, alone, options.constants, rules=rules).seconds_per_token
+    except (PoolUnavailable, InvalidRequest):
+        token_s = 0.0
+    return Capacity(tokens_per_s(pipeline, shape, pool, options), token_s, work.all_pages, work.page_size)
 
 
 def usual(shape: ModelShape, options: PlanOptions) -> ServeWorkload:
