@@ -278,10 +278,18 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
+class Dissolved:
+    """From this epoch on there is no such pipeline."""
+
+    id: PipelineId
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Save(Caused):
     """Write it down: a restarted head wants to find it."""
 
-    record: NodeSeen | NodeForgotten | BanChanged | TrustChanged | Placed
+    record: NodeSeen | NodeForgotten | BanChanged | TrustChanged | Placed | Dissolved
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,20 @@ class Entrusted:
         self._asked: tuple[object, bool] = (None, False)
         """The last question whether a pool suffices, and the answer."""
 
-    def limited(self, pool: Pool, job: Job, suffices: Suffices, now_s: float) -> tuple[Pool, bool]:
-        """What a plan may use of the pool, and whether all of it: there is nobody else, or nobody is on trial."""
+    def limited(
+        self, pool: Pool, job: Job, suffices: Suffices, now_s: float, *, always: bool = False
+    ) -> tuple[Pool, bool]:
+        """What a plan may use of the pool, and whether all of it: there is nobody else, or nobody is on trial.
+
+        `always`: others serve already, so nobody is needed that much.
+        """
         pins = job.options.pins
         unpinned = [node for node in pool.nodes if not any(is_meant(pin, node) for pin in pins)]
         on_trial = {node.id for node in unpinned if self._members.trust(node.id, now_s) == "on trial"}
         others = tuple(node for node in pool.nodes if node.id not in on_trial)
-        if not on_trial or not others or not self._suffice(replace(pool, nodes=others), job, suffices):
+        if not on_trial:
+            return pool, not always
+        if not always and not (others and self._suffice(replace(pool, nodes=others), job, suffices)):
             return pool, True
         most_bytes = int(SHARE * whole_bytes(job))
         nodes = [self._capped(node, most_bytes, now_s) if node.id in on_trial else node for node in pool.nodes]

@@ -1,8 +1,12 @@
-"""All pipelines of all jobs, and what happens to several of them at once. Pure."""
+"""All pipelines of all jobs, and what happens to several of them at once. Pure.
+
+A job may have more pipelines than it must: as long as machines that have nothing to do suffice, they make another
+(`grow`), and one that is lost and cannot be repaired is given up while others serve (`dissolve`).
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from muster.broker.events import Command, PipelineId
+from muster.broker.events import Command, Dissolved, PipelineId, Save
 from muster.broker.members.membership import Membership
 from muster.broker.pipelines.allocation import Allocation
 from muster.broker.pipelines.job import Job
@@ -20,10 +24,25 @@ class Pipelines:
         """`epoch` and `keep` are what a head that was restarted remembers."""
         self.jobs = {job.name: job for job in jobs}
         self.allocation = Allocation(members, self.live, epoch)
+        self._members = members
         ids = [PipelineId(job.name, number) for job in self.jobs.values() for number in range(job.pipelines)]
-        self._lifecycles = {id: Lifecycle(id, self.jobs[id.job], members, self.allocation, keep.get(id)) for id in ids}
+        more = [id for id in keep if id.job in self.jobs and id.number < self.jobs[id.job].most_pipelines]
+        self._lifecycles = {id: self._made(id, keep.get(id)) for id in dict.fromkeys([*ids, *more])}
         self._epochs: set[int] = set()
         """That were live after the last event."""
+        self._grow_s: dict[str, float] = {}
+        """Of each job, when to see next whether idle machines make another pipeline."""
+        self._in_vain: dict[str, object] = {}
+        """Machines that were found not to."""
+
+    def _made(self, id: PipelineId, keep: Pipeline | None = None) -> Lifecycle:
+        job = self.jobs[id.job]
+
+        def others() -> list[Lifecycle]:
+            return [other for other in self.of_job(id.job) if other.id != id]
+
+        extra = id.number >= job.pipelines
+        return Lifecycle(id, job.for_pipeline(id.number), self._members, self.allocation, keep, others, is_extra=extra)
 
     def __iter__(self) -> Iterator[Lifecycle]:
         return iter(self._lifecycles.values())
@@ -89,15 +108,51 @@ class Pipelines:
         return [one for lifecycle in self for one in lifecycle.stalled(now_s)]
 
     def found(self, id: PipelineId, plan: Plan | None, now_s: float) -> list[Command]:
-        return self[id].found(plan, now_s)
+        return self[id].found(plan, now_s) if id in self._lifecycles else []
 
     # --- what to do about it ------------------------------------------------------------------------------------------
 
     def decide(self, now_s: float) -> list[Command]:
         """Plan whatever is missing or could be better."""
-        commands = [command for lifecycle in self for command in lifecycle.decide(now_s)]
+        commands = [command for lifecycle in list(self) for command in lifecycle.decide(now_s)]
+        for job in self.jobs.values():
+            if job.most_pipelines > job.pipelines:
+                commands += self._dissolve(job, now_s) + self._grow(job, now_s)
         epochs = {placement.epoch for placement in self.live()}
         if len(self._lifecycles) > 1 and self._epochs - epochs:
             self.look_again()  # what one pipeline let go of may be of use to another
         self._epochs = epochs
         return commands
+
+    def _dissolve(self, job: Job, now_s: float) -> list[Command]:
+        """Give up what is lost and cannot be repaired while others serve; its machines are then free for them."""
+        mine = self.of_job(job.name)
+        if not any(lifecycle.live() for lifecycle in mine):
+            return []
+        lost = [lifecycle for lifecycle in mine if lifecycle.is_extra and lifecycle.waits_in_vain(now_s)]
+        for lifecycle in lost:
+            del self._lifecycles[lifecycle.id]
+        if lost:
+            self.look_again()
+        return [Save(Dissolved(lifecycle.id, self.allocation.next_epoch())) for lifecycle in lost]
+
+    def _grow(self, job: Job, now_s: float) -> list[Command]:
+        """One more pipeline, where machines that have nothing to do suffice and no other waits for them."""
+        mine = self.of_job(job.name)
+        if len(mine) >= job.most_pipelines or now_s < self._grow_s.get(job.name, now_s):
+            return []
+        if not all(lifecycle.live() and lifecycle.has_settled(now_s) for lifecycle in mine):
+            return []
+        taken = {lifecycle.id.number for lifecycle in mine}
+        id = PipelineId(job.name, next(number for number in range(job.most_pipelines) if number not in taken))
+        lifecycle = self._made(id)
+        idle = tuple((node.id, node.device) for node in self.allocation.pool(id, now_s).nodes)
+        if idle == self._in_vain.get(job.name):
+            self._grow_s[job.name] = now_s + job.options.retry_s
+            return []
+        commands = lifecycle.decide(now_s)
+        if lifecycle.live():
+            self._lifecycles[id] = lifecycle
+            return commands
+        self._grow_s[job.name], self._in_vain[job.name] = now_s + job.options.retry_s, idle
+        return []

@@ -10,7 +10,7 @@ from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.pinned import Pinned
 from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Draft, Pipeline, Plan
+from muster.spec.plan import Draft, Pipeline, Plan, ServeSettings
 from muster.spec.pool import Node, NodeId, Pool
 
 SearchPlan = Callable[[ModelShape, Pool, PlanOptions, Callable[[], bool]], Plan]
@@ -40,6 +40,15 @@ class JobModel:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedPipeline:
+    """One pipeline of a plan that the operator wants."""
+
+    pins: tuple[Pin, ...]
+    """All of its stages."""
+    work: ServeSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobOptions:
     min_nodes: int = 1
     """The first placement waits for this many machines."""
@@ -59,6 +68,12 @@ class JobOptions:
     """Machines, by name or id, that get these layers whenever the pool can serve so."""
     pin_wait_s: float = 60.0
     """The first placement waits this long for pinned machines."""
+    planned: tuple[PlannedPipeline, ...] = ()
+    """Pipelines as a plan has them, instead of pins."""
+    work: ServeSettings | None = None
+    """How a pipeline serves whose stages are those of its plan."""
+    most_pipelines: int = 1
+    """As long as machines that have nothing to do suffice, they make another, up to so many."""
     horizon_s: float = 600.0
     """A better plan must have paid for its disturbance by then."""
     mend_s: float = 60.0
@@ -129,5 +144,17 @@ class Job:
     search: SearchPlan | None = None
     """May take its time: it looks for something better while that works."""
     pipelines: int = 1
-    """That are to work at once, each on machines of its own."""
+    """That are to work at once, each on machines of its own, whatever becomes of them."""
     options: JobOptions = field(default_factory=JobOptions)
+
+    @property
+    def most_pipelines(self) -> int:
+        return max(self.pipelines, self.options.most_pipelines)
+
+    def for_pipeline(self, number: int) -> "Job":
+        """As one of its pipelines is to see it: with the pins that are its own."""
+        options = self.options
+        if options.planned:
+            one = options.planned[number] if number < len(options.planned) else PlannedPipeline(())
+            return replace(self, options=replace(options, pins=one.pins, work=one.work))
+        return self if number == 0 else replace(self, options=replace(options, pins=()))

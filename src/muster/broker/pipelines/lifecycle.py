@@ -9,7 +9,7 @@ an epoch of its own, larger than any before. What is lost is repaired at once; w
 placement. The more often that happens, the longer the next look waits (`pauses`).
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from muster.broker.events import Command, PipelineId, Placed, Route, RouteChanged, Save, Search, Send
@@ -20,9 +20,10 @@ from muster.broker.pipelines.entrusted import Entrusted
 from muster.broker.pipelines.job import Circumstances, Job, Outcome
 from muster.broker.pipelines.pauses import Pauses
 from muster.broker.pipelines.placement import Load, Placement
+from muster.broker.pipelines.settling import Settling
 from muster.cost.codec_table import LINK_CODECS
 from muster.plan.quick.tables import PlanOptions
-from muster.plan.replan.pinned import Pinned
+from muster.plan.replan.pinned import Pinned, without
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
 from muster.wire.messages.calibrate import CheckCodecs, CodecsChecked
@@ -33,10 +34,22 @@ NOBODY_YET = "No machine has joined yet; start one with `muster join` and the ti
 
 class Lifecycle:
     def __init__(
-        self, id: PipelineId, job: Job, members: Membership, allocation: Allocation, keep: Pipeline | None = None
+        self,
+        id: PipelineId,
+        job: Job,
+        members: Membership,
+        allocation: Allocation,
+        keep: Pipeline | None = None,
+        others: Callable[[], Sequence["Lifecycle"]] = lambda: (),
+        *,
+        is_extra: bool = False,
     ) -> None:
-        """`keep` is what a head that was restarted remembers of it."""
-        self.id, self.job = id, job
+        """`keep` is what a head that was restarted remembers of it; `others` are the other pipelines of its job.
+
+        An extra one is there while machines suffice, and takes nothing that would be entrusted only in need.
+        """
+        self.id, self.job, self.is_extra = id, job, is_extra
+        self._others = others
         self._members, self._allocation = members, allocation
         self._entrusted = Entrusted(members)
         self.serving: Placement | None = None
@@ -50,12 +63,10 @@ class Lifecycle:
         self.pin_trouble = ""
         """Why not even the pins whose machines are here can be kept."""
         self.pool_changed = False
-        self._useful_since_s: float | None = None
-        self._joined_s = 0.0
         self._next_attempt_s = 0.0
-        self._searching = False
+        self.searching = False
         self._pauses = Pauses(job.options.rebalance_s, job.options.longest_rebalance_s)
-        self._settling = True
+        self._settling = Settling(job.options, is_over=is_extra and keep is None)
         self.codec_checks = CodecChecks()
         self._hasty = False
         """Whether the next placement need not wait until the newcomers say that they have their weights."""
@@ -63,14 +74,20 @@ class Lifecycle:
     def live(self) -> list[Placement]:
         return [placement for placement in (self.serving, self.pending) if placement is not None]
 
+    def waits_in_vain(self, now_s: float) -> bool:
+        """Whether it does nothing, and nothing can be done about it now."""
+        return not self.live() and self._settling.is_over and now_s < self._next_attempt_s
+
+    def has_settled(self, now_s: float) -> bool:
+        """Whether nobody has joined just now: machines tend to come in a group."""
+        return self._settling.is_over and self._settling.is_quiet(now_s)
+
     # --- what happened ------------------------------------------------------------------------------------------------
 
     def usable(self, now_s: float) -> None:
         """The pool gained something: a machine, memory, or good standing."""
         self.pool_changed = True
-        self._joined_s = now_s
-        if self._useful_since_s is None:
-            self._useful_since_s = now_s
+        self._settling.usable(now_s)
 
     def look_again(self) -> None:
         """Something better may be possible now."""
@@ -163,9 +180,13 @@ class Lifecycle:
         leaving = {node for node in self.serving.nodes if self._members.members[node].draining}
         if leaving:
             return self._move_away(now_s)
-        if self.pool_changed and not self._searching and self._pauses.is_over(now_s, self._running(self.serving)):
+        if self.pool_changed and not self._is_searching() and self._pauses.is_over(now_s, self._running(self.serving)):
             return self._rebalance(now_s)
         return []
+
+    def _is_searching(self) -> bool:
+        """Or another pipeline of its job: each search takes a processor of the head."""
+        return self.searching or any(other.searching for other in self._others())
 
     def _place(self, now_s: float) -> list[Command]:
         if now_s < self._next_attempt_s or not self._has_settled(now_s):
@@ -178,7 +199,8 @@ class Lifecycle:
 
     def _first_plan(self, now_s: float) -> Plan | None:
         """Chooses the dtype, once: in another every stage would be another, and streams would not go on alike."""
-        for model in self.job.model.suited_to(self._pool(now_s).nodes):
+        chosen = [placement.model for other in self._others() for placement in other.live()][:1]
+        for model in chosen or self.job.model.suited_to(self._pool(now_s).nodes):
             self.job = replace(self.job, model=model)
             plan = self._mended(now_s)
             if plan is not None:
@@ -186,26 +208,14 @@ class Lifecycle:
         return None
 
     def _has_settled(self, now_s: float) -> bool:
-        if not self._settling:
+        if self._settling.is_over:
             return True
-        if self._useful_since_s is None:
-            return False
-        waited_s = now_s - self._useful_since_s
         absent = [pinned.pin.node for pinned in self.pinned(now_s) if not pinned.is_here]
-        if absent and waited_s < self.job.options.pin_wait_s:
-            seconds = self.job.options.pin_wait_s
-            self.trouble = f"Waiting up to {seconds:.0f} s for {', '.join(absent)} because of --pin; start it there."
-            return False
         here = {node.id for node in self._members.pool(now_s).nodes}
-        if self.keep is not None:  # the head was restarted, and its machines come back one after the other
-            return here.issuperset(self.keep.nodes()) or waited_s >= self.job.options.longest_settle_s
-        if len(here) < self.job.options.min_nodes:
-            wanted = self.job.options.min_nodes
-            self.trouble = f"{len(here)} of {wanted} machines are here; join more, or serve with a lower --min-nodes."
-            return False
-        if now_s - self._joined_s >= self.job.options.settle_s or waited_s >= self.job.options.longest_settle_s:
-            return True
-        return self._own_machine_suffices(now_s)
+        waits, why = self._settling.waits_for(here, absent, self.keep, now_s)
+        self.trouble = why or self.trouble
+        may_be_alone = waits and not why and self.keep is None and bool(here)
+        return not waits or (may_be_alone and self._own_machine_suffices(now_s))
 
     def _own_machine_suffices(self, now_s: float) -> bool:
         now = self.circumstances(now_s)
@@ -221,16 +231,20 @@ class Lifecycle:
         if now_s < self._next_attempt_s:
             return []
         serving, leaving = self.serving, [self._members.members[node].wants_to_leave for node in self.serving.nodes]
-        if (commands := self._mend(now_s)) or not any(leaving) or self._running(serving):
+        if commands := self._mend(now_s):
             return commands
-        return self.end(serving, now_s)  # nobody can take over, and nothing would be lost
+        others_serve = any(other.serving is not None for other in self._others())
+        if others_serve or (any(leaving) and not self._running(serving)):
+            return self.end(serving, now_s)  # its streams go on elsewhere, or it has none
+        return []
 
     def _mend(self, now_s: float) -> list[Command]:
-        plan = self._first_plan(now_s) if self._settling else self._mended(now_s)
+        first = not self._settling.is_over or (self.is_extra and self.keep is None)
+        plan = self._first_plan(now_s) if first else self._mended(now_s)
         if plan is None:
             self._next_attempt_s = now_s + self.job.options.retry_s
             return []
-        self._settling = False
+        self._settling.is_over = True
         self.pool_changed = True  # a repair is quick, not always good: look again later
         return self._start(plan, now_s)
 
@@ -240,13 +254,13 @@ class Lifecycle:
         self.pool_changed = any(self._members.is_resting(member.id, now_s) for member in self._members)
         if self.job.search is None:
             return self._improve((), now_s)
-        self._searching = True
+        self.searching = True
         pool = self._pool(now_s)
         return [Search(self.id, pool, self.job.planning.search_options(self.job, pool))]
 
     def found(self, plan: Plan | None, now_s: float) -> list[Command]:
         """A search that was asked for has ended."""
-        self._searching = False
+        self.searching = False
         if self.serving is None or self.pending is not None:
             return []  # more urgent things have happened
         return self._improve(() if plan is None else (plan,), now_s)
@@ -281,8 +295,11 @@ class Lifecycle:
 
     def _limited(self, now_s: float) -> tuple[Pool, bool]:
         """The same, and whether a plan may use all that is here."""
-        pool = self._allocation.pool(self.id, now_s)
-        return self._entrusted.limited(pool, self.job, self._suffices, now_s)
+        others = self._others()
+        # What is pinned to other pipelines stays theirs, as long as anybody is served.
+        pins = [pin for other in others for pin in other.job.options.pins] if any(o.live() for o in others) else []
+        pool = without(pins, self._allocation.pool(self.id, now_s))
+        return self._entrusted.limited(pool, self.job, self._suffices, now_s, always=self.is_extra)
 
     def _suffices(self, pool: Pool) -> bool:
         now = Circumstances(pool, pool, self._members.fetch_bytes_per_s)
@@ -355,7 +372,7 @@ class Lifecycle:
             self._members.establish(placement.nodes, now_s)
         old, self.serving, self.pending = self.serving, placement, None
         self.keep = placement.pipeline
-        self._settling = False
+        self._settling.is_over = True
         self.trouble = self.failure = ""
         first = self._members.members[placement.nodes[0]].address
         route = RouteChanged(

@@ -11,11 +11,12 @@ from muster.errors import PoolUnavailable
 from muster.plan.quick.planner import Planner, place
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.change import Change, Situation, tokens_per_s, worth
-from muster.plan.replan.choose import improved, mended
-from muster.plan.replan.pinned import Pinned, around, honours, pinned
+from muster.plan.replan.choose import can_be, improved, mended
+from muster.plan.replan.compact import compact
+from muster.plan.replan.pinned import Pinned, around, honours, is_meant, pinned
 from muster.spec.codec import RAW
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Plan, Stage
+from muster.spec.plan import Pipeline, Plan, Stage
 from muster.spec.pool import Pool
 
 MAX_PINS_TO_CHOOSE_FROM = 4
@@ -31,7 +32,9 @@ def serve_job(
     options: JobOptions = JobOptions(),
 ) -> Job:
     """Serve `model` under its own name. `planner` must be quick; `search` may take its time."""
-    return Job(model.shape.name, model, ServePlanning(planner), search, options=options)
+    several = options.most_pipelines > 1
+    planning = ServePlanning(compact(planner) if several else planner)
+    return Job(model.shape.name, model, planning, search, max(1, len(options.planned)), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,28 @@ class ServePlanning:
 
     def mend(self, job: Job, now: Circumstances) -> Outcome:
         change, outcome = self._weighed(job, now, mended, job.options.mend_s)
-        return outcome if change is None else replace(outcome, plan=change.plan)
+        return outcome if change is None else replace(outcome, plan=self._as_planned(job, now, change.plan))
 
     def improve(self, job: Job, now: Circumstances, proposals: Sequence[Plan]) -> Outcome:
+        if job.options.work is not None and now.current is not None and _is_planned(job, now, now.current):
+            return Outcome(None)
         horizon_s = job.options.horizon_s
         change, outcome = self._weighed(job, now, partial(improved, proposals=proposals), horizon_s)
         if change is None or not (worth(change, horizon_s) or self._obeys(job, now, change.plan)):
             return outcome
-        return replace(outcome, plan=change.plan)
+        return replace(outcome, plan=self._as_planned(job, now, change.plan))
+
+    def _as_planned(self, job: Job, now: Circumstances, plan: Plan) -> Plan:
+        """With the operator's plan for how it serves, where its stages are that plan's and memory allows it."""
+        work, pipeline = job.options.work, plan.only_pipeline
+        if work is None or not _is_planned(job, now, pipeline):
+            return plan
+        pages = min(work.num_pages, pipeline.serve.num_pages)
+        fields = ("num_microbatches", "batch", "prefill_tokens", "max_microbatches")
+        wanted = {name: getattr(work, name) for name in fields}
+        made = pipeline.with_work(num_pages=pages, swap_pages=min(work.swap_pages, pages // 2), **wanted)
+        planned = replace(plan, pipelines=(made,))
+        return planned if can_be(planned, job.model.shape, now.pool, self.forecasting(job, now.pool)) else plan
 
     def pinned(self, job: Job, pool: Pool) -> tuple[Pinned, ...]:
         return pinned(job.options.pins, job.model.shape, pool, self.forecasting(job, pool))
@@ -99,6 +116,17 @@ def situation(job: Job, now: Circumstances, options: PlanOptions) -> Situation:
     cached_tokens = min(now.running * options.context, now.current.work.cache_tokens)
     speed = tokens_per_s(now.current, job.model.shape, now.current_pool, options)
     return Situation(now.current, speed, cached_tokens=cached_tokens, fetch_bytes_per_s=now.fetch_bytes_per_s)
+
+
+def _is_planned(job: Job, now: Circumstances, pipeline: Pipeline) -> bool:
+    """Whether its stages are all of the plan's."""
+    names = {node.id: node for node in now.current_pool.nodes}
+    stages = [(stage, names.get(stage.node)) for stage in pipeline.stages]
+    pins = job.options.pins
+    return len(stages) == len(pins) and all(
+        any((pin.first, pin.last) == (stage.first, stage.last) and node and is_meant(pin, node) for pin in pins)
+        for stage, node in stages
+    )
 
 
 def _fewer_and_fewer(fixed: tuple[Stage, ...]) -> Iterator[Iterable[tuple[Stage, ...]]]:

@@ -17,14 +17,25 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from muster.broker.events import BanChanged, NodeForgotten, NodeSeen, PipelineId, Placed, Remembered, TrustChanged
+from muster.broker.events import (
+    BanChanged,
+    Dissolved,
+    NodeForgotten,
+    NodeSeen,
+    PipelineId,
+    Placed,
+    Remembered,
+    TrustChanged,
+)
 from muster.broker.storage.database import open_database, trouble
 from muster.broker.storage.tables import ApiKeyRow, NodeRow, PlacementRow, SecretRow, UsageRow
 from muster.errors import InvalidRequest
-from muster.spec.plan import Pipeline
+from muster.spec.plan import Pipeline, TrainSettings
 from muster.spec.pool import NodeId
 
 KEY_PREFIX = "sk-muster-"
+DISSOLVED = Pipeline((), TrainSettings(0))
+"""Written in the place of a placement; it is of no machine."""
 KEPT_PLACEMENTS = 100
 """Of each pipeline."""
 EPOCH_MARGIN = 16
@@ -89,7 +100,7 @@ class Store:
 
     # --- the pool -----------------------------------------------------------------------------------------------------
 
-    def save(self, record: NodeSeen | NodeForgotten | BanChanged | TrustChanged | Placed) -> None:
+    def save(self, record: NodeSeen | NodeForgotten | BanChanged | TrustChanged | Placed | Dissolved) -> None:
         """Write down what the broker wants remembered."""
         match record:
             case NodeSeen():
@@ -103,6 +114,8 @@ class Store:
                 self._mark(node, own=own)
             case Placed():
                 self._save_placement(record)
+            case Dissolved(id, epoch):
+                self._save_placement(Placed(id, epoch, DISSOLVED))
 
     def _mark(self, node: NodeId, **marks: bool) -> None:
         with self._session() as session:
@@ -279,12 +292,13 @@ def _key(row: ApiKeyRow) -> ApiKey:
 
 
 def _latest(rows: Iterable[PlacementRow]) -> dict[PipelineId, Pipeline]:
-    """The last of each pipeline; `rows` are the oldest first.
+    """The last of each pipeline that there is; `rows` are the oldest first.
 
     Without what another version wrote differently: a new placement is then made from nothing.
     """
     last = {PipelineId(row.job, row.number): row.pipeline for row in rows}
-    return {id: pipeline for id, text in last.items() if (pipeline := _pipeline(text)) is not None}
+    read = {id: pipeline for id, text in last.items() if (pipeline := _pipeline(text)) is not None}
+    return {id: pipeline for id, pipeline in read.items() if pipeline.stages}
 
 
 def _pipeline(text: str) -> Pipeline | None:

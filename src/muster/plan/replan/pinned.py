@@ -4,7 +4,7 @@ A pin is kept whenever the pool can serve with it. Otherwise others hold its lay
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from muster.cost.memory import stage_bytes
 from muster.errors import PoolUnavailable
@@ -47,6 +47,11 @@ def pinned(pins: Sequence[Pin], shape: ModelShape, pool: Pool, options: PlanOpti
 def is_meant(pin: Pin, node: Node) -> bool:
     """Whether a pin may mean this machine, by its name or by the first digits of its id."""
     return pin.node == node.name or (len(pin.node) >= LEAST_OF_ID and node.id.startswith(pin.node))
+
+
+def without(pins: Sequence[Pin], pool: Pool) -> Pool:
+    """The machines that none of these pins means."""
+    return replace(pool, nodes=tuple(node for node in pool.nodes if not any(is_meant(pin, node) for pin in pins)))
 
 
 def _pinned(pin: Pin, shape: ModelShape, pool: Pool, options: PlanOptions) -> Pinned:
