@@ -43,6 +43,8 @@ from muster.spec.model_shape import ModelShape
 
 MODEL = "dense"
 BOOT_S, PLACED_S = 300.0, 300.0
+PINNED_S = 120.0
+"""A machine that was lost has its layers back after the next look at a minute's end."""
 STAGES = {"a": "0-1", "b": "2-4", "c": "5-6", "d": "7-7"}
 """Machines and their layers: the same split everywhere, for the planner would choose another for another distance. The
 last has the logits as well, which take as long as three layers, and so is the slowest."""
@@ -121,6 +123,16 @@ class Pool:
         (pipeline,) = [one for job in status["jobs"] for one in job["pipelines"]]
         return dict(pipeline)
 
+    async def as_pinned(self) -> bool:
+        """Whether every machine has the layers that it is to have."""
+        placed = {one["name"]: f"{one['first']}-{one['last'] - 1}" for one in (await self.ring())["placement"]}
+        return placed == STAGES
+
+    async def until_pinned(self) -> None:
+        async with asyncio.timeout(PINNED_S):
+            while not await self.as_pinned():
+                await asyncio.sleep(1)
+
 
 async def start(stack: AsyncExitStack, variant: Variant, shape: ModelShape, folder: str, speed: float) -> Pool:
     home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -159,11 +171,12 @@ async def window(pool: Pool, shape: ModelShape, seed: int, options: argparse.Nam
         await asyncio.sleep(options.window)
         tokens, ended, wall_s = load.tokens - tokens, load.ended - ended, time.perf_counter() - began_s
         cpu_s, after = pool.live.cpu_seconds() - cpu_s, await _worked(pool)
-        ring = await pool.ring()
+        ring, kept = await pool.ring(), await pool.as_pinned()
     order = [stage["node"] for stage in ring["placement"]]
     worked = [after[node].since(before[node]) for node in order]
     return {
         "tokens_per_s": tokens / wall_s,
+        "as_pinned": kept,
         "tokens": tokens,
         "wall_s": round(wall_s, 2),
         "cpu_s_per_token": cpu_s / max(1, tokens),
@@ -200,11 +213,15 @@ async def compare(part: str, options: argparse.Namespace, home: Path) -> dict[st
         turns: list[list[dict[str, Any]]] = [[] for _ in pools]
         for turn in range(options.turns):
             for index, pool in enumerate(pools):
+                await pool.until_pinned()
                 found = await window(pool, shape, turn, options)
                 say(f"{pool.variant.name}: {json.dumps(found)}")
                 turns[index].append(found)
         again = [await texts(pool.url, folder, asked) for pool in pools]
-    rates = [statistics.median(one["tokens_per_s"] for one in windows) for windows in turns]
+    kept = [[one for one in windows if one["as_pinned"]] for windows in turns]
+    if not all(kept):
+        raise RuntimeError("A pool lost a machine in every window, so that nothing can be compared.")
+    rates = [statistics.median(one["tokens_per_s"] for one in windows) for windows in kept]
     return {
         "variants": [asdict(pool.variant) for pool in pools],
         "placements": [ring["placement"] for ring in rings],
@@ -216,6 +233,7 @@ async def compare(part: str, options: argparse.Namespace, home: Path) -> dict[st
         "different_texts": sum(
             one != answers[0][number] for found in (*answers, *again) for number, one in enumerate(found)
         ),
+        "moved": sum(not one["as_pinned"] for windows in turns for one in windows),
         "failed": sum(one["failed"] for windows in turns for one in windows),
     }
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from muster.broker.events import DrainNode, NodeSeen, Placed, Remembered
+from muster.broker.events import DrainNode, NodeSeen, Placed, Remembered, Tick
 from muster.broker.pipelines.job import JobOptions
 from muster.spec.request import Request
 from muster.wire.messages.generate import Submit
@@ -72,6 +72,21 @@ def test_a_heartbeat_is_answered_and_silence_costs_the_place():
     assert not actor.alive
     assert stage.route is not None
     assert 1 not in stage.ranges()
+
+
+@pytest.mark.parametrize(("late_s", "lost"), [(0.0, True), (0.2, True), (1.0, False)])
+def test_a_head_that_is_too_busy_to_read_does_not_take_that_for_silence(late_s: float, lost: bool) -> None:
+    stage = Stage()
+    stage.join(1)
+    stage.pass_time(1)
+    for _ in range(4):  # 4 s without a word, of which the head could not read any for `late_s` in each
+        stage.now_s += 1.0
+        stage.say(Tick(late_s))
+    assert (not stage.state.members.members) == lost
+    for _ in range(4):
+        stage.now_s += 1.0
+        stage.say(Tick())
+    assert not stage.state.members.members, "it is dead all the same, and a head with time sees that"
 
 
 def test_a_head_that_slept_does_not_blame_the_nodes():

@@ -99,6 +99,9 @@ class Disconnected:
 class Tick:
     """Time has passed."""
 
+    late_s: float = 0.0
+    """What was said to the head in these last seconds may still lie unread, so busy is the head itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class TicketIssued:

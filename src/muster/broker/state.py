@@ -116,8 +116,8 @@ class BrokerState:
             case Disconnected(connection):
                 member = self.members.at(connection)
                 return self._gone([member], now_s) if member else []
-            case Tick():
-                return self._tick(now_s)
+            case Tick(late_s):
+                return self._tick(now_s, late_s)
             case TicketIssued(secret, expires_s):
                 self.admission.ticket_issued(secret, expires_s)
                 return []
@@ -261,8 +261,8 @@ class BrokerState:
 
     # --- leaving ------------------------------------------------------------------------------------------------------
 
-    def _tick(self, now_s: float) -> list[Command]:
-        expired = self.members.expired(now_s)
+    def _tick(self, now_s: float, late_s: float) -> list[Command]:
+        expired = self.members.expired(now_s, late_s)
         commands = self._gone(expired, now_s)
         commands += [Close(member.connection, "the lease ran out") for member in expired]
         if self.slowness.look(self.pipelines.serving(), now_s):

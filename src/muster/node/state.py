@@ -36,6 +36,8 @@ from muster.wire.messages.placement import Assign, Loaded, LoadFailed, Release, 
 MAX_STAGES = 4
 """Held or loading at once; an honest head gives two at most."""
 FIRST_REJOIN_S = 0.5
+HEAD_PATIENCE = 2
+"""Leases: a head that is only busy has not gone, and who left it would cost it a placement."""
 MAX_REJOIN_S = 15.0
 
 
@@ -172,7 +174,7 @@ class NodeState:
             return [Say(Goodbye()), Quit(PoolUnavailable(reason))]
         if not self.joined:
             return []
-        if now - self.heard_at > self.lease_s:
+        if now - self.heard_at > HEAD_PATIENCE * self.lease_s:
             return self._head_lost(now)
         if now - self.said_at < self.heartbeat_s:
             return []

@@ -24,6 +24,8 @@ LATENCY_NOISE_S = 0.005
 """Of so little difference a latency is not news."""
 DRAIN_KEPT_S = 600.0
 """Who was told to drain and lost its connection stays drained when it is back within this time."""
+BUSY = 0.1
+"""A head that is late by more than this share of a lease does not count that time as a member's silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +156,19 @@ class Membership:
             record.drained_s = now_s
         return member
 
-    def expired(self, now_s: float) -> list[Member]:
-        """Members that were silent for too long; called now and then."""
+    def expired(self, now_s: float, late_s: float = 0.0) -> list[Member]:
+        """Members that were silent for too long; called now and then.
+
+        `late_s` (seconds) for which the head was too busy to read what they said; it does not count as silence.
+        """
         slept_s = 0.0 if self.ticked_s is None else now_s - self.ticked_s
         self.ticked_s = now_s
         if slept_s > self.options.lease_s / 2:  # the head itself was away: nobody else is to blame for the silence
             for member in self:
                 member.heard_s = now_s
+        elif late_s > self.options.lease_s * BUSY:
+            for member in self:
+                member.heard_s = min(now_s, member.heard_s + late_s)
         return [member for member in self if now_s - member.heard_s > self.options.lease_s]
 
     # --- what a member says -------------------------------------------------------------------------------------------
