@@ -293,3 +293,15 @@ def test_a_file_that_an_index_lists_and_that_is_not_here_is_named(tmp_path: Path
     (tmp_path / shard).unlink()
     with pytest.raises(WeightsInvalid, match=rf"{shard} is missing, which .*index\.json lists; download"):
         build_manifest(tmp_path)
+
+
+def test_a_part_of_a_tensor_is_read_from_where_it_lies(tmp_path: Path) -> None:
+    whole = torch.arange(5 * 6 * 4, dtype=torch.float32).view(5, 6, 4)
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"w": whole}, tmp_path / "model.safetensors")
+    weights = open_directory(tmp_path)
+    assert torch.equal(weights.read_part("w", 0, ((1, 3),)), whole[1:3])
+    assert torch.equal(weights.read_part("w", 1, ((0, 2), (4, 6))), torch.cat([whole[:, :2], whole[:, 4:]], 1))
+    assert torch.equal(weights.read_part("w", 2, ((3, 4),)), whole[..., 3:])
+    with pytest.raises(WeightsInvalid, match="smaller than config"):
+        weights.read_part("w", 0, ((4, 6),))

@@ -8,6 +8,7 @@ is right. Neither side opens anything else.
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,17 @@ from muster.errors import MachineTrouble, ProtocolViolation, WeightsInvalid
 from muster.model.checked import config_as_stored
 from muster.model.folder import open_inside, read_inside
 from muster.model.source import HUB_ID, REVISION, resolve_local
-from muster.model.tensor_file import DTYPES, PIECE_BYTES, TensorFile, check_dtype
+from muster.model.tensor_file import (
+    DTYPES,
+    PIECE_BYTES,
+    Ranges,
+    Span,
+    TensorFile,
+    check_dtype,
+    part_shape,
+    read_fully,
+    read_strided,
+)
 from muster.model.weights import DirectoryWeights, Weights, open_directory
 
 if TYPE_CHECKING:
@@ -313,15 +324,38 @@ class StoredWeights:
         except OSError as error:
             raise WeightsInvalid(f"Tensor {name} has not been fetched yet; fetch blob {entry.digest[:12]}….") from error
         if size != entry.nbytes:
-            raise WeightsInvalid(f"The stored tensor {name} is truncated; delete {path} and fetch it again.")
+            raise self._truncated(name, path)
         dtype = check_dtype(name, entry.dtype)
         if not data:
             return torch.empty(entry.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=dtype).view(entry.shape)
 
+    def read_part(self, name: str, dim: int, ranges: Ranges) -> "Tensor":
+        import torch
+
+        entry = self._entry(name)
+        dtype = check_dtype(name, entry.dtype)
+        shape = part_shape(name, entry.shape, dim, ranges)
+        tensor = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
+        span = Span(entry.dtype, entry.shape, 0, entry.nbytes)
+        path = self._store.path(entry.digest)
+        try:
+            with path.open("rb", buffering=0) as file:
+                fill = partial(read_fully, file.fileno())
+                read_strided(tensor.numpy().data, span, dtype.itemsize, dim, ranges, fill)
+        except EOFError:
+            raise self._truncated(name, path) from None
+        except OSError as error:
+            raise WeightsInvalid(f"Tensor {name} has not been fetched yet; fetch blob {entry.digest[:12]}….") from error
+        return tensor.view(dtype).view(shape)
+
     def same(self, one: str, other: str) -> bool:
         left, right = self._entry(one), self._entry(other)
         return (left.dtype, left.shape, left.digest) == (right.dtype, right.shape, right.digest)
+
+    @staticmethod
+    def _truncated(name: str, path: Path) -> WeightsInvalid:
+        return WeightsInvalid(f"The stored tensor {name} is truncated; delete {path} and fetch it again.")
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._entries:

@@ -7,7 +7,7 @@ are the library's own: a checkpoint name is passed through its renamings and con
 import copy
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from muster.cost.config_fields import read_config
 from muster.errors import WeightsInvalid
 from muster.model.architecture import build_on_meta, parse_config
+from muster.model.parallel.cuts import Cut
+from muster.model.tensor_file import take
 from muster.model.weights import Weights
 
 
@@ -37,13 +39,18 @@ class Recipe:
         first, *rest = self.converter.target_patterns
         return [self.target, *(self.target.replace(first, other) for other in rest)]
 
-    def convert(self, model: PreTrainedModel, weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Parameter name -> tensor on the CPU, floating point cast to `dtype`."""
+    def convert(
+        self, model: PreTrainedModel, weights: Weights, dtype: torch.dtype, cuts: Mapping[str, Cut] = {}
+    ) -> dict[str, Tensor]:
+        """Parameter name -> tensor on the CPU, floating point cast to `dtype`; of what is cut, only that is read."""
         if self.converter is None:
-            return {self.target: _cast(weights.read(self.sources[0][0]), dtype)}
+            return {self.target: _cast(_read(weights, self.sources[0][0], cuts.get(self.target)), dtype)}
+        cut = cuts.get(self.target)
+        cut_first = cut is not None and self._stacks()
+        each = _of_each(cut) if cut is not None and cut_first else None
         transform = copy.deepcopy(self.converter)
         for name, pattern in self.sources:
-            transform.add_tensor(self.target, name, pattern, _cast(weights.read(name), dtype))
+            transform.add_tensor(self.target, name, pattern, _cast(_read(weights, name, each), dtype))
         try:
             made = transform.convert(self.target, model=model, config=model.config)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
@@ -51,7 +58,33 @@ class Recipe:
                 f"The tensors of {self.target} do not fit together (first: {self.sources[0][0]}); "
                 "download the model again."
             ) from error
-        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+        whole = {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+        return whole if cut_first else {name: _taken(tensor, cuts.get(name)) for name, tensor in whole.items()}
+
+    def _stacks(self) -> bool:
+        """Whether the matrices of experts are stacked, and two of a kind put one behind the other: each can be cut."""
+        operations = [] if self.converter is None else self.converter.operations
+        kinds = [(type(one).__name__, getattr(one, "dim", None)) for one in operations]
+        return kinds in ([("MergeModulelist", 0)], [("MergeModulelist", 0), ("Concatenate", 1)])
+
+
+def _of_each(cut: Cut) -> Cut:
+    """What is taken of each matrix, so that `cut` is taken of the stack [experts, ...]."""
+    return Cut(cut.dim - 1, cut.ranges[:1])
+
+
+def _read(weights: Weights, name: str, cut: Cut | None) -> Tensor:
+    if cut is None:
+        return weights.read(name)
+    if cut.is_zero:
+        return torch.zeros_like(weights.read(name))
+    return weights.read_part(name, cut.dim, cut.ranges)
+
+
+def _taken(tensor: Tensor, cut: Cut | None) -> Tensor:
+    if cut is None:
+        return tensor
+    return torch.zeros_like(tensor) if cut.is_zero else take(tensor, cut.dim, cut.ranges)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

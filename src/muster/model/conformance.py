@@ -19,11 +19,15 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from muster.disk import cache_directory, version_of, write_if_possible
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import build_on_meta, first_line, num_layers, parse_config
+from muster.model.parallel.cuts import cuts_of
+from muster.model.parallel.group import Seat
 from muster.model.probe import parts_of
-from muster.model.rehearsal import largest_difference, sequences
+from muster.model.rehearsal import Together, largest_difference, sequences
 from muster.model.settings import building, running
 from muster.model.shrink import shrink
-from muster.model.stage import build_stage
+from muster.model.stage import Stage, build_stage
+from muster.model.tensor_file import Ranges, take
+from muster.model.weights import Weights
 
 TOLERANCE = 1e-4
 """Of the largest logit. Float32 rounding stays two orders below; a wrong mask lies two orders above."""
@@ -32,22 +36,27 @@ MAX_PARAMETERS = 20_000_000
 """Of the tiny model. More means that the configuration has sizes which `shrink` does not know."""
 
 
-def check_conformance(config_json: str) -> None:
-    """Raise `UnsupportedModel` naming what is missing. Takes well under a second, and next to nothing the next time."""
+def check_conformance(config_json: str, degree: int = 1) -> None:
+    """Raise `UnsupportedModel` naming what is missing. Takes well under a second, and next to nothing the next time.
+
+    With a `degree` above 1 the stages are cut into so many parts.
+    """
     config = parse_config(config_json)
-    small = shrunk(config)
-    path = _verdict_path(small)
+    if degree > 1:
+        cuts_of(build_on_meta(config, torch.bfloat16), parts_of(config), 0, degree)
+    small = shrunk(config, degree)
+    path = _verdict_path(small, degree)
     reason = _read_verdict(path)
     if reason is None:
-        reason = _try(config, small)
+        reason = _try(config, small, degree)
         write_if_possible(path, reason.encode())
     if reason:
         raise UnsupportedModel(reason)
 
 
-def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
+def shrunk(config: PreTrainedConfig, degree: int = 1) -> PreTrainedConfig:
     """A tiny configuration of the same architecture."""
-    fields = shrink(config.to_dict(), dict(type(config).attribute_map))
+    fields = shrink(config.to_dict(), dict(type(config).attribute_map), degree)
     fields["architectures"] = None
     try:
         small = parse_config(json.dumps(fields, default=str))
@@ -77,6 +86,9 @@ class MemoryWeights:
     def read(self, name: str) -> Tensor:
         return self._tensors[name].clone()
 
+    def read_part(self, name: str, dim: int, ranges: Ranges) -> Tensor:
+        return take(self._tensors[name], dim, ranges)
+
     def same(self, one: str, other: str) -> bool:
         return torch.equal(self._tensors[one], self._tensors[other])
 
@@ -95,7 +107,16 @@ def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     return model.eval()
 
 
-def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
+def _stage(weights: Weights, first: int, last: int, degree: int) -> Stage | Together:
+    cpu = torch.device("cpu")
+    if degree == 1:
+        return build_stage(weights, first, last, torch.float32, cpu)
+    return Together(
+        [build_stage(weights, first, last, torch.float32, cpu, Seat(rank, degree)) for rank in range(degree)]
+    )
+
+
+def _try(config: PreTrainedConfig, small: PreTrainedConfig, degree: int) -> str:
     """The reason to refuse, or an empty string."""
     family = config.model_type
     try:
@@ -104,8 +125,7 @@ def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
         weights = MemoryWeights(small.to_json_string(use_diff=False), dense.state_dict())
         count = num_layers(small)
         cuts = (0, max(1, count // 2), count) if count > 1 else (0, 1)
-        cpu = torch.device("cpu")
-        stages = [build_stage(weights, first, last, torch.float32, cpu) for first, last in pairwise(cuts)]
+        stages = [_stage(weights, first, last, degree) for first, last in pairwise(cuts)]
         tokens = sequences(int(small.get_text_config(decoder=True).vocab_size))
         with running(), torch.inference_mode():
             scale = max(float(dense(input_ids=row[None], use_cache=False).logits.abs().max()) for row in tokens)
@@ -124,11 +144,13 @@ def _try(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
     return ""
 
 
-def _verdict_path(config: PreTrainedConfig) -> Path:
+def _verdict_path(config: PreTrainedConfig, degree: int) -> Path:
     fields: dict[str, Any] = config.to_dict()
     for key in ("_name_or_path", "transformers_version", "architectures"):
         fields.pop(key, None)
     key = f"{version_of('model', 'transformers', 'torch')} {json.dumps(fields, sort_keys=True, default=str)}"
+    if degree > 1:
+        key += f" in {degree} parts"
     return cache_directory() / "conformance" / f"{config.model_type}-{blake3(key.encode()).hexdigest()[:32]}"
 
 

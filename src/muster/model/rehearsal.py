@@ -5,11 +5,16 @@ wrong page table cannot go unnoticed.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from muster.model.batch import Batch
+from muster.model.cache import KVCache
+from muster.model.parallel.threads import thread_groups
+from muster.model.settings import running
 from muster.model.stage import Stage
 
 PAGE_SIZE = 4
@@ -19,13 +24,36 @@ LENGTHS = tuple(sum(lengths) for lengths in zip(*SCHEDULE, strict=True))
 NUM_PAGES = sum(-(-length // PAGE_SIZE) for length in LENGTHS) + 1
 
 
+class Together:
+    """The members of an island as one stage: each runs in a thread of its own."""
+
+    def __init__(self, members: Sequence[Stage]) -> None:
+        self._members = members
+        self._groups = thread_groups(len(members))
+
+    def new_cache(self, num_pages: int, page_size: int) -> list[KVCache]:
+        return [member.new_cache(num_pages, page_size) for member in self._members]
+
+    def run(self, batch: Batch, caches: list[KVCache], x: Tensor) -> Tensor:
+        first, *others = self._members
+        with running(), ThreadPoolExecutor(len(self._members)) as threads:
+            beside = [
+                threads.submit(member.run, batch, cache, x, group=group)
+                for member, cache, group in zip(others, caches[1:], self._groups[1:], strict=True)
+            ]
+            result = first.run(batch, caches[0], x, group=self._groups[0])
+            for one in beside:
+                one.result()
+        return result
+
+
 def sequences(vocab_size: int, seed: int = 0) -> list[Tensor]:
     """Random token ids of the rehearsed lengths."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(0, vocab_size, (length,), generator=generator) for length in LENGTHS]
 
 
-def largest_difference(dense: nn.Module, stages: Sequence[Stage], tokens: Sequence[Tensor]) -> float:
+def largest_difference(dense: nn.Module, stages: Sequence[Stage | Together], tokens: Sequence[Tensor]) -> float:
     """Largest difference between a logit of the stages and the same logit of the dense model."""
     with torch.inference_mode():
         expected = [dense(input_ids=row[None], use_cache=False).logits[0].float() for row in tokens]
@@ -33,9 +61,9 @@ def largest_difference(dense: nn.Module, stages: Sequence[Stage], tokens: Sequen
     return max(float((a - b).abs().max()) for a, b in zip(actual, expected, strict=True))
 
 
-def run_stages(stages: Sequence[Stage], tokens: Sequence[Tensor]) -> list[Tensor]:
+def run_stages(stages: Sequence[Stage | Together], tokens: Sequence[Tensor]) -> list[Tensor]:
     """Logits of every token of every sequence, computed step by step through the stages."""
-    caches = [stage.new_cache(NUM_PAGES, PAGE_SIZE) for stage in stages]
+    caches: list[Any] = [stage.new_cache(NUM_PAGES, PAGE_SIZE) for stage in stages]
     logits: list[list[Tensor]] = [[] for _ in tokens]
     for batch, rows, starts in batches():
         lengths = list(batch.query_lengths)

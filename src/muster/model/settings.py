@@ -25,14 +25,18 @@ _held = _Held()
 
 
 @contextmanager
-def running() -> Iterator[None]:
-    """The settings of the process stay as they are inside. Waits while another thread builds."""
+def running(beside: bool = False) -> Iterator[None]:
+    """The settings of the process stay as they are inside. Waits while another thread builds.
+
+    `beside`: a part of a step that other threads are in the middle of, and that waits for this part. So it does not
+    wait for a thread that itself waits for that step to end before it builds.
+    """
     global _runners
     if _held.running or _held.building:
         yield
         return
     with _changed:
-        _changed.wait_for(lambda: _builders == 0)
+        _changed.wait_for(lambda: _builders == 0 or (beside and _runners > 0))
         _runners += 1
     _held.running = True
     try:

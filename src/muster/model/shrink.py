@@ -4,6 +4,7 @@ What changes the computation stays: layer types, activation, norms, soft-caps, s
 it large goes. Windows become shorter than the rehearsed sequences, so that a window that is ignored shows.
 """
 
+from math import gcd
 from typing import Any
 
 NUM_LAYERS = 4
@@ -41,14 +42,31 @@ SIZES = {
 }
 """Applied to every field that the configuration has and that is a positive integer larger than this."""
 
+CUT_SIZES = frozenset(
+    {
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "moe_intermediate_size",
+        "shared_expert_intermediate_size",
+        "ffn_dim",
+        "n_inner",
+        "ffn_hidden_size",
+    }
+)
+"""Of these, every member of an island has a part; as they stand they make two parts."""
+
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 EXPERTS_PER_TOKEN = ("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_top_k", "moe_k")
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id")
 LISTS_PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type", "attention_layers")
 
 
-def shrink(fields: dict[str, Any], attribute_map: dict[str, str]) -> dict[str, Any]:
-    """`fields` as in config.json; `attribute_map` (standard name -> the family's own) as its class declares it."""
+def shrink(fields: dict[str, Any], attribute_map: dict[str, str], degree: int = 1) -> dict[str, Any]:
+    """`fields` as in config.json; `attribute_map` (standard name -> the family's own) as its class declares it.
+
+    What comes out can be cut into `degree` parts where the model itself can.
+    """
     small = dict(fields)
     count = int(_get(small, "num_hidden_layers", attribute_map) or NUM_LAYERS)
     layers = _representative_layers(small, count)
@@ -56,12 +74,14 @@ def shrink(fields: dict[str, Any], attribute_map: dict[str, str]) -> dict[str, A
     for standard, size in SIZES.items():
         key = attribute_map.get(standard, standard)
         value = small.get(key)
+        if standard in CUT_SIZES:
+            size = size * max(2, degree) // 2
         if isinstance(value, int) and not isinstance(value, bool) and value > size:
             small[key] = size
     positions = attribute_map.get("max_position_embeddings", "max_position_embeddings")
     if positions in small:
         small[positions] = MAX_POSITIONS  # upwards too: the rehearsed sequences must fit
-    _shrink_kv_heads(small, heads)
+    _shrink_kv_heads(small, heads, degree)
     _shrink_experts(small, attribute_map)
     _shrink_rope(small)
     _shrink_layer_lists(small, layers, count, attribute_map)
@@ -89,11 +109,12 @@ def _representative_layers(fields: dict[str, Any], count: int) -> list[int]:
     return sorted((firsts + rest)[:NUM_LAYERS])
 
 
-def _shrink_kv_heads(fields: dict[str, Any], heads: int) -> None:
+def _shrink_kv_heads(fields: dict[str, Any], heads: int, degree: int) -> None:
     for key in ("num_key_value_heads", "num_kv_heads", "multi_query_group_num"):
         value = fields.get(key)
         if isinstance(value, int) and not isinstance(value, bool):
-            fields[key] = min(HEADS, heads) if value >= heads else 1 if value == 1 else 2
+            grouped = 2 if degree <= 2 else gcd(value, degree)  # fewer than the degree where the model has fewer
+            fields[key] = min(HEADS * max(2, degree) // 2, heads) if value >= heads else 1 if value == 1 else grouped
 
 
 def _shrink_experts(fields: dict[str, Any], attribute_map: dict[str, str]) -> None:

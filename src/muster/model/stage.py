@@ -30,6 +30,9 @@ from muster.model.cut import StageCall, StageEnd, cut
 from muster.model.flashinfer_backend import choose_backend
 from muster.model.head import body_once, has_body
 from muster.model.packed import pack_linears
+from muster.model.parallel.cuts import Cut, cuts_of
+from muster.model.parallel.group import Group, Seat
+from muster.model.parallel.layers import work_in_parts
 from muster.model.probe import ModelParts, parts_of
 from muster.model.settings import running
 from muster.model.weights import Weights
@@ -45,7 +48,9 @@ class Stage:
         last: int,
         device: torch.device,
         head_sizes: tuple[HeadSizes, ...],
+        seat: Seat | None = None,
     ) -> None:
+        """`head_sizes` as this stage sees them: of its own heads, where it has a `seat` in an island."""
         layers = find_layers(model)[1]
         text = model.config.get_text_config(decoder=True)
         self.first, self.last, self.num_layers = first, last, len(layers)
@@ -58,6 +63,7 @@ class Stage:
         self._state = StepState()
         self._call = StageCall()
         self._turn = Lock()
+        self._seat = seat
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         for index in range(first, last):
             bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
@@ -67,18 +73,27 @@ class Stage:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
         return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device)
 
-    @running()
     @torch.inference_mode()
     def run(
-        self, batch: Batch, cache: KVCache, x: Tensor, look: Callable[[Tensor], None] = lambda logits_CV: None
+        self,
+        batch: Batch,
+        cache: KVCache,
+        x: Tensor,
+        look: Callable[[Tensor], None] = lambda logits_CV: None,
+        group: Group | None = None,
     ) -> Tensor:
         """One step. Waits while another one runs.
 
         `x` is int64 token ids [T] on the first stage, the previous stage's hidden state [T, H] otherwise. Returns the
         hidden state [T, H], or on the last stage float32 logits [S, V] of the tokens in `logits_rows_S`. There, `look`
         first gets the logits of those in `scored_rows_C`, at most `SCORED_AT_ONCE` at a time, to do with as it likes.
+
+        A stage in parts runs with the `group` of its members, all of which run the same step. Raises `LinkDown` where
+        one of them is lost.
         """
-        with self._turn:
+        with running(beside=group is not None and group.rank > 0), self._turn:
+            if self._seat is not None:
+                self._seat.group = group
             return self._run(batch, cache, x, look)
 
     def _run(self, batch: Batch, cache: KVCache, x: Tensor, look: Callable[[Tensor], None]) -> Tensor:
@@ -136,26 +151,44 @@ def check_range(first: int, last: int, count: int) -> None:
         raise ValueError(f"layers [{first}, {last}) of {count}")
 
 
-def build_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+def build_stage(
+    weights: Weights,
+    first: int,
+    last: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    seat: Seat | None = None,
+) -> Stage:
     """Build layers [first, last) and read only their tensors; `load.load_stage` also checks the architecture.
 
-    Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
+    With a `seat`, only the part of that member of an island. Raises `UnsupportedModel` (architecture, or it cannot be
+    cut so), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
     config = parse_config(weights.config_json)
     parts = parts_of(config)
     model = build_on_meta(config, dtype)
+    head_sizes, cuts = parts.head_sizes, {}
+    if seat is not None:
+        mine = cuts_of(model, parts, seat.rank, seat.size)
+        work_in_parts(model, mine, seat)
+        head_sizes, cuts = mine.head_sizes, mine.parameters
     prefix, layers = find_layers(model)
     check_range(first, last, len(layers))
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
-    _load(model, stage_tensors(model, parts, first, last), weights, dtype, device)
+    _load(model, stage_tensors(model, parts, first, last), weights, dtype, device, cuts)
     _move_buffers(model, device)
     pack_linears(model)
-    return Stage(model, first, last, device, parts.head_sizes[first:last])
+    return Stage(model, first, last, device, head_sizes[first:last], seat)
 
 
 def _load(
-    model: PreTrainedModel, needed: list[str], weights: Weights, dtype: torch.dtype, device: torch.device
+    model: PreTrainedModel,
+    needed: list[str],
+    weights: Weights,
+    dtype: torch.dtype,
+    device: torch.device,
+    cuts: dict[str, Cut],
 ) -> None:
     made = recipes(model, weights.names())
     untie(model, made, weights, needed)
@@ -164,7 +197,7 @@ def _load(
         recipe = recipe_of(model, made, name)
         pending.setdefault(id(recipe), (recipe, []))[1].append(name)
     for recipe, names in pending.values():
-        converted = recipe.convert(model, weights, parameter_dtype(model, names[0], dtype))
+        converted = recipe.convert(model, weights, parameter_dtype(model, names[0], dtype), cuts)
         tensors = {name: tensor.to(device) for name, tensor in converted.items()}
         for name in names:
             # A tied parameter takes the tensor of the one that it is tied to: the same memory, not a copy.

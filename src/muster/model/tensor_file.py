@@ -7,7 +7,7 @@ We read it ourselves, and not through the library, because other machines ask fo
 import math
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -75,6 +75,10 @@ class _Entry(msgspec.Struct):
     data_offsets: tuple[_Size, _Size]
 
 
+Ranges = tuple[tuple[int, int], ...]
+"""[start, stop) each."""
+
+
 class TensorFile:
     """Tensors of one file by name. Opening checks the header; reading copies one tensor's bytes.
 
@@ -103,6 +107,17 @@ class TensorFile:
         self._read_into(tensor.numpy().data, span.start)
         return tensor.view(dtype).view(span.shape)
 
+    def read_part(self, name: str, dim: int, ranges: Ranges) -> "Tensor":
+        """These ranges of one dimension, one after another, and no more. Raises `WeightsInvalid` beyond its end."""
+        import torch
+
+        span = self.spans[name]
+        dtype = check_dtype(name, span.dtype)
+        shape = part_shape(name, span.shape, dim, ranges)
+        tensor = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
+        read_strided(tensor.numpy().data, span, dtype.itemsize, dim, ranges, self._read_into)
+        return tensor.view(dtype).view(shape)
+
     def read_range(self, start: int, stop: int) -> bytes:
         data = bytearray(stop - start)
         self._read_into(memoryview(data), start)
@@ -115,14 +130,56 @@ class TensorFile:
             yield self.read_range(start, min(start + PIECE_BYTES, span.stop))
 
     def _read_into(self, target: memoryview, start: int) -> None:
-        while target:
-            try:
-                count = os.preadv(self._descriptor, [target], start)
-            except OSError as error:
-                raise _broken(self.path.name, f"it cannot be read ({error.strerror})") from error
-            if not count:
-                raise _broken(self.path.name, "it has become shorter since it was opened")
-            target, start = target[count:], start + count
+        try:
+            read_fully(self._descriptor, target, start)
+        except EOFError:
+            raise _broken(self.path.name, "it has become shorter since it was opened") from None
+        except OSError as error:
+            raise _broken(self.path.name, f"it cannot be read ({error.strerror})") from error
+
+
+def read_fully(descriptor: int, target: memoryview, start: int) -> None:
+    """Fill `target` from a place in a file. Raises `EOFError` where it ends before, or `OSError`."""
+    while target:
+        count = os.preadv(descriptor, [target], start)
+        if not count:
+            raise EOFError
+        target, start = target[count:], start + count
+
+
+def part_shape(name: str, shape: tuple[int, ...], dim: int, ranges: Ranges) -> tuple[int, ...]:
+    """Of what is taken. Raises `WeightsInvalid` where the tensor is smaller."""
+    if dim >= len(shape) or max(stop for _, stop in ranges) > shape[dim]:
+        raise WeightsInvalid(
+            f"Tensor {name} has shape {shape}, smaller than config.json says; download the model again, or check that "
+            "weights and config.json belong together."
+        )
+    return (*shape[:dim], sum(stop - start for start, stop in ranges), *shape[dim + 1 :])
+
+
+def read_strided(
+    target: memoryview,
+    span: Span,
+    itemsize: int,
+    dim: int,
+    ranges: Ranges,
+    read_into: Callable[[memoryview, int], None],
+) -> None:
+    """Fill `target` with what `part_shape` describes; `read_into` fills a piece from a place in the file."""
+    inner = math.prod(span.shape[dim + 1 :]) * itemsize
+    row, at = span.shape[dim] * inner, 0
+    for outer in range(math.prod(span.shape[:dim])):
+        for start, stop in ranges:
+            size = (stop - start) * inner
+            read_into(target[at : at + size], span.start + outer * row + start * inner)
+            at += size
+
+
+def take(tensor: "Tensor", dim: int, ranges: Ranges) -> "Tensor":
+    """The same of a tensor that is in memory, as a copy: the whole goes."""
+    import torch
+
+    return torch.cat([tensor.narrow(dim, start, stop - start) for start, stop in ranges], dim).clone()
 
 
 def same_tensor(one: tuple[TensorFile, str], other: tuple[TensorFile, str]) -> bool:

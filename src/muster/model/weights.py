@@ -9,7 +9,7 @@ import msgspec
 from muster.cost.config_fields import MAX_CONFIG_BYTES
 from muster.errors import WeightsInvalid
 from muster.model.folder import read_inside
-from muster.model.tensor_file import MAX_TENSORS, TensorFile, same_tensor
+from muster.model.tensor_file import MAX_TENSORS, Ranges, TensorFile, same_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,10 @@ class Weights(Protocol):
         """A copy on the CPU. Raise `WeightsInvalid` when the tensor is missing, cut off or of an unknown type."""
         ...
 
+    def read_part(self, name: str, dim: int, ranges: Ranges) -> "Tensor":
+        """These ranges of one dimension, one after another, and no more of the tensor. Raises as `read` does."""
+        ...
+
     def same(self, one: str, other: str) -> bool:
         """Whether two tensors are equal in dtype, shape and every bit. Raises as `read` does."""
         ...
@@ -50,6 +54,9 @@ class DirectoryWeights:
 
     def read(self, name: str) -> "Tensor":
         return self.file(name).read(name)
+
+    def read_part(self, name: str, dim: int, ranges: Ranges) -> "Tensor":
+        return self.file(name).read_part(name, dim, ranges)
 
     def same(self, one: str, other: str) -> bool:
         return same_tensor((self.file(one), one), (self.file(other), other))
