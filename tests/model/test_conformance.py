@@ -79,9 +79,9 @@ def test_the_verdict_is_kept_and_asked_again_when_a_version_changes(monkeypatch:
     asked: list[str] = []
     real = conformance._try
 
-    def counted(config: PreTrainedConfig, small: PreTrainedConfig) -> str:
+    def counted(config: PreTrainedConfig, small: PreTrainedConfig, degree: int) -> str:
         asked.append(config.model_type)
-        return real(config, small)
+        return real(config, small, degree)
 
     monkeypatch.setattr(conformance, "_try", counted)
     for _ in range(2):
