@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroupGloo, Store
+from torch._C._distributed_c10d import Store
+from torch.distributed import ProcessGroupGloo
 
 from muster.errors import LinkDown, ProtocolViolation
 
@@ -82,11 +83,12 @@ class ProcessGroup:
         self.rank, self.size = rank, size
         self._over = Event()
         """What members do together at the moment is over; they do one thing at a time."""
-        options = ProcessGroupGloo._Options()
+        kind: Any = ProcessGroupGloo
+        options = kind._Options()
         options._timeout = timedelta(seconds=GATHER_S)
         try:
-            options._devices = [ProcessGroupGloo.create_device(hostname=host)]
-            self._group: Any = ProcessGroupGloo(notes, rank, size, options)
+            options._devices = [kind.create_device(hostname=host)]
+            self._group: Any = kind(notes, rank, size, options)
             self._group.set_timeout(timedelta(seconds=LATE_S))
         except (RuntimeError, LinkDown) as error:
             raise LinkDown(
