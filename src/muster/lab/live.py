@@ -18,7 +18,7 @@ from muster.errors import MusterError
 from muster.lab.faults import play_all
 from muster.lab.hosted import HostedLab, wide_area
 from muster.lab.processes import Child, Event, Lab, WorkerSpec
-from muster.lab.rehearsal import BOOT_S, PLACED_S, is_event
+from muster.lab.rehearsal import BOOT_S, PLACED_S, gather, is_event
 from muster.lab.streams import Prompt, Stream, client_of, run_all
 from muster.lab.wan.control import Report, ask
 from muster.lab.wan.record import LabRecord, folder_of
@@ -109,7 +109,9 @@ class _Stage:
         self._arrived: deque[float] = deque()
 
     async def perform(self, lab: Lab, record: LabRecord) -> None:
-        head = await self._gather(lab)
+        show = self._show
+        self._say(f"{len(show.workers) + 1} hosts are up, with links as {show.scenario.name} says; the head starts")
+        head, _ = await gather(lab, show, self._follow, self._say)
         url = (await head.wait_for("its address", is_event("listening"), BOOT_S))["url"]
         placed = await head.wait_for("a ring", is_event("placed"), PLACED_S)
         self.scene.ring = placed["stages"]
@@ -121,18 +123,6 @@ class _Stage:
             for each in streams:
                 each.cancel()
             await asyncio.gather(*streams, return_exceptions=True)
-
-    async def _gather(self, lab: Lab) -> Child:
-        show = self._show
-        self._say(f"{len(show.workers) + 1} hosts are up, with links as {show.scenario.name} says; the head starts")
-        options = ["--dtype", show.dtype, "--min-nodes", str(len(show.workers))]
-        head = await lab.head(show.model, *options, region=show.head_region)
-        lab.background(self._follow(head))
-        ticket = (await head.wait_for("its ticket", is_event("listening"), BOOT_S))["ticket"]
-        self._say("the workers start; each loads PyTorch and measures itself, which takes most of the time")
-        for spec in show.workers:
-            await lab.worker(spec, ticket)
-        return head
 
     async def _follow(self, head: Child) -> None:
         async for event in head.follow():

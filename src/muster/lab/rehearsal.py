@@ -4,7 +4,7 @@ Knows processes and streams; knows nothing of terminals: a `Spectator` is told w
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,7 +95,10 @@ class Outcome:
 async def rehearse(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> Outcome:
     """Raises `MusterError` if the pool never comes up; a stream that fails later is counted, not raised."""
     outcome = Outcome()
-    head, children = await gather(rehearsal, lab, spectator, outcome)
+    spectator.say(
+        f"starting a head in {rehearsal.head_region} and {len(rehearsal.workers)} workers that join by ticket"
+    )
+    head, children = await gather(lab, rehearsal, lambda head: narrate(head, spectator, outcome), spectator.say)
     outcome.before = with_delays(await placed(head, num_workers=len(children)), rehearsal.scenario)
     spectator.placement("the ring", outcome.before)
     victim = choose_victim(rehearsal.kill, outcome.before, children)
@@ -118,17 +121,32 @@ async def rehearse(rehearsal: Rehearsal, lab: Lab, spectator: Spectator) -> Outc
     return outcome
 
 
-async def gather(rehearsal: Rehearsal, lab: Lab, spectator: Spectator, outcome: Outcome) -> tuple[Child, list[Child]]:
-    """A head, and workers that join it by its ticket."""
-    spectator.say(
-        f"starting a head in {rehearsal.head_region} and {len(rehearsal.workers)} workers that join by ticket"
-    )
-    options = ["--dtype", rehearsal.dtype, "--min-nodes", str(len(rehearsal.workers))]
-    head = await lab.head(rehearsal.model, *options, region=rehearsal.head_region)
-    lab.background(narrate(head, spectator, outcome))
+class Gathered(Protocol):
+    """What a pool is made of."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def head_region(self) -> str: ...
+
+    @property
+    def workers(self) -> tuple[WorkerSpec, ...]: ...
+
+
+async def gather(
+    lab: Lab, wanted: Gathered, follow: Callable[[Child], Coroutine[Any, Any, None]], say: Callable[[str], None]
+) -> tuple[Child, list[Child]]:
+    """A head, which is followed from then on, and workers that join it by its ticket."""
+    options = ["--dtype", wanted.dtype, "--min-nodes", str(len(wanted.workers))]
+    head = await lab.head(wanted.model, *options, region=wanted.head_region)
+    lab.background(follow(head))
     ticket = (await head.wait_for("its ticket", is_event("listening"), BOOT_S))["ticket"]
-    children = [await lab.worker(spec, ticket) for spec in rehearsal.workers]
-    spectator.say("the workers start; each loads PyTorch and measures itself, which takes most of the time")
+    children = [await lab.worker(spec, ticket) for spec in wanted.workers]
+    say("the workers start; each loads PyTorch and measures itself, which takes most of the time")
     return head, children
 
 

@@ -148,7 +148,8 @@ def test_programs_freeze_and_leave_and_come_back(lab: LabRecord, tmp_path: Path)
         anyio.run(play_all, [Join("north", 0.0)], world)
         wait_until(grows)
         hosts.leave(lab, lab.host("north"))
-        world.bury()
+        for started in world._children:
+            started.wait(5)
 
 
 def test_a_slow_host_lacks_time_and_gets_it_back(lab: LabRecord) -> None:

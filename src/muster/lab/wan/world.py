@@ -38,7 +38,7 @@ class LabWorld:
         host = self._record.host(node)
         self._ask(Hear(host.name))
         started = await to_thread(hosts.join, self._record, host)
-        self._children += started
+        self._children = [child for child in self._children if child.poll() is None] + started
         self._say(f"{node} is there again, with {len(started)} programs")
 
     async def freeze(self, node: str) -> None:
@@ -71,10 +71,6 @@ class LabWorld:
     async def slow_link(self, one: str, other: str, factor: float) -> None:
         self._ask(SlowHosts(one, other, factor))
         self._say(f"between {one} and {other} there is {factor:.0%} of the bandwidth")
-
-    def bury(self) -> None:
-        """Wait for those that were started here and have ended; the others go on."""
-        self._children = [child for child in self._children if child.poll() is None]
 
     def _ask(self, request: Request) -> None:
         ask(folder_of(self._record.name), request)
