@@ -33,6 +33,9 @@ class FakeCache:
         self.copy_pages(copies)
         return None
 
+    def expect(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> None:
+        return None
+
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         for content in (self.tokens, self.positions):
             pages = content.reshape(-1, self.page_size)  # frames, where there are fewer
@@ -79,6 +82,9 @@ class FakeSwappingCache(FakeCache):
         self.swap.foresee()
         self.swap.residency.check()
         return places.copy()
+
+    def expect(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> None:
+        self.swap.expect(StepPages.of(rows, copies, self.page_size))
 
 
 class FakeStage:

@@ -1,5 +1,7 @@
 """Which pages move, by hand and by the law of the ring."""
 
+from random import Random
+
 import numpy as np
 import pytest
 
@@ -64,15 +66,35 @@ def test_a_page_that_changes_hands_is_not_brought_in_for_its_new_owner():
     books.check()
 
 
-def test_steps_that_wait_already_are_brought_in_first():
+def test_a_step_that_waits_already_is_brought_in_first():
     books = Residency(8, 4, 4)
     for pages in ((0, 1), (2, 3), (4, 5), (6, 7)):
         write(books, *pages)
-    books.foresee([step(2, 3), step(0, 1)])
+    books.foresee(step(2, 3))
     assert (books.frame_of[[2, 3]] >= 0).all(), "they come before what is only likely to follow"
-    assert (books.frame_of[[0, 1]] < 0).all(), "there is no room for more"
     assert books.enter(step(2, 3)).count == 0
     books.check()
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_where_steps_overtake_each_other_it_helps_to_know_which_one_waits(knows):
+    draw, order = Random(1), []
+    for _ in range(60):
+        turn = list(range(6))
+        for _ in range(3):
+            place = draw.randrange(5)
+            turn[place], turn[place + 1] = turn[place + 1], turn[place]
+        order += turn
+    books, late = Residency(120, 60, 6), 0
+    for number, index in enumerate(order):
+        pages = range(20 * index, 20 * index + 20)
+        fresh = tuple(pages) if number < 6 else ()
+        came = books.enter(step(*pages, fresh=fresh, written=fresh or pages[-1:]))
+        late += len(came.in_pages) if number > 18 else 0
+        following = order[number + 1 : number + 2] if knows else []
+        books.foresee(*(step(*range(20 * other, 20 * other + 20)) for other in following))
+        books.check()
+    assert (late == 0) is knows
 
 
 def test_a_step_with_more_pages_than_frames_is_refused():

@@ -11,6 +11,7 @@ from muster.serve.local_ring import LocalRing
 from muster.serve.options import EngineOptions
 from muster.serve.swapping import SwappingCache, cache_of
 from muster.spec.plan import ServeSettings
+from muster.wire.messages.generate import Row
 
 LAYERS, VOCABULARY, PAGE_SIZE = 3, 64, 4
 
@@ -50,3 +51,13 @@ def test_answers_with_swap_are_those_without_to_the_bit(path):
         cache.swap.residency.check()
         assert cache.swap.stats.in_pages > 100, "hardly anything was swapped"
         assert cache.nbytes == 40 * PAGE_SIZE * 2 * 4 * cache.tensors[0].shape[2] * cache.tensors[0].shape[3]
+
+
+def test_what_a_step_to_come_says_of_pages_that_do_not_exist_is_not_listened_to(path):
+    cache = cache_of(load(path, LAYERS, 1)[0], ServeSettings(40, PAGE_SIZE, 6, swap_pages=12))
+    assert isinstance(cache, SwappingCache)
+    for page in (-1, cache.num_pages, 2**63, 2**80):
+        for rows, copies in (([Row(0, 0, 1, (0, page), 1)], []), ([Row(0, 0, 1, (0,), 1)], [(0, page)])):
+            cache.expect(rows, copies)
+            cache.enter([Row(0, 0, 1, (1,), 1)], [])
+            cache.swap.residency.check()

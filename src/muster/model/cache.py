@@ -80,6 +80,9 @@ class KVCache:
         self.copy_pages(copies)
         return None
 
+    def expect(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> None:
+        """Of the step after the next one. All pages are here already."""
+
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy page `from` to page `to` for each pair, in every layer (copy-on-write)."""
         if not pairs:

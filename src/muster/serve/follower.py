@@ -66,12 +66,20 @@ class Follower(Generic[CacheT]):
         """The next step that may run now, with what came with it. It must be run before another is taken."""
         return self._order.take(lambda item: is_ready(item[0]))
 
-    def run(self, step: Step, hidden_TH: Tensor) -> tuple[Step, Tensor] | StepDone:
+    def coming(self) -> Step | None:
+        """The step that is likely to be taken next, if it is here; nobody has checked it."""
+        due = self._order.peek()
+        return None if due is None else due[0]
+
+    def run(self, step: Step, hidden_TH: Tensor, coming: Step | None = None) -> tuple[Step, Tensor] | StepDone:
         """Run a step that was taken: back comes it with the new hidden state for the next stage, or what was sampled.
 
-        Raises `ProtocolViolation` for a step that does not fit this stage.
+        The pages of the step that is `coming` may be brought in meanwhile. Raises `ProtocolViolation` for a step that
+        does not fit this stage.
         """
         self._accept(step, hidden_TH)
+        if coming is not None:
+            self._cache.expect(coming.rows, coming.copies)
         result = run_step(self._stage, self._cache, self._sampler, step, hidden_TH)
         return result if isinstance(result, StepDone) else (step, result)
 

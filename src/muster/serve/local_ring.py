@@ -72,7 +72,7 @@ class LocalRing(Generic[CacheT]):
         if hop == len(self._followers):
             return self.engine.receive(self._done.popleft()) if self._done else ()
         if (due := self._followers[hop].take()) is not None:
-            result = self._followers[hop].run(*due)
+            result = self._followers[hop].run(*due, self._followers[hop].coming())
             if isinstance(result, StepDone):
                 self._done.append(result)
             else:

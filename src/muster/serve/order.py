@@ -47,13 +47,25 @@ class StepOrder(Generic[Item]):
 
     def take(self, is_ready: Callable[[Item], bool] = lambda item: True) -> Item | None:
         """The oldest that may run now; it counts as having run. None if there is none."""
-        for number in sorted(self._waiting):
-            after, item = self._waiting[number]
-            if after < self.floor and is_ready(item):
-                del self._waiting[number]
-                self._run(number)
-                return item
-        return None
+        number = self._due(is_ready)
+        if number is None:
+            return None
+        _, item = self._waiting.pop(number)
+        self._run(number)
+        return item
+
+    def peek(self) -> Item | None:
+        """The oldest that may run now, as far as the order is concerned. None if there is none."""
+        number = self._due(lambda item: True)
+        return None if number is None else self._waiting[number][1]
+
+    def _due(self, is_ready: Callable[[Item], bool]) -> int | None:
+        ready = (
+            number
+            for number, (after, item) in sorted(self._waiting.items(), key=lambda pair: pair[0])
+            if after < self.floor and is_ready(item)
+        )
+        return next(ready, None)
 
     def _run(self, number: int) -> None:
         self._ran.add(number)

@@ -30,6 +30,9 @@ class PagedCache(Protocol):
         Returns the place of each page in what the layers read; None where page k lies at place k.
         """
 
+    def expect(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> None:
+        """These belong to the step that enters after the next one. Nobody has checked them yet."""
+
 
 CacheT = TypeVar("CacheT", bound=PagedCache, contravariant=True)
 

@@ -102,10 +102,9 @@ class Residency:
         self._on_host[step.written] = False
         return moves
 
-    def foresee(self, waiting: Sequence[StepPages] = ()) -> Moves:
-        """While the step computes: make room, and bring in what comes next. `waiting` are the steps that are known."""
-        parts = [self._expect(step) for step in waiting] or [self._predict()]
-        return _joined([*parts, self._make_room()])
+    def foresee(self, coming: StepPages | None = None) -> Moves:
+        """While the step computes: make room, and bring in what comes next: `coming`, if that step is known."""
+        return _joined([self._predict() if coming is None else self._expect(coming), self._make_room()])
 
     def _expect(self, step: StepPages) -> Moves:
         """As far as there is room for pages of a step that is known to come."""

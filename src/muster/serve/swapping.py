@@ -18,7 +18,7 @@ from muster.model.host_pages import HostPages, Ints
 from muster.model.stage import Stage
 from muster.serve.swap import Moves, Residency, StepPages
 from muster.spec.plan import ServeSettings
-from muster.wire.messages.generate import Row, Step
+from muster.wire.messages.generate import Row
 
 
 class MovesPages(Protocol):
@@ -58,7 +58,7 @@ class Swap:
         self._last = 0
         self._move_of = np.zeros(residency.num_frames, dtype=np.int64)
         """For each frame the last move that touches it."""
-        self._waiting: tuple[StepPages, ...] = ()
+        self._coming: StepPages | None = None
 
     def enter(self, step: StepPages) -> Places:
         """Returns once all pages of the step lie in frames; what the next one wants begins to move then."""
@@ -71,12 +71,12 @@ class Swap:
 
     def foresee(self) -> None:
         """To be called when the copies of the step are asked for, before it runs."""
-        self._submit(self.residency.foresee(self._waiting))
-        self._waiting = ()
+        self._submit(self.residency.foresee(self._coming))
+        self._coming = None
 
-    def expect(self, waiting: Sequence[StepPages]) -> None:
-        """Of the steps that come after the next one to enter, those that are known."""
-        self._waiting = tuple(waiting)
+    def expect(self, coming: StepPages) -> None:
+        """The step that comes after the next one to enter, where it is known."""
+        self._coming = coming
 
     def _submit(self, moves: Moves) -> None:
         if not moves.count:
@@ -125,9 +125,10 @@ class SwappingCache(KVCache):
         self.swap.foresee()
         return places
 
-    def expect(self, waiting: Sequence[Step]) -> None:
-        """Steps that come after the next one, as far as they are known."""
-        self.swap.expect([StepPages.of(step.rows, step.copies, self.page_size) for step in waiting])
+    def expect(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> None:
+        pages = [page for some in (*(row.pages for row in rows), *copies) for page in some]
+        if pages and min(pages) >= 0 and max(pages) < self.num_pages:
+            self.swap.expect(StepPages.of(rows, copies, self.page_size))
 
 
 def cache_of(stage: Stage, work: ServeSettings) -> KVCache:

@@ -77,7 +77,8 @@ class LaterStage:
             while (due := self._take()) is not None:
                 step, payload, came_s = due
                 began_s = time.perf_counter()
-                result, packed = await self._thread.compute(partial(self._turn, step, payload))
+                turn = partial(self._turn, step, payload, self._follower.coming())
+                result, packed = await self._thread.compute(turn)
                 spent = Spent(began_s - came_s, time.perf_counter() - began_s)
                 message = replace(result, spent=(*step.spent, spent))
                 self._place.kept.close(step.closed)
@@ -118,10 +119,10 @@ class LaterStage:
             self._preparing.close()
         await self._thread.close()
 
-    def _turn(self, step: Step, payload: Payload) -> tuple[Step | StepDone, Payload]:
+    def _turn(self, step: Step, payload: Payload, coming: Step | None) -> tuple[Step | StepDone, Payload]:
         if step.hidden is None:
             raise ProtocolViolation("A step came without a hidden state; the sender must put one in its payload.")
-        result = self._follower.run(step, self._decode(step.hidden, payload, MAX_HIDDEN_BYTES))
+        result = self._follower.run(step, self._decode(step.hidden, payload, MAX_HIDDEN_BYTES), coming)
         if isinstance(result, StepDone):
             return result, b""
         forward, hidden_TH = result
