@@ -6,10 +6,12 @@ nobody has seen before. Both decode greedily on one thread.
 
     first-byte   64 requests of 4096 tokens of text at once: time to the first byte of each answer, against the time to
                  the first token of each from the engine. The tokens of the text are made by the head
-    streams      64 streams of 128 tokens: tokens per second over HTTP and from the engine, and the processor's seconds
-                 of everybody for them
+    streams      64 streams of 128 tokens: tokens per second over HTTP and from the engine, the processor's seconds of
+                 everybody for them, and of the head alone. The engine then runs once more beside a process that only
+                 keeps a core busy: what it loses there, no door can get back
+    dense        the same with a model of some 40 million parameters, whose steps take longer
 
-    python benchmarks/door.py first-byte streams --json FILE
+    python benchmarks/door.py first-byte streams dense --json FILE
     python benchmarks/door.py streams --small
 """
 
@@ -18,6 +20,7 @@ import asyncio
 import json
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +33,7 @@ import psutil
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.forecast_models import folder_of, shape_in
 from benchmarks.records import record_parts
 from benchmarks.workload import llama
 from muster.lab.processes import Child, Lab, WorkerSpec
@@ -59,10 +63,11 @@ class Load:
     prompt_tokens: int
     new_tokens: int
     rounds: int
+    context: int = CONTEXT
 
 
-LOADS = {"first-byte": Load(64, 4096, 2, 3), "streams": Load(64, 32, 128, 5)}
-SMALL = {"first-byte": Load(8, 1024, 2, 1), "streams": Load(64, 16, 32, 2)}
+LOADS = {"first-byte": Load(64, 4096, 2, 3), "streams": Load(64, 32, 128, 5), "dense": Load(64, 32, 128, 3, 2048)}
+SMALL = {"first-byte": Load(8, 1024, 2, 1), "streams": Load(64, 16, 32, 2), "dense": Load(64, 16, 16, 1, 2048)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Ran:
     cpu_s: float
     first_s: tuple[float, ...]
     tokens: int
+    head_cpu_s: float = 0.0
 
     def figures(self) -> dict[str, float]:
         return {
@@ -82,11 +88,14 @@ class Ran:
             "tokens_per_cpu_s": self.tokens / self.cpu_s,
             "first_median_s": statistics.median(self.first_s),
             "first_last_s": max(self.first_s),
+            "head_cpu_s_per_1000_tokens": 1000 * self.head_cpu_s / self.tokens,
         }
 
 
-def model_directory(folder: Path) -> Path:
-    """A random Llama whose context holds the long prompts."""
+def model_directory(part: str, folder: Path) -> Path:
+    """A random Llama: the dense one, or a small one whose context holds the long prompts."""
+    if part == "dense":
+        return Path(folder_of(part, folder))
     model = llama(128, 4, train_byte_level().get_vocab_size())
     model.config.max_position_embeddings = CONTEXT
     model.config.eos_token_id = 0
@@ -112,7 +121,7 @@ def in_process(stage: Stage, tokenizer: Tokenizer, load: Load, prompts: Sequence
     sampling = Sampling(max_tokens=load.new_tokens, temperature=0.0, ignore_eos=True)
     requests = [Request(f"r{i}", tuple(tokenizer.encode(text)), sampling) for i, text in enumerate(prompts)]
     pages = sum(-(-(len(one.prompt) + load.new_tokens) // PAGE_SIZE) for one in requests) + len(requests)
-    options = EngineOptions(CONTEXT, prefill_tokens=PREFILL_TOKENS, max_batch=load.requests)
+    options = EngineOptions(load.context, prefill_tokens=PREFILL_TOKENS, max_batch=load.requests)
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     engine = Engine(stage, stage.new_cache(pages, PAGE_SIZE), options=options)
     for one in requests:
@@ -131,12 +140,13 @@ async def over_http(address: tuple[str, int], children: Sequence[Child], load: L
     processes = [psutil.Process(), *(psutil.Process(child.process.pid) for child in children)]
     family = [one for process in processes for one in (process, *process.children(recursive=True))]
     family = list({one.pid: one for one in family}.values())
-    before = sum(map(_cpu_s, family))
+    head = psutil.Process(children[0].process.pid)
+    before, head_before_s = sum(map(_cpu_s, family)), _cpu_s(head)
     began_s = time.perf_counter()
     first = await asyncio.gather(*(stream(address, load, text, began_s) for text in prompts))
     wall_s = time.perf_counter() - began_s
-    cpu_s = sum(map(_cpu_s, family)) - before
-    return Ran(wall_s, cpu_s, tuple(first), load.requests * load.new_tokens)
+    cpu_s, head_cpu_s = sum(map(_cpu_s, family)) - before, _cpu_s(head) - head_before_s
+    return Ran(wall_s, cpu_s, tuple(first), load.requests * load.new_tokens, head_cpu_s)
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -175,9 +185,9 @@ async def measure(part: str, load: Load) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = model_directory(folder)
+        path = model_directory(part, folder)
         tokenizer = load_tokenizer(path)
-        layers = 4
+        layers = shape_in(str(path)).num_layers
         stage = load_stage(open_directory(path), 0, layers, torch.float32, torch.device("cpu"))
         async with Lab(folder) as lab:
             head = await lab.head(str(path), "--dtype", "float32", "--served-model-name", "model")
@@ -195,8 +205,21 @@ async def measure(part: str, load: Load) -> dict[str, Any]:
                 engine = in_process(stage, tokenizer, load, prompts)
                 rounds.append({"http": http.figures(), "engine": engine.figures()})
                 print(f"{part} {number + 1}: {json.dumps(rounds[-1])}", flush=True)
+        beside = beside_a_busy_core(stage, tokenizer, load, prompts) if part != "first-byte" else {}
         tokenizer.close()
-    return {"rounds": rounds, **ratios(rounds)}
+    return {"rounds": rounds, **ratios(rounds), **beside}
+
+
+def beside_a_busy_core(stage: Stage, tokenizer: Tokenizer, load: Load, prompts: Sequence[str]) -> dict[str, float]:
+    """What part of its tokens per second the engine keeps while another core is busy with nothing."""
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        beside = in_process(stage, tokenizer, load, prompts)
+    finally:
+        busy.kill()
+        busy.wait()
+    alone = in_process(stage, tokenizer, load, prompts)
+    return {"engine_beside_a_busy_core": alone.wall_s / beside.wall_s}
 
 
 def ratios(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
@@ -224,6 +247,7 @@ def main() -> None:
         {
             "first-byte": lambda found: {"door.4": found["first_median_s"]},
             "streams": lambda found: {"door.5": found["tokens_per_s"]},
+            "dense": lambda found: {"door.6": found["tokens_per_s"]},
         },
     )
 

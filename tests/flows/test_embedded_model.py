@@ -1,6 +1,8 @@
 """The model that comes with Muster, in four stages: its answers look like Python."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,3 +31,18 @@ def test_a_stop_string_of_several_tokens_is_left_out(tiny: LivePool) -> None:
     )
     assert "\n\n" not in answer.choices[0].text
     assert "".join(answer.choices[0].logprobs.tokens).startswith(answer.choices[0].text[:20])
+
+
+def test_a_tool_is_called_where_that_is_demanded(tiny: LivePool) -> None:
+    form = {"type": "object", "properties": {"days": {"type": "integer", "minimum": 1, "maximum": 9}}}
+    form |= {"required": ["days"], "additionalProperties": False}
+    weather: Any = {"type": "function", "function": {"name": "weather", "parameters": form}}
+    asked: Any = [{"role": "user", "content": "How is the weather in Oslo?"}]
+    answer = tiny.client().chat.completions.create(
+        model="tiny", messages=asked, tools=[weather], tool_choice="required", parallel_tool_calls=False, max_tokens=200
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    assert 1 <= json.loads(call.function.arguments)["days"] <= 9

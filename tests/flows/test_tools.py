@@ -3,11 +3,14 @@ same where they are demanded."""
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import pytest
 from transformers import PreTrainedModel
 
+from muster.serve.constrain import Constraints
 from tests.flows.live_pool import LivePool
 from tests.text.small_tokenizers import save, train_byte_level
 
@@ -32,6 +35,7 @@ WEATHER: Any = {
         },
     },
 }
+ANOTHER: Any = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object"}}}
 ASK: Any = {
     "messages": [{"role": "user", "content": "How is it?"}],
     "tools": [WEATHER],
@@ -88,6 +92,31 @@ def streamed(ask: Any, then: Callable[[], object] = lambda: None) -> tuple[list[
             done = True
             then()
     return ids, name, arguments
+
+
+def test_the_last_machine_dies_while_it_makes_sense_of_a_demand(
+    callers: LivePool, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, dead, prepare = Event(), Event(), Constraints.prepare
+
+    def prepare_too_late(constraints: Constraints, number: int, grammar: str) -> str:
+        if not began.is_set():
+            began.set()
+            dead.wait(90)
+        return prepare(constraints, number, grammar)
+
+    monkeypatch.setattr(Constraints, "prepare", prepare_too_late)
+    with ThreadPoolExecutor(1) as threads:
+        choice = {"type": "function", "function": {"name": "get_weather"}}
+        answer = threads.submit(ask, tools=[WEATHER, ANOTHER], tool_choice=choice)
+        try:
+            assert began.wait(60)
+            callers.kill(callers.serving(3))
+            (call,) = answer.result(90).choices[0].message.tool_calls
+        finally:
+            dead.set()
+    check_call(call.function.name, call.function.arguments)
+    callers.add_machine()  # in the place of the lost one
 
 
 def test_a_call_in_the_middle_of_which_a_machine_dies_is_the_one_that_it_would_have_been(

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from muster.errors import InvalidRequest, LimitReached, ProtocolViolation
-from muster.serve.constrain import MAX_GRAMMARS, Constraint
+from muster.serve.constrain import Constraint
 from muster.serve.options import EngineOptions
 from muster.spec.request import Finish, Request
-from muster.spec.sampling import Sampling
+from muster.spec.sampling import MAX_GRAMMARS, Sampling
 from muster.text.constraint import grammar_of_choice, grammar_of_regex
 from tests.serve.fake_stage import expected_logits
 from tests.serve.ring import Ring, alone, fake_ring

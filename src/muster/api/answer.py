@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from muster.api.errors import InternalError
 from muster.api.framing import CHUNKS, Framing
-from muster.api.gate import log_unexpected
+from muster.api.gate import SEND, log_unexpected
 from muster.api.serving import Visit
 from muster.errors import MusterError
 
@@ -83,13 +83,16 @@ class EventStream(Response):
         self._silence_s = silence_s
         self._begun = False
         self._spoke_s = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._send_on: Send | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._send_on = scope["state"].get(SEND, send)
         async with aclosing(self._chunks):
             self._visit.left = not await while_connected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        self._spoke_s = asyncio.get_running_loop().time()
+        self._spoke_s = self._loop.time()
         breath = asyncio.create_task(self._break_silences(send)) if self._framing.silence else None
         try:
             async for chunk in self._chunks:
@@ -106,10 +109,9 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _break_silences(self, send: Send) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._spoke_s + self._silence_s - loop.time())
-            if loop.time() >= self._spoke_s + self._silence_s:
+            await asyncio.sleep(self._spoke_s + self._silence_s - self._loop.time())
+            if self._loop.time() >= self._spoke_s + self._silence_s:
                 await self._send(send, self._framing.silence)
 
     async def _send_error(self, send: Send, error: Exception) -> None:
@@ -119,9 +121,10 @@ class EventStream(Response):
         self._visit.error_code = error.code
         await self._send(send, self._framing.frame(self._framing.error(error, self._visit.id)))
 
-    async def _send(self, send: Send, text: str) -> None:
-        self._spoke_s = asyncio.get_running_loop().time()
+    async def _send(self, send: Send, piece: bytes) -> None:
+        self._spoke_s = self._loop.time()
         if not self._begun:
             self._begun = True
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        # What stands between here and the server only looks at the start, and costs as much as making a piece.
+        await (self._send_on or send)({"type": "http.response.body", "body": piece, "more_body": True})

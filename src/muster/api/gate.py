@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from muster.api.answer_headers import Pairs, answer_headers, client_request_id
+from muster.api.asked_once import AskedOnce
 from muster.api.body import BodyReader
 from muster.api.errors import InternalError, error_response
 from muster.api.ignored import OF_THIS_REQUEST, IgnoredFields
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 _OPEN_PATHS = ("/health", "/openapi.json")
 _WATCHERS_PATHS = ("/health", "/metrics")
 """Asked again and again by programs that watch; what they see is to be the others' requests."""
+SEND = "server_send"
+"""Where a request's state has the way to the server, past all that looks at the start of an answer."""
 CUT_OFF = "server_stopped"
 """What the log says of a request whose client read too slowly to be told that the server ends."""
 _KNOWN_PATHS = (
@@ -66,6 +69,7 @@ class Gate:
         self._keys = keys
         self._limiter = Limiter()
         self._always_locked = keys is not None and keys.has_keys()
+        self._has_keys = None if keys is None else AskedOnce(keys.has_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,7 +82,7 @@ class Gate:
             client_id=client_request_id(headers.get("x-request-id")),
             ignored=IgnoredFields(self._strict_fields),
         )
-        scope.setdefault("state", {})["muster"] = visit
+        scope.setdefault("state", {}).update({"muster": visit, SEND: send})
         OF_THIS_REQUEST.set(visit.ignored)
         status = 0
 
@@ -128,7 +132,7 @@ class Gate:
         path = scope["path"]
         if path in _OPEN_PATHS or path.startswith("/admin"):
             return
-        if self._keys is None or not (self._always_locked or await asyncio.to_thread(self._keys.has_keys)):
+        if self._keys is None or not (self._always_locked or (self._has_keys and await self._has_keys())):
             self._check_from_here(headers)
             return
         record = await asyncio.to_thread(self._keys.verify, offered_key(headers))

@@ -21,6 +21,7 @@ from hashlib import blake2s
 from typing import cast
 
 from muster.api.serving import Serving, Visit
+from muster.api.stall import StallTimer
 from muster.errors import PoolUnavailable
 from muster.spec.request import Finish, Priority, Progress, Request, Sampled, TokenLogprob
 from muster.spec.sampling import Sampling
@@ -129,9 +130,11 @@ class ChoiceWriter:
         sampling = choice.request.sampling
         self._choice = choice
         self._reader = choice.reading.start(choice.request.id) if choice.reading else None
-        self._stream = TextStream(_spelling(tokenizer, choice), choice.stops, sampling.min_tokens)
-        self._stop_ids = {*tokenizer.end_of_text_ids, *sampling.stop_token_ids}
         self._wants_scores = sampling.logprobs is not None
+        self._stream = TextStream(
+            _spelling(tokenizer, choice), choice.stops, sampling.min_tokens, places_tokens=self._wants_scores
+        )
+        self._stop_ids = {*tokenizer.end_of_text_ids, *sampling.stop_token_ids}
         self._scores: dict[int, Sampled] = {}
         self._characters = len(choice.echo)
         self.received = 0
@@ -141,7 +144,7 @@ class ChoiceWriter:
         already = self.received - progress.index
         if already < 0:
             raise PoolUnavailable("Some tokens of this answer were lost on the way; send the request again.")
-        text: list[str] = []
+        pieces: list[str] = []
         spans: list[TokenSpan] = []
         finish, ending = progress.finish, None
         for sampled in progress.tokens[already:]:
@@ -150,25 +153,23 @@ class ChoiceWriter:
                 ending = sampled
                 continue
             released = self._push(sampled)
-            text.append(released.text)
+            pieces.append(released.text)
             spans.extend(released.tokens)
             if self._stream.stopped:
                 finish = Finish.STOP
                 break
         if finish is not None:
             released = self._stream.finish()
-            text.append(released.text)
+            pieces.append(released.text)
             spans.extend(released.tokens)
             finish = Finish.STOP if self._stream.stopped else finish
-        before = len(self._choice.echo)
-        scored = [
-            ScoredToken(self._scores.pop(span.index), before + span.start) for span in spans if self._wants_scores
-        ]
-        self._characters += sum(map(len, text))
+        text, before = "".join(pieces), len(self._choice.echo)
+        scored = [ScoredToken(self._scores.pop(span.index), before + span.start) for span in spans]
+        self._characters += len(text)
         if ending is not None and self._choice.scores_every_token:
             scored.append(ScoredToken(ending, self._characters))
-        events, finish = self._read("".join(text), finish)
-        return Delta(self._choice.index, "".join(text), tuple(scored), finish, events, self._stream.stop)
+        events, finish = self._read(text, finish)
+        return Delta(self._choice.index, text, tuple(scored), finish, events, self._stream.stop)
 
     def _read(self, text: str, finish: str | None) -> tuple[tuple[Event, ...], str | None]:
         """What the text says, and whether a complete call is why it ends."""
@@ -247,9 +248,9 @@ async def run_choice(serving: Serving, visit: Visit, choice: Choice) -> AsyncGen
     finish: str | None = None
     visit.submitted_s = visit.submitted_s or time.perf_counter()
     stream = cast(AsyncGenerator[Progress, None], serving.backend.generate(choice.request))
-    async with aclosing(stream):
+    async with aclosing(stream), StallTimer(serving.options.stall_s) as stall:
         while finish is None:
-            progress = await _next_progress(stream, serving.options.stall_s)
+            progress = await _next_progress(stream, stall)
             if (opened := opening.take(progress.scores)) is not None:
                 yield opened
             before = writer.received
@@ -264,14 +265,9 @@ async def run_choice(serving: Serving, visit: Visit, choice: Choice) -> AsyncGen
                 yield delta
 
 
-async def _next_progress(stream: AsyncGenerator[Progress, None], stall_s: float) -> Progress:
+async def _next_progress(stream: AsyncGenerator[Progress, None], stall: StallTimer) -> Progress:
     try:
-        async with asyncio.timeout(stall_s):
-            progress = await anext(stream)
-    except TimeoutError:
-        raise PoolUnavailable(
-            f"The pool made no progress on this request for {stall_s:.0f} s; try again, and see `muster status`."
-        ) from None
+        progress = await stall.wait(anext(stream))
     except StopAsyncIteration:
         raise PoolUnavailable("The answer broke off before its end; send the request again.") from None
     if progress.finish == Finish.CANCELLED:
@@ -294,11 +290,15 @@ def _observe(serving: Serving, visit: Visit, new: int, previous_s: float | None)
 
 async def run_choices(serving: Serving, visit: Visit, choices: Sequence[Choice]) -> AsyncGenerator[Delta, None]:
     """All choices at once, their deltas as they come. The first error ends them all."""
-    if len(choices) == 1:
-        async with aclosing(run_choice(serving, visit, choices[0])) as only:
-            async for delta in only:
+    grammar = choices[0].request.sampling.grammar  # of one request, so they have it in common
+    with serving.grammars.use(visit.owner, grammar):
+        running = run_choice(serving, visit, choices[0]) if len(choices) == 1 else _run_several(serving, visit, choices)
+        async with aclosing(running) as deltas:
+            async for delta in deltas:
                 yield delta
-        return
+
+
+async def _run_several(serving: Serving, visit: Visit, choices: Sequence[Choice]) -> AsyncGenerator[Delta, None]:
     # Bounded, so that a client who reads slowly slows the choices down instead of filling memory.
     queue: asyncio.Queue[Delta | Exception] = asyncio.Queue(maxsize=4 * len(choices))
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from muster import __version__
 from muster.api.backend import Backend
+from muster.api.grammar_shares import GrammarShares
 from muster.api.ignored import IgnoredFields
 from muster.api.keys import KeyRecord
 from muster.errors import UnknownModel
@@ -46,6 +47,7 @@ class Serving:
     tokenizer: Tokenizer
     metrics: Metrics
     options: ServingOptions = field(default_factory=ServingOptions)
+    grammars: GrammarShares = field(default_factory=GrammarShares)
 
     @property
     def model(self) -> str:

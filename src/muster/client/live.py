@@ -1,6 +1,6 @@
 """One request on its way: what its client has, which pipeline it is at, and how fast that is. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from muster.client.open_route import SAMPLE, OpenRoute, remaining
 from muster.spec.request import Request
@@ -10,10 +10,12 @@ SUSPECT_AFTER = 2
 
 @dataclass(slots=True)
 class Live:
-    request: Request
-    """`request.emitted` grows as tokens are delivered."""
+    asked: Request
     epoch: int | None
     waiting_since: float
+    emitted: list[int]
+    """Grows as tokens are delivered."""
+    scored: int
     failures: int = 0
     """Times that it was lost since its last token."""
     owed: float = 0.0
@@ -26,15 +28,20 @@ class Live:
     """That it has had since."""
 
     @property
+    def request(self) -> Request:
+        """What a pipeline that goes on with it is sent. Made anew each time: not for every token."""
+        return replace(self.asked, emitted=tuple(self.emitted), scored=self.scored)
+
+    @property
     def is_suspect(self) -> bool:
         return self.failures >= SUSPECT_AFTER
 
     def got(self, route: OpenRoute, tokens: int, now: float) -> None:
-        """So many tokens from its pipeline; `request` has them already."""
+        """So many tokens from its pipeline; `emitted` has them already."""
         if not tokens:
             return
-        owed = float(remaining(self.request))
-        route.owed[self.request.priority] += owed - self.owed
+        owed = float(remaining(self.asked, len(self.emitted)))
+        route.owed[self.asked.priority] += owed - self.owed
         self.owed = owed
         route.heard(now)
         route.generated(tokens, now)

@@ -123,7 +123,7 @@ class OpenRoute:
     def owed_by(self, request: Request, digests: Sequence[bytes] = ()) -> float:
         cached = self._cached(digests) * self.capacity.page_size
         prompt = max(0, len(request.prompt) + len(request.emitted) - cached)
-        return max(1.0, remaining(request) + prompt / PROMPT_TOKENS)
+        return max(1.0, remaining(request, len(request.emitted)) + prompt / PROMPT_TOKENS)
 
     def _cached(self, digests: Iterable[bytes]) -> int:
         """Pages of its beginning that were here lately."""
@@ -142,9 +142,9 @@ class OpenRoute:
             self._pages.popitem(last=False)
 
 
-def remaining(request: Request) -> int:
-    """Tokens that it may still get."""
-    return max(1, request.sampling.max_tokens - len(request.emitted))
+def remaining(request: Request, emitted: int) -> int:
+    """Tokens that it may still get after so many."""
+    return max(1, request.sampling.max_tokens - emitted)
 
 
 def digests_of(request: Request, page_size: int) -> list[bytes]:

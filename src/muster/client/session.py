@@ -284,6 +284,8 @@ class _Inbox:
 def joined(items: Sequence[Progress | MusterError]) -> list[Progress | MusterError]:
     """Tokens that follow each other as one piece: where whoever reads falls behind, each piece costs as much as many
     tokens, so it catches up."""
+    if len(items) == 1:
+        return list(items)
     pieces: list[Progress | MusterError] = []
     for item in items:
         last = pieces[-1] if pieces else None

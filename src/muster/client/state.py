@@ -36,7 +36,7 @@ from muster.client.open_route import OpenRoute
 from muster.client.routing import Routing
 from muster.errors import MusterError, PoolUnavailable
 from muster.spec.capacity import Capacity
-from muster.spec.request import Progress, Request
+from muster.spec.request import Request
 from muster.spec.story import Story
 
 
@@ -97,7 +97,8 @@ class ClientState:
         if isinstance(event, Tick) and not commands:
             return commands  # too many of them to be told
         self.story.remember(now, _without_prompt(event), [_without_prompt(command) for command in commands])
-        return [replace(command, cause=event) for command in commands]
+        # With every token: a command that has its cause already is not made anew.
+        return [command if command.cause is event else replace(command, cause=event) for command in commands]
 
     def _decide(self, event: Event, now: float) -> list[Command]:
         match event:
@@ -111,8 +112,8 @@ class ClientState:
                 return self._route_left(epoch, now)
             case RouteDown(epoch, reason):
                 return self._route_down(epoch, now, reason)
-            case Progressed(epoch, progress):
-                return self._progressed(epoch, progress, now)
+            case Progressed():
+                return self._progressed(event, now)
             case RequestFailed(epoch, request_id, error, retry):
                 return self._failed(epoch, request_id, error, retry, now)
             case Stopping():
@@ -125,7 +126,7 @@ class ClientState:
             raise ValueError(f"request {request.id} is already live")
         if self.stopping:
             return [End(request.id, _stopping())]
-        self.live[request.id] = Live(request, None, now)
+        self.live[request.id] = Live(request, None, now, list(request.emitted), request.scored)
         return self._place(request.id, now)
 
     def _stop(self) -> list[Command]:
@@ -175,14 +176,15 @@ class ClientState:
                 commands += placed
         return commands + self._next_suspect(now)
 
-    def _progressed(self, epoch: int, progress: Progress, now: float) -> list[Command]:
+    def _progressed(self, event: Progressed, now: float) -> list[Command]:
+        epoch, progress = event.epoch, event.progress
         live, route = self.live.get(progress.request_id), self._routing.routes.get(epoch)
         if route is not None and route.doubted_s is not None and progress.tokens:
             route.heard(now)  # it is alive, though its streams have moved on
         if live is None or live.epoch != epoch or route is None:
             return []
-        check_progress(live.request, progress, self.vocab_size)
-        have, scored = len(live.request.emitted), live.request.scored
+        have, scored = len(live.emitted), live.scored
+        check_progress(live.asked, scored, progress, self.vocab_size)
         scores = progress.scores.behind(scored + 1) if progress.scores is not None else None
         if progress.index > have or (
             scores is not None and scores.first > scored + 1
@@ -193,13 +195,14 @@ class ClientState:
         if not fresh and not new_scores and progress.finish is None:
             return []
         was_suspect, live.failures = live.is_suspect, 0
-        emitted = live.request.emitted + tuple(sampled.token for sampled in fresh)
-        live.request = replace(live.request, emitted=emitted, scored=scored + new_scores)
+        live.emitted.extend([sampled.token for sampled in fresh])
+        live.scored += new_scores
         live.got(route, len(fresh), now)
         if progress.finish is not None:
             self._forget(progress.request_id)
-        known = scores if new_scores else None
-        return [Deliver(replace(progress, index=have, tokens=fresh, scores=known)), *self._after(was_suspect, now)]
+        if progress.index != have or progress.scores is not None:  # some of it is known already, perhaps
+            progress = replace(progress, index=have, tokens=fresh, scores=scores if new_scores else None)
+        return [Deliver(progress, cause=event), *self._after(was_suspect, now)]
 
     def _failed(self, epoch: int, request_id: str, error: MusterError, retry: bool, now: float) -> list[Command]:
         live = self.live.get(request_id)
@@ -230,10 +233,10 @@ class ClientState:
         """Raise AssertionError where the books do not balance."""
         with self.story.told():
             for request_id, live in self.live.items():
-                assert live.request.id == request_id
+                assert live.asked.id == request_id
                 assert live.failures <= self.patience.failures
-                assert live.request.scored <= live.request.num_scores
-                assert len(live.request.emitted) < max(1, live.request.sampling.max_tokens)
+                assert live.scored <= live.asked.num_scores
+                assert len(live.emitted) < max(1, live.asked.sampling.max_tokens)
             at_work = [live for live in self.live.values() if live.is_suspect and live.epoch is not None]
             assert len(at_work) <= 1, "two suspects run at once"
             waiting = [live for live in self.live.values() if live.epoch is None]
@@ -249,7 +252,7 @@ class ClientState:
 
     def _patience_with(self, live: Live) -> float:
         patience = self.patience
-        has_run = live.failures > 0 or live.request.emitted
+        has_run = live.failures > 0 or live.emitted
         return max(patience.new_request_s, patience.no_pipeline_s) if has_run else patience.new_request_s
 
     def _place(self, request_id: str, now: float) -> list[Command]:
@@ -258,10 +261,11 @@ class ClientState:
         return [] if route is None else self._submit(live, route, now)
 
     def _submit(self, live: Live, route: OpenRoute, now: float) -> list[Command]:
-        digests = self._routing.digests(live.request, route)
-        live.epoch, live.owed, live.begun = route.epoch, route.owed_by(live.request, digests), False
-        route.take(live.request, live.owed, digests, now)
-        return [SubmitTo(route.epoch, live.request)]
+        request = live.request
+        digests = self._routing.digests(request, route)
+        live.epoch, live.owed, live.begun = route.epoch, route.owed_by(request, digests), False
+        route.take(request, live.owed, digests, now)
+        return [SubmitTo(route.epoch, request)]
 
     def _take_back(self, request_id: str) -> list[Command]:
         """From a pipeline that goes on without it. It waits, and nobody is to blame."""
@@ -276,7 +280,7 @@ class ClientState:
     def _leave(self, live: Live) -> None:
         route = self._routing.routes.get(live.epoch) if live.epoch is not None else None
         if route is not None:
-            route.leave(live.request, live.owed, live.begun)
+            route.leave(live.asked, live.owed, live.begun)
         live.epoch, live.owed, live.begun = None, 0.0, False
 
     def _forget(self, request_id: str) -> Live | None:
@@ -307,7 +311,7 @@ class ClientState:
             at = routes[live.epoch or 0]
             other = self._routing.sooner(live.request, at, live.owed)
             if other is not None and not live.is_suspect:
-                commands += self._take_back(live.request.id)
+                commands += self._take_back(live.asked.id)
                 commands += self._submit(live, other, now)
         return commands
 

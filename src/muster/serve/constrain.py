@@ -24,13 +24,9 @@ from llguidance.numpy import fill_next_token_bitmask_par
 from torch import Tensor
 
 from muster.errors import InvalidRequest, MusterError, ProtocolViolation
+from muster.spec.sampling import MAX_GRAMMARS, MAX_GRAMMARS_BYTES
 from muster.text.calls import Spellings
 from muster.text.grammar import compiled, first_fault, token_table
-
-MAX_GRAMMARS = 128
-"""That one stage holds at once."""
-MAX_GRAMMARS_BYTES = 4 * 2**20
-"""Of all of them as text. Compiled they take some fifty times as much."""
 
 MAX_THREADS = 4
 """That compute masks; a machine has other work."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from muster.errors import LimitReached
-from muster.serve.constrain import MAX_GRAMMARS, MAX_GRAMMARS_BYTES
 from muster.serve.sequence import Sequence, State
+from muster.spec.sampling import MAX_GRAMMARS, MAX_GRAMMARS_BYTES
 
 
 @dataclass(slots=True)

@@ -8,6 +8,10 @@ MAX_LOGPROBS = 20
 MAX_STOP_TOKENS = 64
 MAX_LOGIT_BIAS = 1024
 MAX_GRAMMAR_BYTES = 2 * 2**20
+MAX_GRAMMARS = 128
+"""That one stage holds at once."""
+MAX_GRAMMARS_BYTES = 4 * 2**20
+"""Of all of them as text. Compiled they take some fifty times as much."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class StopStrings:
 
     def push(self, text: str) -> str:
         """The text that is now certain to come before any stop string."""
+        if not self._stops:
+            return text
         if self.matched is not None:
             return ""
         text = self._held + text
@@ -80,9 +82,15 @@ class TextStream:
     """One output. `push` each token, then `finish`; `stopped` says that a stop string ended it."""
 
     def __init__(
-        self, token_bytes: Callable[[int], bytes], stops: Sequence[str] = (), stops_after_tokens: int = 0
+        self,
+        token_bytes: Callable[[int], bytes],
+        stops: Sequence[str] = (),
+        stops_after_tokens: int = 0,
+        places_tokens: bool = True,
     ) -> None:
-        """The text of the first `stops_after_tokens` tokens is not looked at for stop strings."""
+        """The text of the first `stops_after_tokens` tokens is not looked at for stop strings. Where nobody asks for
+        the places of the tokens (`places_tokens`), only text is released."""
+        self._places_tokens = places_tokens
         self._token_bytes = token_bytes
         self._stops_after_tokens = stops_after_tokens
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
@@ -108,12 +116,13 @@ class TextStream:
         return self._pushed
 
     def push(self, token: int) -> Released:
-        span = TokenSpan(self._pushed, self._decoded)
+        number, start = self._pushed, self._decoded
         self._pushed += 1
         text = self._decoder.decode(self._token_bytes(token))
         self._decoded += len(text)
-        unfinished = bool(self._decoder.getstate()[0])
-        self._waiting.append((span, self._decoded + unfinished))
+        if self._places_tokens:
+            unfinished = bool(self._decoder.getstate()[0])
+            self._waiting.append((TokenSpan(number, start), self._decoded + unfinished))
         return self._release(self._stops.push(text) if self._pushed > self._stops_after_tokens else text)
 
     def finish(self) -> Released:

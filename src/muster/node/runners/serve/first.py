@@ -18,10 +18,10 @@ from muster.node.runners.base import Cheated, RunnerVitals, Send, refuse
 from muster.node.runners.serve.preparing import Preparing
 from muster.node.runners.serve.ring import RingPlace, WaitingSteps
 from muster.node.runners.thread import ComputeThread
-from muster.serve.constrain import MAX_GRAMMARS
 from muster.serve.engine import Engine, Outputs
 from muster.spec.pool import NodeId
 from muster.spec.request import Progress, Request
+from muster.spec.sampling import MAX_GRAMMARS
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
 from muster.wire.messages.generate import (

@@ -6,7 +6,7 @@ A step is kept until the head of the ring says that its tokens have come back, s
 from collections import deque
 from dataclasses import dataclass, field
 
-from muster.serve.constrain import MAX_GRAMMARS
+from muster.spec.sampling import MAX_GRAMMARS
 from muster.wire.frame import Payload
 from muster.wire.messages.every import AnyMessage
 
