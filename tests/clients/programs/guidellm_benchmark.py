@@ -14,9 +14,12 @@ def can_measure_the_pool():
     tokenizer = os.environ["MUSTER_TOKENIZER"]
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            str(Path(sys.executable).parent / "guidellm"), "benchmark", "--target", ROOT, "--model", MODEL,
-            "--processor", tokenizer, "--rate-type", "synchronous", "--max-requests", "3",
-            "--data", "prompt_tokens=24,output_tokens=8", "--output-path", str(Path(folder, "report.json")),
+            str(Path(sys.executable).parent / "guidellm"), "run", "--disable-console",
+            "--backend", f"kind=openai_http,target={ROOT},model={MODEL}",
+            "--profile", "kind=synchronous", "--constraint", "kind=max_requests,count=3",
+            "--tokenizer", f"kind=huggingface_auto,model={tokenizer}",
+            "--data", "kind=synthetic_text,prompt_tokens=24,output_tokens=8",
+            "--output", f"kind=json,path={Path(folder, 'report.json')}",
         ]  # fmt: skip
         ran = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, cwd=folder)
         assert ran.returncode == 0, (ran.stdout + ran.stderr)[-500:]

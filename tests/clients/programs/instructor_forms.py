@@ -3,10 +3,11 @@
 import instructor
 from calls import KEY, MODEL, URL, run_calls
 from openai import OpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Trip(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # else a model that follows no instructions adds fields for ever
     city: str = Field(max_length=12)
     days: int = Field(ge=1, le=9)
 

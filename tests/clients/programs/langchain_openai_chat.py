@@ -2,7 +2,7 @@
 
 from calls import KEY, MODEL, URL, run_calls
 from langchain_openai import ChatOpenAI, OpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 AT = {"model": MODEL, "base_url": URL, "api_key": KEY, "timeout": 240, "max_retries": 0}
 
@@ -10,6 +10,7 @@ AT = {"model": MODEL, "base_url": URL, "api_key": KEY, "timeout": 240, "max_retr
 class Trip(BaseModel):
     """A trip to a city."""
 
+    model_config = ConfigDict(extra="forbid")  # else a model that follows no instructions adds fields for ever
     city: str = Field(max_length=12)
     days: int = Field(ge=1, le=9)
 

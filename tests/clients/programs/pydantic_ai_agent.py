@@ -1,7 +1,7 @@
 """pydantic-ai: an agent whose output is a type, by tool and by schema."""
 
 from calls import KEY, MODEL, URL, run_calls
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_ai import Agent, NativeOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -10,6 +10,7 @@ SETTINGS = {"max_tokens": 200, "timeout": 240}
 
 
 class Trip(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # else a model that follows no instructions adds fields for ever
     city: str = Field(max_length=12)
     days: int = Field(ge=1, le=9)
 
