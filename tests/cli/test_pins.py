@@ -11,7 +11,7 @@ import pytest
 from muster.cli.main import run_command
 from muster.cli.pins import read_pin, read_saved_plan
 from muster.errors import Unsupported
-from muster.head.pins import pins_of_plan
+from muster.head.pins import pipelines_of_plan
 from muster.model.shape import shape_of
 from muster.model.source import resolve
 from muster.model.weights import open_directory
@@ -59,7 +59,9 @@ def test_a_pin_counts_layers_from_0_and_means_both_ends() -> None:
 
 
 def test_a_lock_pins_every_machine_of_its_pipeline_by_name(lock: Path, shape: ModelShape) -> None:
-    pins = sorted(pins_of_plan(read_saved_plan(lock), shape), key=lambda pin: pin.first)
+    (planned,) = pipelines_of_plan(read_saved_plan(lock), shape)
+    assert planned.work == read_saved_plan(lock).file.plan.only_pipeline.serve
+    pins = sorted(planned.pins, key=lambda pin: pin.first)
     assert {pin.node for pin in pins} == {"ada", "bob"}
     assert [pin.first for pin in pins] == [0, pins[0].last]
     assert pins[-1].last == shape.num_layers
@@ -111,7 +113,19 @@ def test_a_lock_that_no_pool_runs(
     assert says in said
 
 
-def test_a_lock_of_several_pipelines_and_tensor_parallelism(lock: Path, shape: ModelShape, tmp_path: Path) -> None:
+def test_a_lock_of_several_pipelines_pins_each_its_own(lock: Path, shape: ModelShape, tmp_path: Path) -> None:
+    held = parse_plan_file(lock.read_text())
+    twins = tuple(replace(node, id=f"{node.id}-2", name=f"{node.name}-2") for node in held.pool.nodes)
+    (pipeline,) = held.plan.pipelines
+    twin = replace(pipeline, stages=tuple(replace(stage, node=f"{stage.node}-2") for stage in pipeline.stages))
+    pool = replace(held.pool, nodes=(*held.pool.nodes, *twins), links={})
+    written = to_record(replace(held, pool=pool, plan=replace(held.plan, pipelines=(pipeline, twin), standbys=())))
+    (tmp_path / "two.lock").write_text(json.dumps(written))
+    both = pipelines_of_plan(read_saved_plan(tmp_path / "two.lock"), shape)
+    assert [{pin.node for pin in one.pins} for one in both] == [{"ada", "bob"}, {"ada-2", "bob-2"}]
+
+
+def test_a_lock_of_tensor_parallelism(lock: Path, shape: ModelShape, tmp_path: Path) -> None:
     held = parse_plan_file(lock.read_text())
     twins = tuple(replace(node, id=f"{node.id}-2", name=f"{node.name}-2") for node in held.pool.nodes)
     nodes = tuple(replace(node, device_count=2) for node in (*held.pool.nodes, *twins))
@@ -123,8 +137,8 @@ def test_a_lock_of_several_pipelines_and_tensor_parallelism(lock: Path, shape: M
     plan = replace(held.plan, pipelines=tuple(both), standbys=())
     written = to_record(replace(held, pool=replace(held.pool, nodes=nodes, links={}), plan=plan))
     (tmp_path / "big.lock").write_text(json.dumps(written))
-    with pytest.raises(Unsupported, match="2 pipelines and tensor parallelism, and a pool serves one pipeline"):
-        pins_of_plan(read_saved_plan(tmp_path / "big.lock"), shape)
+    with pytest.raises(Unsupported, match="plans tensor parallelism, and a pool serves pipelines of single devices"):
+        pipelines_of_plan(read_saved_plan(tmp_path / "big.lock"), shape)
 
 
 def test_both_at_once_or_no_plan(lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -211,6 +212,15 @@ class LivePool:
 
         tokens = self.run(ask_all(), seconds)
         return {request.id: answer for request, answer in zip(requests, tokens, strict=True)}
+
+    def ask_later(self, requests: Sequence[Request]) -> "Future[dict[str, list[int]]]":
+        """The same while the test goes on."""
+
+        async def ask_all() -> dict[str, list[int]]:
+            answers = await asyncio.gather(*map(self._ask, requests))
+            return {request.id: answer for request, answer in zip(requests, answers, strict=True)}
+
+        return asyncio.run_coroutine_threadsafe(ask_all(), self._loop)
 
     def add_machine(
         self, max_layers: int = 0, *, name: str = "", ticket: Ticket | None = None, measure: Measure | None = None

@@ -8,7 +8,7 @@ from muster.cost.config_fields import Fields
 from muster.cost.dtypes import possible_dtypes
 from muster.errors import InvalidRequest
 from muster.head.model import load_model
-from muster.head.pins import SavedPlan, pins_of_plan
+from muster.head.pins import SavedPlan, pipelines_of_plan
 from muster.model.shape import shape_of
 from muster.model.source import EMBEDDED
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
@@ -36,7 +36,8 @@ def test_a_plan_of_whatever_dtype_is_served_without_a_word(dtype: str) -> None:
     model = load_model("tiny", options.planned_dtype)
     assert [shape.dtype for shape in model.choices] == [dtype]
     assert options.plan is not None
-    (pin,) = pins_of_plan(options.plan, model.shape)
+    (planned,) = pipelines_of_plan(options.plan, model.shape)
+    (pin,) = planned.pins
     assert (pin.node, pin.first, pin.last) == ("box", 0, model.shape.num_layers)
 
 
@@ -45,7 +46,7 @@ def test_the_operators_word_is_the_last() -> None:
     model = load_model("tiny", options.planned_dtype)
     assert options.plan is not None
     with pytest.raises(InvalidRequest, match="made for tiny in bfloat16, not for tiny in float32"):
-        pins_of_plan(options.plan, model.shape)
+        pipelines_of_plan(options.plan, model.shape)
 
 
 def test_without_a_word_the_machines_have_the_choice() -> None:

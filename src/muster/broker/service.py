@@ -5,7 +5,7 @@ Decides nothing about the pool. Whoever runs it gives it jobs, an endpoint, a st
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from secrets import token_bytes
 
@@ -68,11 +68,14 @@ class BrokerService:
         read_blob: ReadBlob,
         *,
         options: BrokerOptions | None = None,
+        measured: Callable[[], Mapping[int, Mapping[str, float]]] = dict,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`measured` says what the door sees of each pipeline, by its epoch."""
         self._jobs = {job.name: job for job in jobs}
         self._store, self._read_blob, self._wall_clock = store, read_blob, wall_clock
         self._options = options or BrokerOptions()
+        self._measured = measured
         self._tasks = Tasks()
         self._saving = Saving(store, wall_clock)
         self._searching = {job.name: Searching(job.search) for job in self._jobs.values() if job.search is not None}
@@ -172,7 +175,7 @@ class BrokerService:
         return member.region if member is not None else None
 
     def status(self) -> View:
-        view = status_view(self._state)
+        view = status_view(self._state, self._measured())
         view["nodes"] = self.nodes()
         view["pins"] = pins_view(self._state, _now())
         view["store_trouble"] = self._saving.trouble

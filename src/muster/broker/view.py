@@ -20,11 +20,14 @@ View = dict[str, Any]
 PIN_DUE = "It is here, and gets its layers when the pool next looks for something better."
 
 
-def status_view(state: BrokerState) -> View:
-    """What works, what loads, who is here, and what is wrong where nothing works."""
+def status_view(state: BrokerState, measured: Mapping[int, Mapping[str, float]] = {}) -> View:
+    """What works, what loads, who is here, and what is wrong where nothing works.
+
+    `measured` is what the door sees of each pipeline, by its epoch.
+    """
     pipelines = state.pipelines
     serving = pipelines.serving()
-    jobs = [_job(state, job) for job in pipelines.jobs]
+    jobs = [_job(state, job, measured) for job in pipelines.jobs]
     return {
         "model": ", ".join(job["model"] for job in jobs),
         "ready": all(job["ready"] for job in jobs),
@@ -42,7 +45,7 @@ def status_view(state: BrokerState) -> View:
     }
 
 
-def _job(state: BrokerState, name: str) -> View:
+def _job(state: BrokerState, name: str, measured: Mapping[int, Mapping[str, float]]) -> View:
     lifecycles = state.pipelines.of_job(name)
     ready = any(lifecycle.serving is not None for lifecycle in lifecycles)
     reasons = [_reason(lifecycle) for lifecycle in lifecycles if lifecycle.serving is None]
@@ -52,17 +55,19 @@ def _job(state: BrokerState, name: str) -> View:
         "ready": ready,
         "reason": "" if ready else next(iter(reasons), ""),
         "max_context": max_context(state, name),
-        "pipelines": [_pipeline(state, lifecycle) for lifecycle in lifecycles],
+        "pipelines": [_pipeline(state, lifecycle, measured) for lifecycle in lifecycles],
     }
 
 
-def _pipeline(state: BrokerState, lifecycle: Lifecycle) -> View:
+def _pipeline(state: BrokerState, lifecycle: Lifecycle, measured: Mapping[int, Mapping[str, float]]) -> View:
     serving, pending = lifecycle.serving, lifecycle.pending
     return {
         "pipeline": str(lifecycle.id),
         "reason": _reason(lifecycle) if serving is None else "",
         "epoch": serving.epoch if serving is not None else 0,
         "placement": _stages(state, serving) if serving is not None else [],
+        "forecast": asdict(serving.capacity) if serving is not None else None,
+        "measured": dict(measured.get(serving.epoch, {})) if serving is not None else {},
         "in_flight": _in_flight(state, serving) if serving is not None else 0,
         "work": _work(serving.pipeline.work) if serving is not None else None,
         "guesses": _guesses(state, serving) if serving is not None else None,

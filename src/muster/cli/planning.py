@@ -164,7 +164,7 @@ def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
         options = replace(options, evaluations=question.effort)
     pool = question.pool
     if question.runnable:
-        options = replace(options, max_replicas=1, max_tensor_parallel=1)
+        options = replace(options, max_tensor_parallel=1)
         pool = replace(pool, nodes=tuple(replace(node, device_count=1, inside=None) for node in pool.nodes))
     found = plan_serving(
         question.shape,

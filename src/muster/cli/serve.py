@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from muster.api.serving import ServingOptions
 
 LOOPBACK = "127.0.0.1"
+MAX_PIPELINES = 64
+"""Of one model at once."""
 Host = Annotated[str, typer.Option(help="The HTTP door listens at this address. Beyond loopback it needs API keys.")]
 Port = Annotated[int, typer.Option(help="The HTTP door listens on this port; 0 picks a free one.")]
 LinkPort = Annotated[int, typer.Option(help="Machines reach this UDP port; 0 takes that of last time, or a free one.")]
@@ -107,6 +109,13 @@ ServePlan = Annotated[
     Path | None,
     typer.Option(help="Pin every machine to the layers that it has in this plan, from `muster plan --lock`."),
 ]
+MostPipelines = Annotated[
+    str,
+    typer.Option(
+        help="Serve by so many pipelines at once at most, each with the whole model; `auto` makes as many as the "
+        "machines suffice for, or one with --pin."
+    ),
+]
 Trust = Annotated[
     list[str] | None,
     typer.Option(
@@ -140,6 +149,7 @@ def serve(
     draft: DraftModel = None,
     pin: ServePins = None,
     plan: ServePlan = None,
+    pipelines: MostPipelines = "auto",
     codec: LinkCodec = "auto",
     served_model_name: ServedModelNames = None,
     strict_fields: StrictFields = False,
@@ -158,10 +168,7 @@ def serve(
     placing = checked(model, host, port, data_dir(data_dir_), pin, plan, codec, as_json)
     start(
         as_json,
-        model=model,
-        host=host,
-        port=port,
-        data_dir=data_dir(data_dir_),
+        most_pipelines=read_pipelines(pipelines, pin, plan),
         local_worker=local_worker,
         memory_bytes=parse_bytes(memory) if memory else None,
         host_memory_bytes=parse_bytes(host_memory) if host_memory else 0,
@@ -230,4 +237,17 @@ def checked(
 
         configure_logs()
         import muster.head.run  # noqa: F401 - here, where the wait says what it is for
-    return {"pins": pins, "plan": saved, "codecs": codecs}
+    asked = {"model": model, "host": host, "port": port, "data_dir": folder}
+    return asked | {"pins": pins, "plan": saved, "codecs": codecs}
+
+
+def read_pipelines(word: str, pin: list[str] | None, plan: Path | None) -> int:
+    """Raises `InvalidRequest` on a word that is no number of pipelines, or one beside a plan, which says it."""
+    if word == "auto":
+        return 1 if plan is not None or pin else MAX_PIPELINES
+    if plan is not None:
+        raise InvalidRequest("--plan says how many pipelines there are; leave --pipelines out.", "pipelines")
+    if not word.isdecimal() or not 1 <= int(word[:9]) <= MAX_PIPELINES:
+        said = f"--pipelines is {word[:20]!r}; write auto, or a number up to {MAX_PIPELINES}."
+        raise InvalidRequest(said, "pipelines")
+    return int(word)

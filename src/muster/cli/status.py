@@ -47,8 +47,8 @@ def draw(record: dict[str, Any]) -> None:
     for pin in record.get("pins", []):
         if pin.get("reason"):
             out.print(plain(f"The pin of {pin.get('node', '?')} is not kept: {pin['reason']}"), soft_wrap=True)
-    for line in placement_lines(record.get("placement", [])):
-        out.print(plain(line))
+    for line in pipeline_lines(record):
+        out.print(plain(line), soft_wrap=True)
     for node in record.get("nodes", []):
         if node.get("doubt"):
             out.print(plain(f"{node.get('name', '?')} is not believed in all: {node['doubt']}"), soft_wrap=True)
@@ -58,6 +58,23 @@ def draw(record: dict[str, Any]) -> None:
     for line in codec_lines(record):
         out.print(plain(line), soft_wrap=True)
     show_table("", COLUMNS, [node_row(node) for node in record.get("nodes", [])])
+
+
+def pipeline_lines(record: dict[str, Any]) -> list[str]:
+    """The stages of each pipeline; where there are several, what each does, too."""
+    pipelines = [one for job in record.get("jobs", []) for one in job.get("pipelines", [])]
+    if len(pipelines) < 2:
+        return placement_lines(record.get("placement", []))
+    lines: list[str] = []
+    for one in pipelines:
+        forecast, measured = one.get("forecast") or {}, one.get("measured") or {}
+        says = one["reason"] or (
+            f"{measured.get('requests', 0)} requests, {measured.get('tokens_per_s', 0):.1f} tokens/s now, "
+            f"{measured.get('most_tokens_per_s', 0):.1f} at most, forecast {forecast.get('tokens_per_s', 0):.1f}"
+            + (", silent" if measured.get("stalled") else "")
+        )
+        lines += [f"{one['pipeline']}: {says}", *placement_lines(one["placement"])]
+    return lines
 
 
 def guess_line(guesses: dict[str, Any]) -> str:

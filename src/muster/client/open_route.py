@@ -44,6 +44,8 @@ class OpenRoute:
     """Streams that have had a token from here."""
     token_s: float = 0.0
     rate: float = 0.0
+    last_rate: float = 0.0
+    """Tokens a second when they were last counted."""
     most_streams: int = 0
     """With so many `rate` was seen."""
     gap_s: float = 0.0
@@ -86,6 +88,7 @@ class OpenRoute:
         if seconds < WINDOW_S:
             return
         rate, many = self._window_tokens / seconds, self.streams >= MANY
+        self.last_rate = rate
         if rate > self.rate or (many and self.most_streams < MANY):
             self.rate, self.most_streams = rate, self.streams
         elif many:

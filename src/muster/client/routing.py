@@ -4,7 +4,7 @@ To the one that is expected to answer it first, with what is there already and w
 cached there. Interactive requests count only those that are interactive, too, since the others wait for them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from muster.client.open_route import OpenRoute, digests_of
 from muster.spec.capacity import Capacity
@@ -37,20 +37,26 @@ class Routing:
     def newest(self) -> int | None:
         return max(self.routes, default=None)
 
-    def choose(self, request: Request, besides: int | None = None) -> OpenRoute | None:
+    def choose(self, request: Request) -> OpenRoute | None:
         """Where it is expected to end first; None where no pipeline is up."""
-        open_ = [route for route in self._trusted() if route.epoch != besides]
+        open_ = self._trusted()
         if len(open_) < 2:
             return open_[0] if open_ else None
+        sizes = {route.capacity.page_size for route in open_}
+        known = {size: digests_of(request, size) for size in sizes}
+        return self._soonest(open_, request, known)
+
+    def _soonest(
+        self, routes: Sequence[OpenRoute], request: Request, known: Mapping[int, Sequence[bytes]]
+    ) -> OpenRoute:
+        """`known` are the digests of its pages, by their size."""
         error = self._usual_error()
-        known: dict[int, list[bytes]] = {}
-        expected: list[tuple[float, int, int]] = []
-        for route in open_:
-            size = route.capacity.page_size
-            if size not in known:
-                known[size] = digests_of(request, size)
-            expected.append((route.expected_s(request, known[size], error), route.streams, -route.epoch))
-        return self.routes[-min(expected)[2]]
+
+        def expected(route: OpenRoute) -> tuple[float, int, int]:
+            digests = known.get(route.capacity.page_size, ())
+            return route.expected_s(request, digests, error), route.streams, -route.epoch
+
+        return min(routes, key=expected)
 
     def digests(self, request: Request, route: OpenRoute) -> Sequence[bytes]:
         """To be remembered of it, where there is a choice at all."""
@@ -58,9 +64,10 @@ class Routing:
 
     def sooner(self, request: Request, at: OpenRoute, owed: float) -> OpenRoute | None:
         """Where a request that still waits at the end of the queue at `at` would end clearly sooner, if anywhere."""
-        other = self.choose(request, besides=at.epoch)
-        if other is None:
+        others = [route for route in self._trusted() if route is not at]
+        if not others:
             return None
+        other = self._soonest(others, request, {})
         error = self._usual_error()
         here = at.speed(owed, error)
         here_s = max(here.alone_s, at.ahead_of(request) / owed / here.requests_per_s)

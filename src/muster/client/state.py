@@ -57,6 +57,7 @@ class Patience:
     """Resubmissions without a new token in between, before a request is given up."""
 
 
+EVEN_OUT_S = 0.5
 MAX_MOVED = 64
 """Requests that are looked at, at once, whether another pipeline would answer them sooner."""
 
@@ -74,6 +75,7 @@ class ClientState:
     """Streams that went on elsewhere because their pipeline had stalled or was lost."""
 
     _routing: Routing = field(init=False)
+    _evened_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._routing = Routing(self.patience.stall_s)
@@ -87,6 +89,20 @@ class ClientState:
     def streams(self) -> dict[int, int]:
         """Requests at work, by the epoch of their pipeline."""
         return {route.epoch: route.streams for route in self._routing.routes.values()}
+
+    @property
+    def measured(self) -> dict[int, dict[str, float]]:
+        """What was seen of each pipeline that is up, by its epoch; 0 where nothing was yet."""
+        return {
+            route.epoch: {
+                "requests": route.streams,
+                "tokens_per_s": round(route.last_rate if route.streams else 0.0, 3),
+                "most_tokens_per_s": round(route.rate, 3),
+                "token_s": round(route.token_s, 6),
+                "stalled": route.doubted_s is not None,
+            }
+            for route in self._routing.routes.values()
+        }
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in `event`; what to do, in order. `now` is a steady clock, in seconds.
@@ -221,7 +237,8 @@ class ClientState:
                 commands.append(End(request_id, self._unavailable()))
         for route in self._routing.stalled(now):
             commands += self._move_on(route, now)
-        commands += self._even_out(now)
+        if now - self._evened_s >= EVEN_OUT_S:
+            commands += self._even_out(now)
         for route in self._routing.routes.values():
             due = route.streams > 0 or route.doubted_s is not None
             if due and now - route.heard_s > self.patience.silence_s:
@@ -303,6 +320,7 @@ class ClientState:
 
     def _even_out(self, now: float) -> list[Command]:
         """Requests that wait behind others move to where they are answered clearly sooner, the last ones first."""
+        self._evened_s = now
         routes, commands = self._routing.routes, list[Command]()
         if len(routes) < 2:
             return commands

@@ -32,4 +32,19 @@ class PoolBackend:
         return self._sessions.generate(request)
 
     def status(self) -> Mapping[str, Any]:
-        return self._service().status() | {"resubmissions": self._sessions.state.resubmissions}
+        status, state = self._service().status(), self._sessions.state
+        pipelines = {one["pipeline"]: _figures(one) for job in status["jobs"] for one in job["pipelines"]}
+        counts = {"resubmissions": state.resubmissions, "failovers": state.failovers}
+        ready = sum(one["ready"] for one in pipelines.values())
+        return status | counts | {"pipelines": pipelines, "pipelines_ready": ready}
+
+
+def _figures(pipeline: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of one pipeline, what was forecast beside what was measured."""
+    forecast = pipeline["forecast"] or {}
+    return {
+        "ready": bool(pipeline["epoch"]),
+        "stages": len(pipeline["placement"]),
+        "forecast_tokens_per_s": forecast.get("tokens_per_s", 0.0),
+        **pipeline["measured"],
+    }

@@ -72,7 +72,9 @@ class Head:
     async def start_broker(self, endpoint: Endpoint) -> None:
         """May be called again once `service` was closed: the new one finds the pool again in the store."""
         read_blob = blob_reader(*self._blobs)
-        service = BrokerService(self._jobs, self.store, read_blob, options=self._options)
+        service = BrokerService(
+            self._jobs, self.store, read_blob, options=self._options, measured=lambda: self.sessions.state.measured
+        )
         await service.start(endpoint)
         self.service = service
 

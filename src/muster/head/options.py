@@ -7,7 +7,7 @@ from string import hexdigits
 
 from muster.api.serving import ServingOptions
 from muster.broker.members.trust import TrustOptions
-from muster.broker.pipelines.job import JobOptions
+from muster.broker.pipelines.job import JobOptions, PlannedPipeline
 from muster.broker.state import BrokerOptions
 from muster.errors import InvalidRequest
 from muster.head.pins import SavedPlan
@@ -52,7 +52,9 @@ class HeadOptions:
     """Of the local worker, beside `memory_bytes`."""
     pins: tuple[Pin, ...] = ()
     plan: SavedPlan | None = None
-    """A plan whose stages are pins."""
+    """A plan whose stages are pins, each of its pipeline."""
+    most_pipelines: int = 1
+    """At once, as far as machines suffice."""
     trusted: tuple[str, ...] = ()
     """Machines of the operator's own, by id or by the name that they had here before; `all` for every one."""
     codecs: tuple[Codec, ...] = (RAW,)
@@ -91,7 +93,13 @@ def trusted_id(word: str, past: Iterable[Mapping[str, object]]) -> NodeId:
     )
 
 
-def job_options(options: HeadOptions, pins: tuple[Pin, ...], own_machine: NodeId | None) -> JobOptions:
-    """`own_machine` is the local worker's id, where there is one."""
-    planning = PlanOptions(codecs=options.codecs)
-    return JobOptions(min_nodes=options.min_nodes, pins=pins, own_machine=own_machine, planning=planning)
+def job_options(options: HeadOptions, planned: tuple[PlannedPipeline, ...], own_machine: NodeId | None) -> JobOptions:
+    """`planned` is what `--plan` says; `own_machine` is the local worker's id, where there is one."""
+    return JobOptions(
+        min_nodes=options.min_nodes,
+        pins=options.pins,
+        planned=planned,
+        most_pipelines=options.most_pipelines,
+        own_machine=own_machine,
+        planning=PlanOptions(codecs=options.codecs),
+    )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from muster.broker.pipelines.job import PlannedPipeline
 from muster.errors import InvalidRequest, Unsupported
 from muster.plan.runnable import RUNS, beyond
 from muster.plan.serve.options import Pin
@@ -50,8 +51,8 @@ def over_each_other(layer: int, one: str, other: str) -> InvalidRequest:
     return InvalidRequest(f"--pin puts layer {layer} on {one} and on {other}; give every layer to one machine.", "pin")
 
 
-def pins_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[Pin, ...]:
-    """Every stage, by the machine's name.
+def pipelines_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[PlannedPipeline, ...]:
+    """Each with its stages, by the machines' names, and the settings that it serves with.
 
     Raises `InvalidRequest` on a plan for training or for another model; `Unsupported` on what no pool runs yet.
     """
@@ -66,10 +67,15 @@ def pins_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[Pin, ...]:
         )
     if what := beyond(held.plan):
         raise Unsupported(
-            f"{name} plans {' and '.join(what)}, and {RUNS}; plan with --runnable, or keep to one of its pipelines "
-            "with --pin NODE=LAYERS instead.",
+            f"{name} plans {' and '.join(what)}, and {RUNS}; plan with --runnable instead.",
             "plan",
         )
-    stages = [stage for pipeline in held.plan.pipelines for stage in pipeline.stages]
     names = {node.id: node.name for node in held.pool.nodes}
-    return tuple(Pin(names[stage.node], stage.first, stage.last) for stage in stages)
+    if len(set(names.values())) < len(names):
+        raise InvalidRequest(f"{name} has several machines of one name; give each its own and plan anew.", "plan")
+    return tuple(
+        PlannedPipeline(
+            tuple(Pin(names[stage.node], stage.first, stage.last) for stage in pipeline.stages), pipeline.serve
+        )
+        for pipeline in held.plan.pipelines
+    )

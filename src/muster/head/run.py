@@ -13,6 +13,7 @@ import structlog
 from muster.api.keys import check_host
 from muster.api.origins import Origins
 from muster.api.server import ApiServer
+from muster.broker.pipelines.job import PlannedPipeline
 from muster.broker.storage.store import Store
 from muster.client.state import Patience
 from muster.errors import MachineTrouble
@@ -29,7 +30,7 @@ from muster.head.data_directory import (
 from muster.head.local_worker import local_worker
 from muster.head.model import load_draft, load_model
 from muster.head.options import HeadOptions, broker_options, job_options
-from muster.head.pins import check_apart, pins_of_plan
+from muster.head.pins import check_apart, pipelines_of_plan
 from muster.head.watch import announce_door, watch
 from muster.link.identity import Identity, held_identity
 from muster.link.iroh import IrohEndpoint
@@ -37,7 +38,6 @@ from muster.link.shaped import shaped_as
 from muster.model import apart
 from muster.node.announce import Announce
 from muster.node.process import import_worker, leave_threads_behind, on_interrupt
-from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
 
 log = structlog.get_logger()
@@ -82,14 +82,14 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         if options.draft is not None:
             announce("reading", f"Reading {options.draft}.", model=options.draft)
             draft = await asyncio.to_thread(load_draft, options.draft, model, options.planned_dtype)
-        pins = pins_of(options, model.shape)
+        planned = planned_of(options, model.shape)
         store = stack.enter_context(contextlib.closing(Store(database_url(options.data_dir))))
         check_host(options.host, has_keys=store.has_keys())
         own_machine = own.node_id if own is not None else None
         broker = broker_options(options, own_machine, store.nodes())
         endpoint = await bind_where_it_was(identity, options)
         patience = Patience(new_request_s=options.wait_for_pipeline_s)
-        job = job_options(options, pins, own_machine)
+        job = job_options(options, planned, own_machine)
         head = Head(model, store, broker, job, patience=patience, draft=draft)
         await stack.enter_async_context(started(head, endpoint, options.scenario))
         ticket = await head.service.issue_ticket(options.ticket_s)
@@ -115,11 +115,13 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
             task.result()
 
 
-def pins_of(options: HeadOptions, shape: ModelShape) -> tuple[Pin, ...]:
-    """Raises `InvalidRequest` on pins that no pool could keep, or a plan that is none for this model."""
-    pins = options.pins if options.plan is None else pins_of_plan(options.plan, shape)
-    check_apart(pins, shape)
-    return pins
+def planned_of(options: HeadOptions, shape: ModelShape) -> tuple[PlannedPipeline, ...]:
+    """Of the plan, if there is one.
+
+    Raises `InvalidRequest` on pins that no pool could keep, or a plan that is none for this model.
+    """
+    check_apart(options.pins, shape)
+    return () if options.plan is None else pipelines_of_plan(options.plan, shape)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 listening  url, ticket, model            the door is open
 joined     node, name, region            a machine is here
-placed     epoch, stages                 [{node, name, region, first, last}]
+placed     epoch, stages                 [{node, name, region, first, last}], of all pipelines one after the other
 waiting    reason                        nothing serves, and why
 unpinned   node, reason                  a pin that is not kept, and why
 doubted    node, name, reason            a machine claims what it has not, or has not shown
@@ -32,13 +32,29 @@ def announce_door(announce: Announce, model: str, url: str, ticket: Ticket) -> N
     )
 
 
+def epochs_of(status: Mapping[str, Any]) -> list[int]:
+    """Of the pipelines that serve."""
+    return [one["epoch"] for job in status["jobs"] for one in job["pipelines"] if one["epoch"]]
+
+
+def serving(status: Mapping[str, Any]) -> str:
+    """Who holds what, each pipeline in a sentence of its own."""
+    placements = [one["placement"] for job in status["jobs"] for one in job["pipelines"] if one["placement"]]
+    each = [
+        ", ".join(f"{stage['name']} holds layers {stage['first']}–{stage['last'] - 1}" for stage in stages)
+        for stages in placements
+    ]
+    return "Serving: " + "; and beside that: ".join(each) + "."
+
+
 async def watch(service: BrokerService, announce: Announce, own_comes: bool = False) -> None:
     """Tell of machines that come and go and of every new placement.
 
     Where this machine's own worker comes, nobody is asked for machines before it is here.
     """
     here: dict[str, Mapping[str, Any]] = {}
-    epoch, trouble = 0, ""
+    epochs: list[int] = []
+    trouble = ""
     unkept: dict[str, str] = {}
     doubted: dict[str, str] = {}
     while True:
@@ -52,12 +68,9 @@ async def watch(service: BrokerService, announce: Announce, own_comes: bool = Fa
         for node in here.values():
             if node["id"] not in present:
                 announce("left", f"{node['name']} is gone.", node=node["id"], name=node["name"])
-        if status["ready"] and status["epoch"] != epoch:
-            sentence = "Serving: " + ", ".join(
-                f"{stage['name']} holds layers {stage['first']}–{stage['last'] - 1}" for stage in status["placement"]
-            )
-            announce("placed", f"{sentence}.", epoch=status["epoch"], stages=status["placement"])
-            epoch = status["epoch"]
+        if status["ready"] and (now_up := epochs_of(status)) != epochs:
+            announce("placed", serving(status), epoch=status["epoch"], stages=status["placement"])
+            epochs = now_up
         if status["reason"] != trouble:
             trouble = status["reason"]
             if trouble and (present or not own_comes):

@@ -152,9 +152,11 @@ class Lab:
 
     async def head(self, model: str, *options: str, region: str = "home", codec: str = "raw") -> Child:
         """Links stay raw unless told otherwise: answers are compared token by token here. All machines are trusted:
-        they share one processor, so none would show the speed that it claims."""
+        they share one processor, so none would show the speed that it claims. And there is one pipeline, unless
+        options say more, for whoever looks at its stages."""
         words = ["serve", model, "--port", "0", "--no-local-worker", "--region", region, "--codec", codec]
         words += ["--trust", "all"]
+        words += [] if {"--plan", "--pipelines"} & set(options) else ["--pipelines", "1"]
         return await self.start("head", [*words, *self._shaped(), *options])
 
     async def worker(self, spec: WorkerSpec, ticket: str) -> Child:

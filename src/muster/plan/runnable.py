@@ -1,8 +1,8 @@
-"""What of a plan no pool runs yet: today a pool serves one pipeline of single devices. Knows no pool."""
+"""What of a plan no pool runs yet: today a pool serves pipelines of single devices. Knows no pool."""
 
 from muster.spec.plan import Plan
 
-RUNS = "a pool serves one pipeline of single devices yet"
+RUNS = "a pool serves pipelines of single devices yet"
 
 
 def beyond(plan: Plan) -> list[str]:
@@ -10,7 +10,6 @@ def beyond(plan: Plan) -> list[str]:
     if plan.trains:
         return ["training"]
     stages = [stage for pipeline in plan.pipelines for stage in pipeline.stages]
-    several = f"{len(plan.pipelines)} pipelines" if len(plan.pipelines) > 1 else ""
     parallel = "tensor parallelism" if any(len(stage.devices) > 1 for stage in stages) else ""
     devices = "several devices of a machine" if any(stage.devices > (0,) for stage in stages) and not parallel else ""
-    return [what for what in (several, parallel, devices) if what]
+    return [what for what in (parallel, devices) if what]

@@ -1,10 +1,11 @@
 """A pipeline beside which others are to have machines: no more of them than each pays for. Pure.
 
 A planner of one pipeline takes every machine that makes its ring faster. Of several pipelines each should rather be of
-machines near each other, as many as generate most tokens for each machine; what is left makes the next one.
+machines near each other, as many as generate most tokens for each machine; what is left makes the next one. Where what
+is left would not suffice, the pipeline takes what it can use.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from muster.cost.memory import stage_bytes
@@ -15,14 +16,14 @@ from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.change import tokens_per_s
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan
-from muster.spec.pool import Node, Pool
+from muster.spec.pool import Node, NodeId, Pool
 
 PATIENCE = 2
 """So many machines more are tried, one after the other, that do not pay for themselves."""
 
 
 def compact(planner: Planner) -> Planner:
-    """`planner`, for one of several pipelines. It is asked itself where something is kept, or no group suffices."""
+    """`planner`, for one of several pipelines. It is asked itself where something is kept."""
 
     def plan(shape: ModelShape, pool: Pool, keep: Pipeline | None, options: PlanOptions) -> Plan:
         best: Plan | None = None
@@ -35,15 +36,15 @@ def compact(planner: Planner) -> Planner:
             used = found.only_pipeline
             each = tokens_per_s(used, shape, pool, options) / len(used.stages)
             if best is None or each > most:
-                best, most, patience = found, each, PATIENCE
+                others = tuple(node.id for node in pool.nodes if node.id not in used.nodes())
+                best, most, patience = replace(found, standbys=others), each, PATIENCE
             else:
                 patience -= 1
             if not patience or len(used.stages) == 1:
                 break
-        if best is None:
+        if best is None or not _suffice(best.standbys, shape, pool, options):
             return planner(shape, pool, keep, options)
-        used_nodes = set(best.only_pipeline.nodes())
-        return replace(best, standbys=tuple(node.id for node in pool.nodes if node.id not in used_nodes))
+        return best
 
     return plan
 
@@ -52,8 +53,7 @@ def _groups(shape: ModelShape, pool: Pool, options: PlanOptions) -> Iterator[lis
     """Ever larger ones around the machine that holds most: those that hold the model by their memory alone."""
     if not pool.nodes:
         return
-    tokens = options.min_pages(shape) * options.page_size
-    whole = stage_bytes(shape, 0, shape.num_layers, tokens, options.workspace)
+    whole = _whole_bytes(shape, options)
     useful = by_use(shape, pool, options)
     first = max(useful, key=lambda node: (min(node.device.memory_bytes, whole), _speed(node), node.id))
     group, left = [first], [node for node in useful if node is not first]
@@ -65,6 +65,15 @@ def _groups(shape: ModelShape, pool: Pool, options: PlanOptions) -> Iterator[lis
         nearest = min(left, key=lambda node: (_latency(pool, group, node), -node.device.memory_bytes, node.id))
         group.append(nearest)
         left.remove(nearest)
+
+
+def _suffice(nodes: Sequence[NodeId], shape: ModelShape, pool: Pool, options: PlanOptions) -> bool:
+    """Whether these may make another pipeline, by their memory alone."""
+    return sum(node.device.memory_bytes for node in pool.nodes if node.id in nodes) >= _whole_bytes(shape, options)
+
+
+def _whole_bytes(shape: ModelShape, options: PlanOptions) -> int:
+    return stage_bytes(shape, 0, shape.num_layers, options.min_pages(shape) * options.page_size, options.workspace)
 
 
 def _speed(node: Node) -> float:
