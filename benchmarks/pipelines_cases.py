@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,6 +52,11 @@ class Stream:
     arrived_s: list[float] = field(default_factory=list)
     broken: bool = False
     """Whether it was at the pipeline that broke."""
+
+    def longest_s(self, since_s: float) -> float:
+        """Without a token, from then on: what was already on its way may still arrive at first."""
+        times = [since_s, *(at for at in self.arrived_s if at > since_s)]
+        return max(b - a for a, b in pairwise(times))
 
 
 def kills(seeds: int) -> dict[str, Any]:
@@ -115,11 +121,7 @@ def _case(pool: LivePool, requests: Sequence[Request], quiet: dict[str, list[int
     end.set()
     if kind == "frozen":
         pool.kill(victim)
-    waits = [
-        min(at for at in stream.arrived_s if at > lost_s) - lost_s
-        for stream in streams
-        if stream.broken and stream.arrived_s[-1] > lost_s
-    ]
+    waits = [stream.longest_s(lost_s) for stream in streams if stream.broken and stream.arrived_s[-1] > lost_s]
     differing = sum(
         ours != theirs
         for s in streams
