@@ -21,15 +21,16 @@ TABLES: tuple[tuple[str, type[Table]], ...] = (
     ("`[inside]`, `[elsewhere]`, and `inside` of a machine", WrittenSpeed),
     ("`[market]`", WrittenMarket),
 )
-_KINDS = {str: "text", float: "number", int: "whole number", dict: "table", tuple: "list"}
+_KINDS = {str: "text", bool: "true or false", float: "number", int: "whole number", dict: "table", tuple: "list"}
 
 
 def keys() -> str:
     """One table of keys for each table of a pool file."""
-    return "\n\n".join(f"{title}:\n\n{_table(model)}" for title, model in TABLES)
+    return "\n\n".join(f"{title}:\n\n{table(model)}" for title, model in TABLES)
 
 
-def _table(model: type[Table]) -> str:
+def table(model: type[Table]) -> str:
+    """One row for each key: what may stand there, what stands there without it, and what it means."""
     rows = ["| key | is | default | |", "|---|---|---|---|"]
     for key, field in model.model_fields.items():
         says = " ".join((field.description or "").split())
@@ -77,7 +78,9 @@ def _limits(annotation: Any) -> Iterator[Any]:
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
-    return f"{field.default}" if isinstance(field.default, int) else ""
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
+    return f"{field.default}" if isinstance(field.default, int | float | str) else ""
 
 
 def _figure(value: Any) -> str:

@@ -18,6 +18,7 @@
     ├── LinkDown                503, exit 5   the connection to a peer is gone
     ├── WeightsInvalid          500, exit 7   missing tensor, wrong shape, truncated or unreadable file
     ├── UnsupportedModel        501, exit 7   this architecture fails the conformance check
+    ├── TrainingDiverged        500, exit 9   a loss or gradient that is not a number
     └── MachineTrouble          500, exit 8   disk full, port taken, no such device
 
 A message is one sentence that says what is wrong, followed by the remedy.
@@ -125,6 +126,11 @@ class UnsupportedModel(MusterError):
 class MachineTrouble(MusterError):
     exit_code = 8
     code = "machine_trouble"
+
+
+class TrainingDiverged(MusterError):
+    exit_code = 9
+    code = "training_diverged"
 
 
 def from_code(code: str, message: str) -> MusterError:

@@ -17,9 +17,10 @@ from muster.cli.waiting import waiting
 class Interrupt:
     """True when called, from the first Ctrl-C on: what planners take as `out_of_time`."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], answer: str = "ending with the best so far") -> None:
         self.say = say
         """Tells the watcher what is being done now."""
+        self._answer = answer
         self._pressed = threading.Event()
 
     def __call__(self) -> bool:
@@ -31,7 +32,7 @@ class Interrupt:
             raise KeyboardInterrupt
         self._pressed.set()
         if sys.stderr.isatty():
-            err.print("[dim]ending with the best so far; Ctrl-C once more gives up[/dim]")
+            err.print(f"[dim]{self._answer}; Ctrl-C once more gives up[/dim]")
 
 
 @contextmanager
@@ -39,12 +40,13 @@ def interruptible(task: str, as_json: bool) -> Iterator[Interrupt]:
     """A wait for `task`; Ctrl-C goes to the `Interrupt` that is handed out."""
     with waiting(task, as_json) as say:
         interrupt = Interrupt(say)
-        with _on_interrupt(interrupt.press):
+        with on_interrupt(interrupt.press):
             yield interrupt
 
 
 @contextmanager
-def _on_interrupt(press: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def on_interrupt(press: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Ctrl-C calls `press` inside."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may change what a signal does
         return

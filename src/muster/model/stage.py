@@ -176,13 +176,13 @@ def build_stage(
     check_range(first, last, len(layers))
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
-    _load(model, stage_tensors(model, parts, first, last), weights, dtype, device, cuts)
-    _move_buffers(model, device)
+    load_tensors(model, stage_tensors(model, parts, first, last), weights, dtype, device, cuts)
+    move_buffers(model, device)
     pack_linears(model)
     return Stage(model, first, last, device, head_sizes[first:last], seat)
 
 
-def _load(
+def load_tensors(
     model: PreTrainedModel,
     needed: list[str],
     weights: Weights,
@@ -190,6 +190,7 @@ def _load(
     device: torch.device,
     cuts: dict[str, Cut],
 ) -> None:
+    """Read the parameters and persistent buffers `needed`; those that are tied to each other share their memory."""
     made = recipes(model, weights.names())
     untie(model, made, weights, needed)
     pending: dict[int, tuple[Recipe, list[str]]] = {}
@@ -215,7 +216,7 @@ def _assign(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
         module._buffers[key] = tensor
 
 
-def _move_buffers(model: PreTrainedModel, device: torch.device) -> None:
+def move_buffers(model: PreTrainedModel, device: torch.device) -> None:
     for module in model.modules():
         for key, buffer in module._buffers.items():
             if buffer is not None and not buffer.is_meta:

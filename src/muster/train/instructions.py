@@ -1,0 +1,45 @@
+"""What the work of a place may ask of whoever runs it: send this, wait for that. Knows no transport.
+
+Work is a generator. It yields a `Send` and goes on at once; it yields a `Receive` and gets the tensors that came.
+"""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+from torch import Tensor
+
+Kind = Literal["activations", "gradients", "shared", "figures"]
+"""Hidden states forward, their gradients back, gradients of weights that both hold, and a few numbers."""
+Tensors = Mapping[str, Tensor]
+
+
+class Place(NamedTuple):
+    """One stage of one pipeline."""
+
+    pipeline: int
+    stage: int
+
+
+class Label(NamedTuple):
+    """Tells apart what one place sends to another in one piece of work."""
+
+    kind: Kind
+    microbatch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    to: Place
+    label: Label
+    tensors: Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    source: Place
+    label: Label
+
+
+_Result = TypeVar("_Result")
+Work = Generator[Send | Receive, Tensors, _Result]

@@ -1,0 +1,125 @@
+"""All places of a run in one process: the twin of stages on several machines. Messages go from hand to hand.
+
+Knows nothing of links or encodings.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from muster.model.trainable import TrainableStage, build_trainable
+from muster.model.weights import Weights
+from muster.spec.training import TrainingRun
+from muster.train.instructions import Label, Place, Send, Tensors, Work
+from muster.train.score import Score
+from muster.train.step import Layout, StageTrainer, StepReport
+
+_Result = TypeVar("_Result")
+Dealt = Sequence[Sequence[Tensor]]
+"""Of each pipeline, its microbatches: token ids [B, T + 1]."""
+
+
+def cuts(layers: int, stages: int) -> list[tuple[int, int]]:
+    """Layers [first, last) of each stage, as even as they can be."""
+    bounds = [layers * stage // stages for stage in range(stages + 1)]
+    return list(pairwise(bounds))
+
+
+def build_places(
+    weights: Weights,
+    run: TrainingRun,
+    layers: int,
+    layout: Layout,
+    devices: Sequence[torch.device],
+    adapt: Callable[[TrainableStage], None] = lambda stage: None,
+) -> dict[Place, StageTrainer]:
+    """The j-th stages are on the j-th device, round and round; `adapt` may change each before it trains.
+
+    Raises as `build_trainable` does.
+    """
+    dtype = torch.bfloat16 if run.precision == "bfloat16" else torch.float32
+    ranges = cuts(layers, layout.stages)
+    found = {}
+    for place in layout.places:
+        device = devices[place.stage % len(devices)]
+        stage = build_trainable(weights, *ranges[place.stage], dtype, device, run.batch.recompute)
+        adapt(stage)
+        found[place] = StageTrainer(stage, place, layout, run)
+    return found
+
+
+class LocalPipelines:
+    def __init__(self, trainers: Mapping[Place, StageTrainer]) -> None:
+        self.trainers = dict(trainers)
+
+    def step(self, number: int, dealt: Dealt, total_tokens: int) -> StepReport:
+        """Raises `TrainingDiverged`, with all weights as they were."""
+        works = {
+            place: trainer.step(number, dealt[place.pipeline], total_tokens) for place, trainer in self.trainers.items()
+        }
+        return carry_out(works)[Place(0, 0)]
+
+    def score(self, dealt: Dealt) -> Score:
+        works = {place: trainer.score(dealt[place.pipeline]) for place, trainer in self.trainers.items()}
+        return carry_out(works)[Place(0, 0)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Of the whole model, by name."""
+        return {
+            name: tensor
+            for place, trainer in self.trainers.items()
+            if place.pipeline == 0
+            for name, tensor in trainer.stage.tensors().items()
+        }
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return {
+            name: tensor
+            for place, trainer in self.trainers.items()
+            if place.pipeline == 0
+            for name, tensor in trainer.optimizer.state().items()
+        }
+
+    def restore_optimizer(self, state: Tensors) -> None:
+        for trainer in self.trainers.values():
+            trainer.optimizer.restore(state)
+
+
+def carry_out(works: Mapping[Place, Work[_Result]]) -> dict[Place, _Result]:
+    """Let all work go on until it is done, each as far as what it waits for has come. Raises what any of it raises."""
+    letters: dict[tuple[Place, Place, Label], Tensors] = {}
+    actors = {place: _Actor(place, work) for place, work in works.items()}
+    while any(not actor.done for actor in actors.values()):
+        moves = [actor.go_on(letters) for actor in actors.values() if not actor.done]
+        assert any(moves), "all places wait for each other"
+    return {place: actor.results[0] for place, actor in actors.items()}
+
+
+class _Actor(Generic[_Result]):
+    def __init__(self, place: Place, work: Work[_Result]) -> None:
+        self._place, self._work = place, work
+        self._waits_for: tuple[Place, Place, Label] | None = None
+        self._started = False
+        self.results: list[_Result] = []
+
+    @property
+    def done(self) -> bool:
+        return bool(self.results)
+
+    def go_on(self, letters: dict[tuple[Place, Place, Label], Tensors]) -> bool:
+        """Whether it got any further."""
+        if self._started and self._waits_for not in letters:
+            return False
+        try:
+            instruction = self._work.send(letters.pop(self._waits_for)) if self._waits_for else next(self._work)
+            self._started = True
+            while isinstance(instruction, Send):
+                letters[self._place, instruction.to, instruction.label] = instruction.tensors
+                instruction = next(self._work)
+            self._waits_for = (instruction.source, self._place, instruction.label)
+        except StopIteration as ended:
+            self.results.append(ended.value)
+        return True
