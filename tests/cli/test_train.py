@@ -1,6 +1,8 @@
 """`muster train` from a file to a model: forecast, metrics, stopping and going on, and what is refused beforehand."""
 
 import json
+from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ import pytest
 from transformers import LlamaConfig
 
 from muster.cli.main import run_command
+from muster.model.source import EMBEDDED
+from muster.spec.pool import Device
+from muster.text.tokenizer import Tokenizer, load_tokenizer
 from muster.train.run import Running
 
 RUN = """
@@ -31,8 +36,21 @@ learning_rate = 1e-2
 """
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> Iterator[Tokenizer]:
+    """Starting one takes longer than all else here."""
+    loaded = load_tokenizer(EMBEDDED["tiny"])
+    yield loaded
+    loaded.close()
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shared = copy(tokenizer)
+    monkeypatch.setattr(shared, "close", lambda: None)
+    monkeypatch.setattr("muster.train.run.load_tokenizer", lambda path: shared)
+    device = Device("cpu", "a test", 2**30, {"float32": 1e10}, 1e10)
+    monkeypatch.setattr("muster.cli.train_forecast.measure_device", lambda *_: device)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
     config = LlamaConfig(vocab_size=4096, num_key_value_heads=1, max_position_embeddings=64, **sizes)
     (tmp_path / "config.json").write_text(config.to_json_string())
@@ -72,7 +90,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_it_would_have(
     monkeypatch.setattr(Running, "step", stopped)
     before = events(folder, capsys, code=130)
     assert [event["event"] for event in before][-1] == "checkpoint"
-    monkeypatch.undo()
+    monkeypatch.setattr(Running, "step", step)
     after = events(folder, capsys, "--stages", "2")
     assert any(event["event"] == "resumed" and event["step"] == 2 for event in after)
     both = [event["loss"] for event in (*before, *after) if event["event"] == "step"]
@@ -81,7 +99,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_it_would_have(
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     assert (folder / "again/model.safetensors").is_file()
     assert (folder / "again/tokenizer.json").is_file()
-    assert [event["event"] for event in events(folder, capsys)][-1] == "done", "there is nothing left to do"
+    assert "held-out texts" in (folder / "again/loss.svg").read_text()
 
 
 def raise_interrupt() -> None:
@@ -94,11 +112,10 @@ def raise_interrupt() -> None:
     ("old", "new", "named"),
     [
         ("length = 16", "length = 65", "longer than the 64"),
-        ("steps = 4", "stepps = 4", "unknown key 'stepps'"),
+        ("steps = 4", "steps = 4\nepochs = 2", "unknown key 'epochs'"),
         ("sequences = 2", "sequences = 3\nmicrobatch = 2", "no multiple of microbatch"),
         ('"*.txt"', '"*.md"', "No file is called"),
         ("steps = 4", "steps = 4\nstages = 3", "2 layers cannot be cut into 3 stages"),
-        ("length = 16", "length = 60\nmicrobatch = 1000000000", "no multiple"),
         ('"config.json"', '"nowhere.json"', "cannot be read"),
         ("[optimizer]", "[lora]\n[optimizer]", "Adapters on random weights"),
     ],
@@ -119,3 +136,15 @@ def test_too_little_memory_is_told_before_anything_starts(
     (told,) = events(folder, capsys, code=5)
     assert "needs about" in told["error"]["message"]
     assert not (folder / "out").exists()
+
+
+def test_tuning_needs_no_file_and_leaves_an_adapter_and_a_model(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.chdir(folder)
+    words = ["tune", "tiny", "a.txt", "--steps", "2", "--sequences", "1", "--length", "16", "--rank", "2", "--json"]
+    assert run_command(words) == 0, capsys.readouterr()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["step"] == 2
+    assert (folder / "tuned/adapter/adapter_model.safetensors").is_file()
+    assert (folder / "tuned/model.safetensors").is_file()

@@ -57,6 +57,13 @@ def test_a_pattern_without_files_and_a_file_without_text_are_refused(tmp_path: P
         read(tmp_path, "a.txt")
 
 
+def test_a_name_with_brackets_is_that_file_and_patterns_keep_their_order(tmp_path: Path) -> None:
+    for name in ("b[1].txt", "b1.txt", "a.txt"):
+        (tmp_path / name).write_text("x")
+    found = find_files([str(tmp_path / "b[1].txt"), "*.txt"], tmp_path)
+    assert [file.name for file in found] == ["b[1].txt", "a.txt", "b1.txt"]
+
+
 @pytest.mark.parametrize("text", ["", "a\n" * PIECE_CHARACTERS, "a" * (2 * PIECE_CHARACTERS + 3), "a\nb"])
 def test_pieces_make_up_the_text_and_none_is_long(text: str) -> None:
     made = list(pieces(text))

@@ -16,7 +16,7 @@ from muster.train.rates import learning_rate
 from muster.train.step import Layout
 from tests.model.families import CPU, FAMILIES, LAYERS, VOCAB, dense_model, save
 
-STEPS, SEQUENCES, LENGTH = 10, 4, 24
+STEPS, SEQUENCES, LENGTH = 10, 2, 16
 RUN = TrainingRun(
     model="m",
     out="o",
@@ -77,7 +77,7 @@ def assert_same(one: tuple[list[float], dict[str, Tensor]], other: tuple[list[fl
         assert difference <= 1e-6, name
 
 
-@pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2", "opt"])
+@pytest.mark.parametrize("family", ["llama-tied", "gpt2", "opt"])
 def test_any_cut_gives_the_losses_and_weights_of_a_plain_loop(family: str, tmp_path: Path) -> None:
     path = save(dense_model(family), tmp_path)
     expected = plain(path)
@@ -86,7 +86,7 @@ def test_any_cut_gives_the_losses_and_weights_of_a_plain_loop(family: str, tmp_p
         assert_same(ours(path, 1, stages), expected)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"llama", "llama-tied", "gpt2", "opt"}))
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"llama-tied", "gpt2", "opt"}))
 def test_other_families_agree_for_two_steps_as_well(family: str, tmp_path: Path) -> None:
     path, run = save(dense_model(family), tmp_path), RUN.model_copy(update={"steps": 2})
     assert_same(ours(path, 1, 2, run), plain(path, run))
@@ -95,7 +95,7 @@ def test_other_families_agree_for_two_steps_as_well(family: str, tmp_path: Path)
 @pytest.mark.parametrize("changes", [{"schedule": "gpipe"}, {"recompute": True}, {"microbatch": 2}])
 def test_schedule_recomputing_and_microbatches_change_nothing(changes: dict[str, object], tmp_path: Path) -> None:
     path = save(dense_model("gpt2"), tmp_path)
-    run = RUN.model_copy(update={"batch": RUN.batch.model_copy(update=changes), "steps": 3})
+    run = RUN.model_copy(update={"batch": RUN.batch.model_copy(update=changes), "steps": 2})
     assert_same(ours(path, 1, LAYERS, run), plain(path, run))
 
 

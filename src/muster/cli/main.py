@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from muster import __version__
-from muster.cli import chat, demo, doctor, join, keys, lab, nodes, plan, run, serve, simulate, status, train
+from muster.cli import chat, demo, doctor, join, keys, lab, nodes, plan, run, serve, simulate, status, train, tune
 from muster.cli.output import show_error
 from muster.cli.usage import UsageError, in_words
 from muster.errors import MusterError
@@ -35,6 +35,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(plan.app, name="plan")
 app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(lab.app, name="lab")

@@ -18,6 +18,6 @@ def train(
 ) -> None:
     """Train a model as RUN says, or go on where that run stopped. Ctrl-C leaves a checkpoint."""
     with waiting("loading PyTorch", as_json):
-        from muster.cli.train_work import carry_out
+        from muster.cli.train_work import carry_out, read_run
 
-    carry_out(run, stages, as_json)
+    carry_out(read_run(run, stages), run.parent, as_json)

@@ -13,35 +13,41 @@ from typing import Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from muster.cli.interruptible import Interrupt, interruptible, on_interrupt
+from muster.cli.interruptible import Interrupt, on_interrupt
 from muster.cli.options import format_bytes
 from muster.cli.output import Announcer, err, plain, show_facts
 from muster.cli.plan_inputs import read_text
 from muster.cli.train_forecast import check_memory, devices_of, forecast
+from muster.cli.waiting import waiting
 from muster.spec.forecast import TrainForecast
 from muster.spec.training import TrainingRun, parse_run
-from muster.train.metrics import MetricsFile
+from muster.train.metrics import MetricsFile, read_metrics
 from muster.train.run import Prepared, Running, prepare
 from muster.train.step import StepReport
 
 INTERRUPTED = 130
+METRICS = "metrics.jsonl"
 TOLD_EVERY_S = 5.0
 """Where nobody watches, a line on the page is enough so often."""
 
 
-def carry_out(path: Path, stages: int | None, as_json: bool) -> None:
+def read_run(path: Path, stages: int | None) -> TrainingRun:
+    """`stages` go before what the file says. Raises `InvalidRequest`."""
     run = parse_run(read_text(path, "run"))
-    if stages is not None:
-        run = run.model_copy(update={"stages": stages})
+    return run if stages is None else run.model_copy(update={"stages": stages})
+
+
+def carry_out(run: TrainingRun, folder: Path, as_json: bool) -> None:
+    """Paths in the run are relative to `folder`."""
     tell = Announcer(as_json)
     devices = devices_of(run.device, run.stages)
-    with interruptible("reading the model", as_json) as interrupt:
-        prepared = prepare(run, path.parent, interrupt.say)
+    with waiting("reading the model", as_json) as say:
+        prepared = prepare(run, folder, say)
         needed = check_memory(prepared, devices)
-        interrupt.say("measuring this machine")
+        say("measuring this machine")
         prepared.out.mkdir(parents=True, exist_ok=True)
         expected = forecast(prepared, devices, prepared.out)
-        running = Running(prepared, devices, interrupt.say)
+        running = Running(prepared, devices, say)
     _tell_start(prepared, running, expected, sum(needed.values()), tell)
     session = _Session(running, expected, tell, as_json)
     if session.go():
@@ -64,7 +70,7 @@ class _Session:
 
     def go(self) -> bool:
         """Whether the run came to its end. Raises what a step raises, with all of it on disk."""
-        metrics = MetricsFile(self.running.prepared.out / "metrics.jsonl", self.running.done)
+        metrics = MetricsFile(self.running.prepared.out / METRICS, self.running.done)
         interrupt = Interrupt(lambda words: None, "finishing this step and writing a checkpoint")
         with on_interrupt(interrupt.press), _Screen(self._run, self.running.done, self.as_json) as screen:
             while self.running.done < self._run.steps and not interrupt():
@@ -80,6 +86,7 @@ class _Session:
         if not _due(self.running.done, self._run.evaluate_every):
             self._judge(metrics)
         self.running.finish()
+        _draw(self.running.prepared)
         return True
 
     @property
@@ -99,7 +106,7 @@ class _Session:
         started = perf_counter()
         self.last = report = self.running.step()
         self.seconds.append(perf_counter() - started)
-        facts = {
+        facts: dict[str, Any] = {
             "step": report.step,
             "loss": report.loss,
             "gradient_norm": report.gradient_norm,
@@ -128,6 +135,17 @@ class _Session:
     def _save(self) -> None:
         path = self.running.save()
         self.tell("checkpoint", step=self.running.done, path=str(path))
+
+
+def _draw(prepared: Prepared) -> None:
+    from muster.draw.curve import draw_curve  # matplotlib takes a while to import
+    from muster.draw.render import svg
+
+    lines = read_metrics(prepared.out / METRICS)
+    losses, held_out = (
+        [(line["step"], line[key]) for line in lines if key in line] for key in ("loss", "held_out_loss")
+    )
+    (prepared.out / "loss.svg").write_text(svg(draw_curve(f"Training {prepared.run.model}", losses, held_out)))
 
 
 def _due(step: int, every: int) -> bool:

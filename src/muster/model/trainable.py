@@ -103,7 +103,7 @@ def build_trainable(
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
     needed = stage_tensors(model, parts, first, last)
-    load_tensors(model, needed, weights, torch.float32, device)
+    load_tensors(model, needed, weights, torch.float32, device, cuts={})
     move_buffers(model, device)
     _tie(model, needed)
     for name in needed:

@@ -18,13 +18,13 @@ Ids = NDArray[np.uint32]
 
 
 class Corpus:
-    def __init__(self, ids: Ids, length: int, seed: int) -> None:
-        """Raises `InvalidRequest` if there is not enough for one text."""
+    def __init__(self, ids: Ids, length: int, seed: int, what: str = "The data") -> None:
+        """Raises `InvalidRequest`, of `what`, if there is not enough for one text."""
         self.ids, self.length, self._seed = ids, length, seed
         self.texts = (len(ids) - 1) // length
         if self.texts < 1:
             raise InvalidRequest(
-                f"The data has {len(ids)} tokens, and one text needs {length + 1}; give more data or a smaller length.",
+                f"{what} has {len(ids)} tokens, and one text needs {length + 1}; give more or a smaller length.",
                 "length",
             )
         self._order = lru_cache(maxsize=2)(self._shuffled)

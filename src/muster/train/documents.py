@@ -34,9 +34,10 @@ def find_files(patterns: Sequence[str], folder: Path) -> list[Path]:
     """In a fixed order. Raises `InvalidRequest` where a pattern finds nothing."""
     found: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        root, relative = (Path(path.anchor), path.relative_to(path.anchor)) if path.is_absolute() else (folder, path)
-        files = sorted(file for file in root.glob(str(relative)) if file.is_file())
+        path = folder / Path(pattern).expanduser()
+        root = Path(path.anchor) if path.is_absolute() else Path()
+        there = [path] if path.is_file() else sorted(root.glob(str(path.relative_to(path.anchor))))
+        files = [file.resolve() for file in there if file.is_file()]
         if not files:
             raise InvalidRequest(f"No file is called {pattern} in {folder}; correct the run's data.", "data")
         found += [file for file in files if file not in found]

@@ -25,7 +25,7 @@ from muster.model.trainable import TrainableStage
 from muster.model.weights import open_directory
 from muster.spec.model_shape import ModelShape
 from muster.spec.training import TrainingRun
-from muster.text.tokenizer import Tokenizer, load_tokenizer
+from muster.text.tokenizer import load_tokenizer
 from muster.train.checkpoint import Checkpoint, check_identity, latest_checkpoint, write_checkpoint
 from muster.train.corpus import Corpus, deal
 from muster.train.documents import Documents, find_files, read_documents
@@ -76,6 +76,9 @@ class Prepared:
 def prepare(run: TrainingRun, folder: Path, say: Say) -> Prepared:
     """`folder` is what paths in the run are relative to. Raises `MusterError` for all that can be told beforehand."""
     source, config_json = _model(run, folder)
+    out = _beside(run.out, folder)
+    if source is not None and out.resolve() == source.resolve():
+        raise InvalidRequest(f"{out} holds the model that is trained on; write another `out`.", "out")
     shape = shape_of(config_json, run.model, "float32")
     if run.batch.length > shape.max_context:
         raise ContextTooLong(
@@ -88,18 +91,13 @@ def prepare(run: TrainingRun, folder: Path, say: Say) -> Prepared:
     if run.stages > 1:
         check_conformance(config_json)
     companions = _tokenizer_folder(run, folder, source)
-    tokenizer = load_tokenizer(companions)
-    try:
-        documents, held_out = _read(run, folder, tokenizer, config_json, say)
-    finally:
-        tokenizer.close()
+    documents, held_out = _read(run, folder, companions, config_json, say)
     if len(documents.ids) and int(documents.ids.max()) >= shape.vocab_size:
         raise InvalidRequest(
             f"The tokenizer makes tokens beyond the model's {shape.vocab_size}; use the model's own.", "tokenizer"
         )
     corpus = Corpus(documents.ids, run.batch.length, run.seed)
-    out = _beside(run.out, folder)
-    judged = Corpus(held_out.ids, run.batch.length, run.seed) if held_out else None
+    judged = Corpus(held_out.ids, run.batch.length, run.seed, "The held-out data") if held_out else None
     ratio = held_out.nbytes / len(held_out.ids) if held_out else 0.0
     return Prepared(run, out, source, companions, config_json, shape, documents, corpus, judged, ratio)
 
@@ -130,15 +128,19 @@ def _tokenizer_folder(run: TrainingRun, folder: Path, source: Path | None) -> Pa
 
 
 def _read(
-    run: TrainingRun, folder: Path, tokenizer: Tokenizer, config_json: str, say: Say
+    run: TrainingRun, folder: Path, companions: Path, config_json: str, say: Say
 ) -> tuple[Documents, Documents | None]:
     named = read_config(config_json).get("eos_token_id")
     end_id = named[0] if isinstance(named, list) and named else named
     end_id = end_id if isinstance(end_id, int) else None
     files, kept = find_files(run.data.files, folder), find_files(run.data.held_out, folder)
     trained = [file for file in files if file not in kept]
-    documents = read_documents(trained, run.data, tokenizer, end_id, say)
-    return documents, read_documents(kept, run.data, tokenizer, end_id, say) if kept else None
+    tokenizer = load_tokenizer(companions)
+    try:
+        documents = read_documents(trained, run.data, tokenizer, end_id, say)
+        return documents, read_documents(kept, run.data, tokenizer, end_id, say) if kept else None
+    finally:
+        tokenizer.close()
 
 
 class Running:
@@ -163,7 +165,16 @@ class Running:
         self._pipelines = self._build(found, devices)
 
     def step(self) -> StepReport:
-        """Raises `TrainingDiverged`, with the weights as they were."""
+        """Raises `TrainingDiverged`, with the weights as they were, and `MachineTrouble` where memory does not do."""
+        try:
+            return self._step()
+        except torch.OutOfMemoryError:
+            raise MachineTrouble(
+                f"Step {self.done + 1} needs more memory than the device has; lower the microbatch or the length, or "
+                "set recompute = true, and run again to go on from the last checkpoint."
+            ) from None
+
+    def _step(self) -> StepReport:
         batch = self._run.batch
         texts = self.prepared.corpus.batch(self.done, batch.sequences)
         report = self._pipelines.step(
