@@ -112,6 +112,21 @@ def test_another_method_is_answered_with_those_that_there_are(locked: Served) ->
             assert (answer.status_code, answer.headers.get("allow", "").lower()) == (405, method)
 
 
+def test_a_path_with_several_methods_names_all_of_them(tokenizer: Tokenizer) -> None:
+    with Served(FakeBackend(tokenizer), ServingOptions(store_responses_s=60)) as served:
+        answer = served.http.options("/v1/responses/resp_1")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_field_that_nobody_knows_is_described_as_it_is_dealt_with(tokenizer: Tokenizer, strict: bool) -> None:
+    with Served(FakeBackend(tokenizer), ServingOptions(strict_fields=strict)) as served:
+        schemas = served.http.get("/openapi.json").json()["components"]["schemas"]
+        answer = served.http.post("/detokenize", json=BODIES["/detokenize"] | {"another": 1})
+    assert (schemas["ChatRequest"].get("additionalProperties") is False) is strict
+    assert answer.status_code == (400 if strict else 200)
+
+
 def test_watching_is_not_what_is_watched(locked: Served) -> None:
     for _ in range(2):
         lines = locked.http.get("/metrics", headers=KEY).text.splitlines()

@@ -50,7 +50,8 @@ class Environment:
             return [str(folder / "bin/python"), str(PROGRAMS / f"{program}.py")]
         for file in PROGRAMS.glob("*.mjs"):
             shutil.copy(file, folder)
-        return ["node", str(folder / f"{program}.mjs")]
+        own = folder / "node_modules/.bin/node"  # where the pins name a Node
+        return [str(own) if own.exists() else "node", str(folder / f"{program}.mjs")]
 
     def _steps(self, folder: Path) -> list[list[str]]:
         if self.kind == "node":

@@ -35,7 +35,8 @@ WEATHER: Any = {
         },
     },
 }
-ANOTHER: Any = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object"}}}
+ANOTHER = json.loads(json.dumps(WEATHER).replace("Rome", "Oslo"))
+"""With a grammar that no stage has seen."""
 ASK: Any = {
     "messages": [{"role": "user", "content": "How is it?"}],
     "tools": [WEATHER],
@@ -107,15 +108,14 @@ def test_the_last_machine_dies_while_it_makes_sense_of_a_demand(
 
     monkeypatch.setattr(Constraints, "prepare", prepare_too_late)
     with ThreadPoolExecutor(1) as threads:
-        choice = {"type": "function", "function": {"name": "get_weather"}}
-        answer = threads.submit(ask, tools=[WEATHER, ANOTHER], tool_choice=choice)
+        answer = threads.submit(ask, tools=[ANOTHER])
         try:
             assert began.wait(60)
             callers.kill(callers.serving(3))
             (call,) = answer.result(90).choices[0].message.tool_calls
         finally:
             dead.set()
-    check_call(call.function.name, call.function.arguments)
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Oslo")
     callers.add_machine()  # in the place of the lost one
 
 
@@ -126,7 +126,7 @@ def test_a_call_in_the_middle_of_which_a_machine_dies_is_the_one_that_it_would_h
     _, name, arguments = streamed(ask)
     check_call(name, arguments)
     before = callers.sessions.state.resubmissions
-    ids, name_after, arguments_after = streamed(ask, lambda: callers.kill(callers.serving(3)))
+    ids, name_after, arguments_after = streamed(ask, lambda: callers.kill(callers.serving(-1)))
     assert callers.sessions.state.resubmissions > before
     assert (name_after, arguments_after) == (name, arguments)
     assert len(ids) == 1

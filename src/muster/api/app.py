@@ -54,6 +54,6 @@ def create_app(
         app.include_router(routes(serving))
     if admin is not None and admin_token:
         app.include_router(admin_routes(admin, admin_token))
-    describe(app)
+    describe(app, serving.options.strict_fields)
     app.add_middleware(Gate, metrics=metrics, options=serving.options, keys=keys)
     return app

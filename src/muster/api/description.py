@@ -93,12 +93,16 @@ HEALTH: Answers = {
 }
 
 
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, strict_fields: bool) -> None:
     """Have `app.openapi` tell what is so."""
 
     def openapi() -> Json:
         if app.openapi_schema is None:
-            app.openapi_schema = _corrected(get_openapi(title=app.title, version=app.version, routes=app.routes))
+            schema = _corrected(get_openapi(title=app.title, version=app.version, routes=app.routes))
+            if not strict_fields:
+                for part in schema["components"]["schemas"].values():
+                    part.pop("additionalProperties", None)  # an unknown field is left out, and noted in a header
+            app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

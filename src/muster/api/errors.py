@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from muster.api.error_shapes import error_body
 from muster.api.keys import KeyLimitReached
@@ -76,12 +77,21 @@ def install_error_handlers(app: FastAPI) -> None:
         described = _describe_http_exception(request, error)
         response = _answer(request, described)
         response.status_code = error.status_code
-        response.headers.update(error.headers or {})  # such as Allow with 405
+        response.headers.update(error.headers or {})
+        if error.status_code == 405 and (methods := _methods(app, request)):
+            response.headers["allow"] = ", ".join(methods)
         return response
 
     app.add_exception_handler(MusterError, on_muster_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """All that the path answers, if it is a described one: a router names those of its first route alone."""
+    paths = app.openapi()["paths"]
+    of_path = [methods for path, methods in paths.items() if compile_path(path)[0].match(request.url.path)]
+    return sorted({method.upper() for methods in of_path for method in methods})
 
 
 def _answer(request: Request, error: MusterError) -> Response:

@@ -22,7 +22,7 @@ await runCalls({
     };
     const words = ["eval", "-c", join(folder, "config.json"), "-o", join(folder, "out.json"), "--no-cache", "--no-table"];
     const program = join(process.env.MUSTER_PACKAGES, "node_modules/.bin/promptfoo");
-    execFileSync(program, words, { cwd: folder, env: environment, stdio: ["ignore", "pipe", "pipe"], timeout: 400_000 });
+    execFileSync(process.execPath, [program, ...words], { cwd: folder, env: environment, stdio: ["ignore", "pipe", "pipe"], timeout: 400_000 });
     const { results } = JSON.parse(readFileSync(join(folder, "out.json"), "utf8"));
     check(results.stats.successes === 2, JSON.stringify(results.stats));
   },
