@@ -42,7 +42,7 @@ BOOT_S, READY_S = 300.0, 300.0
 CACHE_TOKENS = 16_000
 SPEEDS = (0.24, 0.16, 0.12, 0.08)
 """Shares of this machine: together less than one of its cores."""
-CONCURRENCY = 48
+CONCURRENCY = 24
 """Requests at once for each replica."""
 LOAD = 0.6
 """Of what the pool can do, in `choice`."""
@@ -181,8 +181,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="+", choices=parts, metavar="PART")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--models", type=Path, default=None, help="where to keep the generated model")
-    parser.add_argument("--warm-up", type=float, default=20.0)
-    parser.add_argument("--window", type=float, default=30.0)
+    parser.add_argument("--warm-up", type=float, default=40.0)
+    parser.add_argument("--window", type=float, default=40.0)
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--prefix-rate", type=float, default=1.5, help="requests a second in `prefix`")
     parser.add_argument("--seeds", type=int, default=0, help="cases; 0: 100 kills, 50 fleets")

@@ -5,9 +5,9 @@ import random
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +17,7 @@ from benchmarks.workload import mixed_requests
 from muster.broker.events import PipelineId
 from muster.broker.pipelines.job import JobModel, JobOptions, PlannedPipeline
 from muster.broker.pipelines.serve import serve_job
+from muster.client.events import Progressed
 from muster.cost.measured import constants_of
 from muster.cost.memory import WorkspaceOptions
 from muster.errors import MusterError
@@ -49,14 +50,28 @@ TWO = tuple(
 class Stream:
     request: Request
     tokens: list[int] = field(default_factory=list)
-    arrived_s: list[float] = field(default_factory=list)
     broken: bool = False
     """Whether it was at the pipeline that broke."""
 
-    def longest_s(self, since_s: float) -> float:
-        """Without a token, from then on: what was already on its way may still arrive at first."""
-        times = [since_s, *(at for at in self.arrived_s if at > since_s)]
-        return max(b - a for a, b in pairwise(times))
+
+Arrivals = dict[str, dict[int, float]]
+"""When the first token of each request came, by the epoch of its pipeline."""
+
+
+def arrivals(pool: LivePool) -> Arrivals:
+    """From now on."""
+    found: Arrivals = defaultdict(dict)
+    inner = pool.sessions._handle
+
+    def handle(event: Any) -> None:
+        if isinstance(event, Progressed) and event.progress.tokens:
+            live = pool.sessions.state.live.get(event.progress.request_id)
+            if live is not None and live.epoch == event.epoch:
+                found[event.progress.request_id].setdefault(event.epoch, time.monotonic())
+        inner(event)
+
+    pool.sessions._handle = handle  # type: ignore[method-assign]
+    return found
 
 
 def kills(seeds: int) -> dict[str, Any]:
@@ -64,11 +79,12 @@ def kills(seeds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         model = save_small(Path(temporary) / "model", llama())
         options = replace(JOB, planned=TWO)
-        with LivePool(Path(temporary), str(model), max_layers=STAGE_LAYERS, options=options) as pool:
+        with LivePool(Path(temporary), str(model), max_layers=STAGE_LAYERS, options=options, patient=True) as pool:
             requests = mixed_requests(STREAMS, 3, 60, TOKENS, pool.model.shape.vocab_size)
             until_two(pool)
             quiet = pool.ask(requests)
-            cases = [_case(pool, requests, quiet, seed) for seed in range(seeds)]
+            first_s = arrivals(pool)
+            cases = [_case(pool, requests, quiet, seed, first_s) for seed in range(seeds)]
     waits = sorted(wait for case in cases for wait in case["seconds"])
     by_kind = {kind: [w for c in cases if c["kind"] == kind for w in c["seconds"]] for kind in ("killed", "frozen")}
     return {
@@ -85,7 +101,9 @@ def until_two(pool: LivePool) -> None:
     pool.until("two pipelines", lambda: len(pool.routes()) == 2 and len(pool.sessions.state.streams) == 2)
 
 
-def _case(pool: LivePool, requests: Sequence[Request], quiet: dict[str, list[int]], seed: int) -> dict[str, Any]:
+def _case(
+    pool: LivePool, requests: Sequence[Request], quiet: dict[str, list[int]], seed: int, first_s: Arrivals
+) -> dict[str, Any]:
     until_two(pool)
     draw = random.Random(seed)
     streams = [Stream(replace(request, id=f"{request.id}-{seed}")) for request in requests]
@@ -93,7 +111,6 @@ def _case(pool: LivePool, requests: Sequence[Request], quiet: dict[str, list[int
     async def follow(stream: Stream) -> None:
         async for progress in pool.sessions.generate(stream.request):
             stream.tokens += [sampled.token for sampled in progress.tokens]
-            stream.arrived_s.append(time.monotonic())
 
     async def follow_all() -> None:
         await asyncio.gather(*map(follow, streams))
@@ -102,7 +119,8 @@ def _case(pool: LivePool, requests: Sequence[Request], quiet: dict[str, list[int
     least = draw.randint(4, TOKENS // 3)
     pool.until("tokens of all", lambda: all(len(stream.tokens) >= least for stream in streams))
     broken = draw.choice(pool.routes())
-    victim = next(one for one in pool.machines if one.id == draw.choice(broken.pipeline.nodes()))
+    lost = draw.choice(broken.pipeline.nodes())
+    victim = next(one for one in pool.machines if one.id == lost)
     kind, end = ("killed", "frozen")[seed % 2], threading.Event()
 
     async def lose() -> float:
@@ -121,7 +139,12 @@ def _case(pool: LivePool, requests: Sequence[Request], quiet: dict[str, list[int
     end.set()
     if kind == "frozen":
         pool.kill(victim)
-    waits = [stream.longest_s(lost_s) for stream in streams if stream.broken and stream.arrived_s[-1] > lost_s]
+    ends = [
+        [at_s for epoch, at_s in first_s[stream.request.id].items() if epoch != broken.epoch and at_s > lost_s]
+        for stream in streams
+        if stream.broken
+    ]
+    waits = [min(end) - lost_s for end in ends if end]
     differing = sum(
         ours != theirs
         for s in streams

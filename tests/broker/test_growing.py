@@ -154,6 +154,18 @@ def test_the_pipelines_of_a_plan_get_exactly_their_stages_and_settings_and_leave
     assert holders(stage) == {frozenset({1, 2}), frozenset({3, 4})}
 
 
+def test_what_is_left_of_one_planned_pipeline_is_not_taken_to_repair_another_while_a_third_serves() -> None:
+    plan = tuple(PlannedPipeline((Pin(f"node-{n}", 0, 4), Pin(f"node-{n + 1}", 4, 8))) for n in (1, 3, 5))
+    stage = pool_of(*[700] * 6, options=replace(OPTIONS, most_pipelines=1, planned=plan))
+    for lost in (3, 1):
+        stage.cut(stage.at(lost))
+        stage.pass_time(5)
+    assert holders(stage) == {frozenset({5, 6})}, "2 and 4 would suffice together"
+    stage.cut(stage.at(5))
+    stage.pass_time(5)
+    assert len(holders(stage)) == 1, "where nobody is served, nobody keeps a machine for itself"
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_comes_and_goes_the_books_hold(seed: int) -> None:
     """`Stage.say` checks them after every event."""

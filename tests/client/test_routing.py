@@ -116,6 +116,18 @@ def test_a_pipeline_that_was_doubted_for_nothing_is_used_again_and_doubted_later
     assert state._routing.routes[silent].caution == 2.0
 
 
+def test_a_pipeline_that_computes_a_long_prompt_may_be_silent_for_longer() -> None:
+    for prompt, moves in ((16, True), (4000, False)):
+        state = two(FAST, SLOW)
+        at = send(state, a_request("r", 20))
+        state.handle(Progressed(at, token("r", 0)), 0.1)
+        state._routing.routes[3 - at].caution = 1e9
+        assert send(state, a_request("long", 1, prompt=prompt), 0.1) == at
+        for step in range(2, 8):
+            state.handle(Tick(), 0.1 * step)
+        assert (state.live["r"].epoch != at) == moves
+
+
 def test_where_the_head_itself_slept_no_pipeline_is_doubted() -> None:
     state = two(FAST, FAST)
     epoch = send(state, a_request("r", 100))

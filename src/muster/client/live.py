@@ -20,6 +20,8 @@ class Live:
     """Times that it was lost since its last token."""
     owed: float = 0.0
     """What its pipeline still has to do for it, as `open_route` counts."""
+    prompt: float = 0.0
+    """Of that, for its prompt, until that is computed."""
     begun: bool = False
     """Whether it has had a token from there."""
     paced_s: float = 0.0
@@ -48,6 +50,8 @@ class Live:
         if not self.begun:
             self.begun, self.paced_s, self.paced_tokens = True, now, 0
             route.begun += 1
+            route.prompts -= self.prompt
+            self.prompt = 0.0
             return
         self.paced_tokens += tokens
         if self.paced_tokens >= SAMPLE:

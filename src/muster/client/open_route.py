@@ -39,6 +39,8 @@ class OpenRoute:
     heard_s: float
     """When tokens last came, or since when some are due."""
     owed: dict[Priority, float] = field(default_factory=lambda: dict.fromkeys(Priority, 0.0))
+    prompts: float = 0.0
+    """Of that, for the prompts of streams that have not begun."""
     streams: int = 0
     begun: int = 0
     """Streams that have had a token from here."""
@@ -60,16 +62,19 @@ class OpenRoute:
 
     # --- what it is given and says ------------------------------------------------------------------------------------
 
-    def take(self, request: Request, owed: float, digests: Sequence[bytes], now_s: float) -> None:
+    def take(self, request: Request, owed: float, prompt: float, digests: Sequence[bytes], now_s: float) -> None:
+        """A request that is owed so much, `prompt` of it for what it has already."""
         if not self.streams:
             self.heard_s = now_s  # it was idle: its silence so far means nothing
             self._window_s, self._window_tokens = now_s, 0
         self.streams += 1
         self.owed[request.priority] += owed
+        self.prompts += prompt
         self._remember(digests)
 
-    def leave(self, request: Request, owed: float, begun: bool) -> None:
+    def leave(self, request: Request, owed: float, prompt: float, begun: bool) -> None:
         self.streams -= 1
+        self.prompts -= prompt
         self.begun -= begun
         self.owed[request.priority] -= owed
 
@@ -99,6 +104,11 @@ class OpenRoute:
         """A stream was so long at each of its last few tokens."""
         known = self.token_s
         self.token_s = token_s if not known or token_s < known else known + DRIFT * (token_s - known)
+
+    def longest_silence_s(self, least_s: float, times: float) -> float:
+        """That is no reason to doubt it: its streams wait while prompts are computed."""
+        token_s = self.token_s or self.capacity.token_s
+        return self.caution * max(least_s, times * max(self.gap_s, token_s * self.prompts))
 
     # --- what is expected of it ---------------------------------------------------------------------------------------
 

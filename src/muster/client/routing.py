@@ -88,7 +88,7 @@ class Routing:
                 yield route
 
     def _is_silent(self, route: OpenRoute, now_s: float) -> bool:
-        longest_s = route.caution * max(self._stall_s, STALL_TIMES * route.gap_s)
+        longest_s = route.longest_silence_s(self._stall_s, STALL_TIMES)
         return bool(route.begun) and route.doubted_s is None and now_s - max(route.heard_s, self._awake_s) > longest_s
 
     def _trusted(self) -> list[OpenRoute]:

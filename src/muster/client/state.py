@@ -32,7 +32,7 @@ from muster.client.events import (
     Tick,
 )
 from muster.client.live import Live
-from muster.client.open_route import OpenRoute
+from muster.client.open_route import OpenRoute, remaining
 from muster.client.routing import Routing
 from muster.errors import MusterError, PoolUnavailable
 from muster.spec.capacity import Capacity
@@ -281,7 +281,8 @@ class ClientState:
         request = live.request
         digests = self._routing.digests(request, route)
         live.epoch, live.owed, live.begun = route.epoch, route.owed_by(request, digests), False
-        route.take(request, live.owed, digests, now)
+        live.prompt = live.owed - remaining(live.asked, len(live.emitted))
+        route.take(request, live.owed, live.prompt, digests, now)
         return [SubmitTo(route.epoch, request)]
 
     def _take_back(self, request_id: str) -> list[Command]:
@@ -297,8 +298,8 @@ class ClientState:
     def _leave(self, live: Live) -> None:
         route = self._routing.routes.get(live.epoch) if live.epoch is not None else None
         if route is not None:
-            route.leave(live.asked, live.owed, live.begun)
-        live.epoch, live.owed, live.begun = None, 0.0, False
+            route.leave(live.asked, live.owed, live.prompt, live.begun)
+        live.epoch, live.owed, live.prompt, live.begun = None, 0.0, 0.0, False
 
     def _forget(self, request_id: str) -> Live | None:
         """It is over. What is returned says where it was."""
