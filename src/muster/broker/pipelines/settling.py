@@ -37,11 +37,14 @@ class Settling:
             return True, ""
         options, waited_s = self._options, now_s - self._useful_since_s
         if absent and waited_s < options.pin_wait_s:
-            seconds = options.pin_wait_s
-            return True, f"Waiting up to {seconds:.0f} s for {', '.join(absent)} because of --pin; start it there."
+            names = ", ".join(absent)
+            return (
+                True,
+                f"Waiting up to {options.pin_wait_s:.0f} s for {names} because of --pin or --plan; start it there.",
+            )
         if keep is not None:  # its machines come back one after the other
             return not (here >= set(keep.nodes()) or waited_s >= options.longest_settle_s), ""
         if len(here) < options.min_nodes:
             wanted = options.min_nodes
-            return True, (f"{len(here)} of {wanted} machines are here; join more, or serve with a lower --min-nodes.")
+            return True, f"{len(here)} of {wanted} machines are here; join more, or serve with a lower --min-nodes."
         return not (self.is_quiet(now_s) or waited_s >= options.longest_settle_s), ""
