@@ -13,11 +13,13 @@ from tests.flows.live_pool import JOB, LivePool
 
 TWO = tuple(PlannedPipeline((Pin(f"machine-{first}", 0, 4), Pin(f"machine-{first + 1}", 4, 8))) for first in (1, 3))
 """As a plan has them: two pipelines of two stages."""
+ROOM = 3
+"""Layers, with cache for four of the longest requests: enough for four layers with less of it, not for the model."""
 
 
 @pytest.fixture
 def pool(model_path: Path, tmp_path: Path) -> Iterator[LivePool]:
-    with LivePool(tmp_path, str(model_path), max_layers=4, options=replace(JOB, planned=TWO)) as pool:
+    with LivePool(tmp_path, str(model_path), max_layers=ROOM, options=replace(JOB, planned=TWO)) as pool:
         until_two(pool)
         yield pool
 
@@ -42,7 +44,7 @@ def test_streams_of_a_broken_pipeline_go_on_in_the_other_and_say_the_same_before
     assert list(waiting.result(60).values()) == list(quiet.values())
     assert pool.sessions.state.failovers > 0
     assert [route.epoch for route in pool.routes()] == [kept.epoch], "nobody was here to repair it"
-    pool.add_machine(4, name=victim.name)
+    pool.add_machine(ROOM, name=victim.name)
     until_two(pool)
     assert kept in pool.routes()
     assert pool.ask(requests) == quiet
