@@ -90,6 +90,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return seen
 
 
+@LONG
 def test_a_machine_is_killed_and_a_standby_takes_its_layers(
     pool: LivePool, wanted: list[Request], expected: Expected, loads: list[tuple[int, int]]
 ) -> None:
@@ -153,6 +154,7 @@ def test_the_link_between_a_machine_and_the_head_is_cut(
     pool.until_serving(stages=4)
 
 
+@LONG
 def test_a_machine_is_drained_by_the_operator(pool: LivePool, wanted: list[Request], expected: Expected) -> None:
     victim = pool.serving(1)
     streams = Streams(pool, wanted)
@@ -209,7 +211,8 @@ def test_a_machine_joins(pool: LivePool, wanted: list[Request], expected: Expect
     assert streams.result() == expected
 
 
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=LONG, id="first"), pytest.param(2, id="middle")])
+@LONG
+@pytest.mark.parametrize("stage", [pytest.param(0, id="first"), pytest.param(2, id="middle")])
 def test_a_machine_hangs_while_its_heartbeats_go_on(
     pool: LivePool, wanted: list[Request], expected: Expected, stage: int
 ) -> None:

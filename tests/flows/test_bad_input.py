@@ -221,6 +221,7 @@ def test_a_bad_ticket_is_refused_on_the_spot(
     assert is_one_sentence(said)
 
 
+@pytest.mark.chaos
 def test_a_ticket_of_another_pool_is_refused_by_the_head(head: Head, tmp_path: Path) -> None:
     foreign = replace(head.ticket, secret=b"x" * 32).encode()
     code, said = outcome(muster("join", foreign, "--data-dir", str(tmp_path), "--memory", "1GB"))

@@ -39,6 +39,7 @@ def test_a_draft_model_saves_passes_and_changes_no_token(guessing_pool: LivePool
     assert guesses(guessing_pool.status())["tokens_per_pass"] > 2
 
 
+@pytest.mark.chaos
 def test_a_repair_changes_no_token_of_streams_that_guess(guessing_pool: LivePool, pool: LivePool) -> None:
     some = requests(3)
     expected = pool.ask(some)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from muster.broker.events import Route
@@ -51,6 +52,7 @@ def held(machine: Machine) -> set[int]:
     return {stage.epoch for stage in machine.worker._stages.vitals(0).stages}
 
 
+@pytest.mark.chaos
 def test_a_second_kind_of_work_is_assigned_run_lost_repaired_and_dropped_beside_one_that_serves(
     model_path: Path, tmp_path: Path
 ) -> None:

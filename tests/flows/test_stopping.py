@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 MAX_STOP_S = 2.0
 """A second, and a second for a machine that is busy with other tests."""
@@ -63,6 +64,7 @@ def listening_to(url: str) -> Iterator[Iterator[str]]:
         yield response.iter_lines()
 
 
+@pytest.mark.chaos
 def test_a_head_and_a_worker_stop_within_a_second_and_move_nothing(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     words = ["serve", "tiny", "--port", "0", "--data-dir", f"{tmp_path}/head", "--no-local-worker"]

@@ -64,6 +64,7 @@ def test_a_liar_about_its_size_does_not_serve_before_it_has_shown_anything(stran
     assert strangers.until_serving(stages=4) == before
 
 
+@pytest.mark.chaos
 def test_a_stranger_that_stands_by_helps_when_a_machine_is_killed(
     strangers: LivePool, model_path: Path, wanted: list[Request]
 ) -> None:

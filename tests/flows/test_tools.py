@@ -119,6 +119,7 @@ def test_the_last_machine_dies_while_it_makes_sense_of_a_demand(
     callers.add_machine()  # in the place of the lost one
 
 
+@pytest.mark.chaos
 def test_a_call_in_the_middle_of_which_a_machine_dies_is_the_one_that_it_would_have_been(
     callers: LivePool, ask: Any
 ) -> None:

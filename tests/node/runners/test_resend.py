@@ -133,7 +133,7 @@ def run(seed: int, frames: int) -> tuple[BadRing, int, int]:
     return ring, wrong, len(requests)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.chaos)])
 def test_ten_thousand_frames_dropped_doubled_and_delayed_change_no_token(seed: int) -> None:
     """Half of them for each seed. There are too few pages for all, so that they change hands."""
     ring, wrong, _ = run(seed, 5_000)

@@ -271,6 +271,7 @@ def hexgens_example():
     return parse_pool(machines + "[elsewhere]\nlatency_s = 0.001\nbandwidth_bytes_per_s = 1250000000\n")
 
 
+@pytest.mark.chaos
 def test_unequal_stages_keep_a_deadline_at_a_rate_at_which_equal_ones_do_not():
     fleet, model = hexgens_example(), named_shape("llama-2-70b")
     found = plan_in_time(fleet, model, 12.0, 23.2)
@@ -284,6 +285,7 @@ def test_unequal_stages_keep_a_deadline_at_a_rate_at_which_equal_ones_do_not():
     assert simulate_serving(lumps, fleet, model, work, num_requests=2000, seed=7).attainment < 0.5
 
 
+@pytest.mark.chaos
 def test_a_longer_deadline_and_a_lower_rate_are_never_harder_to_keep():
     fleet = pool(machine("big", 900, speed=2.0), machine("small", 500), machine("other", 500))
     options = replace(QUICK, objective="slo")
