@@ -98,3 +98,10 @@ def test_what_is_known_is_no_matter(refuse: bool) -> None:
     ignored = IgnoredFields(refuse)
     ignored.note(ChatRequest, [])
     assert ignored.header == ""
+
+
+def test_a_field_without_a_name_is_answered_like_any_other(served: Served) -> None:
+    for more in ({"0": None, "": None}, {"": None}, {"": 1, "other": 2}):
+        answer = served.http.post("/detokenize", json={"tokens": [1]} | more)
+        assert answer.status_code == 200
+        assert '""' in answer.headers["x-muster-ignored-fields"]

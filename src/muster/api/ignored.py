@@ -46,7 +46,8 @@ class IgnoredFields:
         """Empty where all is known. A name is whatever a client wrote, so what is no name is escaped."""
         if not self._names:
             return ""
-        named = [quote(name, safe=".[]", errors="replace") for name in self._names]
+        # The empty name, too: a header that ends with a comma and a space is none, and its answer would never leave.
+        named = [quote(name, safe=".[]", errors="replace") or '""' for name in self._names]
         return ", ".join([*named, f"and {self._more} more"] if self._more else named)
 
 
