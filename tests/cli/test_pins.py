@@ -10,7 +10,6 @@ import pytest
 
 from muster.cli.main import run_command
 from muster.cli.pins import read_pin, read_saved_plan
-from muster.errors import Unsupported
 from muster.head.pins import pipelines_of_plan
 from muster.model.shape import shape_of
 from muster.model.source import resolve
@@ -125,7 +124,7 @@ def test_a_lock_of_several_pipelines_pins_each_its_own(lock: Path, shape: ModelS
     assert [{pin.node for pin in one.pins} for one in both] == [{"ada", "bob"}, {"ada-2", "bob-2"}]
 
 
-def test_a_lock_of_tensor_parallelism(lock: Path, shape: ModelShape, tmp_path: Path) -> None:
+def test_a_lock_of_tensor_parallelism_names_its_devices(lock: Path, shape: ModelShape, tmp_path: Path) -> None:
     held = parse_plan_file(lock.read_text())
     twins = tuple(replace(node, id=f"{node.id}-2", name=f"{node.name}-2") for node in held.pool.nodes)
     nodes = tuple(replace(node, device_count=2) for node in (*held.pool.nodes, *twins))
@@ -137,8 +136,8 @@ def test_a_lock_of_tensor_parallelism(lock: Path, shape: ModelShape, tmp_path: P
     plan = replace(held.plan, pipelines=tuple(both), standbys=())
     written = to_record(replace(held, pool=replace(held.pool, nodes=nodes, links={}), plan=plan))
     (tmp_path / "big.lock").write_text(json.dumps(written))
-    with pytest.raises(Unsupported, match="plans tensor parallelism, and a pool serves pipelines of single devices"):
-        pipelines_of_plan(read_saved_plan(tmp_path / "big.lock"), shape)
+    both_held = pipelines_of_plan(read_saved_plan(tmp_path / "big.lock"), shape)
+    assert {pin.devices for one in both_held for pin in one.pins} == {(0, 1)}
 
 
 def test_both_at_once_or_no_plan(lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,12 +92,14 @@ class LivePool:
         strangers: bool = False,
         draft: str | None = None,
         host_memory_bytes: int = 0,
+        islands: Sequence[str] = ("",) * 4,
     ):
         """Every machine has room for `max_layers` layers (by default as many as four machines need, and one more).
 
         `options` are those of the model that is served; the jobs `beside` it may need other `kinds` of work. A
         `patient` pool takes no machine for lost that others on this computer keep from working for a while. `strangers`
-        show what they claim; otherwise all machines are the operator's own.
+        show what they claim; otherwise all machines are the operator's own. `islands` are those of the machines that
+        are made next.
         """
         self.folder, self.iroh = folder, iroh
         self.network = MemoryNetwork()
@@ -113,6 +115,7 @@ class LivePool:
         self._patient, self._trust = patient, TrustOptions(everybody=not strangers)
         self._draft_name = draft
         self._host_memory_bytes = host_memory_bytes
+        self.islands = list(islands)
         self._made = 0
 
     # --- from outside the loop ----------------------------------------------------------------------------------------
@@ -222,10 +225,8 @@ class LivePool:
 
         return asyncio.run_coroutine_threadsafe(ask_all(), self._loop)
 
-    def add_machine(
-        self, max_layers: int = 0, *, name: str = "", ticket: Ticket | None = None, measure: Measure | None = None
-    ) -> Machine:
-        return self.run(self._add_machine(max_layers, name, ticket, measure))
+    def add_machine(self, max_layers: int = 0, **given: Any) -> Machine:
+        return self.run(self._add_machine(max_layers, **given))
 
     def kill(self, machine: Machine) -> None:
         """As a power cut: no goodbye, and nothing of it runs any more."""
@@ -282,7 +283,7 @@ class LivePool:
         check_after(self.sessions, "_carry_out", self.sessions.state.check, self.troubles)
         self._following = asyncio.create_task(self.sessions.run(self._routes()))
         self.server = await ApiServer(self.head.app(), port=0).__aenter__()
-        for _ in range(4):
+        for _ in range(len(self.islands)):
             await self._add_machine(self._max_layers)
 
     async def _start_broker(self) -> None:
@@ -332,6 +333,7 @@ class LivePool:
         options = WorkerOptions(
             name=name, cache_dir=self.folder / name, memory_cap_bytes=cap, host_memory_bytes=self._host_memory_bytes
         )
+        options = replace(options, island=self.islands.pop(0) if self.islands else "")
         worker = Worker(
             endpoint, door_of(ticket or self.ticket), options, measure=measure or made_up, kinds=self._kinds
         )

@@ -47,9 +47,7 @@ class Blame:
             return []
         error = from_code(failed.code, failed.reason)
         if isinstance(error, LinkDown):
-            order = placement.nodes
-            following = order[(order.index(member.id) + 1) % len(order)]
-            return self._link(placement, member.id, following, now_s)
+            return self._link(placement, member.id, placement.following(member.id), now_s)
         if failed.code in SHORT_OF_MEMORY:
             self._believe_less(member.id, now_s)
         else:
@@ -126,11 +124,11 @@ class Blame:
             first_s = now_s
         self._suspicions = {serving.epoch: (first_s, now_s)}
         waited_s = min(now_s - first_s, self._flow.still_s(serving, now_s))
-        return len(serving.nodes) > 1 and waited_s >= patience_s
+        return len(serving.ring) > 1 and waited_s >= patience_s
 
     def stuck(self, now_s: float) -> list[Command]:
         """Steps that are on their way in a ring and reach the next machine no more."""
-        self._flow.look([serving for serving in self._pipelines.serving() if len(serving.nodes) > 1], now_s)
+        self._flow.look([serving for serving in self._pipelines.serving() if len(serving.ring) > 1], now_s)
         commands: list[Command] = []
         for serving in self._pipelines.serving():
             if self._flow.stuck_s(serving, now_s) >= self._stuck_patience_s(serving, now_s):
@@ -161,7 +159,7 @@ class Blame:
 
     def _longest_transfer_s(self, serving: Placement, now_s: float) -> float:
         """Of the largest hidden state, on the slowest link, as far as the links are known."""
-        work, nodes = serving.pipeline.work, serving.nodes
+        work, nodes = serving.pipeline.work, serving.ring
         if not isinstance(work, ServeSettings):
             return 0.0
         tokens = (work.prefill_tokens or serving.model.workspace.prefill_tokens) + work.batch

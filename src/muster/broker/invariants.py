@@ -55,7 +55,8 @@ def check_layers(placement: Placement) -> None:
     assert starts == [0, *ends[:-1]], f"layers {list(zip(starts, ends, strict=True))} have gaps or overlaps"
     assert ends[-1] == num_layers, f"layers end at {ends[-1]} of {num_layers}"
     assert all(stage.first < stage.last for stage in stages), "an empty stage"
-    assert len(set(placement.nodes)) == len(stages), "a node holds two stages of one pipeline"
+    members = sum(len(stage.members) for stage in stages)
+    assert len(set(placement.nodes)) == members, "a node holds two stages of one pipeline"
 
 
 def check_work(pipeline: Pipeline) -> None:

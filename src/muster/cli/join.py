@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from muster.cli.options import ComputeDevice, DataDir, Json, MachineName, Region, ScenarioName, parse_bytes
+from muster.cli.options import ComputeDevice, DataDir, Island, Json, MachineName, Region, ScenarioName, parse_bytes
 from muster.cli.output import Announcer
 from muster.cli.waiting import waiting
 from muster.head.data_directory import data_dir
@@ -47,6 +47,7 @@ def join(
     host_memory: HostMemory = None,
     name: MachineName = None,
     region: Region = "home",
+    island: Island = "",
     device: ComputeDevice = "auto",
     speed: Annotated[float, typer.Option(min=0.01, max=1.0, help="Lend this share of the machine's speed.")] = 1.0,
     scenario: ScenarioName = None,
@@ -80,6 +81,7 @@ def join(
         host_memory_bytes=host_memory_bytes or 0,
         name=name or socket.gethostname(),
         region=region,
+        island=island,
         device=device,
         speed=speed,
         scenario=scenario,

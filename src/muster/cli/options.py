@@ -36,6 +36,14 @@ ApiKey = Annotated[
     str | None, typer.Option("--key", envvar="MUSTER_API_KEY", help="Your API key, if the head asks for one.")
 ]
 MachineName = Annotated[str | None, typer.Option("--name", help="Call this machine so.", show_default="its host name")]
+Island = Annotated[
+    str,
+    typer.Option(
+        "--island",
+        help="This machine may share layers with others that name the same island: all on one fast network (below 1 ms "
+        "and above 1 Gbit/s), or devices of one computer.",
+    ),
+]
 Region = Annotated[str, typer.Option("--region", help="This machine stands here; use your own words.")]
 Dtype = Annotated[
     str | None,

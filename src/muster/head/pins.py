@@ -40,7 +40,7 @@ def check_apart(pins: Sequence[Pin], shape: ModelShape) -> None:
     for pin in pins:
         check_layers(pin, shape)
     for one, other in combinations(pins, 2):
-        if one.node == other.node:
+        if one.node == other.node and set(one.devices) & set(other.devices):
             raise InvalidRequest(f"--pin names {one.node} twice; a machine takes one range, so join the two.", "pin")
         both = range(max(one.first, other.first), min(one.last, other.last))
         if both:
@@ -75,7 +75,8 @@ def pipelines_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[PlannedPipeli
         raise InvalidRequest(f"{name} has several machines of one name; give each its own and plan anew.", "plan")
     return tuple(
         PlannedPipeline(
-            tuple(Pin(names[stage.node], stage.first, stage.last) for stage in pipeline.stages), pipeline.serve
+            tuple(Pin(names[stage.node], stage.first, stage.last, stage.devices) for stage in pipeline.stages),
+            pipeline.serve,
         )
         for pipeline in held.plan.pipelines
     )

@@ -6,14 +6,19 @@ Apart from `stage`, because the check itself builds stages.
 import torch
 
 from muster.model.conformance import check_conformance
+from muster.model.parallel.group import Seat
 from muster.model.stage import Stage, build_stage
 from muster.model.weights import Weights
 
 
-def load_stage(weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device) -> Stage:
+def load_stage(
+    weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device, seat: Seat | None = None
+) -> Stage:
     """Build layers [first, last) of a model that passes the conformance check, and read only their tensors.
+
+    With a `seat`, only the part of that member of an island.
 
     Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
-    check_conformance(weights.config_json)
-    return build_stage(weights, first, last, dtype, device)
+    check_conformance(weights.config_json, 1 if seat is None else seat.size)
+    return build_stage(weights, first, last, dtype, device, seat)

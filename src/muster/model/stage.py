@@ -63,6 +63,7 @@ class Stage:
         self._state = StepState()
         self._call = StageCall()
         self._turn = Lock()
+        self.degree = 1 if seat is None else seat.size
         self._seat = seat
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         for index in range(first, last):

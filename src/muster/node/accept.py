@@ -13,12 +13,13 @@ from muster.wire.messages.placement import Assign
 
 MAX_LAYERS = 1024
 MAX_MICROBATCHES = 4096
+MAX_DEGREE = 8
 
 
 def check_assign(assign: Assign, node: str) -> None:
     """Raise unless `node` holds the stage at `index` of a whole pipeline of reasonable size."""
     _require(0 <= assign.index < len(assign.stages), f"stage {assign.index} of {len(assign.stages)} does not exist")
-    _require(assign.stages[assign.index].node == node, f"stage {assign.index} is not this node's")
+    _require(node in assign.stages[assign.index].members, f"stage {assign.index} is not this node's")
     _check_stages(assign)
     _require(assign.epoch > 0, f"{assign.epoch} is no epoch")
     steps = assign.pipeline.work.num_microbatches
@@ -27,12 +28,15 @@ def check_assign(assign: Assign, node: str) -> None:
 
 def _check_stages(assign: Assign) -> None:
     stages = assign.stages
-    _require(len({stage.node for stage in stages}) == len(stages), "a node holds two stages")
+    members = assign.pipeline.members()
+    _require(len(set(members)) == len(members), "a node holds two stages")
+    _require(all(stage.degree <= MAX_DEGREE for stage in stages), f"a stage has more than {MAX_DEGREE} members")
     _require(all(stage.first < stage.last for stage in stages), "a stage has no layers")
     _require(
         all(stage.memory == ON_DEVICE for stage in stages), "a stage is kept outside its device, which nodes cannot yet"
     )
-    _require(all(stage.devices == (0,) for stage in stages), "a stage is split over devices, which nodes cannot yet")
+    one_each = all(stage.devices == (0,) for stage in stages)
+    _require(one_each, "a stage is on several devices of one process, and each process lends one")
     whole = stages[0].first == 0 and all(one.last == other.first for one, other in pairwise(stages))
     _require(whole, "its stages leave layers out or hold them twice")
     _require(stages[-1].last <= MAX_LAYERS, f"it has {stages[-1].last} layers where {MAX_LAYERS} are allowed")

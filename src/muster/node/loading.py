@@ -23,6 +23,7 @@ from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, TensorEntry, matching_directory
 from muster.model.conformance import check_conformance
 from muster.model.load import load_stage
+from muster.model.parallel.group import Seat
 from muster.model.shape import shape_of, tensor_names, torch_dtype
 from muster.model.stage import Stage
 from muster.model.weights import Weights
@@ -58,6 +59,8 @@ class Wish(Generic[Result]):
     """Of cache that waits in host memory."""
     assemble: Callable[[Stage, ModelShape], Result]
     """Runs in a thread."""
+    rank: int = 0
+    """Which member of the stage this machine is."""
 
 
 @dataclass(slots=True)
@@ -93,7 +96,7 @@ class StageLoader:
         Raises `MusterError`: the weights cannot be had, do not fit, or the architecture does not come out right.
         """
         assign, mine = wish.assign, wish.assign.mine
-        key = StageKey(assign.manifest, mine.first, mine.last, assign.dtype)
+        key = StageKey(assign.manifest, mine.first, mine.last, assign.dtype, wish.rank, mine.degree)
         cached = self._cache.take(key) or await self._fresh(wish, key, head, report)
         try:
             needed = self._check_fits(wish, cached.shape)
@@ -157,7 +160,7 @@ class StageLoader:
             manifest = await self._manifest(assign.manifest, bulk)
             shape = await asyncio.to_thread(shape_of, manifest.config_json, assign.model, assign.dtype)
             self._check_fits(wish, shape)
-            await asyncio.to_thread(check_conformance, manifest.config_json)
+            await asyncio.to_thread(check_conformance, manifest.config_json, key.degree)
             weights: Weights = self._store.open(manifest)
             names = await asyncio.to_thread(tensor_names, weights, key.first, key.last)
             local = await asyncio.to_thread(matching_directory, assign.model, manifest, names)
@@ -206,7 +209,8 @@ class StageLoader:
                 f"The placement covers {num_layers} layers but the model has {shape.num_layers}; "
                 "restart `muster serve`."
             )
-        needed = max(wish.needed_bytes(shape), shape.weight_bytes(mine.first, mine.last) + at_once_bytes)
+        weights = -(-shape.weight_bytes(mine.first, mine.last) // mine.degree)
+        needed = max(wish.needed_bytes(shape), weights + at_once_bytes)
         held = self._held_bytes
         if held + needed > self._memory_cap_bytes:
             beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
@@ -271,7 +275,8 @@ def _at_once_bytes(manifest: Manifest, names: Sequence[str], shape: ModelShape) 
 
 def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
     with memory_trouble():
-        stage = load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device)
+        seat = Seat(key.rank, key.degree) if key.degree > 1 else None
+        stage = load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device, seat)
     give_back()
     return stage
 

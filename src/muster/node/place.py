@@ -68,7 +68,8 @@ class NodePlace:
         assemble: Callable[[Stage, ModelShape], Result],
         host_bytes: Callable[[ModelShape], int] = lambda shape: 0,
     ) -> Result:
-        return await self._load(Wish(self.assign, needed_bytes, host_bytes, assemble), self._around.tell)
+        rank = self.assign.rank(self.node)
+        return await self._load(Wish(self.assign, needed_bytes, host_bytes, assemble, rank), self._around.tell)
 
     async def load_draft(
         self, draft: Draft, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]

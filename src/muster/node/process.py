@@ -48,6 +48,7 @@ class LendOptions:
     """Of the host's memory beside that, for cache that is swapped."""
     memory_cap_bytes: int | None = None
     """Rehearse a machine that has so much for layers, whatever the program takes beside them."""
+    island: str = ""
 
 
 async def run_worker(ticket_line: str, options: LendOptions, announce: Announce) -> None:
@@ -142,6 +143,7 @@ def node_options(options: LendOptions) -> "WorkerOptions":
         name=options.name,
         cache_dir=options.cache_dir,
         region=options.region,
+        island=options.island,
         device=pick_device(options.device),
         memory_bytes=options.memory_bytes,
         host_memory_bytes=options.host_memory_bytes,

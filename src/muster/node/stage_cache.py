@@ -26,6 +26,9 @@ class StageKey:
     first: int
     last: int
     dtype: str
+    rank: int = 0
+    degree: int = 1
+    """Of how many parts it is which."""
 
 
 @dataclass(slots=True)
@@ -39,7 +42,7 @@ class CachedStage:
     @property
     def nbytes(self) -> int:
         """Of its weights."""
-        return self.shape.weight_bytes(self.stage.first, self.stage.last)
+        return -(-self.shape.weight_bytes(self.stage.first, self.stage.last) // self.stage.degree)
 
 
 class StageCache:

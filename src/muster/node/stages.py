@@ -67,7 +67,7 @@ class Stages:
 
     def is_member(self, peer: NodeId) -> bool:
         return peer == self._head or any(
-            peer == stage.node for assign in self._expected.values() for stage in assign.stages
+            peer in stage.members for assign in self._expected.values() for stage in assign.stages
         )
 
     def start(self, place: NodePlace, runner: Runner) -> None:

@@ -68,6 +68,8 @@ class WorkerOptions:
     name: str
     cache_dir: Path
     region: str = ""
+    island: str = ""
+    """Machines that name the same one may share layers."""
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     memory_bytes: int | None = None
     """What the owner lends: the program and all that it holds stays below it. None lends what is free."""
@@ -219,6 +221,7 @@ class Worker:
             version=__version__,
             name=self._options.name,
             region=self._options.region,
+            island=self._options.island,
             proof=self._door.prove(self._endpoint.node_id),
             address=replace(self._endpoint.address, region=self._options.region),
         )

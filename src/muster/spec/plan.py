@@ -1,6 +1,6 @@
 """Which machine does what: pipelines of stages, each with the kind of work it does. Knows no search.
 
-Plan ── pipelines (replicas) ─┬─ stages in order ── a layer range on some devices of one node (tensor parallel)
+Plan ── pipelines (replicas) ─┬─ stages in order ── a layer range on some devices of one island (tensor parallel)
                               └─ work ── how it serves, or how it trains
 """
 
@@ -33,7 +33,11 @@ ON_DEVICE = MemoryPolicy()
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Layers [first, last) on one node, split over `devices` of it (tensor parallel)."""
+    """Layers [first, last) on one node, split over `devices` of it (tensor parallel).
+
+    In a pool that runs, every device is lent by a process of its own, and several make an island: then `node` is the
+    one that speaks with the ring, and `others` hold the stage with it.
+    """
 
     node: NodeId
     first: int
@@ -41,10 +45,22 @@ class Stage:
     devices: tuple[int, ...] = (0,)
     """Which of the node's devices, counted from 0; their number is the tensor-parallel degree."""
     memory: MemoryPolicy = ON_DEVICE
+    others: tuple[NodeId, ...] = ()
+    """With one device each."""
 
     @property
     def num_layers(self) -> int:
         return self.last - self.first
+
+    @property
+    def members(self) -> tuple[NodeId, ...]:
+        """The machines that hold it, by their rank."""
+        return (self.node, *self.others)
+
+    @property
+    def degree(self) -> int:
+        """Of tensor parallelism: how many devices hold it."""
+        return len(self.devices) + len(self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +155,12 @@ class Pipeline:
     """Links between its stages that are not named here send values as they are."""
 
     def nodes(self) -> tuple[NodeId, ...]:
+        """Those that speak with each other, one for each stage."""
         return tuple(stage.node for stage in self.stages)
+
+    def members(self) -> tuple[NodeId, ...]:
+        """All that hold anything of it."""
+        return tuple(node for stage in self.stages for node in stage.members)
 
     @property
     def serve(self) -> ServeSettings:

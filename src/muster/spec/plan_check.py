@@ -121,6 +121,11 @@ def _check_devices(stages: Iterable[Stage], nodes: dict[str, Node]) -> None:
             if (stage.node, device) in taken:
                 raise InvalidRequest(f"The plan uses device {device} of {stage.node} twice; correct it.")
             taken.add((stage.node, device))
+        for other in stage.others:
+            _check_known(other, nodes)
+            if (other, 0) in taken:
+                raise InvalidRequest(f"The plan uses {other} twice; correct it.")
+            taken.add((other, 0))
 
 
 def _check_known(node: str, nodes: dict[str, Node]) -> None:

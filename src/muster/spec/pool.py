@@ -54,6 +54,9 @@ class Node:
     """US dollars for the whole machine; None where nobody said."""
     watts: float | None = None
     """Of the whole machine, working."""
+    island: str = ""
+    """That its owner says it belongs to: with others of this name it can share a stage's tensors. In a pool that runs,
+    every device is lent by a process of its own."""
 
 
 @dataclass(frozen=True, slots=True)

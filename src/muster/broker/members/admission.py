@@ -42,7 +42,7 @@ class Admission:
     def admit(self, event: NodeJoined, now_s: float) -> Member:
         hello = event.hello
         name = self.names.give(event.node, hello.name)
-        member = Member(event.node, event.connection, name, hello.region, hello.address, heard_s=now_s)
+        member = Member(event.node, event.connection, name, hello.region, hello.address, now_s, hello.island)
         self._members.add(member)
         self.known.add(event.node)
         return member

@@ -56,6 +56,8 @@ def _check_names(node: NodeId, hello: Hello) -> None:
         raise MalformedFrame(f"A node's name has 1 to {MAX_NAME} printable characters; choose another with --name.")
     if len(hello.region) > MAX_NAME or not (hello.region == "" or _readable(hello.region)):
         raise MalformedFrame(f"A region has at most {MAX_NAME} printable characters; choose another with --region.")
+    if len(hello.island) > MAX_NAME or not (hello.island == "" or _readable(hello.island)):
+        raise MalformedFrame(f"An island has at most {MAX_NAME} printable characters; choose another with --island.")
     _check_address(hello.address)
 
 

@@ -52,8 +52,8 @@ class Flow:
     def passed(self, placement: Placement) -> dict[NodeId, int]:
         """Steps that came to each machine and left it, as its neighbours on both sides say; none where it has none."""
         seen = self._seen.get(placement.epoch)
-        crossed = seen.crossed if seen is not None else (0,) * len(placement.nodes)
-        return {node: min(crossed[index - 1], crossed[index]) for index, node in enumerate(placement.nodes)}
+        crossed = seen.crossed if seen is not None else (0,) * len(placement.ring)
+        return {node: min(crossed[index - 1], crossed[index]) for index, node in enumerate(placement.ring)}
 
     def stuck_s(self, placement: Placement, now_s: float) -> float:
         """How long steps have been on their way without moving; 0 where none is."""
@@ -67,7 +67,7 @@ class Flow:
 
     def culprit(self, placement: Placement, now_s: float) -> NodeId:
         """Where the steps stick; the first stage, which has to begin them, where none is on its way."""
-        counts, nodes = self._counts(placement), placement.nodes
+        counts, nodes = self._counts(placement), placement.ring
         entered = counts[0][1]
         for index, crossed in enumerate(_crossed(counts)):
             if crossed < entered:
@@ -85,7 +85,7 @@ class Flow:
 
     def _counts(self, placement: Placement) -> list[tuple[int, int]]:
         """(received, sent) of each stage."""
-        return [self._members.members[node].passed.get(placement.epoch, (0, 0)) for node in placement.nodes]
+        return [self._members.members[node].passed.get(placement.epoch, (0, 0)) for node in placement.ring]
 
 
 def _crossed(counts: list[tuple[int, int]]) -> tuple[int, ...]:

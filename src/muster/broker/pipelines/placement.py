@@ -72,10 +72,16 @@ class Placement:
 
     @property
     def nodes(self) -> tuple[NodeId, ...]:
+        """All that hold anything of it; the first one schedules."""
+        return self.pipeline.members()
+
+    @property
+    def ring(self) -> tuple[NodeId, ...]:
+        """Those among them that speak for their stages, in the order of these."""
         return self.pipeline.nodes()
 
     def stage(self, node: NodeId) -> Stage | None:
-        return next((stage for stage in self.pipeline.stages if stage.node == node), None)
+        return next((stage for stage in self.pipeline.stages if node in stage.members), None)
 
     def bytes_on(self, node: NodeId) -> int:
         """Memory that this placement takes on `node`; 0 if it has no stage there."""
@@ -84,7 +90,7 @@ class Placement:
             return 0
         work = self.pipeline.work
         workspace = workspace_of(work, self.model.workspace)
-        return stage_bytes(self.model.shape, stage.first, stage.last, work.cache_tokens, workspace)
+        return stage_bytes(self.model.shape, stage.first, stage.last, work.cache_tokens, workspace, stage.degree)
 
     def host_bytes_on(self, node: NodeId) -> int:
         """Likewise of the host's memory."""
@@ -105,9 +111,21 @@ class Placement:
         return bool(self.deferred) and all(load.loaded or load.has_weights for load in self.loads.values())
 
     def neighbours(self, node: NodeId) -> set[NodeId]:
-        order = self.nodes
-        index = order.index(node)
-        return {order[index - 1], order[(index + 1) % len(order)]} - {node}
+        """Whom it dials, or is dialled by."""
+        stage, order = self.stage(node), self.ring
+        beside = set(stage.members) if stage is not None else set()
+        if node in order:
+            index = order.index(node)
+            beside |= {order[index - 1], order[(index + 1) % len(order)]}
+        return beside - {node}
+
+    def following(self, node: NodeId) -> NodeId:
+        """Whom it dials first: the next stage, or the first member of its own."""
+        order = self.ring
+        if node in order:
+            return order[(order.index(node) + 1) % len(order)]
+        stage = self.stage(node)
+        return stage.node if stage is not None else node
 
     def assignment(self, node: NodeId, peers: tuple[Address, ...]) -> Assign:
         return Assign(
@@ -116,7 +134,7 @@ class Placement:
             model=self.model.shape.name,
             manifest=self.model.manifest,
             dtype=self.model.shape.dtype,
-            index=self.nodes.index(node),
+            index=next(index for index, stage in enumerate(self.pipeline.stages) if node in stage.members),
             pipeline=_instructed(self.pipeline, self.model),
             peers=peers,
         )

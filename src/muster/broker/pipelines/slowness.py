@@ -72,12 +72,12 @@ class Slowness:
         works_for = Counter(node for placement in serving for node in placement.nodes)
         tried_again = self._try_again(works_for, now_s)
         alone = [placement for placement in serving if all(works_for[node] == 1 for node in placement.nodes)]
-        news = [self._judge(placement, now_s) for placement in alone if len(placement.nodes) > 1]
+        news = [self._judge(placement, now_s) for placement in alone if len(placement.ring) > 1]
         return any(news) or tried_again
 
     def _judge(self, serving: Placement, now_s: float) -> bool:
         """By each other, the machines of one ring; whether there is news."""
-        busy_s = {node: self._members.members[node].busy_s for node in serving.nodes}
+        busy_s = {node: self._members.members[node].busy_s for node in serving.ring}
         window = self._windows.get(serving.id)
         if window is None or window.epoch != serving.epoch:
             window = self._windows[serving.id] = _Window(serving.epoch, now_s, busy_s)
@@ -89,10 +89,10 @@ class Slowness:
         self._windows[serving.id] = _Window(serving.epoch, now_s, busy_s, found)
         if len(found) < IN_A_ROW or not all(found):
             return False
-        most = self._most(shape, serving.nodes, forecasting)
+        most = self._most(shape, serving.ring, forecasting)
         news = [
             self._believe(node, forecasts[node], [times[node] for times in found], most[node], now_s)
-            for node in serving.nodes
+            for node in serving.ring
         ]
         return any(news)
 

@@ -162,7 +162,8 @@ def as_plan(
     links = [pool.link(source.node, target.node) for source, target in hops]
     if any(wire_seconds(link, 1) == inf for link in links):
         raise links_are_down()
-    work = [options.step_seconds(shape, stage.first, stage.last, devices[stage.node]) for stage in stages]
+    nodes = {node.id: node for node in pool.nodes}
+    work = [options.stage_seconds(shape, stage, nodes[stage.node]) for stage in stages]
     # The way back carries token ids only, so its bandwidth does not bound the step.
     codecs = codecs_of(shape, links[:-1], max(work), options)
     carried = [options.message_bytes(shape, codec) for codec in codecs]
@@ -176,9 +177,10 @@ def as_plan(
         batch=batch,
         prefill_tokens=options.workspace.prefill_tokens,
     )
-    swapped = swap_pages(shape, stages, devices, settings, step_s, options)
+    shared = any(stage.degree > 1 for stage in stages)
+    swapped = 0 if shared else swap_pages(shape, stages, devices, settings, step_s, options)
     pipeline = Pipeline(tuple(stages), msgspec.structs.replace(settings, swap_pages=swapped), coded(stages, codecs))
-    used = set(pipeline.nodes())
+    used = set(pipeline.members())
     return Plan(
         model=shape.name,
         pipelines=(pipeline,),

@@ -25,7 +25,8 @@ def repair(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) 
     stays = [
         stage
         for stage in keep.stages
-        if caps.get(stage.node, 0) >= stage_bytes(shape, stage.first, stage.last, tokens, options.workspace)
+        if min(caps.get(node, 0) for node in stage.members)
+        >= stage_bytes(shape, stage.first, stage.last, tokens, options.workspace, stage.degree)
     ]
     if not stays:
         return None
@@ -50,7 +51,7 @@ def _gaps(stays: Sequence[Stage], layers: int) -> list[tuple[int, int]]:
 
 
 def _idle(pool: Pool, stages: Sequence[Stage]) -> tuple[Node, ...]:
-    busy = {stage.node for stage in stages}
+    busy = {node for stage in stages for node in stage.members}
     return tuple(node for node in pool.nodes if node.id not in busy)
 
 
@@ -79,7 +80,8 @@ def room_for_pages(shape: ModelShape, pool: Pool, stages: Sequence[Stage], optio
     caps = {node.id: node.device.memory_bytes for node in pool.nodes}
     pages = options.max_pages(shape)
     for stage in stages:
-        bare = stage_bytes(shape, stage.first, stage.last, 0, options.workspace)
-        per_page = options.page_size * shape.cache_bytes_per_token(stage.first, stage.last)
-        pages = min(pages, (caps[stage.node] - bare) // per_page if per_page else pages)
+        bare = stage_bytes(shape, stage.first, stage.last, 0, options.workspace, stage.degree)
+        per_page = -(-options.page_size * shape.cache_bytes_per_token(stage.first, stage.last) // stage.degree)
+        room = min(caps[node] for node in stage.members) - bare
+        pages = min(pages, room // per_page if per_page else pages)
     return pages

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.cost.codecs import message_bytes
+from muster.cost.island import island_seconds
 from muster.cost.layer_ranges import Floats, WorkTable, is_range, ranges, weight_table, work_table, workspace_row
 from muster.cost.memory import WorkspaceOptions
 from muster.cost.pace import TYPICAL, Constants, seconds
@@ -73,6 +74,11 @@ class PlanOptions:
     def step_seconds(self, shape: ModelShape, first: int, last: int, device: Device) -> float:
         """Of layers [first, last) on `device` in that step."""
         return seconds(self.work(shape, first, last), device, shape.dtype, self.constants)
+
+    def stage_seconds(self, shape: ModelShape, stage: Stage, node: Node) -> float:
+        """The same of a stage that several devices may share, the slowest of which is that of `node`."""
+        work = self.work(shape, stage.first, stage.last)
+        return island_seconds(work, shape, self.batch, node, stage.degree, self.constants)
 
     def message_bytes(self, shape: ModelShape, codec: Codec | None = None) -> int:
         """From a stage to the next in that step. Without a codec: the least that the link may carry."""

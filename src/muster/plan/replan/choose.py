@@ -101,14 +101,14 @@ def improved(
 
 
 def can_be(plan: Plan, shape: ModelShape, pool: Pool, options: PlanOptions) -> bool:
-    """Whether the runtime could carry this out: one pipeline of single devices that are here and have the memory."""
+    """Whether the runtime could carry this out: one pipeline of machines that are here and have the memory."""
     here = {node.id for node in pool.nodes}
     if len(plan.pipelines) != 1:
         return False
     pipeline = plan.only_pipeline
     if (
         any(stage.devices != (0,) for stage in pipeline.stages)
-        or not here.issuperset(pipeline.nodes())
+        or not here.issuperset(pipeline.members())
         or pipeline.serve.page_size != options.page_size
         or not host_has_room(shape, pipeline.stages, {node.id: node.device for node in pool.nodes}, pipeline.serve)
     ):
@@ -126,7 +126,7 @@ def _honouring(plans: Iterable[Plan], options: PlanOptions) -> list[Plan]:
 def _moved(
     shape: ModelShape, pool: Pool, keep: Pipeline | None, most_stages: int, options: PlanOptions
 ) -> Iterator[Plan]:
-    if keep is None or not {node.id for node in pool.nodes}.issuperset(keep.nodes()):
+    if keep is None or not {node.id for node in pool.nodes}.issuperset(keep.members()):
         return
     for stages, pages in small_moves(shape, pool, keep, most_stages, options):
         yield as_plan(shape, pool, stages, pages, options, "The pipeline as it was, but for a small change")

@@ -3,7 +3,7 @@
 A pin is kept whenever the pool can serve with it. Otherwise others hold its layers until it can be kept again.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from muster.cost.memory import stage_bytes
@@ -15,8 +15,9 @@ from muster.plan.serve.options import Pin
 from muster.plan.words import bytes_in_words
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
-from muster.spec.pool import Node, Pool
+from muster.spec.pool import Node, NodeId, Pool
 
+PINNED = "Pinned machines have their layers, others the rest"
 LEAST_OF_ID = 6
 """So many characters of an id name a machine."""
 
@@ -37,16 +38,19 @@ def pinned(pins: Sequence[Pin], shape: ModelShape, pool: Pool, options: PlanOpti
     """Every pin, held against the machines that are here now."""
     found: list[Pinned] = []
     for pin in pins:
-        one = _pinned(pin, shape, pool, options)
-        if one.stage is not None and any(other.stage and other.stage.node == one.stage.node for other in found):
+        taken = {node for other in found if other.stage is not None for node in other.stage.members}
+        one = _pinned(pin, shape, pool, options, taken)
+        if one.stage is not None and taken.intersection(one.stage.members):
             one = Pinned(pin, None, f"{pin.node} is pinned twice, by its name and by its id; leave one out.")
         found.append(one)
     return tuple(found)
 
 
 def is_meant(pin: Pin, node: Node) -> bool:
-    """Whether a pin may mean this machine, by its name or by the first digits of its id."""
-    return pin.node == node.name or (len(pin.node) >= LEAST_OF_ID and node.id.startswith(pin.node))
+    """Whether a pin may mean this machine, by its name, by its island or by the first digits of its id."""
+    return pin.node in (node.name, node.island or node.name) or (
+        len(pin.node) >= LEAST_OF_ID and node.id.startswith(pin.node)
+    )
 
 
 def without(pins: Sequence[Pin], pool: Pool) -> Pool:
@@ -54,28 +58,72 @@ def without(pins: Sequence[Pin], pool: Pool) -> Pool:
     return replace(pool, nodes=tuple(node for node in pool.nodes if not any(is_meant(pin, node) for pin in pins)))
 
 
-def _pinned(pin: Pin, shape: ModelShape, pool: Pool, options: PlanOptions) -> Pinned:
+def _pinned(pin: Pin, shape: ModelShape, pool: Pool, options: PlanOptions, taken: Collection[NodeId]) -> Pinned:
     found = [node for node in pool.nodes if node.name == pin.node]
+    island = sorted((node for node in pool.nodes if node.island == pin.node), key=lambda node: (node.name, node.id))
+    if island and (not found or len(pin.devices) > 1):
+        return _on_island(pin, shape, island, options, taken)
+    if len(pin.devices) > 1:
+        return Pinned(
+            pin,
+            None,
+            f"{_layers(pin).capitalize()} are planned for {len(pin.devices)} devices of {pin.node}, and no machine of "
+            f"an island of this name is here; start one for each device with `muster join --island {pin.node}`.",
+            is_here=False,
+        )
     if not found and len(pin.node) >= LEAST_OF_ID:
         found = [node for node in pool.nodes if node.id.startswith(pin.node)]
     if not found:
         return Pinned(pin, None, f"{pin.node} is not here; others hold {_layers(pin)} until it is.", is_here=False)
     if len(found) > 1:
         return Pinned(pin, None, f"{len(found)} machines are called {pin.node}; pin one of them by its id.")
-    return _held_against(pin, found[0], shape, options)
+    return _held_against(pin, found, shape, options)
 
 
-def _held_against(pin: Pin, node: Node, shape: ModelShape, options: PlanOptions) -> Pinned:
-    tokens = options.min_pages(shape) * options.page_size
-    need, room = stage_bytes(shape, pin.first, pin.last, tokens, options.workspace), node.device.memory_bytes
-    if need > room:
+def _on_island(
+    pin: Pin, shape: ModelShape, island: Sequence[Node], options: PlanOptions, taken: Collection[NodeId]
+) -> Pinned:
+    """The machines that the numbers of devices mean, in the order of their names; for one that is gone, another."""
+    meant = [island[index] for index in pin.devices if index < len(island)]
+    spare = [node for node in reversed(island) if node not in meant]
+    chosen = [node for node in [*meant, *spare] if node.id not in taken][: len(pin.devices)]
+    if len(chosen) < len(pin.devices):
         return Pinned(
             pin,
             None,
-            f"{_layers(pin).capitalize()} need {bytes_in_words(need)} and {pin.node} lends "
-            f"{bytes_in_words(room)}; pin fewer layers to it, or lend more with --memory.",
+            f"Of the {len(pin.devices)} machines of island {pin.node} that are to share {_layers(pin)}, {len(chosen)} "
+            "are here and free; start the others.",
+            is_here=False,
         )
-    return Pinned(pin, Stage(node.id, pin.first, pin.last))
+    return _held_against(pin, chosen, shape, options)
+
+
+def _held_against(pin: Pin, nodes: Sequence[Node], shape: ModelShape, options: PlanOptions) -> Pinned:
+    """The slowest of them speaks for all: they wait for it anyway, and so its speed is what is planned with."""
+    tokens = options.min_pages(shape) * options.page_size
+    need = stage_bytes(shape, pin.first, pin.last, tokens, options.workspace, len(nodes))
+    least = min(nodes, key=lambda node: node.device.memory_bytes)
+    if need > least.device.memory_bytes:
+        return Pinned(
+            pin,
+            None,
+            f"{_layers(pin).capitalize()} need {bytes_in_words(need)} and {least.name} lends "
+            f"{bytes_in_words(least.device.memory_bytes)}; pin fewer layers to it, or lend more with --memory.",
+        )
+    pace = {node.id: options.step_seconds(shape, pin.first, pin.last, node.device) for node in nodes}
+    first, *others = sorted(nodes, key=lambda node: -pace[node.id])
+    return Pinned(pin, Stage(first.id, pin.first, pin.last, others=tuple(node.id for node in others)))
+
+
+def slowest_members(pool: Pool, stages: Iterable[Stage]) -> str:
+    """Who paces an island of unequal machines, in words; empty where none does."""
+    nodes = {node.id: node for node in pool.nodes}
+    unequal = [
+        nodes[stage.node].name
+        for stage in stages
+        if len({tuple(sorted(nodes[node].device.flops_per_s.items())) for node in stage.members}) > 1
+    ]
+    return f" ({', '.join(unequal)} paces its island)" if unequal else ""
 
 
 def _layers(pin: Pin) -> str:
@@ -99,7 +147,7 @@ def around(planner: Planner) -> Planner:
             in_order = tuple(sorted(stages, key=lambda stage: stage.first))
             found = repair(shape, pool, Pipeline(in_order, ServeSettings(0, options.page_size, 1)), options)
             if found is not None:
-                return as_plan(shape, pool, *found, options, "Pinned machines have their layers, others the rest")
+                return as_plan(shape, pool, *found, options, PINNED + slowest_members(pool, found[0]))
         raise PoolUnavailable(
             "The machines that are not pinned cannot hold the other layers; let more join, or pin fewer layers."
         )
@@ -108,4 +156,7 @@ def around(planner: Planner) -> Planner:
 
 
 def _is_beside(stage: Stage, fixed: Collection[Stage]) -> bool:
-    return all(stage.node != other.node and (stage.last <= other.first or other.last <= stage.first) for other in fixed)
+    return all(
+        not set(stage.members) & set(other.members) and (stage.last <= other.first or other.last <= stage.first)
+        for other in fixed
+    )

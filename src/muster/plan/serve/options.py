@@ -15,9 +15,11 @@ class Pin:
     """Layers [first, last) belong on this machine, whatever the search would like better."""
 
     node: NodeId
-    """A node's id or its name."""
+    """A node's id or its name; in a pool that runs, also the name of an island."""
     first: int
     last: int
+    devices: tuple[int, ...] = (0,)
+    """Which of it share the layers."""
 
 
 @dataclass(frozen=True, slots=True)

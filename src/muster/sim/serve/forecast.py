@@ -149,7 +149,7 @@ def _stages(ring: Ring, state: SteadyState, steps_per_s: float) -> list[StageFor
             stage.last,
             pipeline.work.cache_tokens,
             options,
-            len(stage.devices),
+            stage.degree,
         )
         found.append(
             StageForecast(

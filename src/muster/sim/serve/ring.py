@@ -141,7 +141,7 @@ class Ring:
         tokens = self.pipeline.serve.swap_pages * self.pipeline.serve.page_size
         return (
             max(
-                tokens * self.shape.cache_bytes_per_token(stage.first, stage.last) / len(stage.devices) / _host(node)
+                tokens * self.shape.cache_bytes_per_token(stage.first, stage.last) / stage.degree / _host(node)
                 for stage, node in zip(self.stages, self.nodes, strict=True)
             )
             if tokens

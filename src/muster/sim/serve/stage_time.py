@@ -75,7 +75,7 @@ class StagePace:
 
     def __init__(self, shape: ModelShape, stage: Stage, node: Node, constants: Constants) -> None:
         constants = constants.of(node.device)
-        devices = len(stage.devices)
+        devices = stage.degree
         peak = peak_flops_per_s(node.device, shape.dtype) * devices
         self._amounts = amounts = _amounts(shape, stage.first, stage.last)
         slowness = host_slowness(node.device, constants.host_flops_per_s)

@@ -13,6 +13,7 @@ from muster.wire.messages.generate import (
     Submit,
     Tokens,
 )
+from muster.wire.messages.island import IslandNote, IslandStep
 from muster.wire.messages.membership import (
     Goodbye,
     Heartbeat,
@@ -32,6 +33,7 @@ AnyMessage = (
     | Assign | LoadProgress | Loaded | LoadFailed | Release | StageLost
     | Submit | Cancel | Tokens | Failed | EpochUnknown
     | Step | StepDone | Admissions | Prepare | Prepared
+    | IslandNote | IslandStep
     | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | ExerciseAnswer
     | CheckCodecs | CodecsChecked | Calibrate | Calibrated
     | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay

@@ -16,6 +16,8 @@ class Hello(Message, frozen=True, tag="hello"):
     region: str
     proof: bytes
     address: Address
+    island: str = ""
+    """Machines that name the same one may hold a stage together: they are on one fast network, or one machine."""
 
 
 class Welcome(Message, frozen=True, tag="welcome"):

@@ -26,8 +26,12 @@ class Assign(EpochMessage, frozen=True, tag="assign"):
 
     @property
     def mine(self) -> Stage:
-        """The stage that the receiver is to hold."""
+        """The stage that the receiver is to hold, alone or with others."""
         return self.pipeline.stages[self.index]
+
+    def rank(self, node: str) -> int:
+        """Which member of its stage a machine is."""
+        return self.mine.members.index(node)
 
 
 class LoadProgress(EpochMessage, frozen=True, tag="load_progress"):

@@ -1,17 +1,23 @@
 """From an assignment to a stage that serves: pages beside the weights, an engine or a follower on top."""
 
 import time
+from typing import Any
 
 from muster.compress.registry import PLAIN
 from muster.cost.memory import DRAFT_PAGE, draft_bytes, draft_cache_tokens, stage_bytes, workspace_of
 from muster.cost.swapping import host_bytes
 from muster.model.cache import KVCache
 from muster.model.stage import Stage
+from muster.node.island.address import host_towards
+from muster.node.island.gathering import Island
+from muster.node.island.joint import JointCache, JointStage
 from muster.node.runners.base import Kind, Place, Runner
 from muster.node.runners.serve.accept import check_settings
 from muster.node.runners.serve.calibrating import CalibratingFirst, CalibratingLater, StageParts
 from muster.node.runners.serve.first import FirstStage
 from muster.node.runners.serve.later import LaterStage
+from muster.node.runners.serve.leading import Leading
+from muster.node.runners.serve.member import MemberStage
 from muster.node.runners.serve.resend import Unclosed
 from muster.node.runners.serve.ring import RingPlace
 from muster.node.runners.thread import ComputeThread
@@ -23,6 +29,7 @@ from muster.serve.guess.guesser import Guesser
 from muster.serve.guess.guessing import Guessing
 from muster.serve.guess.ngrams import NgramGuesser
 from muster.serve.options import EngineOptions, most_in_flight
+from muster.serve.stage import RunsLayers
 from muster.serve.swapping import cache_of
 from muster.spec.model_shape import ModelShape
 from muster.wire.messages.placement import Assign
@@ -31,7 +38,8 @@ from muster.wire.messages.placement import Assign
 def needed_bytes(assign: Assign, shape: ModelShape) -> int:
     """Weights, pages and workspace together."""
     work = assign.pipeline.serve
-    return stage_bytes(shape, assign.mine.first, assign.mine.last, work.cache_tokens, workspace_of(work))
+    mine = assign.mine
+    return stage_bytes(shape, mine.first, mine.last, work.cache_tokens, workspace_of(work), mine.degree)
 
 
 def host_bytes_of(assign: Assign, shape: ModelShape) -> int:
@@ -40,6 +48,8 @@ def host_bytes_of(assign: Assign, shape: ModelShape) -> int:
 
 
 async def build(place: Place) -> Runner:
+    if place.assign.rank(place.node) > 0:
+        return await _build_member(place)
     return await (_build_first(place) if place.assign.index == 0 else _build_later(place))
 
 
@@ -49,9 +59,9 @@ async def _build_first(place: Place) -> Runner:
     if work.draft is not None:
         guessers.append(await place.load_draft(work.draft, draft_bytes, _draft_guesser))
 
-    def assemble(stage: Stage, shape: ModelShape) -> tuple[Engine[KVCache], StageParts]:
+    def assemble(own: Stage, shape: ModelShape) -> tuple[Engine[Any], StageParts]:
         options = EngineOptions.of(work, shape.max_context, assign.epoch)
-        cache, constraints = cache_of(stage, work), _constraints(place, stage)
+        stage, cache, constraints = *_shared(assign, own), _constraints(place, own)
         guessing = Guessing(guessers, time.monotonic)
         parts = StageParts(stage, cache, work.num_pages, options.prefill_tokens, options.max_context, PLAIN, outgoing)
         return Engine(stage, cache, options=options, constraints=constraints, guessing=guessing), parts
@@ -62,7 +72,9 @@ async def _build_first(place: Place) -> Runner:
     )
     ring, thread = await _ring_place(place), ComputeThread(assign.epoch, place.speed)
     first = FirstStage(ring, engine, outgoing.encode, thread)
-    return CalibratingFirst(first, ring, parts, thread) if assign.pipeline.codecs else first
+    return await _leading(
+        place, CalibratingFirst(first, ring, parts, thread) if assign.pipeline.codecs else first, parts
+    )
 
 
 def _draft_guesser(stage: Stage, shape: ModelShape) -> DraftGuesser[KVCache]:
@@ -72,8 +84,8 @@ def _draft_guesser(stage: Stage, shape: ModelShape) -> DraftGuesser[KVCache]:
 async def _build_later(place: Place) -> Runner:
     assign, work = place.assign, place.assign.pipeline.serve
 
-    def assemble(stage: Stage, shape: ModelShape) -> tuple[Follower[KVCache], StageParts]:
-        cache, constraints = cache_of(stage, work), _constraints(place, stage)
+    def assemble(own: Stage, shape: ModelShape) -> tuple[Follower[Any], StageParts]:
+        stage, cache, constraints = *_shared(assign, own), _constraints(place, own)
         parts = StageParts(stage, cache, work.num_pages, work.prefill_tokens, shape.max_context, incoming, outgoing)
         return Follower(stage, cache, assign.epoch, work.prefill_tokens, constraints), parts
 
@@ -83,7 +95,43 @@ async def _build_later(place: Place) -> Runner:
     )
     ring, thread = await _ring_place(place), ComputeThread(assign.epoch, place.speed)
     later = LaterStage(ring, follower, incoming.decode, outgoing.encode, thread)
-    return CalibratingLater(later, ring, parts, thread) if assign.pipeline.codecs else later
+    return await _leading(
+        place, CalibratingLater(later, ring, parts, thread) if assign.pipeline.codecs else later, parts
+    )
+
+
+async def _build_member(place: Place) -> Runner:
+    assign, work = place.assign, place.assign.pipeline.serve
+    stage, cache = await place.load(
+        lambda shape: needed_bytes(assign, shape),
+        lambda stage, shape: (stage, cache_of(stage, work)),
+        lambda shape: host_bytes_of(assign, shape),
+    )
+    thread = ComputeThread(assign.epoch, place.speed)
+    return MemberStage(await _island(place), stage, cache, work, thread)
+
+
+def _shared(assign: Assign, stage: Stage) -> tuple[RunsLayers[Any], Any]:
+    """The stage and its cache as whoever schedules uses them."""
+    cache = cache_of(stage, assign.pipeline.serve)
+    return (JointStage(stage), JointCache(cache)) if assign.mine.degree > 1 else (stage, cache)
+
+
+async def _leading(place: Place, runner: Runner, parts: StageParts) -> Runner:
+    """`runner`, where others hold its stage too: together with them."""
+    if not isinstance(parts.stage, JointStage):
+        return runner
+    parts.stage.island = await _island(place)
+    return Leading(runner, parts.stage.island)
+
+
+async def _island(place: Place) -> Island:
+    assign = place.assign
+    members = assign.mine.members
+    towards = members[1:] if place.node == members[0] else members[:1]
+    addresses = {address.node: address for address in assign.peers}
+    sends = {node: await place.reach(node) for node in towards}
+    return Island(assign, place.node, host_towards(addresses[towards[0]]), sends)
 
 
 def _constraints(place: Place, stage: Stage) -> Constraints | None:
