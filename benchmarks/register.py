@@ -155,8 +155,9 @@ def claims(
 
 
 def this_command() -> str:
-    """As it was typed, with paths from the root of the repository."""
-    words = [word.replace(f"{ROOT}/", "") for word in sys.argv]
+    """As it was typed, with paths from the root of the repository; of others, only the name of the file."""
+    inside = [word.replace(f"{ROOT}/", "") for word in sys.argv]
+    words = [Path(word).name if Path(word).is_absolute() else word for word in inside]
     return shlex.join(["python", *words])
 
 
