@@ -24,14 +24,15 @@ def test_a_pipeline_of_two_one_and_two_members_says_what_the_model_does_and_is_r
     dense: PreTrainedModel, model_path: Path, tmp_path: Path
 ) -> None:
     options = replace(JOB, min_nodes=5, pins=PLANNED)
-    with LivePool(tmp_path, str(model_path), islands=ISLANDS, options=options) as pool:
+    with LivePool(tmp_path, str(model_path), islands=ISLANDS, options=options, patient=True) as pool:
         pool.until_serving(3)
         requests = mixed_requests(2, 3, 40, 8, pool.model.shape.vocab_size)
         expected = {request.id: generate(dense, request) for request in requests}
-        assert [stage.degree for stage in stages(pool)] == [2, 1, 2]
+        pool.until("the islands", lambda: [stage.degree for stage in stages(pool)] == [2, 1, 2])
         assert pool.ask(requests) == expected
         pool.islands.append("right")
         spare = pool.add_machine(name="spare")
+        pool.until("the islands", lambda: [stage.degree for stage in stages(pool)] == [2, 1, 2])
         (other,) = stages(pool)[2].others
         pool.kill(next(machine for machine in pool.machines if machine.id == other))
         pool.until("an island with the spare machine", lambda: any(spare.id in one.members for one in stages(pool)))

@@ -6,6 +6,9 @@ compare which part of which layers each of them has.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from threading import Thread
+from typing import TypeVar
 
 import torch
 from blake3 import blake3
@@ -20,6 +23,8 @@ from muster.wire.messages.island import IslandNote, IslandStep
 from muster.wire.messages.placement import Assign
 
 Send = Callable[[AnyMessage, Payload], None]
+Result = TypeVar("Result")
+LOOK_S = 0.02
 REPEAT_S = 0.3
 """A member that is not ready yet hears nothing, so notes are said again."""
 
@@ -56,13 +61,16 @@ class Island:
 
     async def gather(self) -> None:
         """Returns when all members are one group, and each has its own part. Raises `LinkDown`, `ProtocolViolation`."""
-        # It goes on for a while: a member may not have heard all when the others are through.
         self._telling = asyncio.ensure_future(self._tell_again())
-        group = await asyncio.to_thread(self._form)
+        self._notes.set(f"here/{self.rank}", b"yes")
+        # Others may take minutes more to load; whether they are still at it, the head knows.
+        while not self._notes.check([f"here/{rank}" for rank in range(len(self.members))]):
+            await asyncio.sleep(LOOK_S)
+        group = await _in_own_thread(self._form)
         self.group = group
         if self._is_over:  # dropped meanwhile
             group.abort()
-        await asyncio.to_thread(self._compare, group)
+        await _in_own_thread(lambda: self._compare(group))
 
     def tell(self, message: IslandStep, payload: Payload) -> None:
         """To all other members, in the order of the calls; in any thread."""
@@ -111,9 +119,25 @@ class Island:
             send(note, b"")
 
     async def _tell_again(self) -> None:
-        for _ in range(int(GATHER_S / REPEAT_S)):
+        """It goes on for a while: a member may not have heard all when the others are through."""
+        left_s = GATHER_S
+        while left_s > 0 and not self._is_over:
             await asyncio.sleep(REPEAT_S)
-            if self._is_over:
-                return
+            left_s -= REPEAT_S if self.group is not None else 0.0
             for note in self._said:
                 self._send(note)
+
+
+async def _in_own_thread(work: Callable[[], Result]) -> Result:
+    """One that nobody waits for at the end: where a member is gone, it may take as long as `GATHER_S`."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+    Thread(target=run, daemon=True, name="island").start()
+    return await asyncio.wrap_future(future)

@@ -44,6 +44,9 @@ class JointCache:
         places: Places | None = self.own.enter(rows, copies)
         return places
 
+    def expect(self, rows: Sequence[Row], copies: Sequence[tuple[int, int]]) -> None:
+        self.own.expect(rows, copies)
+
 
 class JointStage:
     """Implements `RunsLayers`."""

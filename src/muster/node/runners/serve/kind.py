@@ -29,7 +29,7 @@ from muster.serve.guess.guesser import Guesser
 from muster.serve.guess.guessing import Guessing
 from muster.serve.guess.ngrams import NgramGuesser
 from muster.serve.options import EngineOptions, most_in_flight
-from muster.serve.stage import RunsLayers
+from muster.serve.stage import PagedCache, RunsLayers
 from muster.serve.swapping import cache_of
 from muster.spec.model_shape import ModelShape
 from muster.wire.messages.placement import Assign
@@ -111,7 +111,7 @@ async def _build_member(place: Place) -> Runner:
     return MemberStage(await _island(place), stage, cache, work, thread)
 
 
-def _shared(assign: Assign, stage: Stage) -> tuple[RunsLayers[Any], Any]:
+def _shared(assign: Assign, stage: Stage) -> tuple[RunsLayers[Any], PagedCache]:
     """The stage and its cache as whoever schedules uses them."""
     cache = cache_of(stage, assign.pipeline.serve)
     return (JointStage(stage), JointCache(cache)) if assign.mine.degree > 1 else (stage, cache)

@@ -33,6 +33,8 @@ class Leading:
             await self._inner.run()
         except LinkDown as error:
             raise Cheated(*self._island.lost(error)) from error
+        finally:
+            self._island.close()  # a thread may be waiting for other members, whatever becomes of `close`
 
     def vitals(self) -> RunnerVitals:
         return self._inner.vitals()

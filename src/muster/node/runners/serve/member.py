@@ -69,6 +69,8 @@ class MemberStage:
             raise Cheated(*self._island.lost(error)) from error
         except ProtocolViolation as error:
             raise Cheated(self._first, str(error)) from error
+        finally:
+            self._island.close()  # a thread may be waiting for other members, whatever becomes of `close`
 
     def vitals(self) -> RunnerVitals:
         return self._thread.vitals()
