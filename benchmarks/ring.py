@@ -212,7 +212,7 @@ async def compare(part: str, options: argparse.Namespace, home: Path) -> dict[st
         rings = [await pool.ring() for pool in pools]
         turns: list[list[dict[str, Any]]] = [[] for _ in pools]
         for turn in range(options.turns):
-            for index, pool in enumerate(pools):
+            for index, pool in list(enumerate(pools))[:: -1 if turn % 2 else 1]:  # so that what drifts meets both alike
                 await pool.until_pinned()
                 found = await window(pool, shape, turn, options)
                 say(f"{pool.variant.name}: {json.dumps(found)}")
@@ -280,9 +280,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="+", choices=(*DELAYS_MS, *AGAINST, "rounds", "frames"), metavar="PART")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--models", type=Path, default=None, help="where to keep the generated model")
-    parser.add_argument("--concurrency", type=int, default=768)
-    parser.add_argument("--speed", type=float, default=0.4, help="share of this machine that each stage is")
-    parser.add_argument("--warm-up", type=float, default=45.0)
+    parser.add_argument("--concurrency", type=int, default=1024)
+    parser.add_argument("--speed", type=float, default=0.3, help="share of this machine that each stage is")
+    parser.add_argument("--warm-up", type=float, default=25.0)
     parser.add_argument("--window", type=float, default=30.0)
     parser.add_argument("--turns", type=int, default=2)
     return parser.parse_args(words)

@@ -10,7 +10,7 @@ import random
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 PROMPT_TOKENS = 16
@@ -74,10 +74,14 @@ class Load:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _one_after_the_other(self) -> None:
+        first = True
         while True:
-            began_s = time.perf_counter()
+            began_s, asked = time.perf_counter(), next(self.requests)
+            if first:  # as if the load had been there for long: otherwise streams go in waves for minutes
+                asked = replace(asked, output_tokens=self.requests.random.randint(1, asked.output_tokens))
+            first = False
             try:
-                body = await self.answer(next(self.requests))
+                body = await self.answer(asked)
             except (OSError, ValueError) as error:
                 self.failed, self.words = self.failed + 1, repr(error)
                 await asyncio.sleep(0.5)

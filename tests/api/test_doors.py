@@ -83,10 +83,10 @@ def test_metrics_count_requests_tokens_latencies_errors_and_the_pool(tokenizer: 
 
 def test_pool_gauges_are_bounded_and_named_validly() -> None:
     metrics = Metrics()
-    metrics.watch_pool(lambda: {"a b/c": {"é": 1}, "text": "x", "many": {str(i): i for i in range(1000)}})
+    metrics.watch_pool(lambda: {"a b/c": {"é": 1}, "text": "x", "many": {str(i): i for i in range(2000)}})
     lines = [line for line in metrics.render().decode().splitlines() if line.startswith("muster_pool")]
     assert "muster_pool_a_b_c__ 1.0" in lines
-    assert len(lines) == 256
+    assert len(lines) == 1024
 
 
 @pytest.mark.parametrize("token", ["none", "wrong", "sk-1"])

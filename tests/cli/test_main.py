@@ -27,6 +27,8 @@ def test_every_verb_is_there() -> None:
         "serve",
         "simulate",
         "status",
+        "train",
+        "tune",
     ]
 
 

@@ -95,9 +95,14 @@ def test_a_banned_machine_that_comes_again(pool: LivePool) -> None:
     "claim",
     [
         lambda device: replace(device, memory_bytes=2**60),
-        lambda device: replace(device, memory_bytes=-1),
-        lambda device: replace(device, flops_per_s={"float32": float("inf")}),
-        lambda device: replace(device, flops_per_s={"float32": float("nan")}),
+        *(
+            pytest.param(claim, marks=pytest.mark.chaos)
+            for claim in (
+                lambda device: replace(device, memory_bytes=-1),
+                lambda device: replace(device, flops_per_s={"float32": float("inf")}),
+                lambda device: replace(device, flops_per_s={"float32": float("nan")}),
+            )
+        ),
     ],
     ids=["an exabyte", "less than nothing", "infinitely fast", "not a number"],
 )

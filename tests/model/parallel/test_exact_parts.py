@@ -59,7 +59,11 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize(
     ("cuts", "degrees"),
-    [((0, LAYERS), (2,)), ((0, 1, LAYERS), (4, 4)), ((0, 1, 2, LAYERS), (2, 1, 2))],
+    [
+        pytest.param((0, LAYERS), (2,), marks=pytest.mark.chaos),  # 2-1-2 has it as well
+        ((0, 1, LAYERS), (4, 4)),
+        ((0, 1, 2, LAYERS), (2, 1, 2)),
+    ],
     ids=["2", "4", "2-1-2"],
 )
 def test_every_degree_gives_the_logits_of_the_whole_model(

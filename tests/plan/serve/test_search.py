@@ -232,6 +232,7 @@ def test_deserves_ring_gets_enough_steps_in_flight_and_swap_from_the_planner():
     assert found[2].score == pytest.approx(found[0].score, rel=0.01)
 
 
+@pytest.mark.chaos
 def test_the_58_gpus_of_hexgen_all_serve_and_come_near_the_bound():
     fleet, model = shipped_fleet("hexgen-58"), named_shape("llama-2-70b")
     found = plan_serving(model, fleet, ServeWorkload(), ServeOptions(evaluations=60))
