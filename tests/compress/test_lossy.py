@@ -16,6 +16,12 @@ from muster.spec.codec import RAW, Codec
 from muster.wire.messages.base import TensorHeader
 
 NAMES = ("fp32", "bf16", "fp16", "int8", "int4")
+FEW_BITS = (
+    *(f"{share}-{bits}" for share in ("channel", "token", "group") for bits in (1, 3, 4, 8)),
+    *(f"{share}-2-stochastic" for share in ("channel", "token", "group")),
+    *("tile-4", "top-k-1/3", "top-k-1/100", "random-k-1/3", "chunk-top-k-1/64", "rank-2"),
+)
+ALL = (*NAMES, *FEW_BITS)
 MOST = 2**24
 shapes = st.one_of(
     st.lists(st.integers(0, 5), max_size=3).map(tuple),
@@ -60,7 +66,7 @@ def test_every_shape_and_size_of_values_comes_back_within_its_error(
     assert float((back.double() - tensor.double()).abs().max()) <= share * largest + lost + own
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_rows_without_values_take_no_bytes(name: str) -> None:
     """Whatever was reserved for them would go out as it was found in memory."""
     empty = torch.zeros(5000, 0)
@@ -86,7 +92,7 @@ def test_fp16_keeps_its_digits_beyond_its_range_and_next_to_a_row_that_is_beyond
     assert torch.equal(back[1], tensor[1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_not_sent(name: str, bad: float) -> None:
     tensor = hidden((3, 100), 0)
@@ -95,7 +101,7 @@ def test_what_is_no_number_is_not_sent(name: str, bad: float) -> None:
         make_coder(Codec(name)).encode(tensor)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_payload_of_any_bytes_gives_numbers_or_is_refused(name: str) -> None:
     coder = make_coder(Codec(name))
     for dtype in DTYPES:
@@ -108,7 +114,7 @@ def test_a_payload_of_any_bytes_gives_numbers_or_is_refused(name: str) -> None:
             assert bool(back.isfinite().all())
 
 
-@given(data=st.data(), name=st.sampled_from(NAMES))
+@given(data=st.data(), name=st.sampled_from(ALL))
 def test_noise_gives_numbers_or_is_refused(data: st.DataObject, name: str) -> None:
     header, payload = make_coder(Codec(name)).encode(hidden((2, 3), 1, dtype=torch.float16))
     noise = data.draw(st.binary(min_size=len(payload), max_size=len(payload)))
@@ -120,7 +126,7 @@ def test_noise_gives_numbers_or_is_refused(data: st.DataObject, name: str) -> No
 
 
 @given(
-    name=st.sampled_from(NAMES),
+    name=st.sampled_from(ALL),
     codec=st.sampled_from((*NAMES, "raw", "zip", "")),
     dtype=st.sampled_from([*DTYPES, "int8", "float64", "object", ""]),
     shape=st.lists(st.integers(-(2**63), 2**63), max_size=10).map(tuple),
@@ -135,7 +141,7 @@ def test_no_header_crashes_a_decoder(name: str, codec: str, dtype: str, shape: t
     assert back.nbytes <= 4096
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("change", [-1, 1, 64])
 def test_a_payload_that_is_too_short_or_too_long_is_refused(name: str, change: int) -> None:
     coder = make_coder(Codec(name))
@@ -145,13 +151,13 @@ def test_a_payload_that_is_too_short_or_too_long_is_refused(name: str, change: i
         coder.decode(header, wrong, MOST)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_more_than_is_expected_is_refused_before_it_takes_memory(name: str) -> None:
     with pytest.raises(FrameTooLarge):
         make_coder(Codec(name)).decode(TensorHeader(dtype="float32", shape=(2**14, 2**14), codec=name), b"", 2**20)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_link_with_a_codec_takes_raw_values_and_no_other_codec(name: str) -> None:
     tensor, coder = hidden((2, 8), 0), make_coder(Codec(name))
     assert torch.equal(coder.decode(*make_coder(RAW).encode(tensor), MOST), tensor)
@@ -160,7 +166,7 @@ def test_a_link_with_a_codec_takes_raw_values_and_no_other_codec(name: str) -> N
         coder.decode(*make_coder(Codec(other)).encode(tensor), MOST)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_whole_numbers_are_not_packed(name: str) -> None:
     with pytest.raises(Unsupported, match="raw"):
         make_coder(Codec(name)).encode(torch.ones(2, 2, dtype=torch.int64))
@@ -181,6 +187,10 @@ GOLDEN = {
     "fp16": "0fedaf0f",
     "int8": "c46240b2",
     "int4": "fd144130",
+    "channel-4": "d63385c4",
+    "group-3": "0eef2b06",
+    "token-2-stochastic": "39897276",
+    "tile-4": "aa23fa18",
 }
 """Beginnings of the BLAKE3 of what each codec makes of the same values."""
 

@@ -1,6 +1,6 @@
-"""Codecs by name, with what they send and what they lose. Sizes only: `compress` has those of `LINK_CODECS` yet.
+"""Codecs by name, with what they send and what they lose. Sizes only; `compress` has them all.
 
-Losses are on Gaussian values, which activations resemble and are not. Those of `LINK_CODECS` are what `compress` does.
+Losses are on Gaussian values, which activations resemble and are not. All are what `compress` does.
 `group-b`: b bits a value, and for each group of 32 a scale and an offset of 16 bits; the loss is that of rounding to
 the nearest of 2^b levels between the group's least and greatest value, measured once on 1,024 x 1,600 values (below
 that of one scale per channel, which AQ-SGD's code has by default, github.com/DS3Lab/AC-SGD at 95a0f2e). `top-k`: the
