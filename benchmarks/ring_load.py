@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-PROMPT_TOKENS = 16
+PROMPT_TOKENS = 4
+"""Few, so that it hardly matters how many prompts a window happens to have."""
 OUTPUT_TOKENS = (16, 48)
 """The shortest and the longest answer; all lengths between are as frequent, so that no two streams stay in step."""
 _HEADERS = (
