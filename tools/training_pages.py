@@ -2,13 +2,14 @@
 
 from pool_keys import table
 
-from muster.spec.training import BatchTable, DataTable, LoraTable, OptimizerTable, TrainingRun
+from muster.spec.training import BatchTable, DataTable, LinksTable, LoraTable, OptimizerTable, TrainingRun
 
 TABLES = (
     ("At the top of the file", TrainingRun),
     ("`[data]`", DataTable),
     ("`[batch]`", BatchTable),
     ("`[optimizer]`", OptimizerTable),
+    ("`[links]`", LinksTable),
     ("`[lora]`", LoraTable),
 )
 

@@ -14,7 +14,8 @@
     ├── ProtocolViolation       400, exit 6   a peer sent what the protocol forbids
     │   ├── MalformedFrame
     │   ├── FrameTooLarge
-    │   └── VersionMismatch
+    │   ├── VersionMismatch
+    │   └── OutOfStep                         two ends of a link remember different things
     ├── LinkDown                503, exit 5   the connection to a peer is gone
     ├── WeightsInvalid          500, exit 7   missing tensor, wrong shape, truncated or unreadable file
     ├── UnsupportedModel        501, exit 7   this architecture fails the conformance check
@@ -104,6 +105,10 @@ class FrameTooLarge(ProtocolViolation):
 
 class VersionMismatch(ProtocolViolation):
     code = "version_mismatch"
+
+
+class OutOfStep(ProtocolViolation):
+    code = "out_of_step"
 
 
 class LinkDown(MusterError):

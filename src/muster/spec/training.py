@@ -87,6 +87,19 @@ class OptimizerTable(Table):
     """The norm of all gradients together is cut down to this."""
 
 
+class LinksTable(Table):
+    """`[links]`: how what goes between stages is packed."""
+
+    forward: str = "raw"
+    """Hidden states: a codec, `aq-B` for their changes since the text's last visit in B bits, or `ada-top-k`."""
+    backward: str = "raw"
+    """Their gradients: a codec, such as `int8`, or `ada-top-k`."""
+    buffers: Literal["fp32", "fp16", "bf16", "int8", "int4"] = "fp16"
+    """How both ends keep the hidden states that `aq-B` sends changes of."""
+    buffer_bytes: Annotated[int, Field(ge=1, le=2**50)] = 2**40
+    """Of memory for them at each end of each link; the longest unused go, and are sent in full when they come again."""
+
+
 class LoraTable(Table):
     """`[lora]`: train small matrices beside the model's own, which stay as they are (Hu et al., 2021)."""
 
@@ -129,6 +142,8 @@ class TrainingRun(Table):
     """How much one step sees."""
     optimizer: OptimizerTable = OptimizerTable()
     """How weights change."""
+    links: LinksTable = LinksTable()
+    """How much is sent between stages."""
     lora: LoraTable | None = None
     """Present: adapters are trained instead of the model's own weights."""
 

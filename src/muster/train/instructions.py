@@ -33,12 +33,16 @@ class Send:
     to: Place
     label: Label
     tensors: Tensors
+    texts: tuple[int, ...] = ()
+    """Whose hidden states these are, by number, where the same texts may come again; what is only scored names none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receive:
     source: Place
     label: Label
+    texts: tuple[int, ...] = ()
+    """As the sender names them."""
 
 
 _Result = TypeVar("_Result")

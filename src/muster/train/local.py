@@ -1,19 +1,22 @@
 """All places of a run in one process: the twin of stages on several machines. Messages go from hand to hand.
 
-Knows nothing of links or encodings.
+Where the run packs what goes between stages, they are packed and unpacked here too, so that it learns what it would
+learn on several machines.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from muster.errors import OutOfStep
 from muster.model.trainable import TrainableStage, build_trainable
 from muster.model.weights import Weights
 from muster.spec.training import TrainingRun
-from muster.train.instructions import Label, Place, Send, Tensors, Work
+from muster.train.instructions import Label, Place, Receive, Send, Tensors, Work
+from muster.train.links import Parcels, StageLinks
 from muster.train.score import Score
 from muster.train.step import Layout, StageTrainer, StepReport
 
@@ -52,19 +55,20 @@ def build_places(
 
 
 class LocalPipelines:
-    def __init__(self, trainers: Mapping[Place, StageTrainer]) -> None:
-        self.trainers = dict(trainers)
+    def __init__(self, trainers: Mapping[Place, StageTrainer], links: Mapping[Place, StageLinks] | None = None) -> None:
+        """Without `links`, tensors are handed over as they are."""
+        self.trainers, self.links = dict(trainers), links
 
     def step(self, number: int, dealt: Dealt, total_tokens: int) -> StepReport:
         """Raises `TrainingDiverged`, with all weights as they were."""
         works = {
             place: trainer.step(number, dealt[place.pipeline], total_tokens) for place, trainer in self.trainers.items()
         }
-        return carry_out(works)[Place(0, 0)]
+        return carry_out(works, self.links)[Place(0, 0)]
 
     def score(self, dealt: Dealt) -> Score:
         works = {place: trainer.score(dealt[place.pipeline]) for place, trainer in self.trainers.items()}
-        return carry_out(works)[Place(0, 0)]
+        return carry_out(works, self.links)[Place(0, 0)]
 
     def tensors(self) -> dict[str, Tensor]:
         """Of the whole model, by name."""
@@ -88,38 +92,63 @@ class LocalPipelines:
             trainer.optimizer.restore(state)
 
 
-def carry_out(works: Mapping[Place, Work[_Result]]) -> dict[Place, _Result]:
+def carry_out(
+    works: Mapping[Place, Work[_Result]], links: Mapping[Place, StageLinks] | None = None
+) -> dict[Place, _Result]:
     """Let all work go on until it is done, each as far as what it waits for has come. Raises what any of it raises."""
-    letters: dict[tuple[Place, Place, Label], Tensors] = {}
+    hands = Hands(links)
     actors = {place: _Actor(place, work) for place, work in works.items()}
     while any(not actor.done for actor in actors.values()):
-        moves = [actor.go_on(letters) for actor in actors.values() if not actor.done]
+        moves = [actor.go_on(hands) for actor in actors.values() if not actor.done]
         assert any(moves), "all places wait for each other"
     return {place: actor.results[0] for place, actor in actors.items()}
+
+
+class Hands:
+    """What was sent and is not yet taken."""
+
+    def __init__(self, links: Mapping[Place, StageLinks] | None) -> None:
+        self._links = links
+        self._letters: dict[tuple[Place, Place, Label], Tensors | Parcels] = {}
+
+    def give(self, source: Place, send: Send) -> None:
+        packed = send.tensors if self._links is None else self._links[source].pack(send)
+        self._letters[source, send.to, send.label] = packed
+
+    def has(self, here: Place, receive: Receive) -> bool:
+        return (receive.source, here, receive.label) in self._letters
+
+    def take(self, here: Place, receive: Receive) -> Tensors:
+        came: Any = self._letters.pop((receive.source, here, receive.label))
+        if self._links is None:
+            return came  # type: ignore[no-any-return]
+        try:
+            return self._links[here].unpack(receive, came)
+        except OutOfStep:
+            return self._links[here].unpack(receive, self._links[receive.source].resend(receive))
 
 
 class _Actor(Generic[_Result]):
     def __init__(self, place: Place, work: Work[_Result]) -> None:
         self._place, self._work = place, work
-        self._waits_for: tuple[Place, Place, Label] | None = None
-        self._started = False
+        self._waits_for: Receive | None = None
         self.results: list[_Result] = []
 
     @property
     def done(self) -> bool:
         return bool(self.results)
 
-    def go_on(self, letters: dict[tuple[Place, Place, Label], Tensors]) -> bool:
+    def go_on(self, hands: Hands) -> bool:
         """Whether it got any further."""
-        if self._started and self._waits_for not in letters:
+        if self._waits_for is not None and not hands.has(self._place, self._waits_for):
             return False
         try:
-            instruction = self._work.send(letters.pop(self._waits_for)) if self._waits_for else next(self._work)
-            self._started = True
+            waited = self._waits_for
+            instruction = next(self._work) if waited is None else self._work.send(hands.take(self._place, waited))
             while isinstance(instruction, Send):
-                letters[self._place, instruction.to, instruction.label] = instruction.tensors
+                hands.give(self._place, instruction)
                 instruction = next(self._work)
-            self._waits_for = (instruction.source, self._place, instruction.label)
+            self._waits_for = instruction
         except StopIteration as ended:
             self.results.append(ended.value)
         return True

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from muster.model.trainable import TrainableStage
 from muster.sim.train.schedules import order
 from muster.spec.workload import TrainWorkload
+from muster.train.corpus import numbers_of
 from muster.train.instructions import Label, Place, Receive, Send, Work
 
 NONE_BAD = -1
@@ -54,11 +55,12 @@ class Passes:
 
         `keeps` what the way back needs.
         """
-        x = yield from self._input(microbatch)
+        x = yield from self._input(microbatch, keeps)
         with torch.set_grad_enabled(keeps):
             output = self._compute(x.requires_grad_(keeps and not self._stage.is_first), microbatch)
         if not self._stage.is_last:
-            yield Send(self._neighbour(1), Label("activations", microbatch), {"hidden": output.detach()})
+            numbers = self._numbers(microbatch) if keeps else ()
+            yield Send(self._neighbour(1), Label("activations", microbatch), {"hidden": output.detach()}, numbers)
         if keeps:
             self._keep(microbatch, x, output)
         return output
@@ -70,10 +72,11 @@ class Passes:
         targets_N = self._texts[microbatch][:, 1:].to(output.device).flatten()
         return cross_entropy(output.flatten(0, 1), targets_N, reduction="sum") / self._total_tokens
 
-    def _input(self, microbatch: int) -> Work[Tensor]:
+    def _input(self, microbatch: int, keeps: bool) -> Work[Tensor]:
         if self._stage.is_first:
             return self._texts[microbatch][:, :-1].to(self._stage.device)
-        came = yield Receive(self._neighbour(-1), Label("activations", microbatch))
+        numbers = self._numbers(microbatch) if keeps else ()
+        came = yield Receive(self._neighbour(-1), Label("activations", microbatch), numbers)
         return came["hidden"].to(self._stage.device)
 
     def _keep(self, microbatch: int, x: Tensor, output: Tensor) -> None:
@@ -85,14 +88,18 @@ class Passes:
     def _backward(self, microbatch: int) -> Work[None]:
         gradient = None
         if not self._stage.is_last:
-            came = yield Receive(self._neighbour(1), Label("gradients", microbatch))
+            came = yield Receive(self._neighbour(1), Label("gradients", microbatch), self._numbers(microbatch))
             gradient = came["hidden"].to(self._stage.device)
         x, output = self._kept.pop(microbatch)
         if output.requires_grad:
             self._stage.go_back(output, gradient)
         if not self._stage.is_first:
             back = torch.zeros_like(x) if x.grad is None else x.grad
-            yield Send(self._neighbour(-1), Label("gradients", microbatch), {"hidden": back})
+            numbers = self._numbers(microbatch)
+            yield Send(self._neighbour(-1), Label("gradients", microbatch), {"hidden": back}, numbers)
+
+    def _numbers(self, microbatch: int) -> tuple[int, ...]:
+        return numbers_of(self._texts[microbatch])
 
     def _neighbour(self, distance: int) -> Place:
         return self._place._replace(stage=self._place.stage + distance)

@@ -24,11 +24,12 @@ from muster.model.source import resolve
 from muster.model.trainable import TrainableStage
 from muster.model.weights import open_directory
 from muster.spec.model_shape import ModelShape
-from muster.spec.training import TrainingRun
+from muster.spec.training import LinksTable, TrainingRun
 from muster.text.tokenizer import load_tokenizer
 from muster.train.checkpoint import Checkpoint, check_identity, latest_checkpoint, write_checkpoint
 from muster.train.corpus import Corpus, deal
 from muster.train.documents import Documents, find_files, read_documents
+from muster.train.links import StageLinks, check_links, settled
 from muster.train.local import LocalPipelines, build_places
 from muster.train.score import Score
 from muster.train.step import Layout, StepReport
@@ -75,6 +76,7 @@ class Prepared:
 
 def prepare(run: TrainingRun, folder: Path, say: Say) -> Prepared:
     """`folder` is what paths in the run are relative to. Raises `MusterError` for all that can be told beforehand."""
+    check_links(run.links)
     source, config_json = _model(run, folder)
     out = _beside(run.out, folder)
     if source is not None and out.resolve() == source.resolve():
@@ -97,9 +99,17 @@ def prepare(run: TrainingRun, folder: Path, say: Say) -> Prepared:
             f"The tokenizer makes tokens beyond the model's {shape.vocab_size}; use the model's own.", "tokenizer"
         )
     corpus = Corpus(documents.ids, run.batch.length, run.seed)
+    run = _with_links(run, corpus, say)
     judged = Corpus(held_out.ids, run.batch.length, run.seed, "The held-out data") if held_out else None
     ratio = held_out.nbytes / len(held_out.ids) if held_out else 0.0
     return Prepared(run, out, source, companions, config_json, shape, documents, corpus, judged, ratio)
+
+
+def _with_links(run: TrainingRun, corpus: Corpus, say: Say) -> TrainingRun:
+    links = settled(run.links, run.steps * run.batch.sequences / corpus.texts)
+    if links != run.links:
+        say(f"no text comes twice, so {links.forward} takes the place of {run.links.forward}")
+    return run.model_copy(update={"links": links})
 
 
 def _beside(name: str, folder: Path) -> Path:
@@ -255,7 +265,9 @@ class Running:
         places = build_places(
             open_directory(base), self._run, self.prepared.shape.num_layers, self._layout, devices, self._adapt
         )
-        pipelines = LocalPipelines(places)
+        packed = self._run.stages > 1 and self._run.links != LinksTable()
+        links = {place: StageLinks(place, self._run.links, self._run.seed) for place in places} if packed else None
+        pipelines = LocalPipelines(places, links)
         if found is not None:
             if self._lora is not None and found.step:
                 for trainer in places.values():
