@@ -2,7 +2,15 @@
 
 from pool_keys import table
 
-from muster.spec.training import BatchTable, DataTable, LinksTable, LoraTable, OptimizerTable, TrainingRun
+from muster.spec.training import (
+    BatchTable,
+    DataTable,
+    ExchangeTable,
+    LinksTable,
+    LoraTable,
+    OptimizerTable,
+    TrainingRun,
+)
 
 TABLES = (
     ("At the top of the file", TrainingRun),
@@ -10,6 +18,7 @@ TABLES = (
     ("`[batch]`", BatchTable),
     ("`[optimizer]`", OptimizerTable),
     ("`[links]`", LinksTable),
+    ("`[exchange]`", ExchangeTable),
     ("`[lora]`", LoraTable),
 )
 

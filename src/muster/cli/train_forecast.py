@@ -35,12 +35,14 @@ def check_memory(prepared: Prepared, devices: Sequence[torch.device]) -> dict[to
     """Bytes that the run needs on each device. Raises `DoesNotFit` where that is more than is free."""
     run, workload = prepared.run, prepared.run.workload
     needed = dict.fromkeys(devices, 0)
+    microbatches = -(-run.batch.sequences // run.batch.microbatch // run.replicas)
     for index, (first, last) in enumerate(cuts(prepared.shape.num_layers, run.stages)):
-        alive = in_flight(workload, index, run.stages, run.batch.sequences // run.batch.microbatch)
+        alive = in_flight(workload, index, run.stages, microbatches)
         options = TrainingOptions(workload.microbatch, workload.length, alive, workload.recompute, workload.optimizer)
         memory = training_memory(prepared.shape, first, last, options)
         changed = memory.gradients + memory.optimizer if run.lora is None else 0
-        needed[devices[index % len(devices)]] += memory.weights + changed + memory.activations + memory.logits
+        alone = memory.weights + changed + memory.activations + memory.logits
+        needed[devices[index % len(devices)]] += run.replicas * alone
     for device, nbytes in needed.items():
         if nbytes > (free := free_memory_bytes(device)):
             raise DoesNotFit(
@@ -51,8 +53,13 @@ def check_memory(prepared: Prepared, devices: Sequence[torch.device]) -> dict[to
 
 
 def forecast(prepared: Prepared, devices: Sequence[torch.device], disk: Path) -> TrainForecast | None:
-    """Of one step, by what this machine was just measured to do. None where stages share some of several devices."""
+    """Of one step, by what this machine was just measured to do.
+
+    None where stages share some of several devices, and where replicas share them.
+    """
     run = prepared.run
+    if run.replicas > 1:
+        return None
     if len(devices) not in (1, run.stages):
         return None
     ranges = cuts(prepared.shape.num_layers, len(devices))

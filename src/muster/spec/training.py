@@ -100,6 +100,27 @@ class LinksTable(Table):
     """Of memory for them at each end of each link; the longest unused go, and are sent in full when they come again."""
 
 
+class ExchangeTable(Table):
+    """`[exchange]`: how replicas keep their weights the same."""
+
+    codec: str = "raw"
+    """What packs gradients (`int8`, `int4`), or with local steps how far weights went (`int8`, `chunk-top-k-1/64`)."""
+    every: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    """Steps that each replica makes by itself before all meet; 1 adds up gradients in every step."""
+    outer_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.7
+    """With local steps: of the mean of how far weights went."""
+    outer_momentum: _BelowOne = 0.9
+    """Likewise, after Nesterov."""
+    feedback: _Share = 0.0
+    """With local steps: the share of what the codec lost that goes with the next message; sparse codecs need it."""
+
+    @model_validator(mode="after")
+    def _not_lossy_alone(self) -> "ExchangeTable":
+        if self.every > 1 and self.codec.startswith("chunk-top-k") and not self.feedback:
+            raise ValueError(f"{self.codec} loses nearly all of a message; write feedback = 0.95")
+        return self
+
+
 class LoraTable(Table):
     """`[lora]`: train small matrices beside the model's own, which stay as they are (Hu et al., 2021)."""
 
@@ -142,10 +163,23 @@ class TrainingRun(Table):
     """How much one step sees."""
     optimizer: OptimizerTable = OptimizerTable()
     """How weights change."""
+    replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Copies of the model that share each step's texts."""
+    exchange: ExchangeTable = ExchangeTable()
+    """How replicas agree."""
     links: LinksTable = LinksTable()
     """How much is sent between stages."""
     lora: LoraTable | None = None
     """Present: adapters are trained instead of the model's own weights."""
+
+    @model_validator(mode="after")
+    def _enough_for_all(self) -> "TrainingRun":
+        if self.batch.sequences // self.batch.microbatch < self.replicas:
+            raise ValueError(
+                f"{self.replicas} replicas need as many microbatches, and [batch] has "
+                f"{self.batch.sequences // self.batch.microbatch}"
+            )
+        return self
 
     @property
     def workload(self) -> TrainWorkload:

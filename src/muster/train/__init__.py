@@ -5,8 +5,8 @@ it carries that out. Gradients cross machines as messages; there is no autograd 
 
 Reading order: `instructions` (what a step may ask for), `passes` (a stage's microbatches forward and back), `rates`
 (the learning rate by step), `optimizer`, `exchange` (gradients of weights that several places hold, and sums over all),
-`step` (the sentence), `score` (held-out texts), `links` (how hidden states are packed on the way), `local` (all places
-in one process).
+`buckets` and `replicas` (how pipelines agree with less on the wire), `step` (the sentence), `score` (held-out texts),
+`links` (how hidden states are packed on the way), `local` (all places in one process).
 
 Data: `documents` (files become token ids), `corpus` (token ids become the texts of a step). Kept: `checkpoint` (on
 disk, whole or not at all), `metrics` (a line for each step). `run`: a run from its file to a trained model.

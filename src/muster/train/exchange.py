@@ -6,7 +6,7 @@
 Everybody adds the same numbers in the same order, so that equal weights stay equal to the last bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -26,20 +26,23 @@ class Figures:
     values: tuple[float, ...]
 
 
-def holders(place: Place, pipelines: int, stages: int, at_both_ends: bool) -> list[Place]:
-    """Of a weight of `place`, in order; `place` among them."""
+def holders(place: Place, pipelines: Iterable[int], stages: int, at_both_ends: bool) -> list[Place]:
+    """Of a weight of `place` in `pipelines`, in order; `place` among them."""
     ends = sorted({0, stages - 1}) if at_both_ends else [place.stage]
-    return [Place(pipeline, stage) for pipeline in range(pipelines) for stage in ends]
+    return [Place(pipeline, stage) for pipeline in pipelines for stage in ends]
 
 
 def add_gradients(
-    parameters: Mapping[str, nn.Parameter], at_both_ends: frozenset[str], place: Place, pipelines: int, stages: int
+    parameters: Mapping[str, nn.Parameter],
+    at_both_ends: frozenset[str],
+    place: Place,
+    group: Callable[[bool], Sequence[Place]],
 ) -> Work[None]:
-    """Replace each weight's gradient by the sum over all who hold it."""
+    """Replace each weight's gradient by the sum over its `group`, which is told whether both ends hold the weight."""
     ordinary = {name: one for name, one in parameters.items() if name not in at_both_ends}
     both = {name: one for name, one in parameters.items() if name in at_both_ends}
-    yield from _add(ordinary, place, holders(place, pipelines, stages, False), Label("shared", ORDINARY))
-    yield from _add(both, place, holders(place, pipelines, stages, True), Label("shared", AT_BOTH_ENDS))
+    yield from _add(ordinary, place, group(False), Label("shared", ORDINARY))
+    yield from _add(both, place, group(True), Label("shared", AT_BOTH_ENDS))
 
 
 def _add(parameters: Mapping[str, nn.Parameter], here: Place, group: Sequence[Place], label: Label) -> Work[None]:

@@ -84,12 +84,13 @@ class LocalPipelines:
             name: tensor
             for place, trainer in self.trainers.items()
             if place.pipeline == 0
-            for name, tensor in trainer.optimizer.state().items()
+            for name, tensor in {**trainer.optimizer.state(), **trainer.exchange.state()}.items()
         }
 
     def restore_optimizer(self, state: Tensors) -> None:
         for trainer in self.trainers.values():
             trainer.optimizer.restore(state)
+            trainer.exchange.restore(state)
 
 
 def carry_out(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from blake3 import blake3
 
+from muster.compress.registry import check_known
 from muster.cost.config_fields import read_config
 from muster.errors import ContextTooLong, InvalidRequest, MachineTrouble, Unsupported
 from muster.model.adapter import adapter_config, add_adapters, load_adapters, merge_adapters, save_adapters
@@ -23,6 +24,7 @@ from muster.model.shape import shape_of
 from muster.model.source import resolve
 from muster.model.trainable import TrainableStage
 from muster.model.weights import open_directory
+from muster.spec.codec import Codec
 from muster.spec.model_shape import ModelShape
 from muster.spec.training import LinksTable, TrainingRun
 from muster.text.tokenizer import load_tokenizer
@@ -77,6 +79,7 @@ class Prepared:
 def prepare(run: TrainingRun, folder: Path, say: Say) -> Prepared:
     """`folder` is what paths in the run are relative to. Raises `MusterError` for all that can be told beforehand."""
     check_links(run.links)
+    check_known(Codec(run.exchange.codec))
     source, config_json = _model(run, folder)
     out = _beside(run.out, folder)
     if source is not None and out.resolve() == source.resolve():
@@ -160,7 +163,7 @@ class Running:
         """Raises `InvalidRequest` if the folder holds checkpoints of another run."""
         self.prepared = prepared
         self._run = prepared.run
-        self._layout = Layout(1, self._run.stages)
+        self._layout = Layout(self._run.replicas, self._run.stages)
         found = latest_checkpoint(prepared.checkpoints, say)
         if found is not None:
             check_identity(found, prepared.identity)
@@ -265,7 +268,7 @@ class Running:
         places = build_places(
             open_directory(base), self._run, self.prepared.shape.num_layers, self._layout, devices, self._adapt
         )
-        packed = self._run.stages > 1 and self._run.links != LinksTable()
+        packed = self._run.links != LinksTable()
         links = {place: StageLinks(place, self._run.links, self._run.seed) for place in places} if packed else None
         pipelines = LocalPipelines(places, links)
         if found is not None:

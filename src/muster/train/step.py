@@ -9,17 +9,18 @@ from torch import Tensor
 from muster.errors import TrainingDiverged
 from muster.model.trainable import TrainableStage
 from muster.spec.training import TrainingRun
-from muster.train.exchange import add_gradients, clipping_scale, squared_norm, tell_all
+from muster.train.exchange import clipping_scale, squared_norm, tell_all
 from muster.train.instructions import Place, Work
 from muster.train.optimizer import Optimizer
 from muster.train.passes import NONE_BAD, Outcome, Passes
 from muster.train.rates import learning_rate
+from muster.train.replicas import make_exchange
 from muster.train.score import Score, score
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """The same at every place."""
+    """The same at every place; of one pipeline alone, where each makes local steps."""
 
     step: int
     """How many are done now."""
@@ -51,7 +52,11 @@ class StageTrainer:
         self._at_both_ends = stage.at_both_ends()
         # The last stage leaves what the first one holds, too, to that one, so that nothing is counted twice.
         elsewhere = self._at_both_ends if place.stage else frozenset()
-        self._counted = frozenset(self.parameters) - elsewhere if place.pipeline == 0 else frozenset[str]()
+        self.exchange = make_exchange(
+            run.exchange, self.parameters, self._at_both_ends, place, layout.pipelines, layout.stages
+        )
+        counts = place.pipeline == 0 or self.exchange.local
+        self._counted = frozenset(self.parameters) - elsewhere if counts else frozenset[str]()
         self.optimizer = Optimizer(self.parameters, run.optimizer)
 
     def step(self, number: int, texts: Sequence[Tensor], total_tokens: int) -> Work[StepReport]:
@@ -59,26 +64,27 @@ class StageTrainer:
 
         Raises `TrainingDiverged` at every place, with the weights as they were, if a loss or gradient is no number.
         """
+        if self.exchange.local:
+            total_tokens = sum(text[:, 1:].numel() for text in texts)
         passes = Passes(self.stage, self._place, texts, total_tokens)
         outcome = yield from passes.run(self._run.workload, self._layout.stages)
-        yield from add_gradients(self.parameters, self._at_both_ends, self._place, *self._sizes)
+        yield from self.exchange.gradients()
         loss, squared = yield from self._agree(outcome, number)
         rate = learning_rate(self._run.optimizer, number, self._run.steps)
         self.optimizer.update(rate, clipping_scale(squared, self._run.optimizer.clip_norm))
+        yield from self.exchange.weights(number + 1)
         return StepReport(number + 1, loss, sqrt(squared), rate)
 
     def score(self, texts: Sequence[Tensor]) -> Work[Score]:
         """How well held-out texts are predicted."""
         return score(self.stage, self._place, texts, self._layout.places)
 
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        return self._layout.pipelines, self._layout.stages
-
     def _agree(self, outcome: Outcome, number: int) -> Work[tuple[float, float]]:
         """The loss, and the squared norm of all gradients."""
         squared = squared_norm(self.parameters, self._counted)
         places = self._layout.places
+        if self.exchange.local:
+            places = [place for place in places if place.pipeline == self._place.pipeline]
         told = yield from tell_all((squared, outcome.loss, outcome.first_bad), self._place, places)
         squared, loss = (sum(figures[index] for figures in told) for index in (0, 1))
         if not isfinite(squared) or not isfinite(loss) or any(bad != NONE_BAD for _, _, bad in told):
