@@ -111,9 +111,9 @@ def main() -> None:
     if arguments.json is not None:
         date = datetime.now(UTC).isoformat(timespec="seconds")
         figures = {
-            "compress.1.errors": off,
-            "compress.1.four-bits": found["channel-4"]["times_below_float32"],
-            "compress.1.two-bits": found["channel-2"]["times_below_float32"],
+            "train.2.errors": off,
+            "train.2.four-bits": found["channel-4"]["times_below_float32"],
+            "train.2.two-bits": found["channel-2"]["times_below_float32"],
         }
         record = {"date": date, "machine": machine(), "codecs": found, "gigabytes_per_s": fast}
         record["claims"] = claims(figures, machine(), date)

@@ -1,6 +1,6 @@
 """How a loss fell, step by step, and on texts that were never trained on. Knows nothing of runs or of files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from muster.draw.palette import KINDS, QUIET, RULE
@@ -13,15 +13,32 @@ MAX_POINTS = 800
 """More than a screen has across; a longer curve shows every so manieth step."""
 
 
+COLOURS = ("#1b6ca8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7d868e")
+"""Of curves that are compared, round and round (Okabe and Ito, 2008)."""
+
+
 def draw_curve(title: str, losses: Curve, held_out: Curve) -> Sheet:
-    """Values that are no numbers are left out."""
-    losses, held_out = (_shown(curve) for curve in (losses, held_out))
+    """Of one run. Values that are no numbers are left out."""
+    named = (("loss of a step", losses, KINDS["decode"], 1.0), ("held-out texts", held_out, KINDS["prefill"], 1.6))
+    return _drawn(title, named)
+
+
+def draw_curves(title: str, curves: Mapping[str, Curve]) -> Sheet:
+    """Of several runs, by name. Values that are no numbers are left out."""
+    return _drawn(
+        title, [(name, curve, COLOURS[index % len(COLOURS)], 1.4) for index, (name, curve) in enumerate(curves.items())]
+    )
+
+
+def _drawn(title: str, named: Sequence[tuple[str, Curve, str, float]]) -> Sheet:
+    """Name, curve, colour and width of each."""
+    named = [(name, _shown(curve), colour, width) for name, curve, colour, width in named]
     sheet = Sheet(WIDTH, HEIGHT)
     sheet.put(Label(0, 8, fit(title, WIDTH, 11, True), 11, bold=True))
-    both = [*losses, *held_out]
-    if not both:
+    every = [point for _, curve, _, _ in named for point in curve]
+    if not every:
         return sheet
-    steps, values = max(1, max(step for step, _ in both)), [value for _, value in both]
+    steps, values = max(1, max(step for step, _ in every)), [value for _, value in every]
     low, high = min(values), max(values)
     high = high if high > low else low + 1.0
 
@@ -35,7 +52,6 @@ def draw_curve(title: str, losses: Curve, held_out: Curve) -> Sheet:
         sheet.put(Stroke(((LEFT, y), (WIDTH, y)), RULE), Label(LEFT - 4, y, f"{value:.3g}", align="right"))
         align = ("left", "center", "right")[round(2 * share)]
         sheet.put(Label(point(step, low)[0], HEIGHT - 8, f"{step:,}", colour=QUIET, align=align))  # type: ignore[arg-type]
-    named = (("loss of a step", losses, KINDS["decode"], 1.0), ("held-out texts", held_out, KINDS["prefill"], 1.6))
     for index, (name, curve, colour, width) in enumerate(named):
         if curve:
             sheet.put(Stroke(tuple(point(*one) for one in curve), colour, width, name=name))
