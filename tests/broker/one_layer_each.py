@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from muster.broker.pipelines.job import Circumstances, Job, Outcome
-from muster.cost.memory import stage_bytes
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.pinned import Pinned
+from muster.plan.train.memory import placed_bytes
 from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings
 from muster.spec.pool import Pool
 
@@ -14,13 +14,14 @@ class OneLayerEach:
     """Another kind of work: a layer on each of the first machines that are here, and never anything better."""
 
     def mend(self, job: Job, now: Circumstances) -> Outcome:
-        model, layers = job.model, job.model.shape.num_layers
-        need = max(stage_bytes(model.shape, n, n + 1, 0, model.workspace) for n in range(layers))
+        layers, work = job.model.shape.num_layers, TrainSettings(num_microbatches=4)
+        whole = Pipeline(tuple(Stage("", n, n + 1) for n in range(layers)), work)
+        need = max(placed_bytes(job.model.shape, whole, n) for n in range(layers))
         able = [node for node in now.pool.nodes if node.device.memory_bytes >= need]
         if len(able) < layers:
             return Outcome(None, f"{len(able)} of {layers} machines are here; join more.")
         stages = tuple(Stage(node.id, n, n + 1) for n, node in enumerate(able[:layers]))
-        return Outcome(Plan(job.name, (Pipeline(stages, TrainSettings(num_microbatches=4)),)))
+        return Outcome(Plan(job.name, (Pipeline(stages, work),)))
 
     def improve(self, job: Job, now: Circumstances, proposals: Sequence[Plan]) -> Outcome:
         return Outcome(None)

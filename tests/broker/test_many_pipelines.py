@@ -24,7 +24,9 @@ def serves(model: JobModel, pipelines: int = 1) -> Job:
     return replace(serve_job(model, options=OPTIONS), pipelines=pipelines)
 
 
-TRAINING = Job("run-7", TUNED, OneLayerEach(), options=OPTIONS)
+TRAINED = replace(TUNED, shape=replace(shape(3, 2), name="tuned", embedding_bytes=2**21, head_bytes=2**21))
+"""Gradients and optimizer take seven times the weights beside them."""
+TRAINING = Job("run-7", TRAINED, OneLayerEach(), options=OPTIONS)
 
 
 def pool_with(jobs: Sequence[Job], *sizes: float, remembered: Remembered | None = None) -> Stage:

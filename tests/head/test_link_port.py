@@ -6,9 +6,9 @@ from pathlib import Path
 
 import anyio
 
+from muster.head.bind import bind_where_it_was
 from muster.head.data_directory import last_link_port, remember_link_port
 from muster.head.options import HeadOptions
-from muster.head.run import bind_where_it_was
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 
@@ -40,9 +40,11 @@ def test_a_restarted_head_is_where_its_workers_dial_it(tmp_path: Path) -> None:
     async def scene() -> None:
         options = replace(OPTIONS, data_dir=tmp_path)
         (tmp_path / "link.port").write_text(port)
-        again = await bind_where_it_was(Identity.generate(), options)
+        again = await bind_where_it_was(Identity.generate(), options.data_dir, options.link_port, options.relay)
         assert port_of(again) == port
-        elsewhere = await bind_where_it_was(Identity.generate(), options)  # what is taken by now is no trouble
+        elsewhere = await bind_where_it_was(
+            Identity.generate(), options.data_dir, options.link_port, options.relay
+        )  # what is taken by now is no trouble
         assert port_of(elsewhere) != port
         remember_link_port(tmp_path, elsewhere.port)
         assert str(last_link_port(tmp_path)) == port_of(elsewhere)

@@ -8,7 +8,8 @@ import torch
 from msgspec.structs import replace
 
 from muster.node.events import Drop
-from muster.node.runners.registry import PRODUCTION
+from muster.node.runners.base import Kinds
+from muster.node.runners.serve.kind import SERVE
 from muster.spec.codec import Codec
 from muster.spec.plan import CodedLink, Pipeline, ServeSettings, Stage, TrainSettings
 from muster.wire.messages.generate import EpochUnknown, StepDone
@@ -146,7 +147,7 @@ async def test_a_stage_that_its_neighbour_cheats_blames_the_neighbour(tmp_path: 
 async def test_what_this_version_cannot_do_is_refused_when_it_is_assigned(
     tmp_path: Path, pipeline: Pipeline, says: str
 ) -> None:
-    async with ScriptedHead(tmp_path, PRODUCTION) as head:
+    async with ScriptedHead(tmp_path, Kinds({ServeSettings: SERVE})) as head:
         machine = await head.add()
         await head.assign(1, pipeline)
         failed = await machine.hears(LoadFailed, epoch=1)

@@ -1,4 +1,7 @@
-"""`muster train RUN.toml`: fine-tune or pre-train a model on this machine. Reads options; `train_work` does it."""
+"""`muster train RUN.toml`: fine-tune or pre-train a model, on this machine or on a pool. Reads options.
+
+`train_work` does it here, and `train_pool` on machines that join.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +17,39 @@ def train(
     stages: Annotated[
         int | None, Option(min=1, help="Cut the model into so many stages.", show_default="what the run says")
     ] = None,
+    pool: Annotated[
+        int | None,
+        Option(
+            min=1,
+            help="Train on machines that join by the ticket that is printed, as soon as so many are here; this one "
+            "only leads them.",
+            show_default="on this machine",
+        ),
+    ] = None,
+    link_port: Annotated[
+        int, Option(help="With --pool, machines reach this UDP port; 0 takes that of last time, or a free one.")
+    ] = 0,
+    relay: Annotated[
+        str | None, Option(help="With --pool, machines that cannot be dialled directly use this relay.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        Option(
+            help="With --pool, this folder keeps what is known of the machines.", show_default="pool in the run's out"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a model as RUN says, or go on where that run stopped. Ctrl-C leaves a checkpoint."""
     with waiting("loading PyTorch", as_json):
         from muster.cli.train_work import carry_out, read_run
 
-    carry_out(read_run(run, stages), run.parent, as_json)
+    if pool is None:
+        carry_out(read_run(run, stages), run.parent, as_json)
+        return
+    from muster.cli.logs import configure_logs
+
+    configure_logs()
+    from muster.cli.train_pool import PoolWords, carry_out_on_pool
+
+    carry_out_on_pool(read_run(run, stages), run.parent, PoolWords(pool, link_port, relay, data_dir), as_json)

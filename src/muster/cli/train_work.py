@@ -48,10 +48,22 @@ def carry_out(run: TrainingRun, folder: Path, as_json: bool) -> None:
         prepared.out.mkdir(parents=True, exist_ok=True)
         expected = forecast(prepared, devices, prepared.out)
         running = Running(prepared, devices, say)
-    _tell_start(prepared, running, expected, sum(needed.values()), tell)
-    session = _Session(running, expected, tell, as_json)
-    if session.go():
-        _tell_end(session, tell, as_json)
+    session(prepared, running, expected, sum(needed.values()), tell, as_json)
+
+
+def session(
+    prepared: Prepared,
+    running: Running,
+    expected: TrainForecast | None,
+    needed_bytes: int | None,
+    tell: Announcer,
+    as_json: bool,
+) -> None:
+    """From the first step to the end, or to Ctrl-C. `needed_bytes` are those on this machine, if it holds layers."""
+    _tell_start(prepared, running, expected, needed_bytes, tell)
+    work = _Session(running, expected, tell, as_json)
+    if work.go():
+        _tell_end(work, tell, as_json)
     else:
         raise typer.Exit(INTERRUPTED)
 
@@ -72,6 +84,7 @@ class _Session:
         """Whether the run came to its end. Raises what a step raises, with all of it on disk."""
         metrics = MetricsFile(self.running.prepared.out / METRICS, self.running.done)
         interrupt = Interrupt(lambda words: None, "finishing this step and writing a checkpoint")
+        self.running.stop_when(interrupt)
         with on_interrupt(interrupt.press), _Screen(self._run, self.running.done, self.as_json) as screen:
             while self.running.done < self._run.steps and not interrupt():
                 self._step(metrics, screen)
@@ -103,15 +116,18 @@ class _Session:
         return median(self.seconds[1:] or self.seconds)
 
     def _step(self, metrics: MetricsFile, screen: "_Screen") -> None:
-        started = perf_counter()
+        started, before = perf_counter(), self.running.done
         self.last = report = self.running.step()
         self.seconds.append(perf_counter() - started)
+        if report.step <= before:  # machines were lost with what they had
+            metrics.go_back(report.step - 1)
         facts: dict[str, Any] = {
             "step": report.step,
             "loss": report.loss,
             "gradient_norm": report.gradient_norm,
             "learning_rate": report.learning_rate,
             "seconds": round(self.seconds[-1], 6),
+            **self.running.facts(),
         }
         metrics.add(**facts)
         if self.as_json:
@@ -186,15 +202,16 @@ class _Screen:
 
 
 def _tell_start(
-    prepared: Prepared, running: Running, expected: TrainForecast | None, needed_bytes: int, tell: Announcer
+    prepared: Prepared, running: Running, expected: TrainForecast | None, needed_bytes: int | None, tell: Announcer
 ) -> None:
     run, documents = prepared.run, prepared.documents
     skipped = f", {documents.skipped_lines} broken lines skipped" if documents.skipped_lines else ""
     epochs = run.steps * run.batch.sequences / prepared.corpus.texts
+    memory = "" if needed_bytes is None else f", about {format_bytes(needed_bytes)} of memory"
     tell(
         "start",
         f"{run.model}: {documents.count} documents, {len(documents.ids):,} tokens{skipped}; {run.steps} steps are "
-        f"{epochs:.2f} epochs, about {format_bytes(needed_bytes)} of memory",
+        f"{epochs:.2f} epochs{memory}",
         model=run.model,
         documents=documents.count,
         tokens=len(documents.ids),

@@ -16,14 +16,13 @@ from muster.api.server import ApiServer
 from muster.broker.pipelines.job import PlannedPipeline
 from muster.broker.storage.store import Store
 from muster.client.state import Patience
-from muster.errors import MachineTrouble
+from muster.head.bind import bind_where_it_was
 from muster.head.compose import Head
 from muster.head.data_directory import (
     HeadRecord,
     admin_token,
     database_url,
     forget_head,
-    last_link_port,
     remember_link_port,
     write_head,
 )
@@ -32,7 +31,7 @@ from muster.head.model import load_draft, load_model
 from muster.head.options import HeadOptions, broker_options, job_options
 from muster.head.pins import check_apart, pipelines_of_plan
 from muster.head.watch import announce_door, watch
-from muster.link.identity import Identity, held_identity
+from muster.link.identity import held_identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.shaped import shaped_as
 from muster.model import apart
@@ -87,7 +86,7 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
         check_host(options.host, has_keys=store.has_keys())
         own_machine = own.node_id if own is not None else None
         broker = broker_options(options, own_machine, store.nodes())
-        endpoint = await bind_where_it_was(identity, options)
+        endpoint = await bind_where_it_was(identity, options.data_dir, options.link_port, options.relay)
         patience = Patience(new_request_s=options.wait_for_pipeline_s)
         job = job_options(options, planned, own_machine)
         head = Head(model, store, broker, job, patience=patience, draft=draft)
@@ -131,19 +130,6 @@ async def started(head: Head, endpoint: IrohEndpoint, scenario: str | None) -> A
         yield
     finally:
         await head.service.close()
-
-
-async def bind_where_it_was(identity: Identity, options: HeadOptions) -> IrohEndpoint:
-    """At the port of last time, unless one is asked for: machines look for a restarted head where they knew it."""
-    port = options.link_port or last_link_port(options.data_dir)
-    try:
-        endpoint = await IrohEndpoint.bind(identity, port, options.relay)
-    except MachineTrouble:
-        if options.link_port or not port:
-            raise
-        endpoint = await IrohEndpoint.bind(identity, 0, options.relay)
-        log.warning("link.port_changed", taken=port, port=endpoint.port, remedy="give the machines a new ticket")
-    return endpoint
 
 
 @asynccontextmanager

@@ -37,18 +37,18 @@ def epochs_of(status: Mapping[str, Any]) -> list[int]:
     return [one["epoch"] for job in status["jobs"] for one in job["pipelines"] if one["epoch"]]
 
 
-def serving(status: Mapping[str, Any]) -> str:
+def serving(status: Mapping[str, Any], verb: str = "Serving") -> str:
     """Who holds what, each pipeline in a sentence of its own."""
     placements = [one["placement"] for job in status["jobs"] for one in job["pipelines"] if one["placement"]]
     each = [
         ", ".join(f"{stage['name']} holds layers {stage['first']}–{stage['last'] - 1}" for stage in stages)
         for stages in placements
     ]
-    return "Serving: " + "; and beside that: ".join(each) + "."
+    return f"{verb}: " + "; and beside that: ".join(each) + "."
 
 
-async def watch(service: BrokerService, announce: Announce, own_comes: bool = False) -> None:
-    """Tell of machines that come and go and of every new placement.
+async def watch(service: BrokerService, announce: Announce, own_comes: bool = False, verb: str = "Serving") -> None:
+    """Tell of machines that come and go and of every new placement; `verb` is what its machines are doing.
 
     Where this machine's own worker comes, nobody is asked for machines before it is here.
     """
@@ -69,7 +69,7 @@ async def watch(service: BrokerService, announce: Announce, own_comes: bool = Fa
             if node["id"] not in present:
                 announce("left", f"{node['name']} is gone.", node=node["id"], name=node["name"])
         if status["ready"] and (now_up := epochs_of(status)) != epochs:
-            announce("placed", serving(status), epoch=status["epoch"], stages=status["placement"])
+            announce("placed", serving(status, verb), epoch=status["epoch"], stages=status["placement"])
             epochs = now_up
         if status["reason"] != trouble:
             trouble = status["reason"]

@@ -46,6 +46,8 @@ HUB_REST_S = 600.0
 """A hub that gave no weights is not asked again for so long."""
 Report = Callable[[LoadProgress], None]
 Result = TypeVar("Result")
+Build = Callable[[Weights, ModelShape, torch.device], Result]
+"""Runs in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Wish(Generic[Result]):
 class _Use:
     """What one epoch holds."""
 
-    key: StageKey
+    key: StageKey | None
+    """None: its kind of work keeps the weights itself, and nothing is left of them afterwards."""
     nbytes: int
     """Weights, and what its kind of work has beside them."""
     host_bytes: int
@@ -117,10 +120,30 @@ class StageLoader:
         report(LoadProgress(epoch=assign.epoch, done_bytes=nbytes, total_bytes=nbytes))
         return work
 
+    async def load_weights(self, wish: Wish[Any], build: Build[Result], head: Connection, report: Report) -> Result:
+        """Likewise what `build` makes of the weights themselves, instead of a stage that serves."""
+        assign, mine = wish.assign, wish.assign.mine
+        weights, shape, at_once_bytes = await self._bring(wish, mine.first, mine.last, head, report)
+        while self._building is not None:  # two at once might not fit
+            await asyncio.wait([self._building])
+        needed = self._check_fits(wish, shape, at_once_bytes)
+        self._make_room(needed)
+        use = _Use(None, needed, 0)
+        self._uses.setdefault(assign.epoch, []).append(use)
+        try:
+            work = await asyncio.to_thread(_built, build, weights, shape, self._device)
+        except BaseException:
+            self._uses[assign.epoch].remove(use)
+            raise
+        nbytes = shape.weight_bytes(mine.first, mine.last)
+        report(LoadProgress(epoch=assign.epoch, done_bytes=nbytes, total_bytes=nbytes))
+        return work
+
     def release(self, epoch: int) -> None:
-        """What `load` gave for this epoch runs no more. Its stage stays in memory for a while."""
+        """What was loaded for this epoch runs no more. A stage that served stays in memory for a while."""
         for use in self._uses.pop(epoch, ()):
-            self._cache.give_back(use.key, time.monotonic())
+            if use.key is not None:
+                self._cache.give_back(use.key, time.monotonic())
 
     def vocabulary(self, digest: str) -> bytes:
         """What came with the last layers of the model whose manifest this is. Blocks. Raises `MusterError`."""
@@ -154,32 +177,41 @@ class StageLoader:
 
     async def _fresh(self, wish: Wish[Any], key: StageKey, head: Connection, report: Report) -> CachedStage:
         """A stage from its weights, in use from now on."""
+        weights, shape, at_once_bytes = await self._bring(wish, key.first, key.last, head, report)
+        needed = self._check_fits(wish, shape, at_once_bytes)
+        while self._building is not None:  # two at once might not fit; and it may be the very one that we want
+            await asyncio.wait([self._building])
+        cached = self._cache.take(key)
+        if cached is None:
+            self._make_room(needed)
+            await self._build(key, weights, shape)
+            cached = self._cache.take(key)
+        assert cached is not None, "what was just built is in the cache"
+        return cached
+
+    async def _bring(
+        self, wish: Wish[Any], first: int, last: int, head: Connection, report: Report
+    ) -> tuple[Weights, ModelShape, int]:
+        """Weights of layers [first, last) on this machine's disk, the model's shape, and `_at_once_bytes`."""
         assign = wish.assign
         bulk = await head.open("bulk")
         try:
             manifest = await self._manifest(assign.manifest, bulk)
             shape = await asyncio.to_thread(shape_of, manifest.config_json, assign.model, assign.dtype)
             self._check_fits(wish, shape)
-            await asyncio.to_thread(check_conformance, manifest.config_json, key.degree)
+            await asyncio.to_thread(check_conformance, manifest.config_json, assign.mine.degree)
             weights: Weights = self._store.open(manifest)
-            names = await asyncio.to_thread(tensor_names, weights, key.first, key.last)
+            names = await asyncio.to_thread(tensor_names, weights, first, last)
             local = await asyncio.to_thread(matching_directory, assign.model, manifest, names)
             if local is None:
                 await self._fetch(assign, manifest, names, _Head(bulk, head.peer), report)
-            needed = self._check_fits(wish, shape, _at_once_bytes(manifest, names, shape))
-            if key.last == shape.num_layers and (words := manifest.vocabulary) is not None:
+            at_once_bytes = _at_once_bytes(manifest, names, shape)
+            self._check_fits(wish, shape, at_once_bytes)
+            if last == shape.num_layers and (words := manifest.vocabulary) is not None:
                 await fetch_blobs(bulk, self._store, [Wanted(words.digest, words.nbytes)])
         finally:
             await bulk.close()
-        while self._building is not None:  # two at once might not fit; and it may be the very one that we want
-            await asyncio.wait([self._building])
-        cached = self._cache.take(key)
-        if cached is None:
-            self._make_room(needed)
-            await self._build(key, local or weights, shape)
-            cached = self._cache.take(key)
-        assert cached is not None, "what was just built is in the cache"
-        return cached
+        return local or weights, shape, at_once_bytes
 
     async def _build(self, key: StageKey, weights: Weights, shape: ModelShape) -> None:
         """Put the stage into the cache, even if whoever wants it gives up meanwhile: a thread cannot be stopped."""
@@ -284,6 +316,11 @@ def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
 def _assemble(wish: Wish[Result], cached: CachedStage) -> Result:
     with memory_trouble():
         return wish.assemble(cached.stage, cached.shape)
+
+
+def _built(build: Build[Result], weights: Weights, shape: ModelShape, device: torch.device) -> Result:
+    with memory_trouble():
+        return build(weights, shape, device)
 
 
 @contextmanager

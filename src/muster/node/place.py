@@ -4,16 +4,18 @@
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import torch
 from msgspec import structs
 
 from muster.compress.registry import Coder, make_coder
 from muster.errors import LinkDown, ProtocolViolation
 from muster.link.base import Channel, Connection, short_id
 from muster.model.stage import Stage
+from muster.model.weights import Weights
 from muster.node.hop import NextHop
 from muster.node.loading import Report, StageLoader, Wish
 from muster.node.neighbours import Neighbours
@@ -28,6 +30,7 @@ from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.placement import Assign
 
 Result = TypeVar("Result")
+HEAD_GONE = "The head is gone; its next placement will ask again."
 Lost = Callable[[int, NodeId, str], None]
 """(epoch, peer, reason): a neighbour is lost, or broke the rules; `peer` is this node where its own stage broke."""
 
@@ -44,6 +47,8 @@ class Surroundings:
     tell: Callable[[AnyMessage], None]
     """Says something to the head."""
     lost: Lost
+    admit: Callable[[int, Collection[NodeId]], None]
+    """(epoch, nodes): these may dial this node for the sake of that placement."""
     reached: Callable[[Address, float], None]
     """Told of every neighbour that answered, and the round trip in seconds."""
 
@@ -71,6 +76,14 @@ class NodePlace:
         rank = self.assign.rank(self.node)
         return await self._load(Wish(self.assign, needed_bytes, host_bytes, assemble, rank), self._around.tell)
 
+    async def load_weights(
+        self, needed_bytes: Callable[[ModelShape], int], build: Callable[[Weights, ModelShape, torch.device], Result]
+    ) -> Result:
+        if self._connection is None:
+            raise LinkDown(HEAD_GONE)
+        wish = Wish(self.assign, needed_bytes, lambda shape: 0, lambda stage, shape: None)
+        return await self._around.loader.load_weights(wish, build, self._connection, self._around.tell)
+
     async def load_draft(
         self, draft: Draft, needed_bytes: Callable[[ModelShape], int], assemble: Callable[[Stage, ModelShape], Result]
     ) -> Result:
@@ -81,7 +94,7 @@ class NodePlace:
 
     async def _load(self, wish: Wish[Result], report: Report) -> Result:
         if self._connection is None:
-            raise LinkDown("The head is gone; its next placement will ask again.")
+            raise LinkDown(HEAD_GONE)
         return await self._around.loader.load(wish, self._connection, report)
 
     def vocabulary(self) -> bytes:
@@ -91,7 +104,16 @@ class NodePlace:
         address = next((address for address in self.assign.peers if address.node == node), None)
         if address is None:
             raise ProtocolViolation(f"The head named no address for node {short_id(node)}; its books are wrong.")
-        epoch, lost = self.assign.epoch, self._around.lost
+        return await self._reached(address, again)
+
+    async def reach_beside(self, address: Address) -> Send:
+        return await self._reached(address, None)
+
+    def admit(self, nodes: Collection[NodeId]) -> None:
+        self._around.admit(self.assign.epoch, nodes)
+
+    async def _reached(self, address: Address, again: Again | None) -> Send:
+        node, epoch, lost = address.node, self.assign.epoch, self._around.lost
         hop = NextHop(lambda: self._channel(address), lambda error: lost(epoch, node, str(error)), again)
         self._hops.append(hop)
         await hop.open()

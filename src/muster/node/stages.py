@@ -4,6 +4,7 @@ Epochs are unique over all jobs, so an epoch alone says which stage is meant.
 """
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from traceback import format_tb
 
@@ -39,6 +40,7 @@ class Stages:
         self._lost = lost
         self._held: dict[int, _Held] = {}
         self._expected: dict[int, Assign] = {}
+        self._admitted: dict[int, frozenset[NodeId]] = {}
         self._ending: list[Runner] = []
         """Dropped, perhaps in the middle of a step that is not over yet."""
         self._past_steps = 0
@@ -65,10 +67,15 @@ class Stages:
         """A placement is on its way: its nodes may dial us from now on."""
         self._expected[assign.epoch] = assign
 
+    def admit(self, epoch: int, nodes: Collection[NodeId]) -> None:
+        """These may dial us, too, as long as that placement is here."""
+        if epoch in self._expected:
+            self._admitted[epoch] = frozenset(nodes)
+
     def is_member(self, peer: NodeId) -> bool:
-        return peer == self._head or any(
-            peer in stage.members for assign in self._expected.values() for stage in assign.stages
-        )
+        if peer == self._head or any(peer in nodes for nodes in self._admitted.values()):
+            return True
+        return any(peer in stage.members for assign in self._expected.values() for stage in assign.stages)
 
     def start(self, place: NodePlace, runner: Runner) -> None:
         """From now on the stage gets its messages."""
@@ -78,6 +85,7 @@ class Stages:
     async def drop(self, epoch: int) -> None:
         """Returns when nothing of the stage runs any more; where a step hangs, that is never."""
         self._expected.pop(epoch, None)
+        self._admitted.pop(epoch, None)
         held = self._held.pop(epoch, None)
         if held is None:
             return

@@ -391,6 +391,7 @@ class Worker:
             neighbours=self._neighbours,
             tell=self._tell,
             lost=self._neighbour_lost,
+            admit=self._stages.admit,
             reached=self._reports.reached,
         )
 

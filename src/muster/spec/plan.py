@@ -5,12 +5,13 @@ Plan ── pipelines (replicas) ─┬─ stages in order ── a layer range 
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from muster.spec.codec import Codec
 from muster.spec.pool import NodeId
+from muster.spec.workload import TrainWorkload
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,19 @@ class TrainSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="train", 
     """Of this pipeline."""
     microbatch: int = 1
     """Texts in each."""
+    length: int = 0
+    """Tokens of each text; 0 leaves it to whoever knows the run."""
+    recompute: bool = False
+    """Compute activations again on the way back instead of keeping them."""
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What is multiplied in; weights, sums and optimizer are in float32."""
+
+    @property
+    def workload(self) -> TrainWorkload:
+        """Of this pipeline alone."""
+        texts = self.num_microbatches * self.microbatch
+        return TrainWorkload(texts, self.length, self.microbatch, "adamw", self.recompute, self.schedule)
 
     @property
     def cache_tokens(self) -> int:

@@ -6,7 +6,7 @@ learn on several machines.
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch import Tensor
 from muster.errors import OutOfStep
 from muster.model.trainable import TrainableStage, build_trainable
 from muster.model.weights import Weights
-from muster.spec.training import TrainingRun
+from muster.spec.training import BatchTable, TrainingRun
+from muster.train.corpus import deal
 from muster.train.instructions import Label, Place, Receive, Send, Tensors, Work
 from muster.train.links import Parcels, StageLinks
 from muster.train.score import Score
@@ -23,6 +24,8 @@ from muster.train.step import Layout, StageTrainer, StepReport
 _Result = TypeVar("_Result")
 Dealt = Sequence[Sequence[Tensor]]
 """Of each pipeline, its microbatches: token ids [B, T + 1]."""
+TextsOf = Callable[[int], Tensor]
+"""Step, counted from 0 -> its token ids [sequences, length + 1]."""
 
 
 def cuts(layers: int, stages: int) -> list[tuple[int, int]]:
@@ -54,10 +57,45 @@ def build_places(
     return found
 
 
+class Pipelines(Protocol):
+    """What a run asks of its places, wherever they are."""
+
+    @property
+    def trainers(self) -> Mapping[Place, StageTrainer]:
+        """Those that are in this process."""
+
+    def train(self, step: int, texts_of: TextsOf, batch: BatchTable) -> StepReport:
+        """The next step; it is `step`, counted from 0, unless places were lost and had to go back.
+
+        Raises `TrainingDiverged`, with all weights as they were.
+        """
+
+    def judge(self, texts: Tensor, batch: BatchTable) -> Score:
+        """How well held-out texts are predicted, token ids [texts, length + 1]."""
+
+    def tensors(self) -> Tensors:
+        """Of the whole model, by name."""
+
+    def optimizer_state(self) -> Tensors: ...
+
+
 class LocalPipelines:
+    """Implements `Pipelines`."""
+
     def __init__(self, trainers: Mapping[Place, StageTrainer], links: Mapping[Place, StageLinks] | None = None) -> None:
         """Without `links`, tensors are handed over as they are."""
         self.trainers, self.links = dict(trainers), links
+
+    def train(self, step: int, texts_of: TextsOf, batch: BatchTable) -> StepReport:
+        dealt = deal(texts_of(step), batch.microbatch, self._count)
+        return self.step(step, dealt, batch.sequences * batch.length)
+
+    def judge(self, texts: Tensor, batch: BatchTable) -> Score:
+        return self.score(deal(texts, batch.microbatch, self._count))
+
+    @property
+    def _count(self) -> int:
+        return 1 + max(place.pipeline for place in self.trainers)
 
     def step(self, number: int, dealt: Dealt, total_tokens: int) -> StepReport:
         """Raises `TrainingDiverged`, with all weights as they were."""

@@ -10,8 +10,12 @@ class MetricsFile:
         """Goes on after `step`; lines of later steps, which are made again, are taken out."""
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.go_back(step)
+
+    def go_back(self, step: int) -> None:
+        """Take out the lines of later steps."""
+        kept = [line for line in _lines(self._path) if line["step"] <= step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, **fields: Any) -> None:
         with self._path.open("a") as file:

@@ -29,10 +29,10 @@ from muster.spec.model_shape import ModelShape
 from muster.spec.training import LinksTable, TrainingRun
 from muster.text.tokenizer import load_tokenizer
 from muster.train.checkpoint import Checkpoint, check_identity, latest_checkpoint, write_checkpoint
-from muster.train.corpus import Corpus, deal
+from muster.train.corpus import Corpus
 from muster.train.documents import Documents, find_files, read_documents
 from muster.train.links import StageLinks, check_links, settled
-from muster.train.local import LocalPipelines, build_places
+from muster.train.local import LocalPipelines, Pipelines, build_places
 from muster.train.score import Score
 from muster.train.step import Layout, StepReport
 
@@ -189,10 +189,7 @@ class Running:
 
     def _step(self) -> StepReport:
         batch = self._run.batch
-        texts = self.prepared.corpus.batch(self.done, batch.sequences)
-        report = self._pipelines.step(
-            self.done, deal(texts, batch.microbatch, self._layout.pipelines), batch.sequences * batch.length
-        )
+        report = self._pipelines.train(self.done, lambda step: self.prepared.corpus.batch(step, batch.sequences), batch)
         self.done = report.step
         return report
 
@@ -201,10 +198,20 @@ class Running:
         if self.prepared.held_out is None:
             return None
         texts = self.prepared.held_out.all_texts(MAX_SCORED_TEXTS)
-        return self._pipelines.score(deal(texts, self._run.batch.microbatch, self._layout.pipelines))
+        return self._pipelines.judge(texts, self._run.batch)
 
     def bits_per_byte(self, score: Score) -> float:
         return score.loss / log(2) / self.prepared.bytes_per_token
+
+    def facts(self) -> dict[str, Any]:
+        """What else is to be told of the last step."""
+        return {}
+
+    def stop_when(self, interrupted: Callable[[], bool]) -> None:
+        """Waiting for others ends when `interrupted` says so; where it is all here nobody is waited for."""
+
+    def close(self) -> None:
+        """Let go of what the run holds outside this process; nothing, where it is all here."""
 
     def save(self) -> Path:
         """A checkpoint. Raises `MachineTrouble`."""
@@ -262,7 +269,7 @@ class Running:
         if self._lora is not None:
             add_adapters(stage.model, self._lora, self._run.seed)
 
-    def _build(self, found: Checkpoint | None, devices: Sequence[torch.device]) -> LocalPipelines:
+    def _build(self, found: Checkpoint | None, devices: Sequence[torch.device]) -> Pipelines:
         base = self.prepared.source if found is None or self._lora is not None else found.path
         assert base is not None
         places = build_places(

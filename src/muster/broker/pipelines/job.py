@@ -52,6 +52,8 @@ class PlannedPipeline:
 class JobOptions:
     min_nodes: int = 1
     """The first placement waits for this many machines."""
+    fewer: str = "serve with a lower --min-nodes"
+    """How the operator asks for fewer of them."""
     settle_s: float = 1.0
     """Before the first placement, wait until nobody has joined for this long: machines tend to come in a group."""
     longest_settle_s: float = 5.0
@@ -102,6 +104,8 @@ class Circumstances:
     """Requests at work on `current`."""
     held: Pipeline | None = None
     """Where nothing works now: what did last, whose weights are still on their machines."""
+    beside: tuple[Pipeline, ...] = ()
+    """What other pipelines of the job work on, or load."""
 
 
 @dataclass(frozen=True, slots=True)

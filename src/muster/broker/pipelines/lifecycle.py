@@ -302,7 +302,8 @@ class Lifecycle:
         return self._entrusted.limited(pool, self.job, self._suffices, now_s, always=self.is_extra)
 
     def _suffices(self, pool: Pool) -> bool:
-        now = Circumstances(pool, pool, self._members.fetch_bytes_per_s)
+        beside = tuple(placement.pipeline for other in self._others() for placement in other.live())
+        now = Circumstances(pool, pool, self._members.fetch_bytes_per_s, beside=beside)
         return self.job.planning.mend(self.job, now).plan is not None
 
     def _running(self, serving: Placement) -> int:
@@ -312,10 +313,11 @@ class Lifecycle:
     def circumstances(self, now_s: float) -> Circumstances:
         serving, pool = self.serving, self._pool(now_s)
         fetch = self._members.fetch_bytes_per_s
+        beside = tuple(placement.pipeline for other in self._others() for placement in other.live())
         if serving is None:
-            return Circumstances(pool, pool, fetch, held=self.keep)
+            return Circumstances(pool, pool, fetch, held=self.keep, beside=beside)
         with_serving = self._allocation.pool(self.id, now_s, also=serving.nodes)
-        return Circumstances(pool, with_serving, fetch, serving.pipeline, self._running(serving))
+        return Circumstances(pool, with_serving, fetch, serving.pipeline, self._running(serving), beside=beside)
 
     def _start(self, plan: Plan, now_s: float) -> list[Command]:
         """Make `plan` the pending placement and tell everybody who has room for it beside what serves."""

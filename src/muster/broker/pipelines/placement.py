@@ -14,10 +14,11 @@ from muster.cost.memory import stage_bytes, workspace_of
 from muster.cost.swapping import host_bytes
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.change import capacity_of
+from muster.plan.train.memory import placed_bytes
 from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage
+from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage, TrainSettings
 from muster.spec.pool import NodeId, Pool
 from muster.wire.messages.base import Address
 from muster.wire.messages.placement import Assign
@@ -89,6 +90,8 @@ class Placement:
         if stage is None:
             return 0
         work = self.pipeline.work
+        if isinstance(work, TrainSettings):
+            return placed_bytes(self.model.shape, self.pipeline, self.pipeline.stages.index(stage))
         workspace = workspace_of(work, self.model.workspace)
         return stage_bytes(self.model.shape, stage.first, stage.last, work.cache_tokens, workspace, stage.degree)
 

@@ -19,7 +19,7 @@ from muster.broker.pipelines.placement import Placement
 from muster.cost.pace import seconds
 from muster.plan.quick.tables import PlanOptions
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Stage
+from muster.spec.plan import ServeSettings, Stage
 from muster.spec.pool import NodeId
 
 WINDOW_S = 10.0
@@ -71,6 +71,8 @@ class Slowness:
         """Whether somebody turned out to be slower or faster than was believed; called now and then."""
         works_for = Counter(node for placement in serving for node in placement.nodes)
         tried_again = self._try_again(works_for, now_s)
+        # Steps of other work than serving are of other sizes than are forecast here.
+        serving = [placement for placement in serving if isinstance(placement.pipeline.work, ServeSettings)]
         alone = [placement for placement in serving if all(works_for[node] == 1 for node in placement.nodes)]
         news = [self._judge(placement, now_s) for placement in alone if len(placement.ring) > 1]
         return any(news) or tried_again

@@ -5,20 +5,23 @@ stage of one placement. The node hands it every message of its epoch and knows n
 runner's business.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+
+import torch
 
 from muster.compress.registry import Coder, check_known
 from muster.errors import ProtocolViolation, Unsupported
 from muster.link.base import short_id
 from muster.model.stage import Stage
+from muster.model.weights import Weights
 from muster.spec.guesses import GuessCounts
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Draft
 from muster.spec.pool import NodeId
 from muster.wire.frame import Payload
-from muster.wire.messages.base import EpochMessage
+from muster.wire.messages.base import Address, EpochMessage
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.placement import Assign
 
@@ -115,6 +118,14 @@ class Place(Protocol):
     ) -> Result:
         """Likewise a whole other model, before the layers."""
 
+    async def load_weights(
+        self, needed_bytes: Callable[[ModelShape], int], build: Callable[[Weights, ModelShape, torch.device], Result]
+    ) -> Result:
+        """Instead of `load`, where the work is not to serve: what `build` makes of the weights of this stage's layers.
+
+        Runs in a thread, for the device that this machine lends. Raises `MusterError`.
+        """
+
     def vocabulary(self) -> bytes:
         """The packed `text/calls.Spellings` of the model's tokenizer, once the last layers are loaded.
 
@@ -126,6 +137,12 @@ class Place(Protocol):
 
         With `again`, a channel that breaks is opened once more, and what that gives is sent before all else.
         """
+
+    async def reach_beside(self, address: Address) -> Send:
+        """Likewise to a node of another pipeline of the same job, for which the head vouches."""
+
+    def admit(self, nodes: Collection[NodeId]) -> None:
+        """Nodes of other pipelines of the same job, and no others any more, may dial this one."""
 
     def coder(self, source: NodeId, target: NodeId) -> Coder:
         """How tensors travel on this link. It may keep a memory of what it sent: ask once for each use."""

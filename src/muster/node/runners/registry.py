@@ -2,6 +2,7 @@
 
 from muster.node.runners.base import Kinds
 from muster.node.runners.serve.kind import SERVE
-from muster.spec.plan import ServeSettings
+from muster.node.runners.train.kind import TRAIN
+from muster.spec.plan import ServeSettings, TrainSettings
 
-PRODUCTION = Kinds({ServeSettings: SERVE})
+PRODUCTION = Kinds({ServeSettings: SERVE, TrainSettings: TRAIN})

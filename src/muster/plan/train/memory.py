@@ -7,6 +7,7 @@ from muster.sim.train.forecast import UNDIVIDED
 from muster.sim.train.pipeline_time import CHUNKS
 from muster.spec.codec import RAW, Codec
 from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Pipeline
 from muster.spec.workload import TrainWorkload
 
 
@@ -42,3 +43,10 @@ def stage_memory(
     split = memory.gradients + memory.optimizer + memory.logits
     activations = ceil(memory.activations * (UNDIVIDED + (1 - UNDIVIDED) / devices))
     return ceil(memory.weights / devices) + activations + ceil(split / devices) + memory.codec_buffers
+
+
+def placed_bytes(shape: ModelShape, pipeline: Pipeline, index: int) -> int:
+    """On each device of stage `index` of a pipeline that trains: what the broker books, and the machine checks."""
+    work, stage = pipeline.train, pipeline.stages[index]
+    alive = in_flight(work.workload, index, len(pipeline.stages), work.num_microbatches)
+    return stage_memory(shape, work.workload, (stage.first, stage.last), max(1, alive), stage.degree)

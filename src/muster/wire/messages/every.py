@@ -26,6 +26,17 @@ from muster.wire.messages.membership import (
 )
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, LoadProgress, Release, StageLost
 from muster.wire.messages.proof import ExerciseAnswer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
+from muster.wire.messages.train import (
+    AllFigures,
+    BeginRound,
+    RoundReady,
+    SendState,
+    TakeState,
+    TellFigures,
+    TensorPiece,
+    TrainEnded,
+    TrainTexts,
+)
 from muster.wire.messages.transfer import Blob, BlobUnknown, FetchBlob, Ping, Pong, Relay
 
 AnyMessage = (
@@ -34,6 +45,7 @@ AnyMessage = (
     | Submit | Cancel | Tokens | Failed | EpochUnknown
     | Step | StepDone | Admissions | Prepare | Prepared
     | IslandNote | IslandStep
+    | BeginRound | RoundReady | SendState | TakeState | TrainTexts | TensorPiece | TellFigures | AllFigures | TrainEnded
     | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | ExerciseAnswer
     | CheckCodecs | CodecsChecked | Calibrate | Calibrated
     | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay
