@@ -28,13 +28,13 @@ from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
 from muster.spec.plan import Plan
 from muster.spec.plan_file import PlanFile
-from muster.spec.pool import Pool
 from muster.spec.request import Request
 from muster.wire.messages.membership import Measured
 from tests.broker.actors import Stage, node_id
 from tests.flows.live_pool import JOB, LivePool, Machine
 from tests.flows.small_models import llama, save_small
 
+MAX_DEGREE = 8
 COMPARED = ("num_microbatches", "batch", "prefill_tokens")
 """Of the settings of a plan; its pages may be fewer where a machine lends less than the plan counted on."""
 STREAMS, TOKENS = 8, 160
@@ -174,7 +174,7 @@ def _freeze(machine: Machine, end: threading.Event) -> None:
 
 
 def fleets(seeds: int) -> dict[str, Any]:
-    """Of random fleets of single devices, whether the placement is the plan."""
+    """Of random fleets, whether the placement is the plan; each device is lent by a process of its own."""
     cases, seed = [], 0
     while len(cases) < seeds:
         if (case := _planned(seed)) is not None:
@@ -187,8 +187,8 @@ def fleets(seeds: int) -> dict[str, Any]:
 def _planned(seed: int) -> dict[str, Any] | None:
     """None where the fleet holds no plan."""
     case = drawn(seed)
-    pool = Pool(tuple(replace(node, device_count=1, inside=None) for node in case.larger.nodes), case.larger.links)
-    options = ServeOptions(objective=case.objective, max_tensor_parallel=1, swap=False)
+    pool = case.larger
+    options = ServeOptions(objective=case.objective, max_tensor_parallel=MAX_DEGREE, swap=False)
     try:
         found = plan_serving(case.shape, pool, case.workload, options, constants_of(pool), seed=seed)
     except MusterError:
@@ -198,16 +198,21 @@ def _planned(seed: int) -> dict[str, Any] | None:
     model = JobModel(case.shape, "ab" * 32, workspace=WorkspaceOptions())
     job = JobOptions(planned=planned, planning=PlanOptions(min_context=512))
     stage = Stage(jobs=[serve_job(model, options=job)])
-    for number, node in enumerate(pool.nodes, start=1):
-        stage.join(number, 1.0, name=node.name)
+    lent = [(node, device) for node in pool.nodes for device in range(node.device_count)]
+    for number, (node, device) in enumerate(lent, start=1):
+        several = {"name": f"{node.name}-{device}", "island": node.name} if node.device_count > 1 else {}
+        stage.join(number, 1.0, **{"name": node.name, **several})
         actor = stage.at(number)
         stage.tell(actor, Measured(device=node.device, free_memory_bytes=node.device.memory_bytes))
     stage.pass_time(10)
-    return {"seed": seed, "pipelines": len(planned), **_compared(stage, found.plan, pool, case.shape.name)}
+    names = {node_id(number): node.id for number, (node, _) in enumerate(lent, start=1)}
+    most = max(one.degree for pipeline in found.plan.pipelines for one in pipeline.stages)
+    compared = _compared(stage, found.plan, names, case.shape.name)
+    return {"seed": seed, "pipelines": len(planned), "largest_degree": most, **compared}
 
 
-def _compared(stage: Stage, plan: Plan, pool: Pool, model: str) -> dict[str, Any]:
-    names = {node_id(number): node.id for number, node in enumerate(pool.nodes, start=1)}
+def _compared(stage: Stage, plan: Plan, names: dict[str, str], model: str) -> dict[str, Any]:
+    """`names`: of the machine of each device."""
     differences: list[str] = []
     for number, wanted in enumerate(plan.pipelines):
         route = stage.route_of.get(PipelineId(model, number))
@@ -215,8 +220,8 @@ def _compared(stage: Stage, plan: Plan, pool: Pool, model: str) -> dict[str, Any
             differences.append(f"{number}: {stage.state.pipelines[PipelineId(model, number)].trouble}")
             continue
         got = route.pipeline
-        stages = [(names[one.node], one.first, one.last) for one in got.stages]
-        if stages != [(one.node, one.first, one.last) for one in wanted.stages]:
+        stages = [({names[node] for node in one.members}, one.degree, one.first, one.last) for one in got.stages]
+        if stages != [({one.node}, one.degree, one.first, one.last) for one in wanted.stages]:
             differences.append(f"{number}: stages {stages}")
         settings = [(name, getattr(got.serve, name), getattr(wanted.serve, name)) for name in COMPARED]
         differences += [f"{number}: {name} {is_}, not {was}" for name, is_, was in settings if is_ != was]

@@ -228,8 +228,8 @@ class Stage:
                 actor.stages.clear()
                 actor.loaded.clear()
             case Assign(epoch=epoch):
-                assert message.stages[message.index].node == actor.id
-                assert {peer.node for peer in message.peers} == {stage.node for stage in message.stages}
+                assert actor.id in message.mine.members
+                assert {peer.node for peer in message.peers} == set(message.pipeline.members())
                 actor.stages[epoch] = message
             case Release(epoch=epoch):
                 actor.stages.pop(epoch, None)
@@ -278,7 +278,7 @@ class Stage:
         assign = actor.stages[epoch]
         stage = assign.stages[assign.index]
         tokens = assign.pipeline.serve.cache_tokens
-        return stage_bytes(self.served.shape, stage.first, stage.last, tokens, self.served.workspace)
+        return stage_bytes(self.served.shape, stage.first, stage.last, tokens, self.served.workspace, stage.degree)
 
     # --- what one wants to know -------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ The seed is printed; `MUSTER_SEED=n` runs another story.
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 from time import perf_counter
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from muster.broker.events import BanNode, Disconnected, DrainNode, Placed, Remembered, UnbanNode
+from muster.broker.pipelines.job import Job
 from muster.wire.messages.membership import Goodbye, Heartbeat, Measured, PeerMeasured, StageVitals
 from muster.wire.messages.placement import LoadFailed, LoadProgress, StageLost
 from tests.broker.actors import MIB, SECRET, Actor, Stage, measured, node_id
@@ -24,8 +26,8 @@ NODES = 200
 class Crowd(Stage):
     """A head and a crowd whose behaviour comes from one seeded generator."""
 
-    def __init__(self, random: Random, nodes: int) -> None:
-        super().__init__()
+    def __init__(self, random: Random, nodes: int, jobs: Sequence[Job] | None = None) -> None:
+        super().__init__(jobs=jobs)
         self.auto = False
         self.random = random
         self.nodes = nodes
@@ -79,7 +81,7 @@ class Crowd(Stage):
         self.join_as(self.random.randint(1, self.nodes))
 
     def join_as(self, number: int) -> None:
-        actor = self.dial(number, region=self.random.choice(["east", "west", ""]))
+        actor = self.dial(number, region=self.random.choice(["east", "west", ""]), **self.said_of(number))
         if not actor.alive:
             self.seen["refused"] += 1
             return
@@ -87,6 +89,10 @@ class Crowd(Stage):
         speed = 0.2 + number % 7
         self.tell(actor, measured(claim / MIB, speed))
         self.tell(actor, PeerMeasured(peer="ff" * 32, round_trip_s=0.01 * (number % 9), bandwidth_bytes_per_s=1e7))
+
+    def said_of(self, number: int) -> dict[str, str]:
+        """What its hello says beside that."""
+        return {}
 
     def beat(self) -> None:
         """Most of the crowd says something; some forget."""

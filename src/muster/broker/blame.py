@@ -89,7 +89,8 @@ class Blame:
             return self._pipelines[placement.id].give_up_waiting(placement, now_s)
         options = self._members.options
         if reporter != peer:
-            self._members.report_broken(reporter, peer, now_s)
+            stage = placement.stage(reporter)
+            self._members.report_broken(reporter, peer, now_s, stage is not None and peer in stage.members)
             self._members.rest(peer, options.lease_s, now_s)
             if self._members.complains_about(reporter, now_s) >= options.strikes:
                 self._members.rest(reporter, options.quarantine_s, now_s)

@@ -62,7 +62,7 @@ Pins = Annotated[
 
 Runnable = Annotated[
     bool,
-    _serving("--runnable", help="Plan only what a pool can run today: one device of each machine."),
+    _serving("--runnable", help="Plan only what a pool runs whatever the model is: whole stages, one for each device."),
 ]
 
 Sequences = Annotated[

@@ -162,13 +162,11 @@ def _serve(question: Question, out_of_time: Callable[[], bool]) -> Answer:
     )
     if question.effort is not None:
         options = replace(options, evaluations=question.effort)
-    pool = question.pool
-    if question.runnable:
-        options = replace(options, max_tensor_parallel=1)
-        pool = replace(pool, nodes=tuple(replace(node, device_count=1, inside=None) for node in pool.nodes))
+    if question.runnable and question.shape.degrees is None:
+        options = replace(options, max_tensor_parallel=1)  # whether it can be cut, nobody knows before it is loaded
     found = plan_serving(
         question.shape,
-        pool,
+        question.pool,
         question.serve,
         options,
         question.constants,

@@ -29,6 +29,17 @@ class WorkTable:
     rows: int
     steps: int
 
+    def times(self, factor: float) -> "WorkTable":
+        """As `Work.times`."""
+        return WorkTable(
+            self.matmul_flops * factor,
+            self.attention_flops * factor,
+            self.memory_bytes * factor,
+            self.layers,
+            self.rows,
+            self.steps,
+        )
+
 
 def work_table(layers: Sequence[Work]) -> WorkTable:
     """`layers`: the work of a stage of each layer alone, the first with the embedding, the last with the head."""

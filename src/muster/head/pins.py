@@ -12,6 +12,7 @@ from muster.errors import InvalidRequest, Unsupported
 from muster.plan.runnable import RUNS, beyond
 from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
+from muster.spec.plan import Plan
 from muster.spec.plan_file import PlanFile
 
 
@@ -51,6 +52,20 @@ def over_each_other(layer: int, one: str, other: str) -> InvalidRequest:
     return InvalidRequest(f"--pin puts layer {layer} on {one} and on {other}; give every layer to one machine.", "pin")
 
 
+def _check_degrees(name: str, plan: Plan, shape: ModelShape) -> None:
+    """Raises `Unsupported` where a stage is split as the model cannot be."""
+    if shape.degrees is None:
+        return
+    for stage in (stage for pipeline in plan.pipelines for stage in pipeline.stages):
+        if stage.degree > 1 and stage.degree not in shape.degrees:
+            would = ", ".join(map(str, shape.degrees))
+            raise Unsupported(
+                f"{name} splits layers {stage.first} to {stage.last - 1} over {stage.degree} devices and {shape.name} "
+                f"cannot be cut so; {f'degrees {would} would do' if would else 'its stages stay whole'}, so plan anew.",
+                "plan",
+            )
+
+
 def pipelines_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[PlannedPipeline, ...]:
     """Each with its stages, by the machines' names, and the settings that it serves with.
 
@@ -67,9 +82,10 @@ def pipelines_of_plan(plan: SavedPlan, shape: ModelShape) -> tuple[PlannedPipeli
         )
     if what := beyond(held.plan):
         raise Unsupported(
-            f"{name} plans {' and '.join(what)}, and {RUNS}; plan with --runnable instead.",
+            f"{name} plans {' and '.join(what)}, and {RUNS}; plan for serving instead.",
             "plan",
         )
+    _check_degrees(name, held.plan, shape)
     names = {node.id: node.name for node in held.pool.nodes}
     if len(set(names.values())) < len(names):
         raise InvalidRequest(f"{name} has several machines of one name; give each its own and plan anew.", "plan")

@@ -16,6 +16,7 @@ from muster.cost.limits import CONTEXT_ENTRIES, ORIGINAL_ENTRY, ROPE_ENTRIES, lo
 from muster.model.architecture import build_on_meta, find_layers, parse_config
 from muster.model.cache import HeadSizes
 from muster.model.checkpoint import check_shape, parameter_dtype, recipe_of, recipes, tied_source, untie
+from muster.model.parallel.cuts import degrees_of
 from muster.model.probe import parts_of
 from muster.model.stage import stage_tensors
 from muster.model.tensor_file import check_dtype
@@ -64,6 +65,7 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
         head_flops_per_token=2 * int(text.vocab_size) * int(text.hidden_size),
         attention_flops_per_pair=tuple(map(_attention_flops, parts.query_heads, parts.head_sizes)),
         windows=parts.windows,
+        degrees=degrees_of(model, parts),
         **_experts(model, layers, bytes_of, text),
     )
 

@@ -1,6 +1,6 @@
 """What a model costs, layer by layer, without its weights. Knows nothing of torch or files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class ModelShape:
     """Per layer: what training keeps of a token for the way back. Empty where nobody has worked it out."""
     tied_bytes: int = 0
     """What `embedding_bytes` and `head_bytes` have in common."""
+    degrees: tuple[int, ...] | None = field(default=None, compare=False)
+    """Of tensor parallelism, above 1, at which it can be cut. None where nobody has worked it out."""
 
     def weight_bytes(self, first: int, last: int) -> int:
         """Bytes of the weights of layers [first, last), with embedding and head where the stage has them."""

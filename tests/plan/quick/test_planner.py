@@ -215,6 +215,6 @@ def test_two_hundred_machines_are_planned_in_a_moment(layers):
 @pytest.mark.parametrize("tied_bytes", [0, 7 * MIB])
 def test_what_a_range_needs_is_what_a_machine_will_count(tied_bytes):
     model = replace(shape(4), tied_bytes=tied_bytes)
-    need = Tables(model, [node("a")], pool(node("a")), OPTIONS).need(10)
+    need = Tables(model, [node("a")], pool(node("a")), OPTIONS).need(10)[0]
     for first, last in combinations(range(model.num_layers + 1), 2):
         assert need[first, last] == stage_bytes(model, first, last, 10 * OPTIONS.page_size, OPTIONS.workspace)

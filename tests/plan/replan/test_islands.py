@@ -7,7 +7,7 @@ from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.pinned import Pinned, around, pinned
 from muster.plan.serve.options import Pin
 from muster.spec.model_shape import ModelShape
-from muster.spec.pool import Device, Node, Pool
+from muster.spec.pool import Device, LinkSpeed, Node, Pool
 
 SHAPE = ModelShape(
     name="m",
@@ -82,3 +82,11 @@ def test_each_member_needs_room_for_its_part_alone() -> None:
     assert alone.stage is None
     (small,) = held((Pin("box", 0, 4, (0, 1)),), node("a", "box", 45_000_000), node("b", "box", 20_000_000))
     assert "b lends" in small.trouble
+
+
+def test_machines_of_an_island_that_do_not_reach_each_other_are_named() -> None:
+    nodes = (node("a", "box"), node("b", "box"))
+    pool = Pool(nodes, {("b", "a"): LinkSpeed(0.001, 0.0)})
+    (one,) = pinned((Pin("box", 0, 4, (0, 1)),), SHAPE, pool, PlanOptions())
+    assert one.stage is None
+    assert "a and b of island box do not reach each other" in one.trouble

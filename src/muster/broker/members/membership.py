@@ -24,6 +24,7 @@ LATENCY_NOISE_S = 0.005
 """Of so little difference a latency is not news."""
 DRAIN_KEPT_S = 600.0
 """Who was told to drain and lost its connection stays drained when it is back within this time."""
+BROKEN_S = 60.0
 BUSY = 0.1
 """A head that is late by more than this share of a lease does not count that time as a member's silence."""
 
@@ -337,12 +338,17 @@ class Membership:
         if told is not None:
             member.links[self.head] = replace(told, latency_s=max(told.latency_s, member.head_latency_s))
 
-    def report_broken(self, a: NodeId, b: NodeId, now_s: float) -> None:
-        """The first report may be a hiccup; after a second within a minute the link is avoided for a minute."""
-        pair = frozenset((a, b))
-        if now_s - self._reported.get(pair, -1e9) < 60.0:
-            self.broken[pair] = now_s + 60.0
-        self._reported = {known: at for known, at in self._reported.items() if now_s - at < 60.0}
+    def report_broken(self, a: NodeId, b: NodeId, now_s: float, is_inside: bool = False) -> None:
+        """The first report may be a hiccup; after a second within a minute the link is avoided for a minute.
+
+        Members of an island (`is_inside`) try long to find each other, and nobody is served meanwhile: of theirs a
+        second report within ten minutes counts, for ten minutes.
+        """
+        pair, counts_s = frozenset((a, b)), self.options.quarantine_s if is_inside else BROKEN_S
+        if now_s - self._reported.get(pair, -1e9) < counts_s:
+            self.broken[pair] = now_s + counts_s
+        longest_s = max(BROKEN_S, self.options.quarantine_s)
+        self._reported = {known: at for known, at in self._reported.items() if now_s - at < longest_s}
         self._reported[pair] = now_s
 
     def complains_about(self, node: NodeId, now_s: float) -> int:

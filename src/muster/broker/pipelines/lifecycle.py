@@ -298,7 +298,8 @@ class Lifecycle:
         others = self._others()
         # What is pinned to other pipelines stays theirs, as long as anybody is served.
         pins = [pin for other in others for pin in other.job.options.pins] if any(o.live() for o in others) else []
-        pool = without(pins, self._allocation.pool(self.id, now_s))
+        held = [stage for other in others for one in other.live() for stage in one.pipeline.stages]
+        pool = without(pins, self._allocation.pool(self.id, now_s), held)
         return self._entrusted.limited(pool, self.job, self._suffices, now_s, always=self.is_extra)
 
     def _suffices(self, pool: Pool) -> bool:

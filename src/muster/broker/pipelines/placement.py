@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from muster.broker.events import PipelineId
 from muster.broker.pipelines.job import JobModel
+from muster.cost.island import holder
 from muster.cost.memory import stage_bytes, workspace_of
 from muster.cost.swapping import host_bytes
 from muster.plan.quick.tables import PlanOptions
@@ -166,4 +167,5 @@ def longest_step_seconds(pipeline: Pipeline, shape: ModelShape, pool: Pool, opti
     batch = work.batch or options.batch
     load = StepLoad(batch, longest, ((max(0, longest - tokens), tokens),), batch + 1)
     nodes = {node.id: node for node in pool.nodes}
-    return max(StagePace(shape, stage, nodes[stage.node], options.constants).seconds(load) for stage in pipeline.stages)
+    holders = [(stage, holder(pool, nodes, stage)) for stage in pipeline.stages]
+    return max(StagePace(shape, stage, node, options.constants).seconds(load) for stage, node in holders)

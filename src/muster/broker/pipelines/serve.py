@@ -14,6 +14,7 @@ from muster.plan.replan.change import Change, Situation, tokens_per_s, worth
 from muster.plan.replan.choose import can_be, improved, mended
 from muster.plan.replan.compact import compact
 from muster.plan.replan.pinned import Pinned, around, honours, is_meant, pinned
+from muster.plan.replan.sharing import sharing
 from muster.spec.codec import RAW
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, Stage
@@ -33,7 +34,8 @@ def serve_job(
 ) -> Job:
     """Serve `model` under its own name. `planner` must be quick; `search` may take its time."""
     several = options.most_pipelines > 1
-    planning = ServePlanning(compact(planner) if several else planner)
+    shared = sharing(planner)
+    planning = ServePlanning(compact(shared) if several else shared)
     return Job(model.shape.name, model, planning, search, max(1, len(options.planned)), options)
 
 
@@ -124,7 +126,12 @@ def _is_planned(job: Job, now: Circumstances, pipeline: Pipeline) -> bool:
     stages = [(stage, names.get(stage.node)) for stage in pipeline.stages]
     pins = job.options.pins
     return len(stages) == len(pins) and all(
-        any((pin.first, pin.last) == (stage.first, stage.last) and node and is_meant(pin, node) for pin in pins)
+        any(
+            (pin.first, pin.last, len(pin.devices)) == (stage.first, stage.last, stage.degree)
+            and node
+            and is_meant(pin, node)
+            for pin in pins
+        )
         for stage, node in stages
     )
 

@@ -101,7 +101,7 @@ class Slowness:
     def _forecast(self, shape: ModelShape, stage: Stage, forecasting: PlanOptions) -> _Forecast:
         device = self._members.members[stage.node].device
         assert device is not None, "whoever serves was measured"
-        work = forecasting.work(shape, stage.first, stage.last)
+        work = forecasting.work(shape, stage.first, stage.last).times(1 / stage.degree)
         start_s, whole_s = (seconds(part, device, shape.dtype, forecasting.constants) for part in (work.times(0), work))
         return _Forecast(start_s, max(whole_s - start_s, 1e-30))
 

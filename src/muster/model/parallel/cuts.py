@@ -75,7 +75,7 @@ def cuts_of(model: PreTrainedModel, parts: ModelParts, rank: int, degree: int) -
     """
     styles = _styles(model)
     if why := _indivisible(model, parts, styles, degree):
-        would = [other for other in range(2, MAX_DEGREE + 1) if not _indivisible(model, parts, styles, other)]
+        would = degrees_of(model, parts)
         advice = f"degrees {', '.join(map(str, would))} would do" if would else "keep its stages whole"
         raise UnsupportedModel(f"{type(model).__name__} cannot be cut into {degree} parts ({why}); {advice}.")
     parameters: dict[str, Cut] = {}
@@ -98,6 +98,15 @@ def cuts_of(model: PreTrainedModel, parts: ModelParts, rank: int, degree: int) -
 
 def _name_of(model: PreTrainedModel, module: nn.Module | None) -> str:
     return next((name for name, one in model.named_modules() if one is module), "")
+
+
+def degrees_of(model: PreTrainedModel, parts: ModelParts) -> tuple[int, ...]:
+    """All degrees above 1 at which `cuts_of` would cut it; none where it stays whole."""
+    try:
+        styles = _styles(model)
+    except UnsupportedModel:
+        return ()
+    return tuple(degree for degree in range(2, MAX_DEGREE + 1) if not _indivisible(model, parts, styles, degree))
 
 
 def _styles(model: PreTrainedModel) -> dict[str, str]:

@@ -39,7 +39,8 @@ def _held_and_seconds(shape: ModelShape, nodes: Sequence[Node], options: PlanOpt
     """Average layers that fit on each machine, its seconds for the start of a step, and those per average layer."""
     layers = shape.num_layers
     cache_tokens = options.min_pages(shape) * options.page_size
-    per_layer = (sum(shape.layer_bytes) + cache_tokens * sum(shape.kv_bytes_per_token)) / layers
+    degrees = np.array([node.device_count for node in nodes], dtype=np.float64)
+    per_layer = (sum(shape.layer_bytes) + cache_tokens * sum(shape.kv_bytes_per_token)) / layers / degrees
     scratch = workspace_bytes(shape, -1, options.workspace)
     caps = np.array([node.device.memory_bytes for node in nodes], dtype=np.float64)
     layers_held = np.clip((caps - scratch) / per_layer, 0.0, layers)
@@ -49,7 +50,7 @@ def _held_and_seconds(shape: ModelShape, nodes: Sequence[Node], options: PlanOpt
         np.array([seconds(work, node.device, shape.dtype, options.constants) for node in nodes])
         for work in (start, whole)
     )
-    return layers_held, start_s, np.maximum((whole_s - start_s) / layers, 1e-12)
+    return layers_held, start_s, np.maximum((whole_s - start_s) / layers / degrees, 1e-12)
 
 
 def _least_bound(layers_held: Floats, start_s: Floats, layer_s: Floats, layers: int, keep: int) -> float:

@@ -1,5 +1,7 @@
 """One pipeline, exact for small pools. Pure: the same pool gives the same plan.
 
+A machine of several devices is an island: all of them share its stage (`plan/joint.py` makes one of several machines).
+
 What it wants, in this order: hold the model at all; do not split what fits on one machine (the fastest that holds it);
 make the slowest stage as fast as the pool allows, with no more machines than pay for themselves; order them so that a
 token travels least; keep as much cache as the tightest stage has room for.
@@ -16,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from muster.cost.island import holder
 from muster.cost.memory import stage_bytes
 from muster.cost.transfer import wire_seconds
 from muster.plan.quick.candidates import by_use, nearest_neighbours
@@ -71,19 +74,23 @@ def _fastest(shape: ModelShape, pool: Pool, options: PlanOptions, batch: int) ->
     """The fastest machine that holds everything beside the workspace of steps with so many sequences."""
     tokens = options.min_pages(shape) * options.page_size
     whole = (0, shape.num_layers)
-    able = [node for node in pool.nodes if node.device.memory_bytes >= _need(shape, *whole, tokens, options)]
+    able = [
+        node
+        for node in pool.nodes
+        if node.device.memory_bytes >= stage_bytes(shape, *whole, tokens, options.workspace, node.device_count)
+    ]
     if not able:
         return None
-    pace = {node.id: options.step_seconds(shape, *whole, node.device) for node in able}
+    pace = {node.id: options.stage_seconds(shape, _all_of(shape, node), node) for node in able}
     best = min(able, key=lambda node: (pace[node.id], node.id))
     tables = Tables(shape, [best], pool, options)
     pages = most_pages(tables, (0,), inf, options.min_pages(shape), options.max_pages(shape))
-    stages = (Stage(best.id, *whole),)
+    stages = (_all_of(shape, best),)
     return as_plan(shape, pool, stages, pages, options, "The fastest machine that holds the whole model", batch)
 
 
-def _need(shape: ModelShape, first: int, last: int, tokens: int, options: PlanOptions) -> int:
-    return stage_bytes(shape, first, last, tokens, options.workspace)
+def _all_of(shape: ModelShape, node: Node) -> Stage:
+    return Stage(node.id, 0, shape.num_layers, tuple(range(node.device_count)))
 
 
 def _ring(shape: ModelShape, pool: Pool, nodes: Sequence[Node], options: PlanOptions) -> Plan | None:
@@ -163,7 +170,7 @@ def as_plan(
     if any(wire_seconds(link, 1) == inf for link in links):
         raise links_are_down()
     nodes = {node.id: node for node in pool.nodes}
-    work = [options.stage_seconds(shape, stage, nodes[stage.node]) for stage in stages]
+    work = [options.stage_seconds(shape, stage, holder(pool, nodes, stage)) for stage in stages]
     # The way back carries token ids only, so its bandwidth does not bound the step.
     codecs = codecs_of(shape, links[:-1], max(work), options)
     carried = [options.message_bytes(shape, codec) for codec in codecs]

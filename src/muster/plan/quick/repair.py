@@ -1,7 +1,8 @@
 """Fill the gap that lost machines left and leave everybody else alone, so that only the lost layers are loaded again.
 
 Each gap is a run of layers whose machines are gone. It goes to the fastest idle machine that can take all of it, else
-to the fewest idle machines that can share it. Whether the result is as good as a new plan is for the broker to ask
+to the fewest idle machines that can hold it together; or to machines of an island that share it, where that is clearly
+faster, or where only that suffices. Whether the result is as good as a new plan is for the broker to ask
 later, when the pool serves again.
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from math import inf
 
 from muster.cost.memory import stage_bytes
+from muster.plan.joint import joined
 from muster.plan.quick.candidates import by_use
 from muster.plan.quick.search import Search
 from muster.plan.quick.split import least_slowest
@@ -16,6 +18,9 @@ from muster.plan.quick.tables import PlanOptions, Tables
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Stage
 from muster.spec.pool import Node, Pool
+
+SHARED_WORTH = 1.2
+"""So many times slower may a gap's slowest stage be before machines of an island share it: any of them may be lost."""
 
 
 def repair(shape: ModelShape, pool: Pool, keep: Pipeline, options: PlanOptions) -> tuple[tuple[Stage, ...], int] | None:
@@ -55,7 +60,19 @@ def _idle(pool: Pool, stages: Sequence[Stage]) -> tuple[Node, ...]:
     return tuple(node for node in pool.nodes if node.id not in busy)
 
 
-def _fill(shape: ModelShape, idle: Pool, first: int, last: int, options: PlanOptions) -> list[Stage] | None:
+def _fill(shape: ModelShape, idle: Pool, first: int, last: int, options: PlanOptions) -> Sequence[Stage] | None:
+    whole = _filled(shape, idle, first, last, options)
+    joint = joined(shape, idle)
+    shared = _filled(shape, joint.pool, first, last, options) if joint.members else None
+    if shared is None or (whole is not None and whole[1] <= SHARED_WORTH * shared[1]):
+        return None if whole is None else whole[0]
+    return joint.parted(shared[0])
+
+
+def _filled(
+    shape: ModelShape, idle: Pool, first: int, last: int, options: PlanOptions
+) -> tuple[tuple[Stage, ...], float] | None:
+    """Stages, and the bound on the slowest of them in seconds."""
     nodes = by_use(shape, idle, options)[: options.exact_nodes] if idle.nodes else []
     if not nodes:
         return None
@@ -67,7 +84,7 @@ def _fill(shape: ModelShape, idle: Pool, first: int, last: int, options: PlanOpt
     bound_s = search.tightest(fewest)
     order = search.some_order(bound_s)
     stages = least_slowest(tables, order, bound_s, search.pages, first, last) if order is not None else None
-    return None if stages is None else list(stages)
+    return None if stages is None else (stages, bound_s)
 
 
 def _crosses_a_broken_link(pool: Pool, stages: Sequence[Stage]) -> bool:

@@ -34,7 +34,11 @@ def cover(
         starts = np.flatnonzero(before[: cuts[-1]] & (reach[machine][: cuts[-1]] >= cuts[-1]))
         cuts.append(int(starts[-1]))
     cuts.reverse()
-    return tuple(Stage(tables.nodes[machine].id, a, b) for machine, (a, b) in zip(order, pairwise(cuts), strict=True))
+    nodes = [tables.nodes[machine] for machine in order]
+    return tuple(
+        Stage(node.id, a, b, tuple(range(node.device_count)))
+        for node, (a, b) in zip(nodes, pairwise(cuts), strict=True)
+    )
 
 
 def _ends(before: Bools, reach: Ints) -> Bools:

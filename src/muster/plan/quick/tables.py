@@ -4,6 +4,8 @@ Everything grows with the range: if a machine can take [a, b) it can take any pa
 step time, one number per machine and start says it all: how far it can reach.
 
     reach[i, a] = the largest b such that machine i can hold layers [a, b) within its memory and the bound (a: none)
+
+A machine of several devices is an island: all of them share whatever it holds (`plan/joint.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.cost.codecs import message_bytes
-from muster.cost.island import island_seconds
+from muster.cost.island import all_reduce_seconds, island_seconds
 from muster.cost.layer_ranges import Floats, WorkTable, is_range, ranges, weight_table, work_table, workspace_row
 from muster.cost.memory import WorkspaceOptions
 from muster.cost.pace import TYPICAL, Constants, seconds
@@ -76,7 +78,7 @@ class PlanOptions:
         return seconds(self.work(shape, first, last), device, shape.dtype, self.constants)
 
     def stage_seconds(self, shape: ModelShape, stage: Stage, node: Node) -> float:
-        """The same of a stage that several devices may share, the slowest of which is that of `node`."""
+        """The same of a stage that several devices may share: as `cost.island.holder` has its machine."""
         work = self.work(shape, stage.first, stage.last)
         return island_seconds(work, shape, self.batch, node, stage.degree, self.constants)
 
@@ -96,18 +98,27 @@ class Tables:
     def __init__(self, shape: ModelShape, nodes: Sequence[Node], pool: Pool, options: PlanOptions) -> None:
         self.shape, self.nodes, self.options, self.pool = shape, tuple(nodes), options, pool
         self.num_layers = shape.num_layers
-        self._page = ranges(shape.kv_bytes_per_token) * options.page_size
-        self._fixed = weight_table(shape) + workspace_row(shape, options.workspace)[None, :]
+        degrees = np.array([node.device_count for node in nodes], dtype=np.float64)[:, None, None]
+        self._page = np.ceil(ranges(shape.kv_bytes_per_token) * options.page_size / degrees)
+        self._fixed = np.ceil(weight_table(shape) / degrees) + workspace_row(shape, options.workspace)
         self._real = is_range(self.num_layers)
         self.caps = np.array([node.device.memory_bytes for node in nodes], dtype=np.float64)
-        work = _work_table(shape, options.batch, options.context)
-        table_s = [seconds(work, node.device, shape.dtype, options.constants) for node in nodes]
+        table_s = [self._seconds_of(node) for node in nodes]
         self.seconds = np.array(table_s).reshape(len(nodes), *self._real.shape)
         """[machine, first, last]: of the decode step that `options` names."""
 
+    def _seconds_of(self, node: Node) -> Floats:
+        shape, options, degree = self.shape, self.options, node.device_count
+        work = _work_table(shape, options.batch, options.context)
+        if degree == 1:
+            return seconds(work, node.device, shape.dtype, options.constants)
+        each_s = all_reduce_seconds(shape, options.batch, node, degree, options.constants)
+        part_s = seconds(work.times(1 / degree), node.device, shape.dtype, options.constants)
+        return np.asarray(part_s + work.layers * each_s)
+
     def need(self, pages: int) -> Floats:
-        """Bytes that each range needs with `pages` KV pages."""
-        return self._fixed + pages * self._page
+        """[machine, first, last]: bytes of each device of a machine with `pages` KV pages."""
+        return np.asarray(self._fixed + pages * self._page)
 
     def reach(self, bound_s: float, pages: int) -> Ints:
         """How far each machine can go from each start (see the map above)."""

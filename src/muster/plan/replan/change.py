@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from math import inf
 
+from muster.cost.island import holder, island_seconds
 from muster.cost.memory import stage_bytes, workspace_of
-from muster.cost.pace import seconds
 from muster.cost.work import prefill
 from muster.errors import InvalidRequest, PoolUnavailable
 from muster.plan.quick.tables import PlanOptions
@@ -79,19 +79,20 @@ def worth(change: Change, horizon_s: float, margin: float = 0.5, least_gain: flo
 
 
 def change_to(plan: Plan, situation: Situation, shape: ModelShape, pool: Pool, options: PlanOptions) -> Change:
-    """What going to `plan`, of one pipeline on single devices, would cost and bring on this pool."""
+    """What going to `plan`, of one pipeline, would cost and bring on this pool."""
     pipeline = plan.only_pipeline
     holders = _stages(situation.holders or situation.pipeline)
     devices = {node.id: node.device for node in pool.nodes}
-    moved = {s.node: missing_bytes(shape, s, holders.get(s.node)) for s in pipeline.stages}
+    wanted = _stages(pipeline)
+    moved = {node: missing_bytes(shape, stage, holders.get(node)) for node, stage in wanted.items()}
     load_s = {
-        s.node: _load_seconds(shape, s, holders.get(s.node), devices[s.node], moved[s.node], situation)
-        for s in pipeline.stages
+        node: _load_seconds(node, shape, stage, holders.get(node), devices[node], moved[node], situation)
+        for node, stage in wanted.items()
     }
     waiting = _make_way(pipeline, situation.pipeline, shape, pool, options)
     beside_s = max((took_s for node, took_s in load_s.items() if node not in waiting), default=0.0)
     after_s = max((load_s[node] for node in waiting), default=0.0)
-    again_s = situation.cached_tokens * _prefill_seconds(pipeline, shape, devices, options)
+    again_s = situation.cached_tokens * _prefill_seconds(pipeline, shape, pool, options)
     return Change(
         plan=plan,
         moved_bytes=sum(moved.values()),
@@ -135,11 +136,14 @@ def usual(shape: ModelShape, options: PlanOptions) -> ServeWorkload:
 def moved_bytes(shape: ModelShape, old: Pipeline | None, new: Pipeline) -> int:
     """Weights that go to machines which do not hold them yet."""
     holders = _stages(old)
-    return sum(missing_bytes(shape, stage, holders.get(stage.node)) for stage in new.stages)
+    return sum(missing_bytes(shape, stage, holders.get(node)) for node, stage in _stages(new).items())
 
 
 def missing_bytes(shape: ModelShape, stage: Stage, held: Stage | None) -> int:
-    """Weights of `stage` that a machine which holds `held` does not have."""
+    """Weights of `stage` that a machine which holds `held` does not have.
+
+    Also of a stage that others share: tensors are fetched whole, since their digests are of whole tensors.
+    """
     whole = shape.weight_bytes(stage.first, stage.last)
     if held is None:
         return whole
@@ -148,18 +152,19 @@ def missing_bytes(shape: ModelShape, stage: Stage, held: Stage | None) -> int:
 
 
 def _stages(pipeline: Pipeline | None) -> dict[NodeId, Stage]:
-    return {stage.node: stage for stage in pipeline.stages} if pipeline is not None else {}
+    """By each machine that holds it, alone or with others."""
+    return {node: stage for stage in pipeline.stages for node in stage.members} if pipeline is not None else {}
 
 
 def _load_seconds(
-    shape: ModelShape, stage: Stage, held: Stage | None, device: Device, moved: int, situation: Situation
+    node: NodeId, shape: ModelShape, stage: Stage, held: Stage | None, device: Device, moved: int, situation: Situation
 ) -> float:
     """Until a machine has the weights of its stage in memory: what it lacks is fetched, then all of it is read."""
-    if held is not None and (held.first, held.last) == (stage.first, stage.last):
+    if held is not None and (held.first, held.last, held.degree) == (stage.first, stage.last, stage.degree):
         return 0.0
     disk = device.disk_bandwidth_bytes_per_s
-    reading_s = shape.weight_bytes(stage.first, stage.last) / disk if disk else 0.0
-    return (moved / situation.fetch_bytes_per_s(stage.node) if moved else 0.0) + reading_s
+    reading_s = shape.weight_bytes(stage.first, stage.last) / stage.degree / disk if disk else 0.0
+    return (moved / situation.fetch_bytes_per_s(node) if moved else 0.0) + reading_s
 
 
 def _make_way(
@@ -169,20 +174,29 @@ def _make_way(
     caps = {node.id: node.device.memory_bytes for node in pool.nodes}
     if old is None:
         return []
-    held = {stage.node: _bytes(shape, stage, old, options) for stage in old.stages}
-    wanted = {stage.node: _bytes(shape, stage, new, options) for stage in new.stages}
+    held = {node: _bytes(shape, stage, old, options) for node, stage in _stages(old).items()}
+    wanted = {node: _bytes(shape, stage, new, options) for node, stage in _stages(new).items()}
     return [node for node in wanted if node in held and held[node] + wanted[node] > caps[node]]
 
 
 def _bytes(shape: ModelShape, stage: Stage, of: Pipeline, options: PlanOptions) -> int:
     workspace = workspace_of(of.work, options.workspace)
-    return stage_bytes(shape, stage.first, stage.last, of.serve.cache_tokens, workspace)
+    return stage_bytes(shape, stage.first, stage.last, of.serve.cache_tokens, workspace, stage.degree)
 
 
-def _prefill_seconds(
-    pipeline: Pipeline, shape: ModelShape, devices: dict[NodeId, Device], options: PlanOptions
-) -> float:
+def _prefill_seconds(pipeline: Pipeline, shape: ModelShape, pool: Pool, options: PlanOptions) -> float:
     """Per token of prompt, on the stage that takes longest, in steps that are full of them."""
     tokens = pipeline.serve.prefill_tokens or options.workspace.prefill_tokens
-    work = {stage.node: prefill(shape, stage.first, stage.last, tokens) for stage in pipeline.stages}
-    return max(seconds(work[node], devices[node], shape.dtype, options.constants) for node in work) / tokens
+    nodes = {node.id: node for node in pool.nodes}
+    each_s = [
+        island_seconds(
+            prefill(shape, stage.first, stage.last, tokens),
+            shape,
+            tokens,
+            holder(pool, nodes, stage),
+            stage.degree,
+            options.constants,
+        )
+        for stage in pipeline.stages
+    ]
+    return max(each_s) / tokens

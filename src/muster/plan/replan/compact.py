@@ -34,13 +34,13 @@ def compact(planner: Planner) -> Planner:
             except PoolUnavailable:
                 continue
             used = found.only_pipeline
-            each = tokens_per_s(used, shape, pool, options) / len(used.stages)
+            each = tokens_per_s(used, shape, pool, options) / len(used.members())
             if best is None or each > most:
-                others = tuple(node.id for node in pool.nodes if node.id not in used.nodes())
+                others = tuple(node.id for node in pool.nodes if node.id not in used.members())
                 best, most, patience = replace(found, standbys=others), each, PATIENCE
             else:
                 patience -= 1
-            if not patience or len(used.stages) == 1:
+            if not patience or len(used.members()) == 1:
                 break
         if best is None or not _suffice(best.standbys, shape, pool, options):
             return planner(shape, pool, keep, options)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import inf, isfinite
 
+from muster.cost.island import holder
 from muster.plan.quick.repair import room_for_pages
 from muster.plan.quick.split import cover, least_slowest, most_pages
 from muster.plan.quick.tables import PlanOptions, Tables
@@ -27,7 +28,7 @@ def small_moves(shape: ModelShape, pool: Pool, keep: Pipeline, most_stages: int,
     """Of at most `most_stages`, each once and different from `keep`, whose machines must all be in the pool."""
     nodes = {node.id: node for node in pool.nodes}
     suspects = _suspects(shape, pool, keep, nodes, options)
-    idle = _fastest_idle(shape, pool, keep.stages[suspects[0]], set(keep.nodes()), options)
+    idle = _fastest_idle(shape, pool, keep.stages[suspects[0]], set(keep.members()), options)
     seen = {keep.stages}
     for cut in (
         *_moved(shape, pool, keep, idle, suspects, options),
@@ -95,7 +96,7 @@ def _suspects(
 
     def seconds(k: int) -> float:
         stage, then = keep.stages[k], following[k]
-        work_s = options.step_seconds(shape, stage.first, stage.last, nodes[stage.node].device)
+        work_s = options.stage_seconds(shape, stage, holder(pool, nodes, stage))
         link = pool.link(stage.node, then.node)
         return max(work_s, options.hop_seconds(shape, link)) if then is not stage else work_s
 

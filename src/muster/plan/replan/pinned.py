@@ -5,7 +5,9 @@ A pin is kept whenever the pool can serve with it. Otherwise others hold its lay
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
+from muster.cost.island import slowest_way
 from muster.cost.memory import stage_bytes
 from muster.errors import PoolUnavailable
 from muster.plan.quick.planner import Planner, as_plan
@@ -53,16 +55,39 @@ def is_meant(pin: Pin, node: Node) -> bool:
     )
 
 
-def without(pins: Sequence[Pin], pool: Pool) -> Pool:
-    """The machines that none of these pins means."""
-    return replace(pool, nodes=tuple(node for node in pool.nodes if not any(is_meant(pin, node) for pin in pins)))
+def without(pins: Sequence[Pin], pool: Pool, held: Collection[Stage] = ()) -> Pool:
+    """The machines that none of these pins means; of an island so many as they ask for.
+
+    `held` are stages at work, whose machines are not in the pool: an island that has its layers needs no others.
+    """
+    kept: set[NodeId] = set()
+    for pin in pins:
+        island = _island(pin, pool)
+        if not island:
+            kept |= {node.id for node in pool.nodes if is_meant(pin, node)}
+        elif not any((one.first, one.last, one.degree) == (pin.first, pin.last, len(pin.devices)) for one in held):
+            kept |= {node.id for node in _meant(pin, island, kept)}
+    return replace(pool, nodes=tuple(node for node in pool.nodes if node.id not in kept))
+
+
+def _island(pin: Pin, pool: Pool) -> list[Node]:
+    """Whose machines a pin means by its numbers of devices, in their order; empty where it means a machine."""
+    if len(pin.devices) == 1 and any(node.name == pin.node for node in pool.nodes):
+        return []
+    return sorted((node for node in pool.nodes if node.island == pin.node), key=lambda node: (node.name, node.id))
+
+
+def _meant(pin: Pin, island: Sequence[Node], taken: Collection[NodeId]) -> list[Node]:
+    """Of an island; for one that is gone, another."""
+    meant = [island[index] for index in pin.devices if index < len(island)]
+    spare = [node for node in reversed(island) if node not in meant]
+    return [node for node in [*meant, *spare] if node.id not in taken][: len(pin.devices)]
 
 
 def _pinned(pin: Pin, shape: ModelShape, pool: Pool, options: PlanOptions, taken: Collection[NodeId]) -> Pinned:
     found = [node for node in pool.nodes if node.name == pin.node]
-    island = sorted((node for node in pool.nodes if node.island == pin.node), key=lambda node: (node.name, node.id))
-    if island and (not found or len(pin.devices) > 1):
-        return _on_island(pin, shape, island, options, taken)
+    if island := _island(pin, pool):
+        return _on_island(pin, shape, pool, island, options, taken)
     if len(pin.devices) > 1:
         return Pinned(
             pin,
@@ -81,12 +106,15 @@ def _pinned(pin: Pin, shape: ModelShape, pool: Pool, options: PlanOptions, taken
 
 
 def _on_island(
-    pin: Pin, shape: ModelShape, island: Sequence[Node], options: PlanOptions, taken: Collection[NodeId]
+    pin: Pin,
+    shape: ModelShape,
+    pool: Pool,
+    island: Sequence[Node],
+    options: PlanOptions,
+    taken: Collection[NodeId],
 ) -> Pinned:
-    """The machines that the numbers of devices mean, in the order of their names; for one that is gone, another."""
-    meant = [island[index] for index in pin.devices if index < len(island)]
-    spare = [node for node in reversed(island) if node not in meant]
-    chosen = [node for node in [*meant, *spare] if node.id not in taken][: len(pin.devices)]
+    """The machines that the numbers of devices mean."""
+    chosen = _meant(pin, island, taken)
     if len(chosen) < len(pin.devices):
         return Pinned(
             pin,
@@ -95,6 +123,14 @@ def _on_island(
             "are here and free; start the others.",
             is_here=False,
         )
+    for one, other in combinations(chosen, 2):
+        if slowest_way(pool, (one.id, other.id)).bandwidth_bytes_per_s <= 0:
+            return Pinned(
+                pin,
+                None,
+                f"{one.name} and {other.name} of island {pin.node} do not reach each other; let them be on one "
+                "network, without a firewall between them.",
+            )
     return _held_against(pin, chosen, shape, options)
 
 

@@ -1,4 +1,4 @@
-"""The serve planner for a runtime that runs one pipeline of single devices, as the broker's does today.
+"""The serve planner for one pipeline of the machines of a live pool; those of an island may share stages.
 
 Knows no clock; how long it may take is for the caller to say, for it searches much longer than the quick planner.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from muster.errors import InvalidRequest, PoolUnavailable
+from muster.plan.joint import joined
 from muster.plan.quick.candidates import by_use
 from muster.plan.quick.planner import as_plan
 from muster.plan.quick.tables import PlanOptions
@@ -29,13 +30,15 @@ def one_pipeline(
     shape: ModelShape, pool: Pool, options: PlanOptions, out_of_time: Callable[[], bool] = lambda: False
 ) -> Plan:
     """The pipeline with the most tokens/s. Raises `PoolUnavailable` where nothing serves the model."""
-    fixed = {stage.node for stage in options.fixed}
+    fixed = {node for stage in options.fixed for node in stage.members}
     machines = sorted(by_use(shape, pool, options), key=lambda node: node.id not in fixed)[:MAX_MACHINES]
     some = replace(pool, nodes=tuple(machines), links=_links(pool, machines))
+    alone = [stage.node for stage in options.fixed if not stage.others]
+    joint = joined(shape, some, together=options.fixed, apart=alone)
     wanted = ServeOptions(
         max_replicas=1,
-        max_tensor_parallel=1,
-        swap=any(node.device.host_memory_bytes for node in machines),
+        max_tensor_parallel=None if shape.degrees else 1,
+        swap=not joint.members and any(node.device.host_memory_bytes for node in machines),
         page_size=options.page_size,
         max_microbatches=options.max_microbatches,
         codecs=options.codecs,
@@ -44,12 +47,14 @@ def one_pipeline(
         pins=tuple(Pin(stage.node, stage.first, stage.last) for stage in options.fixed),
     )
     try:
-        found = plan_serving(shape, some, _workload(shape, options), wanted, options.constants, out_of_time=out_of_time)
+        found = plan_serving(
+            shape, joint.pool, _workload(shape, options), wanted, options.constants, out_of_time=out_of_time
+        )
     except InvalidRequest as error:  # the pins: with a small cache they may still do
         raise PoolUnavailable(str(error)) from error
     pipeline = found.plan.only_pipeline
     pages = min(pipeline.serve.num_pages, options.max_pages(shape))
-    plan = as_plan(shape, pool, pipeline.stages, pages, options, "")
+    plan = as_plan(shape, pool, joint.parted(pipeline.stages), pages, options, "")
     as_found = _as_found(plan.only_pipeline, pipeline.serve)
     return replace(plan, pipelines=(as_found,), explanation=found.plan.explanation)
 

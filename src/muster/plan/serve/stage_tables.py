@@ -43,8 +43,13 @@ class StageTables:
         return self.shape.num_layers
 
     def degrees(self, devices: int) -> list[int]:
-        """Tensor-parallel degrees for up to so many devices; the hidden state must be divisible by them."""
-        most = min(devices, self.max_degree)
+        """Tensor-parallel degrees for up to so many devices: those at which the model can be cut.
+
+        Where nobody has worked those out, the hidden state must be divisible by them.
+        """
+        most, known = min(devices, self.max_degree), self.shape.degrees
+        if known is not None:
+            return [1, *(degree for degree in known if degree <= most)]
         return [degree for degree in range(1, most + 1) if self.shape.hidden_size % degree == 0]
 
     def seconds(self, kind: int, degree: int) -> Floats:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from muster.cost.codecs import message_bytes
-from muster.cost.island import SLOWEST_INSIDE
+from muster.cost.island import SLOWEST_INSIDE, holder
 from muster.cost.memory import SCORED_AT_ONCE
 from muster.cost.pace import Constants
 from muster.cost.swapping import swap_bytes_per_s
@@ -104,7 +104,7 @@ class Ring:
         self.index, self.pipeline, self.shape = index, plan.pipelines[index], shape
         nodes = {node.id: node for node in pool.nodes}
         self.stages = self.pipeline.stages
-        self.nodes = tuple(_node(nodes, stage) for stage in self.stages)
+        self.nodes = tuple(_node(pool, nodes, stage) for stage in self.stages)
         measured = stage_seconds or {}
         self.paces: tuple[Pace, ...] = tuple(
             MeasuredPace(measured[node.id]) if node.id in measured else StagePace(shape, stage, node, constants)
@@ -201,12 +201,13 @@ def _host(node: Node) -> float:
     return bandwidth
 
 
-def _node(nodes: Mapping[NodeId, Node], stage: Stage) -> Node:
-    if stage.node not in nodes:
-        raise InvalidRequest(
-            f"The plan uses {stage.node[:16]}, which the pool has not; plan again on this pool.", "plan"
-        )
-    return nodes[stage.node]
+def _node(pool: Pool, nodes: Mapping[NodeId, Node], stage: Stage) -> Node:
+    if absent := next((node for node in stage.members if node not in nodes), ""):
+        raise InvalidRequest(f"The plan uses {absent[:16]}, which the pool has not; plan again on this pool.", "plan")
+    node = holder(pool, nodes, stage)
+    if node.inside is not None and node.inside.bandwidth_bytes_per_s <= 0:
+        raise PoolUnavailable(f"A link inside the island of {node.name} is down; plan without it, or mend it.")
+    return node
 
 
 def _hops(plan: Plan, nodes: tuple[Node, ...], pool: Pool, shape: ModelShape, message_s: float) -> tuple[Hop, ...]:
