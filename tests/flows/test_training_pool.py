@@ -1,6 +1,7 @@
 """Machines of a pool train one model together, and it comes out as on a single machine."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +9,41 @@ import pytest
 import torch
 
 from muster.errors import TrainingDiverged
-from muster.train.checkpoint import read_checkpoint
+from muster.model.shape import shape_of
+from muster.spec.training import BatchTable, ExchangeTable, LinksTable
+from muster.train.checkpoint import latest_checkpoint, read_checkpoint
 from muster.train.instructions import Place
 from muster.train.kept import without_steps
+from muster.train.run import Prepared
 from tests.flows.training_pool import training_machines, with_steps
-from tests.train.runs import prepared, running, weights
+from tests.model.families import FAMILIES
+from tests.train.runs import LENGTH, prepared, running, weights
+
+
+def four_layers(folder: Path, **changes: Any) -> Prepared:
+    """From random weights, whose checkpoint before the first step a run on one machine writes."""
+    config = FAMILIES["llama-tied"]()
+    config.num_hidden_layers = 4
+    words = config.to_json_string()
+    shape = shape_of(words, "config.json", "float32")
+    return replace(prepared(folder, None, "llama-tied", **changes), config_json=words, shape=shape)
 
 
 def test_four_stages_in_two_pipelines_train_as_one_machine_does(tmp_path: Path) -> None:
     steps = 50
-    alone = running(prepared(tmp_path, "llama-tied", steps=steps))
+    alone = running(four_layers(tmp_path, steps=steps))
+    random = latest_checkpoint(alone.prepared.checkpoints, lambda words: None)
+    assert random is not None
     expected = [alone.step().loss for _ in range(steps)]
     score = alone.evaluate()
     assert score is not None
-    run = with_steps(prepared(tmp_path, "llama-tied"), steps=steps, stages=3)
+    run = with_steps(four_layers(tmp_path), steps=steps, stages=4)
 
     async def body() -> None:
-        async with training_machines(tmp_path, run, 6) as pool:
+        async with training_machines(tmp_path, run, 8, base=random.path) as pool:
             assert await pool.losses(steps) == pytest.approx(expected, rel=1e-5)
-            assert pool.head.training.pipelines == 2
-            assert set(pool.head.training.holders) == {Place(p, s) for p in range(2) for s in range(3)}
+            assert pool.head.training.rounds == 1
+            assert set(pool.head.training.holders) == {Place(p, s) for p in range(2) for s in range(4)}
             assert run.held_out is not None
             found = await pool.head.training.score(run.held_out.all_texts(64))
             assert found.tokens == score.tokens
@@ -38,7 +54,7 @@ def test_four_stages_in_two_pipelines_train_as_one_machine_does(tmp_path: Path) 
                 assert torch.allclose(tensors[name], tensor, rtol=0, atol=1e-5), name
             assert optimizer.keys() == alone._pipelines.optimizer_state().keys()
 
-    asyncio.run(asyncio.wait_for(body(), 100))
+    asyncio.run(asyncio.wait_for(body(), 240))
 
 
 def test_a_stage_that_is_lost_costs_a_step_at_most_and_changes_nothing(tmp_path: Path) -> None:
@@ -67,7 +83,7 @@ def test_a_stage_that_is_lost_costs_a_step_at_most_and_changes_nothing(tmp_path:
             for name, tensor in weights(alone).items():
                 assert torch.allclose(tensors[name], tensor, rtol=0, atol=1e-5), name
 
-    asyncio.run(asyncio.wait_for(body(), 100))
+    asyncio.run(asyncio.wait_for(body(), 240))
 
 
 def test_where_nobody_holds_a_lost_stage_all_go_back_to_the_last_checkpoint(tmp_path: Path) -> None:
@@ -90,7 +106,7 @@ def test_where_nobody_holds_a_lost_stage_all_go_back_to_the_last_checkpoint(tmp_
             await pool.kill(training.holders[Place(0, 1)])
             assert await pool.losses(steps) == pytest.approx(expected[3:], rel=1e-5)
 
-    asyncio.run(asyncio.wait_for(body(), 100))
+    asyncio.run(asyncio.wait_for(body(), 240))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_stage(tmp_path: Path) -> None:
@@ -107,4 +123,30 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_stage(tmp_path: Pat
                 await pool.losses(4)
             assert pool.head.training.done == 1
 
-    asyncio.run(asyncio.wait_for(body(), 60))
+    asyncio.run(asyncio.wait_for(body(), 240))
+
+
+def test_packed_links_and_local_steps_come_out_as_on_one_machine(tmp_path: Path) -> None:
+    """AQ-SGD between stages, which needs equal memories at both ends, and DiLoCo between pipelines."""
+    packed = {
+        "links": LinksTable(forward="aq-4", backward="int8"),
+        "exchange": ExchangeTable(every=2, codec="int8"),
+        "batch": BatchTable(sequences=8, length=LENGTH, microbatch=2),
+        "replicas": 2,
+        "stages": 3,
+        "steps": 12,
+    }
+    alone = running(prepared(tmp_path, **packed))
+    expected = [alone.step().loss for _ in range(12)]
+    run = with_steps(prepared(tmp_path, **packed))
+
+    async def body() -> None:
+        async with training_machines(tmp_path, run, 6) as pool:
+            assert await pool.losses(12) == pytest.approx(expected, rel=1e-5)
+            assert pool.head.training.rounds == 1
+            _, tensors, optimizer = await pool.head.training.state()
+            for name, tensor in weights(alone).items():
+                assert torch.allclose(tensors[name], tensor, rtol=0, atol=1e-5), name
+            assert any(name.startswith("outer.") for name in optimizer)
+
+    asyncio.run(asyncio.wait_for(body(), 240))

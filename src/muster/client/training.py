@@ -35,10 +35,13 @@ from muster.wire.messages.train import FRESH
 Result = TypeVar("Result")
 log = structlog.get_logger()
 DIAL_S = 10.0
-SILENCE_S = 120.0
-"""Of all places at once in the middle of something: longer than any of them computes at a time."""
+BEGIN_S = 120.0
+"""For all places of a round to reach each other."""
+PATIENCE_S, TIMES = 1800.0, 20.0
+"""A step that takes longer, and so many times longer than any before, does not end any more. What the broker can see,
+machines and links that are gone, ends it at once."""
 PAUSE_S = 0.25
-MAX_VAIN_ROUNDS = 40
+MAX_VAIN_ROUNDS = 100
 """In a row; then something is wrong that no new round mends."""
 
 
@@ -72,6 +75,7 @@ class PoolTraining:
         self._ways: dict[NodeId, tuple[Outbox, asyncio.Task[None]]] = {}
         self._round: TrainingRound | None = None
         self._vain = 0
+        self._longest_s = 0.0
 
     # --- the pool -----------------------------------------------------------------------------------------------------
 
@@ -191,13 +195,17 @@ class PoolTraining:
 
     async def _watched(self, once: Callable[[TrainingRound], Awaitable[Result]]) -> Result:
         round = await self._formed()
+        loop = asyncio.get_running_loop()
+        patience_s, began_s = max(PATIENCE_S, TIMES * self._longest_s), loop.time()
         try:
-            async with asyncio.timeout(SILENCE_S):
-                return await once(round)
+            async with asyncio.timeout(patience_s):
+                done = await once(round)
         except TimeoutError:
             for epoch in round.epochs:
                 self._door.suspect(epoch)
-            raise RoundOver(f"nothing was done in {SILENCE_S:.0f} s") from None
+            raise RoundOver(f"nothing was done in {patience_s:.0f} s") from None
+        self._longest_s = max(self._longest_s, loop.time() - began_s)
+        return done
 
     async def _formed(self) -> TrainingRound:
         """The round that is there, unless there are other pipelines now."""
@@ -230,7 +238,7 @@ class PoolTraining:
         for node in self._ways.keys() - set(round.nodes):
             await self._leave(node)
         try:
-            async with asyncio.timeout(SILENCE_S):
+            async with asyncio.timeout(BEGIN_S):
                 steps = await round.begin(self._words)
         except TimeoutError:
             raise RoundOver("a machine did not answer") from None

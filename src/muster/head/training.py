@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,7 +139,7 @@ class PoolRunning(Running):
         self._folder, self._pool, self._open, self._ready = folder, pool, open_endpoint, ready
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="training-head")
-        self._beside: list[Future[None]] = []
+        self._beside: asyncio.Task[None] | None = None
         self._store: Store | None = None
         self.head: TrainingHead | None = None
         self._newest: Checkpoint | None = None
@@ -161,12 +160,13 @@ class PoolRunning(Running):
         )
         self._thread.start()
 
-        async def start() -> Ticket:
-            return await head.start(await self._open())
+        async def start() -> None:
+            ticket = await head.start(await self._open())
+            self._beside = asyncio.create_task(self._ready(head, ticket))
 
-        ticket = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
-        self._beside.append(asyncio.run_coroutine_threadsafe(self._ready(head, ticket), self._loop))
-        return _Elsewhere(head, self._call)
+        asyncio.run_coroutine_threadsafe(start(), self._loop).result()
+        self._elsewhere = _Elsewhere(head, self._call)
+        return self._elsewhere
 
     def facts(self) -> dict[str, Any]:
         assert self.head is not None
@@ -180,9 +180,19 @@ class PoolRunning(Running):
         return self._newest
 
     def save(self) -> Path:
+        """Where machines were lost meanwhile, of the step to which all went back."""
+        self.done = self._elsewhere.done
+        if self.done == self._last().step and self._last().path.parent == self.prepared.checkpoints:
+            return self._last().path
         path = super().save()
         self._newest = Checkpoint(path, self.done, self.prepared.identity)
         return path
+
+    def finish(self) -> Path:
+        while self._elsewhere.done < self._run.steps:
+            self.done = self._elsewhere.done
+            self.step()
+        return super().finish()
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Raises `PoolUnavailable` where the wait for machines is interrupted."""
@@ -201,16 +211,20 @@ class PoolRunning(Running):
 
     def close(self) -> None:
         if self._thread.is_alive():
-            for task in self._beside:
-                task.cancel()
-            assert self.head is not None
-            asyncio.run_coroutine_threadsafe(self.head.close(), self._loop).result()
-            asyncio.run_coroutine_threadsafe(self._loop.shutdown_default_executor(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._loop.close()
         if self._store is not None:
             self._store.close()
+
+    async def _end(self) -> None:
+        if self._beside is not None:  # else the door never opened
+            self._beside.cancel()
+            await asyncio.gather(self._beside, return_exceptions=True)
+            assert self.head is not None
+            await self.head.close()
+        await asyncio.get_running_loop().shutdown_default_executor()
 
 
 class _Elsewhere:
@@ -236,6 +250,11 @@ class _Elsewhere:
 
     def optimizer_state(self) -> Tensors:
         return self._held()[2]
+
+    @property
+    def done(self) -> int:
+        """How many steps are in what `tensors` and `optimizer_state` give."""
+        return self._held()[0]
 
     def _held(self) -> tuple[int, Tensors, Tensors]:
         """Fetched once for each step."""

@@ -12,7 +12,7 @@ import torch
 from msgspec import structs
 
 from muster.compress.registry import Coder, make_coder
-from muster.errors import LinkDown, ProtocolViolation
+from muster.errors import LinkDown, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, short_id
 from muster.model.stage import Stage
 from muster.model.weights import Weights
@@ -104,17 +104,17 @@ class NodePlace:
         address = next((address for address in self.assign.peers if address.node == node), None)
         if address is None:
             raise ProtocolViolation(f"The head named no address for node {short_id(node)}; its books are wrong.")
-        return await self._reached(address, again)
+        epoch, lost = self.assign.epoch, self._around.lost
+        return await self._reached(address, again, lambda error: lost(epoch, node, str(error)))
 
-    async def reach_beside(self, address: Address) -> Send:
-        return await self._reached(address, None)
+    async def reach_beside(self, address: Address, lost: Callable[[MusterError], None]) -> Send:
+        return await self._reached(address, None, lost)
 
     def admit(self, nodes: Collection[NodeId]) -> None:
         self._around.admit(self.assign.epoch, nodes)
 
-    async def _reached(self, address: Address, again: Again | None) -> Send:
-        node, epoch, lost = address.node, self.assign.epoch, self._around.lost
-        hop = NextHop(lambda: self._channel(address), lambda error: lost(epoch, node, str(error)), again)
+    async def _reached(self, address: Address, again: Again | None, lost: Callable[[MusterError], None]) -> Send:
+        hop = NextHop(lambda: self._channel(address), lost, again)
         self._hops.append(hop)
         await hop.open()
         return hop.send

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from muster.compress.registry import Coder, check_known
-from muster.errors import ProtocolViolation, Unsupported
+from muster.errors import MusterError, ProtocolViolation, Unsupported
 from muster.link.base import short_id
 from muster.model.stage import Stage
 from muster.model.weights import Weights
@@ -138,8 +138,11 @@ class Place(Protocol):
         With `again`, a channel that breaks is opened once more, and what that gives is sent before all else.
         """
 
-    async def reach_beside(self, address: Address) -> Send:
-        """Likewise to a node of another pipeline of the same job, for which the head vouches."""
+    async def reach_beside(self, address: Address, lost: Callable[[MusterError], None]) -> Send:
+        """A channel to a node of another pipeline of the same job, for which the head vouches.
+
+        `lost` hears of its loss. Raises `MusterError`.
+        """
 
     def admit(self, nodes: Collection[NodeId]) -> None:
         """Nodes of other pipelines of the same job, and no others any more, may dial this one."""

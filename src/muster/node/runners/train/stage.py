@@ -191,8 +191,20 @@ class TrainingStage:
     async def _way_to(self, node: NodeId, address: Any) -> Send:
         if node not in self._reached:
             own = any(node in stage.members for stage in self._place.assign.stages)
-            self._reached[node] = await (self._place.reach(node) if own else self._place.reach_beside(address))
+            if own:
+                self._reached[node] = await self._place.reach(node)
+            else:
+                self._reached[node] = await self._place.reach_beside(address, lambda error: self._lost(node, error))
         return self._reached[node]
+
+    def _lost(self, node: NodeId, error: MusterError) -> None:
+        """The way to a place of another pipeline: the head begins another round, in which it is dialled again."""
+        self._reached.pop(node, None)
+        if self._round is not None and node in self._round.sends:
+            lost = LinkDown(str(error))
+            self._say(
+                TrainEnded(epoch=self._epoch, round=self._round.number, sequence=0, code=lost.code, reason=str(lost))
+            )
 
     async def _train(self, order: TrainTexts, round: Round) -> None:
         assert self._held is not None
