@@ -16,6 +16,9 @@ links      Six stages, five links, five epochs. AQ-SGD (`aq-B`) beside the same 
            goes in full.
 replicas   Two copies of the whole model, 150 steps: exact sums of gradients, sums packed in 8 and 4 bits, DiLoCo and
            SparseLoCo with 30 local steps, and SparseLoCo with nothing packed.
+           DiLoCo has its published outer optimizer here (rate 0.7, momentum 0.9), which is made for long runs.
+long       The same with twice the files, half the texts in a step and 600 steps: 20 rounds of local steps instead of 5,
+           and a momentum of 0.4 for DiLoCo.
 
 Bars are on means over the seeds that are there.
 """
@@ -52,13 +55,15 @@ from muster.train.step import Layout
 from tools.train_tiny import split
 
 CPU = torch.device("cpu")
-LENGTH, SEQUENCES = 128, 8
-FILES, BEGIN, END, CHARACTERS = 6, 3072, 1024, 60_000
+LENGTH = 128
+BEGIN, END, CHARACTERS = 3072, 1024, 60_000
 """Tokens of each file that are trained on, and that are scored; how much of a file is read for them."""
 SCORED, SCORED_EVERY = 64, 18
 STAGES, LOCAL_STEPS = 6, 30
 FOLDER = Path("build/convergence")
-PLAIN, EXACT = "links plain", "replicas exact"
+PLAIN, EXACT, LONG = "links plain", "replicas exact", "long exact"
+BESIDE = {"links": PLAIN, "replicas": EXACT, "long": LONG}
+"""By the first word of a case: what it is held against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,17 @@ class Case:
     replicas: int = 1
     stages: int = STAGES
     steps: int = 90
-    """Five epochs."""
+    files: int = 6
+    sequences: int = 8
+    """In a step, over all replicas."""
 
 
 def _replicas(**exchange: Any) -> Case:
     return Case(exchange=exchange, replicas=2, stages=1, steps=5 * LOCAL_STEPS)
+
+
+def _long(**exchange: Any) -> Case:
+    return Case(exchange=exchange, replicas=2, stages=1, steps=20 * LOCAL_STEPS, files=12, sequences=4)
 
 
 _LOCAL: dict[str, Any] = {"every": LOCAL_STEPS}
@@ -89,12 +100,15 @@ CASES = {
     "replicas int4": _replicas(codec="int4"),
     "replicas diloco": _replicas(codec="int8", **_LOCAL),
     "replicas sparseloco": _replicas(codec="chunk-top-k-1/64", **_SPARSE),
+    LONG: _long(),
+    "long diloco": _long(codec="int8", outer_momentum=0.4, **_LOCAL),
+    "long sparseloco": _long(codec="chunk-top-k-1/64", **_SPARSE),
     "replicas sparseloco raw": _replicas(codec="fp32", **_SPARSE | {"feedback": 0.0}),
 }
 """Of links: bits forward, bits of gradients. The last one is SparseLoCo without its codec: plain means of weights."""
 
 
-def texts(model: str, seed: int) -> tuple[Ids, Ids]:
+def texts(model: str, seed: int, files: int) -> tuple[Ids, Ids]:
     """Token ids that are trained on, and that are scored: the beginnings and the ends of some files."""
     root = Path(json.__file__).parent.parent
     tokenizer = load_tokenizer(resolve(model))
@@ -106,20 +120,20 @@ def texts(model: str, seed: int) -> tuple[Ids, Ids]:
     finally:
         tokenizer.close()
     long = [ids for ids in encoded if len(ids) == BEGIN + END]
-    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(long))[:FILES]
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(long))[:files]
     begins, ends = ([long[index][part] for index in chosen] for part in (slice(BEGIN), slice(BEGIN, None)))
     return tuple(np.array([id for ids in part for id in ids] + [0], dtype=np.uint32) for part in (begins, ends))  # type: ignore[return-value]
 
 
 def run_case(case: Case, seed: int, model: str) -> dict[str, Any]:
-    ids, scored_ids = texts(model, seed)
+    ids, scored_ids = texts(model, seed, case.files)
     corpus, judged = Corpus(ids, LENGTH, seed), Corpus(scored_ids, LENGTH, 0)
     run = TrainingRun(
         model=model,
         out="o",
         steps=case.steps,
         data=DataTable(files=("none.txt",)),
-        batch=BatchTable(sequences=SEQUENCES, length=LENGTH, microbatch=SEQUENCES // case.replicas),
+        batch=BatchTable(sequences=case.sequences, length=LENGTH, microbatch=case.sequences // case.replicas),
         optimizer=OptimizerTable(learning_rate=3e-4, warm_up_steps=8, schedule="cosine"),
         seed=seed,
         links=LinksTable(**case.links),
@@ -131,12 +145,14 @@ def run_case(case: Case, seed: int, model: str) -> dict[str, Any]:
     places = build_places(weights, run, layers, layout, [CPU])
     links = {place: StageLinks(place, run.links, seed) for place in places}
     pipelines = LocalPipelines(places, links)
-    to_score = deal(judged.all_texts(SCORED), SEQUENCES, case.replicas)
+    to_score = deal(judged.all_texts(SCORED), case.sequences, case.replicas)
     losses, held_out = [], [(0, pipelines.score(to_score).loss)]
     started = time.process_time()
     for step in range(run.steps):
-        batch = corpus.batch(step, SEQUENCES)
-        losses.append(pipelines.step(step, deal(batch, run.batch.microbatch, case.replicas), SEQUENCES * LENGTH).loss)
+        batch = corpus.batch(step, case.sequences)
+        losses.append(
+            pipelines.step(step, deal(batch, run.batch.microbatch, case.replicas), case.sequences * LENGTH).loss
+        )
         # Replicas that make local steps are scored where they have just met.
         every = run.exchange.every if run.exchange.every > 1 else SCORED_EVERY
         if (step + 1) % every == 0 or step + 1 == run.steps:
@@ -204,7 +220,7 @@ def gaps(found: dict[str, dict[int, Any]], name: str, beside: str) -> list[float
 def summary(found: dict[str, dict[int, Any]]) -> dict[str, Any]:
     rows = {}
     for name in CASES:
-        beside = PLAIN if name.startswith("links") else EXACT
+        beside = BESIDE[name.split()[0]]
         apart = gaps(found, name, beside)
         if apart:
             end = statistics.mean(found[beside][seed]["final"] for seed in found[beside])
@@ -229,13 +245,16 @@ def figures_of(rows: dict[str, Any]) -> dict[str, float]:
         if name in rows and direct in rows:
             found[f"train.3.{claim}"] = rows[name]["gap"]
             found[f"train.3.{claim.replace('aq', 'direct')}"] = rows[direct]["gap"]
-    for claim in ("int8", "int4", "diloco", "sparseloco"):
-        if f"replicas {claim}" in rows:
-            found[f"train.3.{claim}"] = rows[f"replicas {claim}"]["gap_percent"]
-    if "replicas sparseloco" in rows:
-        found["train.3.sparseloco-bytes"] = (
-            rows[EXACT]["bytes_per_step"] / rows["replicas sparseloco"]["bytes_per_step"]
-        )
+    for claim, name in (
+        ("int8", "replicas int8"),
+        ("int4", "replicas int4"),
+        ("diloco", "long diloco"),
+        ("sparseloco", "long sparseloco"),
+    ):
+        if name in rows:
+            found[f"train.3.{claim}"] = rows[name]["gap_percent"]
+    if "long sparseloco" in rows:
+        found["train.3.sparseloco-bytes"] = rows[LONG]["bytes_per_step"] / rows["long sparseloco"]["bytes_per_step"]
     return found
 
 
@@ -248,8 +267,8 @@ def picture(found: dict[str, dict[int, Any]], group: str) -> str:
             curves[name.removeprefix(group + " ")] = [
                 (points[0][0], statistics.mean(loss for _, loss in points)) for points in zip(*held_out, strict=True)
             ]
-    title = "Held-out loss, nats: compressed " + ("links" if group == "links" else "replicas, two of them")
-    return svg(draw_curves(title, curves))
+    what = {"links": "compressed links", "replicas": "two replicas", "long": "two replicas, 20 rounds"}[group]
+    return svg(draw_curves(f"Held-out loss in nats: {what}", curves))
 
 
 def collect(arguments: argparse.Namespace) -> None:
@@ -260,7 +279,7 @@ def collect(arguments: argparse.Namespace) -> None:
             f"{name:24} {row['seeds']} seeds: {row['gap']:+.4f} nats ({row['gap_percent']:+.2f} %), "
             f"{row['bytes_per_step']:,.0f} bytes a step"
         )
-    for group in ("links", "replicas"):
+    for group in BESIDE:
         if arguments.pictures and any(name.startswith(group) for name in found):
             (arguments.pictures / f"convergence-{group}.svg").write_text(picture(found, group), encoding="utf-8")
     if arguments.json is not None:
@@ -274,13 +293,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--folder", type=Path, help="default: beside the JSON file, else build/convergence")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--collect", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pictures", type=Path, help="the folder for them")
     arguments = parser.parse_args()
+    if arguments.folder is None:
+        arguments.folder = arguments.json.with_suffix(".parts") if arguments.json else FOLDER
     if not arguments.collect:
         run_all(arguments)
     if arguments.collect or arguments.json:

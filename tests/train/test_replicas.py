@@ -1,19 +1,22 @@
 """Replicas stay the same to the last bit, however they exchange, and learn what one pipeline learns."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from muster.errors import InvalidRequest, MalformedFrame, TrainingDiverged, Unsupported
 from muster.spec.training import ExchangeTable, parse_run
 from muster.train.buckets import PACKED, ROW, WHOLE, flattened, spread, unpacked
+from muster.train.corpus import Corpus
 from muster.train.instructions import Place
 from muster.train.links import StageLinks
-from muster.train.replicas import make_exchange
+from muster.train.replicas import harm, make_exchange
 from muster.train.run import Running, prepare
-from tests.train.runs import prepared, running
+from tests.train.runs import LENGTH, prepared, running
 
 STEPS = 12
 EXCHANGES: dict[str, dict[str, Any]] = {
@@ -34,6 +37,14 @@ EXCHANGES: dict[str, dict[str, Any]] = {
 def started(folder: Path, family: str = "llama-tied", replicas: int = 2, stages: int = 2, **options: Any) -> Running:
     exchange = ExchangeTable(**options)
     return running(prepared(folder, family, replicas=replicas, stages=stages, steps=STEPS, exchange=exchange))
+
+
+def learning(folder: Path, **options: Any) -> Running:
+    """Three replicas, and texts of which each tells something of the others."""
+    start = prepared(folder, "llama-tied", replicas=3, stages=2, steps=STEPS, exchange=ExchangeTable(**options))
+    ids = (np.arange(40 * LENGTH + 1) * 5 % 11).astype(np.uint32)
+    corpus = Corpus(ids, LENGTH, 0)
+    return running(replace(start, corpus=corpus, held_out=corpus))
 
 
 def trained(folder: Path, **options: Any) -> Running:
@@ -110,7 +121,7 @@ def test_the_outer_optimizer_is_torchs_sgd_with_nesterov_momentum() -> None:
         moved = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
         reference.grad = moved
         torchs.step()
-        outer._outer_step({"w": weight}, {"w": moved})  # type: ignore[attr-defined]
+        outer._outer_step([{"w": moved}])  # type: ignore[attr-defined]
         assert torch.allclose(weight, reference, atol=1e-6)
 
 
@@ -195,3 +206,43 @@ def test_what_cannot_work_is_said_before_it_starts(tmp_path: Path) -> None:
         parse_run(head + data + '[exchange]\nevery = 30\ncodec = "chunk-top-k-1/64"\n')
     with pytest.raises(Unsupported, match="zip"):
         prepare(parse_run(head + data + '[exchange]\ncodec = "zip"\n'), tmp_path, lambda words: None)
+
+
+@pytest.mark.parametrize(
+    ("start", "together", "without", "harmful"),
+    [
+        ([2.0] * 3, [1.5] * 3, [1.6] * 3, False),
+        ([2.0] * 3, [1.52] * 3, [1.5] * 3, False),
+        ([2.0] * 3, [1.7] * 3, [1.5] * 3, True),
+        ([2.0] * 3, [float("inf")] * 3, [1.5] * 3, True),
+        ([2.0] * 3, [float("inf")] * 3, [float("inf")] * 3, False),
+        # One of three says that it does not agree.
+        ([2.0] * 3, [1.7, 1.7, 0.1], [1.5, 1.5, 9.0], True),
+        ([2.0] * 3, [1.5, 1.5, 9.0], [1.6, 1.6, 0.1], False),
+    ],
+)
+def test_a_move_is_harmful_where_the_others_do_better_without_it(
+    start: list[float], together: list[float], without: list[float], harmful: bool
+) -> None:
+    assert (harm(start, together, without) > 0) == harmful
+
+
+@pytest.mark.parametrize("poison", [-1.0, -100.0, float("nan")])
+def test_a_poisoned_move_is_refused_and_the_others_go_on(tmp_path: Path, poison: float) -> None:
+    options = EXCHANGES["diloco"] | {"judged": True, "outer_learning_rate": 1.0, "outer_momentum": 0.0}
+    run = learning(tmp_path, **options)
+    for place, trainer in run._pipelines.trainers.items():
+        if place.pipeline == 1:
+            honest = trainer.exchange.moved  # type: ignore[attr-defined]
+            trainer.exchange.moved = lambda weights, honest=honest: honest(weights) * poison  # type: ignore[attr-defined]
+    before = loss(run)
+    reports = [run.step() for _ in range(6)]
+    assert [report.rejected for report in reports] == [(), (), (1,)] * 2
+    assert loss(run) < before
+    first, second = held(run, 0), held(run, 1)
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+
+def test_honest_moves_are_taken(tmp_path: Path) -> None:
+    run = learning(tmp_path, **EXCHANGES["diloco"], judged=True)
+    assert {run.step().rejected for _ in range(STEPS)} == {()}

@@ -114,6 +114,9 @@ class ExchangeTable(Table):
     feedback: _Share = 0.0
     """With local steps: the share of what the codec lost that goes with the next message; sparse codecs need it."""
 
+    judged: bool = False
+    """With local steps: take no replica's move that does not lower the loss as others' do."""
+
     @model_validator(mode="after")
     def _not_lossy_alone(self) -> "ExchangeTable":
         if self.every > 1 and self.codec.startswith("chunk-top-k") and not self.feedback:

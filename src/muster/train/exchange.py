@@ -72,17 +72,23 @@ def squared_norm(parameters: Mapping[str, nn.Parameter], counted: frozenset[str]
     return float(torch.stack(squares).sum()) if squares else 0.0
 
 
-def tell_all(figures: Sequence[float], here: Place, places: Sequence[Place]) -> Work[list[tuple[float, ...]]]:
-    """The figures of all places, in the order of `places`."""
+def tell_all(
+    figures: Sequence[float], here: Place, places: Sequence[Place], which: int = 0
+) -> Work[list[tuple[float, ...]]]:
+    """The figures of all places, in the order of `places`.
+
+    `which` tells apart what is told in one piece of work: some are on to the next before others have read this.
+    """
+    label = Label("figures", which)
     for place in places:
         if place != here:
-            yield Send(place, Label("figures"), {"figures": torch.tensor(figures, dtype=torch.float64)})
+            yield Send(place, label, {"figures": torch.tensor(figures, dtype=torch.float64)})
     found = []
     for place in places:
         if place == here:
             found.append(tuple(figures))
         else:
-            came = yield Receive(place, Label("figures"))
+            came = yield Receive(place, label)
             found.append(tuple(came["figures"].tolist()))
     return found
 

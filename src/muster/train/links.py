@@ -35,7 +35,7 @@ _PACKED: tuple[Kind, ...] = ("activations", "gradients")
 
 @dataclass(slots=True)
 class Traffic:
-    """Bytes that one place has sent, of one kind."""
+    """Bytes that one place has sent in steps, of one kind; what is only scored is not counted."""
 
     raw: int = 0
     """As they would be without a codec."""
@@ -78,9 +78,10 @@ class StageLinks:
     def pack(self, send: Send) -> Parcels:
         """Each tensor's header and bytes, which may be the tensor's own memory: send first, change later."""
         parcels = {name: self._encode(tensor, send) for name, tensor in send.tensors.items()}
-        counted = self.traffic.setdefault(send.label.kind, Traffic())
-        counted.raw += sum(tensor.nbytes for tensor in send.tensors.values())
-        counted.sent += sum(len(payload) for _, payload in parcels.values())
+        if send.texts or send.label.kind not in _PACKED:
+            counted = self.traffic.setdefault(send.label.kind, Traffic())
+            counted.raw += sum(tensor.nbytes for tensor in send.tensors.values())
+            counted.sent += sum(len(payload) for _, payload in parcels.values())
         return parcels
 
     def unpack(self, receive: Receive, parcels: Parcels, max_bytes: int = MAX_TENSOR_BYTES) -> dict[str, Tensor]:

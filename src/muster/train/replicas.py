@@ -11,7 +11,9 @@ optimizer, `weights` after it. Replicas end each exchange with the same numbers 
 too, goes on with what was decoded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from statistics import median
 from typing import Protocol
 
 import torch
@@ -24,10 +26,14 @@ from muster.spec.training import ExchangeTable
 from muster.train.buckets import flattened, packed, spread, unpacked
 from muster.train.exchange import add_gradients, holders
 from muster.train.instructions import Label, Place, Receive, Send, Tensors, Work
+from muster.train.score import Score
 
 _SHARES, _SUMS, _MOVES = 2, 4, 6
 """Exchanges by the microbatch of their label, each with one more for weights that both ends hold."""
+_TOLERATED = 0.15
 Weights = Mapping[str, nn.Parameter]
+Probe = Callable[[int], Work[list[Score]]]
+"""How well each pipeline predicts its last texts by the weights that it has now; counted from 1."""
 
 
 class Exchange(Protocol):
@@ -37,8 +43,11 @@ class Exchange(Protocol):
     def gradients(self) -> Work[None]:
         """Replace each weight's gradient by that of all who must agree on it now."""
 
-    def weights(self, steps: int) -> Work[None]:
-        """After `steps` steps in all: replace weights by what all agree on, where it is time for that."""
+    def weights(self, steps: int, probe: Probe) -> Work[tuple[int, ...]]:
+        """After `steps` steps in all: replace weights by what all agree on, where it is time for that.
+
+        Returns the replicas whose move was not taken.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """What is kept from exchange to exchange and belongs into a checkpoint, by names of weights."""
@@ -71,9 +80,10 @@ class _Base:
         parameters = {**self._ordinary, **self._both}
         yield from add_gradients(parameters, frozenset(self._both), self._place, self._everybody)
 
-    def weights(self, steps: int) -> Work[None]:
-        del steps
-        yield from ()
+    def weights(self, steps: int, probe: Probe) -> Work[tuple[int, ...]]:
+        del steps, probe
+        return ()
+        yield  # a generator, as all of them are
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -156,41 +166,90 @@ class _LocalSteps(_Base):
     def _own_pipeline(self, at_both_ends: bool) -> list[Place]:
         return holders(self._place, [self._place.pipeline], self._stages, at_both_ends)
 
-    def weights(self, steps: int) -> Work[None]:
+    def weights(self, steps: int, probe: Probe) -> Work[tuple[int, ...]]:
         if steps % self._options.every:
-            return
+            return ()
+        moves: list[dict[str, Tensor]] = [{} for _ in range(self._pipelines)]
         for offset, weights in enumerate((self._ordinary, self._both)):
             if weights:
-                yield from self._meet(weights, offset)
+                for move, part in zip(moves, (yield from self._told(weights, offset)), strict=True):
+                    move.update(spread(part, {name: self._start[name] for name in weights}))
+        rejected = (yield from self._judged(moves, probe)) if self._options.judged else ()
+        taken = [move for replica, move in enumerate(moves) if replica not in rejected]
+        self._outer_step(taken)
+        return rejected
 
-    def _meet(self, weights: Weights, offset: int) -> Work[None]:
-        """Of what both ends hold the first stages speak for both: packed twice, it might differ in a last bit."""
+    def moved(self, weights: Weights) -> Tensor:
+        """How far this replica's weights went since all met, [rows, ROW]."""
+        return flattened([self._start[name] - one.detach() for name, one in weights.items()])[0]
+
+    def _told(self, weights: Weights, offset: int) -> Work[list[Tensor]]:
+        """Of each replica how far it went.
+
+        Of what both ends hold the first stages speak for both: packed twice, it might differ in a last bit.
+        """
         everybody = self._everybody(offset == 1)
         speakers = [place for place in everybody if offset == 0 or place.stage == 0]
-        moved_RW = flattened([self._start[name] - one.detach() for name, one in weights.items()])[0]
+        moved_RW = self.moved(weights)
         label, own = Label("shared", _MOVES + offset), moved_RW
         if self._place in speakers:
             message, own = packed(moved_RW, self._feedbacks[offset])
             for place in everybody:
                 if place != self._place:
                     yield Send(place, label, message)
-        mean_RW = torch.zeros_like(moved_RW)
+        told = []
         for place in speakers:
             if place == self._place:
-                mean_RW += own
+                told.append(own)
             else:
-                mean_RW += unpacked((yield Receive(place, label)), moved_RW.shape, self._options.codec, self._coder)
-        self._outer_step(weights, spread(mean_RW / len(speakers), {name: self._start[name] for name in weights}))
+                came = yield Receive(place, label)
+                told.append(unpacked(came, moved_RW.shape, self._options.codec, self._coder))
+        return told
+
+    def _judged(self, moves: Sequence[Mapping[str, Tensor]], probe: Probe) -> Work[tuple[int, ...]]:
+        """Replicas without whose moves the mean of the others does clearly better; the worst first, never most of them.
+
+        A move alone would tell less: late in training each by itself may raise the loss that their mean lowers.
+        """
+        numbers = count(1)
+
+        def losses(replicas: Sequence[int]) -> Work[list[float]]:
+            self._set(self._start)
+            if replicas:
+                self._set({name: self._start[name] - one for name, one in _mean(moves, replicas).items()})
+            scores = yield from probe(next(numbers))
+            return [one.loss for one in scores]
+
+        rejected = [replica for replica, move in enumerate(moves) if not _finite(move)]
+        start = yield from losses(())
+        while len(rejected) < max(1, (len(moves) - 1) // 2):
+            left = [replica for replica in range(len(moves)) if replica not in rejected]
+            together = yield from losses(left)
+            harms = {}
+            for replica in left if len(left) > 1 else ():
+                without = yield from losses([one for one in left if one != replica])
+                harms[replica] = harm(start, together, without)
+            worst = max(harms, key=lambda replica: harms[replica], default=None)
+            if worst is None or harms[worst] <= 0:
+                break
+            rejected.append(worst)
+        return tuple(sorted(rejected))
 
     @torch.no_grad()
-    def _outer_step(self, weights: Weights, moved: Mapping[str, Tensor]) -> None:
-        """SGD with Nesterov momentum on how far weights went, as in `torch.optim.SGD`."""
+    def _set(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, weight in {**self._ordinary, **self._both}.items():
+            weight.copy_(tensors[name])
+
+    @torch.no_grad()
+    def _outer_step(self, moves: Sequence[Mapping[str, Tensor]]) -> None:
+        """SGD with Nesterov momentum on the mean of how far weights went, as in `torch.optim.SGD`. Of none: none."""
         rate, momentum = self._options.outer_learning_rate, self._options.outer_momentum
-        for name, weight in weights.items():
-            self._momentum[name].mul_(momentum).add_(moved[name])
-            step = moved[name] + momentum * self._momentum[name]
-            self._start[name].sub_(step, alpha=rate)
-            weight.copy_(self._start[name])
+        mean = _mean(moves, range(len(moves))) if moves else {}
+        for name, start in self._start.items():
+            if moves:
+                self._momentum[name].mul_(momentum).add_(mean[name])
+                start.sub_(mean[name] + momentum * self._momentum[name], alpha=rate)
+        self._set(self._start)
 
     def state(self) -> dict[str, Tensor]:
         return {f"outer.{name}": one for name, one in self._momentum.items()}
@@ -201,3 +260,28 @@ class _LocalSteps(_Base):
             self._start[name] = one.detach().clone()
             if f"outer.{name}" in state:
                 self._momentum[name] = state[f"outer.{name}"].to(one.device, copy=True)
+
+
+def harm(start: Sequence[float], together: Sequence[float], without: Sequence[float]) -> float:
+    """How much a move spoils the mean, beyond a share of what the others gain without it. Of each pipeline its losses.
+
+    Both are medians over pipelines, so that few of them can say what they like. What is no number counts as nothing.
+    """
+    spoilt = median(one - other for one, other in zip(together, without, strict=True))
+    gained = median(one - other for one, other in zip(start, without, strict=True))
+    beyond = spoilt - _TOLERATED * abs(gained)
+    return beyond if beyond == beyond else 0.0
+
+
+def _mean(moves: Sequence[Mapping[str, Tensor]], replicas: Sequence[int]) -> dict[str, Tensor]:
+    """Added up in order, so that it is the same everywhere."""
+    first, *others = (moves[replica] for replica in replicas)
+    total = {name: one.clone() for name, one in first.items()}
+    for move in others:
+        for name, one in move.items():
+            total[name] += one
+    return {name: one / len(replicas) for name, one in total.items()}
+
+
+def _finite(move: Mapping[str, Tensor]) -> bool:
+    return all(bool(torch.isfinite(one).all()) for one in move.values())

@@ -1,5 +1,6 @@
 """One optimizer step of one place, as a sentence. Knows what it sends and waits for, not how that travels."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
@@ -15,7 +16,10 @@ from muster.train.optimizer import Optimizer
 from muster.train.passes import NONE_BAD, Outcome, Passes
 from muster.train.rates import learning_rate
 from muster.train.replicas import make_exchange
-from muster.train.score import Score, score
+from muster.train.score import Score, score, scores_of_all
+
+RECENT = 16
+"""Microbatches of its own by which a pipeline judges moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class StepReport:
     gradient_norm: float
     """Before it was clipped."""
     learning_rate: float
+    rejected: tuple[int, ...] = ()
+    """Replicas whose move all others refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class StageTrainer:
         counts = place.pipeline == 0 or self.exchange.local
         self._counted = frozenset(self.parameters) - elsewhere if counts else frozenset[str]()
         self.optimizer = Optimizer(self.parameters, run.optimizer)
+        self._recent: deque[Tensor] = deque(maxlen=RECENT)
 
     def step(self, number: int, texts: Sequence[Tensor], total_tokens: int) -> Work[StepReport]:
         """Step `number`, counted from 0, on this pipeline's microbatches of token ids [B, T + 1].
@@ -72,8 +79,13 @@ class StageTrainer:
         loss, squared = yield from self._agree(outcome, number)
         rate = learning_rate(self._run.optimizer, number, self._run.steps)
         self.optimizer.update(rate, clipping_scale(squared, self._run.optimizer.clip_norm))
-        yield from self.exchange.weights(number + 1)
-        return StepReport(number + 1, loss, sqrt(squared), rate)
+        if self._run.exchange.judged:
+            self._recent.extend(texts)
+        rejected = yield from self.exchange.weights(number + 1, self._scores)
+        return StepReport(number + 1, loss, sqrt(squared), rate, rejected)
+
+    def _scores(self, which: int) -> Work[list[Score]]:
+        return scores_of_all(self.stage, self._place, tuple(self._recent), self._layout.places, which)
 
     def score(self, texts: Sequence[Tensor]) -> Work[Score]:
         """How well held-out texts are predicted."""
