@@ -74,7 +74,7 @@ class Held:
     def restore(self, weights: Letter, optimizer: Letter) -> None:
         """Raises `ProtocolViolation` where something is missing, or not as it must be."""
         given, held = weights.open(self._weights), self._stage.tensors()
-        missing = self._shared.keys() - given.keys()
+        missing = self._weights.keys() - given.keys()
         if missing:
             raise ProtocolViolation(f"The weights of {min(missing)} did not come; update both machines.")
         with torch.no_grad():
