@@ -64,6 +64,7 @@ class ServePlanning:
         pages = min(work.num_pages, pipeline.serve.num_pages)
         fields = ("num_microbatches", "batch", "prefill_tokens", "max_microbatches")
         wanted = {name: getattr(work, name) for name in fields}
+        wanted["num_microbatches"] = max(len(pipeline.stages), work.num_microbatches)
         made = pipeline.with_work(num_pages=pages, swap_pages=min(work.swap_pages, pages // 2), **wanted)
         planned = replace(plan, pipelines=(made,))
         return planned if can_be(planned, job.model.shape, now.pool, self.forecasting(job, now.pool)) else plan
