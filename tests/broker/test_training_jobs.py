@@ -42,7 +42,9 @@ def test_no_more_pipelines_are_made_than_are_wanted() -> None:
 def test_it_waits_for_as_many_machines_as_are_wanted() -> None:
     stage = pool_with([trains(fewer="train with a lower --pool")], 600, 600, 600)
     assert pipelines(stage) == []
-    assert status_view(stage.state)["reason"] == "3 of 4 machines are here; join more, or train with a lower --pool."
+    assert status_view(stage.state)["reason"] == (
+        "3 of 4 machines are here and have shown their speed; join more, or train with a lower --pool."
+    )
 
 
 def test_a_lost_stage_is_placed_anew_at_the_same_layers_and_the_other_pipeline_goes_on() -> None:

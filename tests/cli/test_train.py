@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_it_would_have(
 
     monkeypatch.setattr(Running, "step", stopped)
     before = events(folder, capsys, code=130)
-    assert [event["event"] for event in before][-1] == "checkpoint"
+    assert [event["event"] for event in before][-2:] == ["checkpoint", "stopped"]
     monkeypatch.setattr(Running, "step", step)
     after = events(folder, capsys, "--stages", "2")
     assert any(event["event"] == "resumed" and event["step"] == 2 for event in after)
@@ -113,6 +113,7 @@ def raise_interrupt() -> None:
     [
         ("length = 16", "length = 65", "longer than the 64"),
         ("steps = 4", "steps = 4\nepochs = 2", "unknown key 'epochs'"),
+        ("steps = 4", "stepz = 4", "unknown key 'stepz'"),
         ("sequences = 2", "sequences = 3\nmicrobatch = 2", "no multiple of microbatch"),
         ('"*.txt"', '"*.md"', "No file is called"),
         ("steps = 4", "steps = 4\nstages = 3", "2 layers cannot be cut into 3 stages"),

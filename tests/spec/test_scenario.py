@@ -39,7 +39,7 @@ def test_a_cut_has_a_beginning_and_an_end() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("latency_s", "latency_ms", r"lacks 'latency_s' in \[\[link\]\] 1; add it"),
+        ("latency_s", "latency_ms", r"unknown key 'latency_ms' in \[\[link\]\] 1; remove it"),
         ("latency_s = 0.040", "latency_s = 0.040\nlatncy = 1", r"unknown key 'latncy' in \[\[link\]\] 1"),
         ("0.040", "-1", r"'latency_s' in \[\[link\]\] 1 must be 0 or more, not -1"),
         ("0.040", "nan", r"must be a finite number, not nan"),

@@ -54,7 +54,7 @@ class Exercising:
         """Never raises for what a machine does."""
         async with self._places:
             shown = await self._shown(wanted.connection, wanted.exercise)
-        log.info("node.exercised", connection=wanted.connection, shown=shown)
+        log.info("node.exercised", connection=wanted.connection, fault=shown.fault, flops_per_s=dict(shown.flops_per_s))
         return Exercised(wanted.connection, shown)
 
     async def _shown(self, connection: ConnectionId, exercise: Exercise) -> Shown:

@@ -65,6 +65,11 @@ def session(
     if work.go():
         _tell_end(work, tell, as_json)
     else:
+        done, out = work.running.done, prepared.out
+        left = (
+            f"Stopped after step {done} of {prepared.run.steps}; the same command goes on from the checkpoint in {out}."
+        )
+        tell("stopped", left, step=done, out=str(out))
         raise typer.Exit(INTERRUPTED)
 
 

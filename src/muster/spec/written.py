@@ -49,7 +49,9 @@ def parse(text: str, model: type[_Model], what: str) -> _Model:
     except RecursionError:
         raise InvalidRequest(f"{what} is nested too deeply; tables of tables of tables are enough.") from None
     except ValidationError as error:
-        raise InvalidRequest(_explain(error.errors()[0], what)) from None
+        # A misspelt key is unknown and another one is missing; the first is what to correct.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise InvalidRequest(_explain(first, what)) from None
 
 
 def suggest(wrong: str, names: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def find_files(patterns: Sequence[str], folder: Path) -> list[Path]:
         there = [path] if path.is_file() else sorted(root.glob(str(path.relative_to(path.anchor))))
         files = [file.resolve() for file in there if file.is_file()]
         if not files:
-            raise InvalidRequest(f"No file is called {pattern} in {folder}; correct the run's data.", "data")
+            raise InvalidRequest(f"No file is called {pattern} in {folder}; name one that is there.", "data")
         found += [file for file in files if file not in found]
     return found
 
@@ -87,7 +87,9 @@ class _Reader:
             else:
                 yield file.read_text(encoding="utf-8")
         except OSError as error:
-            raise InvalidRequest(f"{file} cannot be read ({error.strerror}); correct the run's data.", "data") from None
+            raise InvalidRequest(
+                f"{file} cannot be read ({error.strerror}); mend that, or name another file.", "data"
+            ) from None
         except UnicodeDecodeError:
             raise InvalidRequest(f"{file} is no UTF-8 text; convert it or leave it out.", "data") from None
 
@@ -113,8 +115,8 @@ class _Reader:
     def _broken(self, file: Path, number: int) -> None:
         if self._data.broken_lines == "stop":
             raise InvalidRequest(
-                f"Line {number} of {file} is no JSON object with a text in {self._data.field!r}; correct it, or write "
-                'broken_lines = "skip" in the run\'s [data].',
+                f"Line {number} of {file} is no JSON object with a text in {self._data.field!r}; correct it, or take "
+                'it out (in a run file, broken_lines = "skip" under [data] leaves such lines out).',
                 "data",
             )
         self.skipped += 1

@@ -46,5 +46,8 @@ class Settling:
             return not (here >= set(keep.nodes()) or waited_s >= options.longest_settle_s), ""
         if len(here) < options.min_nodes:
             wanted = options.min_nodes
-            return True, f"{len(here)} of {wanted} machines are here; join more, or {options.fewer}."
+            return (
+                True,
+                f"{len(here)} of {wanted} machines are here and have shown their speed; join more, or {options.fewer}.",
+            )
         return not (self.is_quiet(now_s) or waited_s >= options.longest_settle_s), ""
