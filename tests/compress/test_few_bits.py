@@ -75,7 +75,8 @@ def test_every_value_comes_back_within_a_step(
     # From -s to s; of those that round to the nearest, s itself becomes one step less.
     steps = 2**bits - 1 if stochastic or share == "group" else 2 ** (bits - 1) * 2
     own = 2 * torch.finfo(tensor.dtype).eps * largest + 2 * torch.finfo(tensor.dtype).smallest_normal
-    assert float((back.double() - tensor.double()).abs().max()) <= 1.01 * 2 * largest / steps + own
+    cut = 0 if stochastic or share == "group" else largest / 2**9  # a scale that is rounded down cuts off so much
+    assert float((back.double() - tensor.double()).abs().max()) <= 1.01 * 2 * largest / steps + cut + own
     marks = {"channel": 2 * width, "token": 2 * rows, "group": 2 + 4 * rows * ceil(width / GROUP)}[share]
     assert nbytes == marks + rows * packed_bytes(width, bits)
 

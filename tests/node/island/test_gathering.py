@@ -61,6 +61,7 @@ async def test_a_member_that_holds_another_part_is_found_out_before_the_first_st
 
 async def test_members_that_do_not_hear_each_other_give_up_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("muster.model.parallel.process_group.GATHER_S", 0.5)
+    monkeypatch.setattr("muster.node.island.gathering.GATHER_S", 0.5)
     made = islands(lambda node: assign(), deaf="b")
     ends = await asyncio.gather(*(island.gather() for island in made.values()), return_exceptions=True)
     assert isinstance(ends[1], LinkDown)
