@@ -59,6 +59,7 @@ async def test_a_member_that_holds_another_part_is_found_out_before_the_first_st
         island.close()
 
 
+@pytest.mark.chaos  # beside other test processes gloo takes its own 30 s, twice
 async def test_members_that_do_not_hear_each_other_give_up_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("muster.model.parallel.process_group.GATHER_S", 0.5)
     monkeypatch.setattr("muster.node.island.gathering.GATHER_S", 0.5)
