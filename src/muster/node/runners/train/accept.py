@@ -26,6 +26,7 @@ def check_round(begin: BeginRound) -> None:
     pipelines = 1 + max(place.pipeline for place in begin.places)
     stages = 1 + max(place.stage for place in begin.places)
     _require(0 <= begin.pipeline < pipelines, "its own pipeline is none of the round's")
+    _require(pipelines * stages == len(begin.places), "its pipelines are cut at other places")  # before it is a list
     due = [(pipeline, stage) for pipeline in range(pipelines) for stage in range(stages)]
     _require([(place.pipeline, place.stage) for place in begin.places] == due, "its pipelines are cut at other places")
 
