@@ -51,7 +51,7 @@ from muster.train.corpus import Corpus, Ids, deal
 from muster.train.instructions import Kind
 from muster.train.links import StageLinks
 from muster.train.local import LocalPipelines, build_places
-from muster.train.step import Layout
+from muster.train.step import RunLayout
 from tools.train_tiny import split
 
 CPU = torch.device("cpu")
@@ -140,7 +140,7 @@ def run_case(case: Case, seed: int, model: str) -> dict[str, Any]:
         replicas=case.replicas,
         exchange=ExchangeTable(**case.exchange),
     )
-    weights, layout = open_directory(resolve(model)), Layout(case.replicas, case.stages)
+    weights, layout = open_directory(resolve(model)), RunLayout(case.replicas, case.stages)
     layers = shape_of(weights.config_json, model, "float32").num_layers
     places = build_places(weights, run, layers, layout, [CPU])
     links = {place: StageLinks(place, run.links, seed) for place in places}

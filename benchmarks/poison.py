@@ -30,7 +30,7 @@ from muster.spec.training import BatchTable, DataTable, ExchangeTable, Optimizer
 from muster.train.corpus import Corpus, deal
 from muster.train.instructions import Place
 from muster.train.local import LocalPipelines, build_places
-from muster.train.step import Layout
+from muster.train.step import RunLayout
 from tools.train_tiny import split
 
 REPLICAS, LOCAL_STEPS, SEQUENCES, LENGTH = 4, 5, 16, 64
@@ -75,7 +75,9 @@ def rehearse(folder: Path, rounds: int, seed: int) -> list[dict[str, Any]]:
     )
     text = b"".join(path.read_bytes() for path in split(Path(json.__file__).parent.parent)[1][:20])
     corpus = Corpus(np.frombuffer(text, dtype=np.uint8).astype(np.uint32), LENGTH, seed)
-    pipelines = LocalPipelines(build_places(open_directory(folder), run, 2, Layout(REPLICAS, 1), [torch.device("cpu")]))
+    pipelines = LocalPipelines(
+        build_places(open_directory(folder), run, 2, RunLayout(REPLICAS, 1), [torch.device("cpu")])
+    )
     drawn = np.random.Generator(np.random.PCG64(seed)).integers(0, REPLICAS, rounds)
     found = []
     for number, liar in enumerate(int(one) for one in drawn):

@@ -36,7 +36,7 @@ from muster.spec.training import BatchTable, DataTable, OptimizerTable, Training
 from muster.train.corpus import deal
 from muster.train.local import LocalPipelines, build_places
 from muster.train.rates import learning_rate
-from muster.train.step import Layout
+from muster.train.step import RunLayout
 
 CPU = torch.device("cpu")
 LAYERS, STEPS, ROUNDS = 4, 50, 8
@@ -86,7 +86,7 @@ class PlainLoop:
 
 
 class Ours:
-    def __init__(self, path: Path, run: TrainingRun, layers: int, layout: Layout) -> None:
+    def __init__(self, path: Path, run: TrainingRun, layers: int, layout: RunLayout) -> None:
         self.pipelines = LocalPipelines(build_places(open_directory(path), run, layers, layout, [CPU]))
         self._layout, self._run = layout, run
 
@@ -109,7 +109,7 @@ def exactness(folder: Path, steps: int) -> dict[str, Any]:
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     run = run_of(steps, sequences=8, length=32)
-    plain, ours = PlainLoop(folder, run), Ours(folder, run, LAYERS, Layout(pipelines=2, stages=LAYERS))
+    plain, ours = PlainLoop(folder, run), Ours(folder, run, LAYERS, RunLayout(pipelines=2, stages=LAYERS))
     start = {name: tensor.clone() for name, tensor in plain.model.state_dict().items()}
     for step in range(steps):
         for loop in (plain, ours):
@@ -127,7 +127,7 @@ def speed(rounds: int) -> dict[str, Any]:
     path, run = resolve("tiny"), run_of(1000, sequences=4, length=256)
     plain = PlainLoop(path, run)
     layers = plain.model.config.num_hidden_layers
-    ours = Ours(path, run, layers, Layout(1, 1))
+    ours = Ours(path, run, layers, RunLayout(1, 1))
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     for step in range(rounds + 1):
         ids = texts(run, plain.model.config.vocab_size, step)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from muster.compress.adaptive import AdaptiveTopK, byte_ratios
 from muster.compress.delta import CHANGE, FULL, KEPT, DeltaReceiver, DeltaSender
-from muster.compress.remembered import Remembered
+from muster.compress.remembered import RememberedTexts
 from muster.errors import InvalidRequest, MachineTrouble, MalformedFrame, OutOfStep, ProtocolViolation
 from muster.wire.messages.base import TensorHeader
 
@@ -18,8 +18,8 @@ BUFFERS = ("fp32", "fp16", "bf16", "int8", "int4")
 
 class Link:
     def __init__(self, bits: int = 4, buffers: str = "fp16", sends: int = 2**30, receives: int = 2**30) -> None:
-        self.sender = DeltaSender(bits, Remembered(buffers, sends))
-        self.receiver = DeltaReceiver(bits, Remembered(buffers, receives))
+        self.sender = DeltaSender(bits, RememberedTexts(buffers, sends))
+        self.receiver = DeltaReceiver(bits, RememberedTexts(buffers, receives))
         self.resent = 0
 
     def carry(self, tensor: Tensor, texts: list[int], lost: bool = False) -> Tensor | None:

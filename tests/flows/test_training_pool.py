@@ -14,13 +14,13 @@ from muster.spec.training import BatchTable, ExchangeTable, LinksTable
 from muster.train.checkpoint import latest_checkpoint, read_checkpoint
 from muster.train.instructions import Place
 from muster.train.kept import without_steps
-from muster.train.run import Prepared
+from muster.train.run import PreparedRun
 from tests.flows.training_pool import training_machines, with_steps
 from tests.model.families import FAMILIES
 from tests.train.runs import LENGTH, prepared, running, weights
 
 
-def four_layers(folder: Path, **changes: Any) -> Prepared:
+def four_layers(folder: Path, **changes: Any) -> PreparedRun:
     """From random weights, whose checkpoint before the first step a run on one machine writes."""
     config = FAMILIES["llama-tied"]()
     config.num_hidden_layers = 4

@@ -18,7 +18,7 @@ from muster.node.worker import Worker, WorkerOptions
 from muster.spec.training import TrainingRun
 from muster.train.checkpoint import Checkpoint
 from muster.train.kept import without_steps
-from muster.train.run import Prepared
+from muster.train.run import PreparedRun
 from muster.wire.ticket import Ticket
 from tests.flows.live_pool import LEASES, check_after, identity_of, made_up
 
@@ -28,7 +28,7 @@ ROOM_BYTES = 64 * 2**20
 @dataclass
 class TrainingMachines:
     head: TrainingHead
-    prepared: Prepared
+    prepared: PreparedRun
     network: MemoryNetwork
     folder: Path
     ticket: Ticket
@@ -62,7 +62,7 @@ class TrainingMachines:
 @asynccontextmanager
 async def training_machines(
     folder: Path,
-    prepared: Prepared,
+    prepared: PreparedRun,
     machines: int,
     *,
     pipelines: int = 0,
@@ -101,5 +101,5 @@ async def training_machines(
     assert not [end for end in ends if isinstance(end, Exception)]
 
 
-def with_steps(prepared: Prepared, **changes: Any) -> Prepared:
+def with_steps(prepared: PreparedRun, **changes: Any) -> PreparedRun:
     return replace(prepared, run=TrainingRun(**(prepared.run.model_dump() | changes)))

@@ -17,14 +17,14 @@ from muster.link.memory import MemoryNetwork
 from muster.node.process import door_of
 from muster.node.worker import Worker, WorkerOptions
 from muster.spec.training import LoraTable
-from muster.train.run import Prepared
+from muster.train.run import PreparedRun
 from muster.wire.ticket import Ticket
 from tests.flows.live_pool import LEASES, identity_of, made_up
 from tests.flows.training_pool import ROOM_BYTES, with_steps
 from tests.train.runs import prepared, running, weights
 
 
-def over_a_pool(run: Prepared, folder: Path, machines: int, join: int | None = None) -> PoolRunning:
+def over_a_pool(run: PreparedRun, folder: Path, machines: int, join: int | None = None) -> PoolRunning:
     """Of `machines` wanted, `join` come, or all."""
     network = MemoryNetwork()
     broker = BrokerOptions(leases=LEASES, trust=TrustOptions(everybody=True))
@@ -47,7 +47,7 @@ def over_a_pool(run: Prepared, folder: Path, machines: int, join: int | None = N
 
 
 def test_a_run_goes_on_from_a_pool_to_one_machine_and_back(tmp_path: Path) -> None:
-    def start() -> Prepared:
+    def start() -> PreparedRun:
         return with_steps(prepared(tmp_path, None), stages=2)
 
     alone = running(replace(prepared(tmp_path, None), out=tmp_path / "other"))

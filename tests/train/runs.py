@@ -10,13 +10,13 @@ from muster.model.shape import shape_of
 from muster.spec.training import BatchTable, DataTable, OptimizerTable, TrainingRun
 from muster.train.corpus import Corpus
 from muster.train.documents import Documents
-from muster.train.run import Prepared, Running
+from muster.train.run import PreparedRun, Running
 from tests.model.families import CPU, FAMILIES, VOCAB, dense_model, save
 
 LENGTH = 16
 
 
-def prepared(folder: Path, family: str | None = "llama", kind: str = "llama", **changes: Any) -> Prepared:
+def prepared(folder: Path, family: str | None = "llama", kind: str = "llama", **changes: Any) -> PreparedRun:
     """`family` None starts from random weights of `kind`."""
     run = TrainingRun(
         model=family or "config.json",
@@ -39,10 +39,10 @@ def prepared(folder: Path, family: str | None = "llama", kind: str = "llama", **
     companions.mkdir(exist_ok=True)
     (companions / "tokenizer_config.json").write_text("{}")
     shape = shape_of(config_json, run.model, "float32")
-    return Prepared(run, folder / "out", source, companions, config_json, shape, documents, corpus, corpus, 4.0)
+    return PreparedRun(run, folder / "out", source, companions, config_json, shape, documents, corpus, corpus, 4.0)
 
 
-def running(prepared: Prepared) -> Running:
+def running(prepared: PreparedRun) -> Running:
     return Running(prepared, [CPU], lambda words: None)
 
 

@@ -13,7 +13,7 @@ from muster.spec.training import BatchTable, DataTable, OptimizerTable, Training
 from muster.train.corpus import deal
 from muster.train.local import LocalPipelines, build_places
 from muster.train.rates import learning_rate
-from muster.train.step import Layout
+from muster.train.step import RunLayout
 from tests.model.families import CPU, FAMILIES, LAYERS, VOCAB, dense_model, save
 
 STEPS, SEQUENCES, LENGTH = 10, 2, 16
@@ -35,7 +35,7 @@ def texts(step: int) -> Tensor:
 
 
 def ours(path: Path, pipelines: int, stages: int, run: TrainingRun = RUN) -> tuple[list[float], dict[str, Tensor]]:
-    places = build_places(open_directory(path), run, LAYERS, Layout(pipelines, stages), [CPU])
+    places = build_places(open_directory(path), run, LAYERS, RunLayout(pipelines, stages), [CPU])
     pool = LocalPipelines(places)
     losses = []
     for step in range(run.steps):

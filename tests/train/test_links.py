@@ -9,7 +9,7 @@ from muster.compress.remembered import NOTHING
 from muster.errors import Unsupported
 from muster.spec.training import LinksTable
 from muster.train.corpus import numbers_of
-from muster.train.instructions import Label, Place, Receive, Send
+from muster.train.instructions import LetterLabel, Place, Receive, SendLetter
 from muster.train.links import StageLinks, check_links, settled
 from muster.train.run import Running
 from tests.train.runs import prepared, running, weights
@@ -89,8 +89,8 @@ def test_a_stage_that_forgets_everything_is_brought_up_to_date_in_the_same_step(
 
 def test_what_is_no_number_reaches_the_stage_that_names_it(tmp_path: Path) -> None:
     here, there = (StageLinks(Place(0, stage), LinksTable(forward="aq-4")) for stage in (0, 1))
-    label, bad = Label("activations", 0), torch.full((1, 2, 3), float("nan"))
-    parcels = here.pack(Send(Place(0, 1), label, {"hidden": bad}, (7,)))
+    label, bad = LetterLabel("activations", 0), torch.full((1, 2, 3), float("nan"))
+    parcels = here.pack(SendLetter(Place(0, 1), label, {"hidden": bad}, (7,)))
     back = there.unpack(Receive(Place(0, 0), label, (7,)), parcels)
     assert bool(back["hidden"].isnan().all())
 

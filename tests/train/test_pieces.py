@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from muster.errors import ProtocolViolation
 from muster.train import pieces
-from muster.train.pieces import Letter, Origin, as_they_are, origin_of, packed_texts, to_pieces
+from muster.train.pieces import Letter, LetterOrigin, as_they_are, origin_of, packed_texts, to_pieces
 from muster.wire.messages.train import TensorPiece
 
-ORIGIN = Origin(3, 1, 2, "shared", 1)
+ORIGIN = LetterOrigin(3, 1, 2, "shared", 1)
 TENSORS = {
     "a": torch.arange(12, dtype=torch.float32).view(3, 4),
     "empty": torch.zeros(0, 7),

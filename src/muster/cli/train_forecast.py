@@ -17,7 +17,7 @@ from muster.spec.forecast import TrainForecast
 from muster.spec.plan import Pipeline, Plan, Stage, TrainSettings
 from muster.spec.pool import LinkSpeed, Node, Pool
 from muster.train.local import cuts
-from muster.train.run import Prepared
+from muster.train.run import PreparedRun
 
 BETWEEN_DEVICES = LinkSpeed(latency_s=2e-5, bandwidth_bytes_per_s=1e10)
 """Two devices of one machine, through its memory."""
@@ -31,7 +31,7 @@ def devices_of(wanted: str, stages: int) -> list[torch.device]:
     return [torch.device("cuda", index) for index in range(min(stages, torch.cuda.device_count()))]
 
 
-def check_memory(prepared: Prepared, devices: Sequence[torch.device]) -> dict[torch.device, int]:
+def check_memory(prepared: PreparedRun, devices: Sequence[torch.device]) -> dict[torch.device, int]:
     """Bytes that the run needs on each device. Raises `DoesNotFit` where that is more than is free."""
     run, workload = prepared.run, prepared.run.workload
     needed = dict.fromkeys(devices, 0)
@@ -52,7 +52,7 @@ def check_memory(prepared: Prepared, devices: Sequence[torch.device]) -> dict[to
     return needed
 
 
-def forecast(prepared: Prepared, devices: Sequence[torch.device], disk: Path) -> TrainForecast | None:
+def forecast(prepared: PreparedRun, devices: Sequence[torch.device], disk: Path) -> TrainForecast | None:
     """Of one step, by what this machine was just measured to do.
 
     None where stages share some of several devices, and where replicas share them.

@@ -22,7 +22,7 @@ from muster.cli.waiting import waiting
 from muster.spec.forecast import TrainForecast
 from muster.spec.training import TrainingRun, parse_run
 from muster.train.metrics import MetricsFile, read_metrics
-from muster.train.run import Prepared, Running, prepare
+from muster.train.run import PreparedRun, Running, prepare
 from muster.train.step import StepReport
 
 INTERRUPTED = 130
@@ -52,7 +52,7 @@ def carry_out(run: TrainingRun, folder: Path, as_json: bool) -> None:
 
 
 def session(
-    prepared: Prepared,
+    prepared: PreparedRun,
     running: Running,
     expected: TrainForecast | None,
     needed_bytes: int | None,
@@ -158,7 +158,7 @@ class _Session:
         self.tell("checkpoint", step=self.running.done, path=str(path))
 
 
-def _draw(prepared: Prepared) -> None:
+def _draw(prepared: PreparedRun) -> None:
     from muster.draw.curve import draw_curve  # matplotlib takes a while to import
     from muster.draw.render import svg
 
@@ -207,7 +207,7 @@ class _Screen:
 
 
 def _tell_start(
-    prepared: Prepared, running: Running, expected: TrainForecast | None, needed_bytes: int | None, tell: Announcer
+    prepared: PreparedRun, running: Running, expected: TrainForecast | None, needed_bytes: int | None, tell: Announcer
 ) -> None:
     run, documents = prepared.run, prepared.documents
     skipped = f", {documents.skipped_lines} broken lines skipped" if documents.skipped_lines else ""

@@ -26,7 +26,7 @@ from muster.train.corpus import deal
 from muster.train.instructions import Place
 from muster.train.kept import state_of
 from muster.train.score import Score
-from muster.train.step import Layout, StepReport
+from muster.train.step import RunLayout, StepReport
 from muster.wire.frame import Payload
 from muster.wire.messages.base import Address
 from muster.wire.messages.every import AnyMessage
@@ -268,7 +268,7 @@ class PoolTraining:
         self.done = saved.step
 
 
-def _sources(steps: Mapping[Place, int], layout: Layout, *, apart: bool) -> list[Place] | None:
+def _sources(steps: Mapping[Place, int], layout: RunLayout, *, apart: bool) -> list[Place] | None:
     """Of each stage, a place with the last step that is whole somewhere; None where none is.
 
     `apart`: pipelines make steps by themselves, so that only all stages of one belong together.

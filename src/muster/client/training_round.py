@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from muster.errors import LinkDown, ProtocolViolation, from_code
 from muster.spec.pool import NodeId
 from muster.train.instructions import Place, Tensors
-from muster.train.pieces import Letter, Origin, as_they_are, origin_of, packed_texts, to_pieces
-from muster.train.step import Layout
+from muster.train.pieces import Letter, LetterOrigin, as_they_are, origin_of, packed_texts, to_pieces
+from muster.train.step import RunLayout
 from muster.wire.frame import Payload
 from muster.wire.messages.base import Address
 from muster.wire.messages.every import AnyMessage
@@ -75,7 +75,7 @@ class TrainingRound:
         `all_read`: the stages between first and last need the tokens, too.
         """
         self.number, self.epochs = number, tuple(route.epoch for route in routes)
-        self.layout = Layout(len(routes), len(routes[0].pipeline.stages))
+        self.layout = RunLayout(len(routes), len(routes[0].pipeline.stages))
         self.ranges = [(stage.first, stage.last) for stage in routes[0].pipeline.stages]
         self.places = {
             Place(pipeline, stage): TrainingPlace(pipeline, stage, route.epoch, address(part.node))
@@ -87,7 +87,7 @@ class TrainingRound:
         self._ready: dict[Place, int] = {}
         self._ended: dict[Place, TrainEnded] = {}
         self._figures: dict[tuple[int, int], dict[Place, tuple[float, ...]]] = {}
-        self._letters: dict[Origin, Letter] = {}
+        self._letters: dict[LetterOrigin, Letter] = {}
         self._changed = asyncio.Event()
         self._over: Exception | None = None
 
@@ -192,7 +192,7 @@ class TrainingRound:
         self._ready.pop(to)
         self._post(one.address.node, TakeState(epoch=one.epoch, round=self.number, done=done), b"")
         for kind, tensors in (("weights", weights), ("optimizer", optimizer)):
-            origin = Origin(0, HEAD, HEAD, kind)  # type: ignore[arg-type]
+            origin = LetterOrigin(0, HEAD, HEAD, kind)  # type: ignore[arg-type]
             for piece, payload in to_pieces(as_they_are(tensors), origin, one.epoch, self.number):
                 self._post(one.address.node, piece, payload)
                 await asyncio.sleep(0)
@@ -207,12 +207,12 @@ class TrainingRound:
             self._post(one.address.node, SendState(epoch=one.epoch, round=self.number), b"")
         for place in wanted:
             for kind, tensors in found.items():
-                origin = Origin(0, *place, kind)  # type: ignore[arg-type]
+                origin = LetterOrigin(0, *place, kind)  # type: ignore[arg-type]
                 await self._until(lambda origin=origin: self._is_whole(origin))  # type: ignore[misc]
                 tensors |= self._letters.pop(origin).open()
         return found["weights"], found["optimizer"]
 
-    def _is_whole(self, origin: Origin) -> bool:
+    def _is_whole(self, origin: LetterOrigin) -> bool:
         letter = self._letters.get(origin)
         return letter is not None and letter.is_whole
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from muster.compress import raw
 from muster.compress.registry import Packed, make_coder
-from muster.compress.remembered import DIGEST_BYTES, Held, Remembered, held
+from muster.compress.remembered import DIGEST_BYTES, HeldText, RememberedTexts, held
 from muster.errors import MalformedFrame, OutOfStep
 from muster.spec.codec import Codec
 from muster.wire.messages.base import TensorHeader
@@ -34,7 +34,7 @@ Texts = Sequence[int]
 
 
 class DeltaSender:
-    def __init__(self, bits: int, remembered: Remembered) -> None:
+    def __init__(self, bits: int, remembered: RememberedTexts) -> None:
         self.name, self.remembered = f"{PREFIX}{bits}", remembered
         self._quantizer = make_coder(Codec(f"channel-{bits}"))
 
@@ -67,7 +67,7 @@ class DeltaSender:
 
 
 class DeltaReceiver:
-    def __init__(self, bits: int, remembered: Remembered) -> None:
+    def __init__(self, bits: int, remembered: RememberedTexts) -> None:
         self.name, self.remembered = f"{PREFIX}{bits}", remembered
         self._quantizer = make_coder(Codec(f"channel-{bits}"))
 
@@ -121,7 +121,7 @@ class DeltaReceiver:
             raise MalformedFrame("The change of a hidden state came in another shape than the state has.")
         return (_stacked(self.remembered, bases) + change).to(getattr(torch, header.dtype))
 
-    def _as_kept(self, header: TensorHeader, body: memoryview, texts: Texts, max_bytes: int) -> list[Held]:
+    def _as_kept(self, header: TensorHeader, body: memoryview, texts: Texts, max_bytes: int) -> list[HeldText]:
         each, rest = divmod(len(body), len(texts))
         if rest or tensor_bytes(header) > max_bytes:
             raise MalformedFrame("Hidden states that were asked for again came in another size; update both machines.")
@@ -143,7 +143,7 @@ def _same(texts: Texts) -> bool:
     return len(set(texts)) < len(texts)
 
 
-def _stacked(remembered: Remembered, bases: Sequence[Held | None]) -> Tensor:
+def _stacked(remembered: RememberedTexts, bases: Sequence[HeldText | None]) -> Tensor:
     return torch.stack([remembered.unpack(one).float() for one in bases if one is not None])
 
 

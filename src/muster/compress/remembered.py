@@ -23,33 +23,33 @@ NOTHING = bytes(DIGEST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldText:
     header: TensorHeader
     payload: bytes
     digest: bytes
 
 
-class Remembered:
+class RememberedTexts:
     def __init__(self, codec: str, max_bytes: int) -> None:
         """`codec` packs what is kept; the same bytes must come of the same values on every machine."""
         self.codec = codec
         self._coder = make_coder(Codec(codec))
         self._max_bytes = max_bytes
-        self._held: OrderedDict[int, Held] = OrderedDict()
+        self._held: OrderedDict[int, HeldText] = OrderedDict()
         self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def pack(self, tensor: Tensor) -> Held:
+    def pack(self, tensor: Tensor) -> HeldText:
         """As it would be kept."""
         header, payload = self._coder.encode(tensor)
         return held(header, bytes(payload))
 
-    def unpack(self, kept: Held) -> Tensor:
+    def unpack(self, kept: HeldText) -> Tensor:
         return self._coder.decode(kept.header, kept.payload, max_bytes=2**62)
 
-    def keep(self, text: int, kept: Held) -> None:
+    def keep(self, text: int, kept: HeldText) -> None:
         """What was kept longest without a new visit goes where there is no room."""
         self.forget((text,))
         self._held[text] = kept
@@ -57,7 +57,7 @@ class Remembered:
         while self.nbytes > self._max_bytes and len(self._held) > 1:
             self.forget((next(iter(self._held)),))
 
-    def get(self, text: int) -> Held | None:
+    def get(self, text: int) -> HeldText | None:
         return self._held.get(text)
 
     def forget(self, texts: Sequence[int] | None = None) -> None:
@@ -76,6 +76,6 @@ class Remembered:
         assert all(kept.digest == held(kept.header, kept.payload).digest for kept in self._held.values())
 
 
-def held(header: TensorHeader, payload: bytes) -> Held:
+def held(header: TensorHeader, payload: bytes) -> HeldText:
     about = f"{header.dtype} {header.shape} {header.codec}|".encode()
-    return Held(header, payload, blake3(about + payload).digest(length=DIGEST_BYTES))
+    return HeldText(header, payload, blake3(about + payload).digest(length=DIGEST_BYTES))

@@ -32,8 +32,8 @@ from muster.spec.training import BatchTable, TrainingRun
 from muster.train.checkpoint import Checkpoint
 from muster.train.instructions import Tensors
 from muster.train.kept import without_steps
-from muster.train.local import Pipelines, TextsOf
-from muster.train.run import Prepared, Running, Say
+from muster.train.local import TextsOf, TrainingPipelines
+from muster.train.run import PreparedRun, Running, Say
 from muster.train.score import Score
 from muster.train.step import StepReport
 from muster.wire.ticket import Ticket
@@ -130,7 +130,7 @@ class PoolRunning(Running):
     """See `Running`. `close` ends it."""
 
     def __init__(
-        self, prepared: Prepared, folder: Path, pool: TrainingPool, open_endpoint: Open, ready: Ready, say: Say
+        self, prepared: PreparedRun, folder: Path, pool: TrainingPool, open_endpoint: Open, ready: Ready, say: Say
     ) -> None:
         """`folder` keeps what the head remembers of its pool."""
         if prepared.run.lora is not None:
@@ -149,7 +149,7 @@ class PoolRunning(Running):
             self.close()
             raise
 
-    def _build(self, found: Checkpoint | None, devices: Sequence[Any]) -> Pipelines:
+    def _build(self, found: Checkpoint | None, devices: Sequence[Any]) -> TrainingPipelines:
         base = self.prepared.source if found is None else found.path
         assert base is not None
         self._newest = found or without_steps(base)
@@ -228,7 +228,7 @@ class PoolRunning(Running):
 
 
 class _Elsewhere:
-    """Implements `Pipelines`: what is asked of local places, asked of the pool."""
+    """Implements `TrainingPipelines`: what is asked of local places, asked of the pool."""
 
     trainers: Mapping[Any, Any] = {}
 

@@ -13,7 +13,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from muster.train.instructions import Label, Place, Receive, Send, Work
+from muster.train.instructions import LetterLabel, Place, Receive, SendLetter, Work
 
 ORDINARY, AT_BOTH_ENDS = 0, 1
 """Two exchanges, by the microbatch of their label."""
@@ -41,17 +41,17 @@ def add_gradients(
     """Replace each weight's gradient by the sum over its `group`, which is told whether both ends hold the weight."""
     ordinary = {name: one for name, one in parameters.items() if name not in at_both_ends}
     both = {name: one for name, one in parameters.items() if name in at_both_ends}
-    yield from _add(ordinary, place, group(False), Label("shared", ORDINARY))
-    yield from _add(both, place, group(True), Label("shared", AT_BOTH_ENDS))
+    yield from _add(ordinary, place, group(False), LetterLabel("shared", ORDINARY))
+    yield from _add(both, place, group(True), LetterLabel("shared", AT_BOTH_ENDS))
 
 
-def _add(parameters: Mapping[str, nn.Parameter], here: Place, group: Sequence[Place], label: Label) -> Work[None]:
+def _add(parameters: Mapping[str, nn.Parameter], here: Place, group: Sequence[Place], label: LetterLabel) -> Work[None]:
     if len(group) < 2 or not parameters:
         return
     own = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
     for place in group:
         if place != here:
-            yield Send(place, label, own)
+            yield SendLetter(place, label, own)
     sums: dict[str, Tensor] = {}
     for place in group:
         came = own if place == here else (yield Receive(place, label))
@@ -79,10 +79,10 @@ def tell_all(
 
     `which` tells apart what is told in one piece of work: some are on to the next before others have read this.
     """
-    label = Label("figures", which)
+    label = LetterLabel("figures", which)
     for place in places:
         if place != here:
-            yield Send(place, label, {"figures": torch.tensor(figures, dtype=torch.float64)})
+            yield SendLetter(place, label, {"figures": torch.tensor(figures, dtype=torch.float64)})
     found = []
     for place in places:
         if place == here:

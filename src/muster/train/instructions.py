@@ -1,6 +1,6 @@
 """What the work of a place may ask of whoever runs it: send this, wait for that. Knows no transport.
 
-Work is a generator. It yields a `Send` and goes on at once; it yields a `Receive` and gets the tensors that came.
+Work is a generator. It yields a `SendLetter` and goes on at once; it yields a `Receive` and gets the tensors that came.
 """
 
 from collections.abc import Generator, Mapping
@@ -21,7 +21,7 @@ class Place(NamedTuple):
     stage: int
 
 
-class Label(NamedTuple):
+class LetterLabel(NamedTuple):
     """Tells apart what one place sends to another in one piece of work."""
 
     kind: Kind
@@ -29,9 +29,9 @@ class Label(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class SendLetter:
     to: Place
-    label: Label
+    label: LetterLabel
     tensors: Tensors
     texts: tuple[int, ...] = ()
     """Whose hidden states these are, by number, where the same texts may come again; what is only scored names none."""
@@ -40,10 +40,10 @@ class Send:
 @dataclass(frozen=True, slots=True)
 class Receive:
     source: Place
-    label: Label
+    label: LetterLabel
     texts: tuple[int, ...] = ()
     """As the sender names them."""
 
 
 _Result = TypeVar("_Result")
-Work = Generator[Send | Receive, Tensors, _Result]
+Work = Generator[SendLetter | Receive, Tensors, _Result]

@@ -18,11 +18,11 @@ from muster.compress import raw
 from muster.compress.adaptive import AdaptiveTopK
 from muster.compress.delta import DeltaReceiver, DeltaSender, delta_bits
 from muster.compress.registry import Coder, Packed, check_known, make_coder
-from muster.compress.remembered import Remembered
+from muster.compress.remembered import RememberedTexts
 from muster.errors import MalformedFrame, Unsupported
 from muster.spec.codec import Codec
 from muster.spec.training import LinksTable
-from muster.train.instructions import Kind, Place, Receive, Send
+from muster.train.instructions import Kind, Place, Receive, SendLetter
 from muster.wire.messages.base import TensorHeader
 from muster.wire.tensor import MAX_TENSOR_BYTES
 
@@ -67,15 +67,17 @@ class StageLinks:
         self._place, self._links = place, links
         self._seed = seed * 1009 + place.pipeline * 101 + place.stage
         bits = delta_bits(links.forward)
-        self.sender = None if bits is None else DeltaSender(bits, Remembered(links.buffers, links.buffer_bytes))
+        self.sender = None if bits is None else DeltaSender(bits, RememberedTexts(links.buffers, links.buffer_bytes))
         """Of hidden states that others remember, and below of those that come here."""
-        self.receiver = None if bits is None else DeltaReceiver(bits, Remembered(links.buffers, links.buffer_bytes))
+        self.receiver = (
+            None if bits is None else DeltaReceiver(bits, RememberedTexts(links.buffers, links.buffer_bytes))
+        )
         self._coders = {kind: self._coder(kind) for kind in _PACKED}
         self.adaptive = {kind: one for kind, one in self._coders.items() if isinstance(one, AdaptiveTopK)}
         """Of those that are told how much to shrink."""
         self.traffic: dict[Kind, Traffic] = {}
 
-    def pack(self, send: Send) -> Parcels:
+    def pack(self, send: SendLetter) -> Parcels:
         """Each tensor's header and bytes, which may be the tensor's own memory: send first, change later."""
         parcels = {name: self._encode(tensor, send) for name, tensor in send.tensors.items()}
         if send.texts or send.label.kind not in _PACKED:
@@ -109,7 +111,7 @@ class StageLinks:
             return AdaptiveTopK()
         return make_coder(Codec(raw.CODEC if delta_bits(name) is not None else name), self._seed)
 
-    def _encode(self, tensor: Tensor, send: Send) -> tuple[TensorHeader, Packed]:
+    def _encode(self, tensor: Tensor, send: SendLetter) -> tuple[TensorHeader, Packed]:
         # What is scored is scored as the model will be served; what is no number is found by the stages themselves.
         if not send.texts or send.label.kind not in _PACKED or not bool(torch.isfinite(tensor).all()):
             return raw.encode(tensor)

@@ -16,10 +16,10 @@ from muster.model.trainable import TrainableStage, build_trainable
 from muster.model.weights import Weights
 from muster.spec.training import BatchTable, TrainingRun
 from muster.train.corpus import deal
-from muster.train.instructions import Label, Place, Receive, Send, Tensors, Work
+from muster.train.instructions import LetterLabel, Place, Receive, SendLetter, Tensors, Work
 from muster.train.links import Parcels, StageLinks
 from muster.train.score import Score
-from muster.train.step import Layout, StageTrainer, StepReport
+from muster.train.step import RunLayout, StageTrainer, StepReport
 
 _Result = TypeVar("_Result")
 Dealt = Sequence[Sequence[Tensor]]
@@ -38,7 +38,7 @@ def build_places(
     weights: Weights,
     run: TrainingRun,
     layers: int,
-    layout: Layout,
+    layout: RunLayout,
     devices: Sequence[torch.device],
     adapt: Callable[[TrainableStage], None] = lambda stage: None,
 ) -> dict[Place, StageTrainer]:
@@ -57,7 +57,7 @@ def build_places(
     return found
 
 
-class Pipelines(Protocol):
+class TrainingPipelines(Protocol):
     """What a run asks of its places, wherever they are."""
 
     @property
@@ -80,7 +80,7 @@ class Pipelines(Protocol):
 
 
 class LocalPipelines:
-    """Implements `Pipelines`."""
+    """Implements `TrainingPipelines`."""
 
     def __init__(self, trainers: Mapping[Place, StageTrainer], links: Mapping[Place, StageLinks] | None = None) -> None:
         """Without `links`, tensors are handed over as they are."""
@@ -148,9 +148,9 @@ class Hands:
 
     def __init__(self, links: Mapping[Place, StageLinks] | None) -> None:
         self._links = links
-        self._letters: dict[tuple[Place, Place, Label], Tensors | Parcels] = {}
+        self._letters: dict[tuple[Place, Place, LetterLabel], Tensors | Parcels] = {}
 
-    def give(self, source: Place, send: Send) -> None:
+    def give(self, source: Place, send: SendLetter) -> None:
         packed = send.tensors if self._links is None else self._links[source].pack(send)
         self._letters[source, send.to, send.label] = packed
 
@@ -184,7 +184,7 @@ class _Actor(Generic[_Result]):
         try:
             waited = self._waits_for
             instruction = next(self._work) if waited is None else self._work.send(hands.take(self._place, waited))
-            while isinstance(instruction, Send):
+            while isinstance(instruction, SendLetter):
                 hands.give(self._place, instruction)
                 instruction = next(self._work)
             self._waits_for = instruction

@@ -18,13 +18,13 @@ from muster.model.trainable import TrainableStage
 from muster.sim.train.schedules import order
 from muster.spec.workload import TrainWorkload
 from muster.train.corpus import numbers_of
-from muster.train.instructions import Label, Place, Receive, Send, Work
+from muster.train.instructions import LetterLabel, Place, Receive, SendLetter, Work
 
 NONE_BAD = -1
 
 
 @dataclass(slots=True)
-class Outcome:
+class PassesOutcome:
     """What a stage knows of a step when its microbatches are back."""
 
     loss: float = 0.0
@@ -41,14 +41,14 @@ class Passes:
         self._losses: list[Tensor] = []
         self._finite: dict[int, Tensor] = {}
 
-    def run(self, workload: TrainWorkload, stages: int) -> Work[Outcome]:
+    def run(self, workload: TrainWorkload, stages: int) -> Work[PassesOutcome]:
         for work in order(workload, self._place.stage, stages, len(self._texts), chunks=1):
             if work.kind == "forward":
                 yield from self.forward(work.microbatch)
             else:
                 yield from self._backward(work.microbatch)
         bad = [microbatch for microbatch, finite in sorted(self._finite.items()) if not finite]
-        return Outcome(float(sum(loss.double() for loss in self._losses)), bad[0] if bad else NONE_BAD)
+        return PassesOutcome(float(sum(loss.double() for loss in self._losses)), bad[0] if bad else NONE_BAD)
 
     def forward(self, microbatch: int, keeps: bool = True) -> Work[Tensor]:
         """The output: a hidden state, or on the last stage the microbatch's share of the mean loss.
@@ -60,7 +60,9 @@ class Passes:
             output = self._compute(x.requires_grad_(keeps and not self._stage.is_first), microbatch)
         if not self._stage.is_last:
             numbers = self._numbers(microbatch) if keeps else ()
-            yield Send(self._neighbour(1), Label("activations", microbatch), {"hidden": output.detach()}, numbers)
+            yield SendLetter(
+                self._neighbour(1), LetterLabel("activations", microbatch), {"hidden": output.detach()}, numbers
+            )
         if keeps:
             self._keep(microbatch, x, output)
         return output
@@ -76,7 +78,7 @@ class Passes:
         if self._stage.is_first:
             return self._texts[microbatch][:, :-1].to(self._stage.device)
         numbers = self._numbers(microbatch) if keeps else ()
-        came = yield Receive(self._neighbour(-1), Label("activations", microbatch), numbers)
+        came = yield Receive(self._neighbour(-1), LetterLabel("activations", microbatch), numbers)
         return came["hidden"].to(self._stage.device)
 
     def _keep(self, microbatch: int, x: Tensor, output: Tensor) -> None:
@@ -88,7 +90,7 @@ class Passes:
     def _backward(self, microbatch: int) -> Work[None]:
         gradient = None
         if not self._stage.is_last:
-            came = yield Receive(self._neighbour(1), Label("gradients", microbatch), self._numbers(microbatch))
+            came = yield Receive(self._neighbour(1), LetterLabel("gradients", microbatch), self._numbers(microbatch))
             gradient = came["hidden"].to(self._stage.device)
         x, output = self._kept.pop(microbatch)
         if output.requires_grad:
@@ -96,7 +98,7 @@ class Passes:
         if not self._stage.is_first:
             back = torch.zeros_like(x) if x.grad is None else x.grad
             numbers = self._numbers(microbatch)
-            yield Send(self._neighbour(-1), Label("gradients", microbatch), {"hidden": back}, numbers)
+            yield SendLetter(self._neighbour(-1), LetterLabel("gradients", microbatch), {"hidden": back}, numbers)
 
     def _numbers(self, microbatch: int) -> tuple[int, ...]:
         return numbers_of(self._texts[microbatch])

@@ -26,7 +26,7 @@ WIDEST_BYTES = 8
 """Of one number as it travels."""
 
 
-class Origin(NamedTuple):
+class LetterOrigin(NamedTuple):
     """What a letter is, and where it is from."""
 
     sequence: int
@@ -40,8 +40,8 @@ class Origin(NamedTuple):
         return self.pipeline == HEAD
 
 
-def origin_of(piece: TensorPiece) -> Origin:
-    return Origin(piece.sequence, piece.pipeline, piece.stage, piece.kind, piece.microbatch)
+def origin_of(piece: TensorPiece) -> LetterOrigin:
+    return LetterOrigin(piece.sequence, piece.pipeline, piece.stage, piece.kind, piece.microbatch)
 
 
 def as_they_are(tensors: Tensors) -> Parcels:
@@ -49,7 +49,7 @@ def as_they_are(tensors: Tensors) -> Parcels:
     return {name: PLAIN.encode(tensor) for name, tensor in tensors.items()}
 
 
-def to_pieces(parcels: Parcels, origin: Origin, epoch: int, round: int) -> Iterator[tuple[TensorPiece, bytes]]:
+def to_pieces(parcels: Parcels, origin: LetterOrigin, epoch: int, round: int) -> Iterator[tuple[TensorPiece, bytes]]:
     """The messages of one letter. Each payload is a copy, so that the tensors may change at once."""
     blank = TensorPiece(epoch=epoch, round=round, **origin._asdict())
     if not parcels:

@@ -25,7 +25,7 @@ from muster.spec.codec import Codec
 from muster.spec.training import ExchangeTable
 from muster.train.buckets import flattened, packed, spread, unpacked
 from muster.train.exchange import add_gradients, holders
-from muster.train.instructions import Label, Place, Receive, Send, Tensors, Work
+from muster.train.instructions import LetterLabel, Place, Receive, SendLetter, Tensors, Work
 from muster.train.score import Score
 
 _SHARES, _SUMS, _MOVES = 2, 4, 6
@@ -106,7 +106,7 @@ class _CompressedSums(_Base):
         super().__init__(ordinary, both, place, pipelines, stages)
         self._codec = options.codec
         self._coder = make_coder(Codec(options.codec))
-        self._feedbacks: dict[tuple[Label, Place], ErrorFeedback] = {}
+        self._feedbacks: dict[tuple[LetterLabel, Place], ErrorFeedback] = {}
 
     def gradients(self) -> Work[None]:
         for offset, (weights, at_both_ends) in enumerate(((self._ordinary, False), (self._both, True))):
@@ -117,10 +117,14 @@ class _CompressedSums(_Base):
             return
         own = [torch.zeros_like(one) if one.grad is None else one.grad for one in weights.values()]
         shares_PRW = flattened(own, len(group))
-        shape, shares, sums = shares_PRW.shape[1:], Label("shared", _SHARES + offset), Label("shared", _SUMS + offset)
+        shape, shares, sums = (
+            shares_PRW.shape[1:],
+            LetterLabel("shared", _SHARES + offset),
+            LetterLabel("shared", _SUMS + offset),
+        )
         for index, place in enumerate(group):
             if place != self._place:
-                yield Send(place, shares, packed(shares_PRW[index], self._feedback(shares, place))[0])
+                yield SendLetter(place, shares, packed(shares_PRW[index], self._feedback(shares, place))[0])
         total_RW = torch.zeros(shape)
         for index, place in enumerate(group):
             if place == self._place:
@@ -130,7 +134,7 @@ class _CompressedSums(_Base):
         message, decoded = packed(total_RW, self._feedback(sums, self._place))
         for place in group:
             if place != self._place:
-                yield Send(place, sums, message)
+                yield SendLetter(place, sums, message)
         for index, place in enumerate(group):
             if place != self._place:
                 decoded_RW = unpacked((yield Receive(place, sums)), shape, self._codec, self._coder)
@@ -140,7 +144,7 @@ class _CompressedSums(_Base):
         for name, gradient in spread(shares_PRW, weights).items():
             weights[name].grad = gradient
 
-    def _feedback(self, label: Label, place: Place) -> ErrorFeedback:
+    def _feedback(self, label: LetterLabel, place: Place) -> ErrorFeedback:
         return self._feedbacks.setdefault((label, place), ErrorFeedback(make_coder(Codec(self._codec))))
 
 
@@ -191,12 +195,12 @@ class _LocalSteps(_Base):
         everybody = self._everybody(offset == 1)
         speakers = [place for place in everybody if offset == 0 or place.stage == 0]
         moved_RW = self.moved(weights)
-        label, own = Label("shared", _MOVES + offset), moved_RW
+        label, own = LetterLabel("shared", _MOVES + offset), moved_RW
         if self._place in speakers:
             message, own = packed(moved_RW, self._feedbacks[offset])
             for place in everybody:
                 if place != self._place:
-                    yield Send(place, label, message)
+                    yield SendLetter(place, label, message)
         told = []
         for place in speakers:
             if place == self._place:

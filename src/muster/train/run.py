@@ -32,9 +32,9 @@ from muster.train.checkpoint import Checkpoint, check_identity, latest_checkpoin
 from muster.train.corpus import Corpus
 from muster.train.documents import Documents, find_files, read_documents
 from muster.train.links import StageLinks, check_links, settled
-from muster.train.local import LocalPipelines, Pipelines, build_places
+from muster.train.local import LocalPipelines, TrainingPipelines, build_places
 from muster.train.score import Score
-from muster.train.step import Layout, StepReport
+from muster.train.step import RunLayout, StepReport
 
 MAX_SCORED_TEXTS = 64
 """Held-out texts by which a model is judged; more would take longer than they tell."""
@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRun:
     """All that a run is made of but the weights in memory."""
 
     run: TrainingRun
@@ -76,7 +76,7 @@ class Prepared:
         }
 
 
-def prepare(run: TrainingRun, folder: Path, say: Say) -> Prepared:
+def prepare(run: TrainingRun, folder: Path, say: Say) -> PreparedRun:
     """`folder` is what paths in the run are relative to. Raises `MusterError` for all that can be told beforehand."""
     check_links(run.links)
     check_known(Codec(run.exchange.codec))
@@ -105,7 +105,7 @@ def prepare(run: TrainingRun, folder: Path, say: Say) -> Prepared:
     run = _with_links(run, corpus, say)
     judged = Corpus(held_out.ids, run.batch.length, run.seed, "The held-out data") if held_out else None
     ratio = held_out.nbytes / len(held_out.ids) if held_out else 0.0
-    return Prepared(run, out, source, companions, config_json, shape, documents, corpus, judged, ratio)
+    return PreparedRun(run, out, source, companions, config_json, shape, documents, corpus, judged, ratio)
 
 
 def _with_links(run: TrainingRun, corpus: Corpus, say: Say) -> TrainingRun:
@@ -159,11 +159,11 @@ def _read(
 class Running:
     """A run under way. `start` makes one."""
 
-    def __init__(self, prepared: Prepared, devices: Sequence[torch.device], say: Say) -> None:
+    def __init__(self, prepared: PreparedRun, devices: Sequence[torch.device], say: Say) -> None:
         """Raises `InvalidRequest` if the folder holds checkpoints of another run."""
         self.prepared = prepared
         self._run = prepared.run
-        self._layout = Layout(self._run.replicas, self._run.stages)
+        self._layout = RunLayout(self._run.replicas, self._run.stages)
         found = latest_checkpoint(prepared.checkpoints, say)
         if found is not None:
             check_identity(found, prepared.identity)
@@ -269,7 +269,7 @@ class Running:
         if self._lora is not None:
             add_adapters(stage.model, self._lora, self._run.seed)
 
-    def _build(self, found: Checkpoint | None, devices: Sequence[torch.device]) -> Pipelines:
+    def _build(self, found: Checkpoint | None, devices: Sequence[torch.device]) -> TrainingPipelines:
         base = self.prepared.source if found is None or self._lora is not None else found.path
         assert base is not None
         places = build_places(

@@ -13,7 +13,7 @@ from muster.spec.training import TrainingRun
 from muster.train.exchange import clipping_scale, squared_norm, tell_all
 from muster.train.instructions import Place, Work
 from muster.train.optimizer import Optimizer
-from muster.train.passes import NONE_BAD, Outcome, Passes
+from muster.train.passes import NONE_BAD, Passes, PassesOutcome
 from muster.train.rates import learning_rate
 from muster.train.replicas import make_exchange
 from muster.train.score import Score, score, scores_of_all
@@ -38,7 +38,7 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RunLayout:
     """Who takes part: as many pipelines of as many stages, cut alike."""
 
     pipelines: int
@@ -52,7 +52,7 @@ class Layout:
 class StageTrainer:
     """One stage of one pipeline at work."""
 
-    def __init__(self, stage: TrainableStage, place: Place, layout: Layout, run: TrainingRun) -> None:
+    def __init__(self, stage: TrainableStage, place: Place, layout: RunLayout, run: TrainingRun) -> None:
         self.stage, self._place, self._layout, self._run = stage, place, layout, run
         self.parameters = stage.parameters()
         self._at_both_ends = stage.at_both_ends()
@@ -91,7 +91,7 @@ class StageTrainer:
         """How well held-out texts are predicted."""
         return score(self.stage, self._place, texts, self._layout.places)
 
-    def _agree(self, outcome: Outcome, number: int) -> Work[tuple[float, float]]:
+    def _agree(self, outcome: PassesOutcome, number: int) -> Work[tuple[float, float]]:
         """The loss, and the squared norm of all gradients."""
         squared = squared_norm(self.parameters, self._counted)
         places = self._layout.places

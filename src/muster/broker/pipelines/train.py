@@ -13,7 +13,7 @@ from muster.cost.measured import constants_of
 from muster.errors import PoolUnavailable
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.pinned import Pinned
-from muster.plan.train.quick import Wanted, quick_training_plan
+from muster.plan.train.quick import WantedLayout, quick_training_plan
 from muster.spec.plan import Pipeline, Plan, TrainSettings
 from muster.spec.pool import Pool
 
@@ -34,7 +34,7 @@ class TrainPlanning:
 
     def mend(self, job: Job, now: Circumstances) -> Outcome:
         cuts = _cuts(now.beside[0]) if now.beside else ()
-        wanted = Wanted(self.stages, cuts, 1 if cuts else self.most_pipelines)
+        wanted = WantedLayout(self.stages, cuts, 1 if cuts else self.most_pipelines)
         try:
             plan = quick_training_plan(
                 job.model.shape, now.pool, self.settings.workload, constants_of(now.pool), wanted

@@ -25,7 +25,7 @@ MOST_STAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedLayout:
     """What the layout must be."""
 
     stages: int = 0
@@ -37,7 +37,7 @@ class Wanted:
 
 
 def quick_training_plan(
-    shape: ModelShape, pool: Pool, workload: TrainWorkload, constants: Constants, wanted: Wanted = Wanted()
+    shape: ModelShape, pool: Pool, workload: TrainWorkload, constants: Constants, wanted: WantedLayout = WantedLayout()
 ) -> Plan:
     """Raises `DoesNotFit` if no layout has the memory, `PoolUnavailable` if too few machines are here."""
     check(pool, workload)
@@ -51,7 +51,7 @@ def quick_training_plan(
     return finished_plan(best, prices, (), lambda plan: best.step_s)
 
 
-def _counts(fleet: Fleet, wanted: Wanted) -> Sequence[int]:
+def _counts(fleet: Fleet, wanted: WantedLayout) -> Sequence[int]:
     exact = len(wanted.cuts) - 1 if wanted.cuts else wanted.stages
     if not exact:
         return stage_counts(fleet, MOST_STAGES)
@@ -60,7 +60,7 @@ def _counts(fleet: Fleet, wanted: Wanted) -> Sequence[int]:
     return [exact]
 
 
-def _layouts(prices: Prices, stages: int, wanted: Wanted) -> list[Priced]:
+def _layouts(prices: Prices, stages: int, wanted: WantedLayout) -> list[Priced]:
     found, seen = [], set[bytes]()
     for every in Starts(prices.fleet).grids(stages):
         grid = every[: wanted.replicas] if wanted.replicas else every

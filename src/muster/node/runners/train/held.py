@@ -9,9 +9,9 @@ from muster.errors import ProtocolViolation
 from muster.model.trainable import TrainableStage
 from muster.spec.plan import TrainSettings
 from muster.train.buckets import PACKED, ROW, WHOLE
-from muster.train.instructions import Label
+from muster.train.instructions import LetterLabel
 from muster.train.optimizer import MOMENTS
-from muster.train.pieces import WIDEST_BYTES, Letter, Origin
+from muster.train.pieces import WIDEST_BYTES, Letter, LetterOrigin
 from muster.train.step import StageTrainer
 from muster.wire.messages.train import TensorKind
 
@@ -35,7 +35,7 @@ class Held:
         self._together = sum(shape.numel() for shape in self._shared.values()) + ROW * places
         """Numbers of what an exchange packs together, at most."""
 
-    def numel(self, origin: Origin, name: str) -> int | None:
+    def numel(self, origin: LetterOrigin, name: str) -> int | None:
         """How many numbers a tensor of this name in such a letter has at most; None: there is none."""
         if origin.kind in ("activations", "gradients"):
             return self._settings.microbatch * self._settings.length * self._hidden_size if name == "hidden" else None
@@ -44,13 +44,13 @@ class Held:
         shapes = {"weights": self._weights, "optimizer": self._optimizer, "shared": self._shared}[origin.kind]
         return shapes[name].numel() if name in shapes else None
 
-    def most_bytes(self, label: Label) -> int:
+    def most_bytes(self, label: LetterLabel) -> int:
         """Of one tensor in a letter with this label, unpacked."""
         if label.kind == "shared":
             return WIDEST_BYTES * self._together
         return WIDEST_BYTES * self._settings.microbatch * self._settings.length * self._hidden_size
 
-    def check(self, label: Label, texts: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
+    def check(self, label: LetterLabel, texts: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
         """What travels by its own name has its own shape; what is packed together, `train/buckets` checks.
 
         Raises `ProtocolViolation`.

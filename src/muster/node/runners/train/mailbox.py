@@ -11,13 +11,13 @@ from muster.node.runners.base import refuse
 from muster.node.runners.train.round import Round
 from muster.spec.pool import NodeId
 from muster.train.instructions import Place
-from muster.train.pieces import Letter, Origin, origin_of
+from muster.train.pieces import Letter, LetterOrigin, origin_of
 from muster.wire.frame import Payload
 from muster.wire.messages.train import TensorPiece
 
 MAX_LETTERS = 16_384
 """That wait."""
-Numel = Callable[[Origin, str], int | None]
+Numel = Callable[[LetterOrigin, str], int | None]
 """How many numbers a tensor of this name in such a letter has at most; None: there is none."""
 
 Sum = tuple[int, int]
@@ -27,7 +27,7 @@ Sum = tuple[int, int]
 class Mailbox:
     def __init__(self, head: NodeId, numel: Numel) -> None:
         self._head, self._numel = head, numel
-        self._letters: dict[Origin, Letter] = {}
+        self._letters: dict[LetterOrigin, Letter] = {}
         self._figures: dict[Sum, tuple[tuple[float, ...], ...]] = {}
         self._changed = asyncio.Event()
 
@@ -61,7 +61,7 @@ class Mailbox:
         self._figures[sum] = figures
         self._changed.set()
 
-    async def letter(self, origin: Origin) -> Letter:
+    async def letter(self, origin: LetterOrigin) -> Letter:
         """Once it is whole; it is taken out."""
         while (found := self._letters.get(origin)) is None or not found.is_whole:
             await self._wait()
@@ -77,6 +77,6 @@ class Mailbox:
         await self._changed.wait()
 
 
-def _sender(origin: Origin, round: Round) -> NodeId | None:
+def _sender(origin: LetterOrigin, round: Round) -> NodeId | None:
     place = Place(origin.pipeline, origin.stage)
     return round.node(place) if place in round.places else None

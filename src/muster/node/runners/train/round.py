@@ -8,7 +8,7 @@ from muster.node.runners.base import Send
 from muster.spec.pool import NodeId
 from muster.spec.training import TrainingRun
 from muster.train.instructions import Place
-from muster.train.step import Layout
+from muster.train.step import RunLayout
 from muster.wire.messages.base import Address
 from muster.wire.messages.train import BeginRound, TrainingPlace
 
@@ -19,7 +19,7 @@ class Round:
 
     number: int
     here: Place
-    layout: Layout
+    layout: RunLayout
     run: TrainingRun
     places: Mapping[Place, TrainingPlace]
     sends: dict[NodeId, Send] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Round:
             raise ProtocolViolation("The head's training run cannot be read; update Muster on this node.") from None
         places = {Place(place.pipeline, place.stage): place for place in begin.places}
         last = begin.places[-1]
-        layout = Layout(last.pipeline + 1, last.stage + 1)
+        layout = RunLayout(last.pipeline + 1, last.stage + 1)
         return cls(begin.round, Place(begin.pipeline, stage), layout, run, places)
 
     def node(self, place: Place) -> NodeId:

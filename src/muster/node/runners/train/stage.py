@@ -24,10 +24,9 @@ from muster.node.runners.train.held import Held
 from muster.node.runners.train.mailbox import Mailbox
 from muster.node.runners.train.round import Round
 from muster.spec.pool import NodeId
-from muster.train.instructions import Place, Receive, Tensors, Work
-from muster.train.instructions import Send as SendTensors
+from muster.train.instructions import Place, Receive, SendLetter, Tensors, Work
 from muster.train.links import StageLinks
-from muster.train.pieces import Letter, Origin, as_they_are, to_pieces
+from muster.train.pieces import Letter, LetterOrigin, as_they_are, to_pieces
 from muster.train.score import Score
 from muster.train.step import StageTrainer, StepReport
 from muster.wire.frame import Payload
@@ -111,7 +110,7 @@ class TrainingStage:
             case _:
                 raise refuse(peer, message)
 
-    def _numel(self, origin: Origin, name: str) -> int | None:
+    def _numel(self, origin: LetterOrigin, name: str) -> int | None:
         return None if self._held is None else self._held.numel(origin, name)
 
     def _is_current(self, number: int) -> bool:
@@ -275,7 +274,9 @@ class TrainingStage:
     async def _came(self, wanted: Receive, sequence: int) -> Came:
         if wanted.label.kind == "figures":
             return await self._mailbox.figures((sequence, wanted.label.microbatch))
-        return await self._mailbox.letter(Origin(sequence, *wanted.source, wanted.label.kind, wanted.label.microbatch))
+        return await self._mailbox.letter(
+            LetterOrigin(sequence, *wanted.source, wanted.label.kind, wanted.label.microbatch)
+        )
 
     def _go_on(
         self,
@@ -290,7 +291,7 @@ class TrainingStage:
         """In the thread: until the work waits again, or ends. `told`: figures that went to the head."""
         try:
             instruction = next(work) if waited_for is None else work.send(self._opened(waited_for, came, order, round))
-            while isinstance(instruction, SendTensors):
+            while isinstance(instruction, SendLetter):
                 post(self._messages(instruction, order, round, told))
                 instruction = next(work)
             return instruction
@@ -300,7 +301,7 @@ class TrainingStage:
             return _Ended(ended.value)
 
     def _messages(
-        self, instruction: SendTensors, order: TrainTexts, round: Round, told: list[int]
+        self, instruction: SendLetter, order: TrainTexts, round: Round, told: list[int]
     ) -> list[tuple[NodeId | None, AnyMessage, bytes]]:
         label, to = instruction.label, instruction.to
         if label.kind == "figures":  # they go to the head, once, and it tells everybody
@@ -317,7 +318,7 @@ class TrainingStage:
             )
             return [(None, tell, b"")]
         node = round.node(to)
-        origin = Origin(order.sequence, *round.here, label.kind, label.microbatch)
+        origin = LetterOrigin(order.sequence, *round.here, label.kind, label.microbatch)
         assert self._links is not None
         pieces = to_pieces(self._links.pack(instruction), origin, round.places[to].epoch, round.number)
         return [(node, piece, payload) for piece, payload in pieces]
@@ -359,13 +360,13 @@ class TrainingStage:
         epoch = self._epoch if to is None else round.places[to].epoch
         assert self._held is not None
         for kind, tensors in self._held.state().items():
-            origin = Origin(0, *round.here, kind)
+            origin = LetterOrigin(0, *round.here, kind)
             for piece, payload in to_pieces(as_they_are(tensors), origin, epoch, round.number):
                 self._post(round, [(node, piece, payload)])
                 await asyncio.sleep(0)
 
     async def _take_state(self, order: TakeState, round: Round) -> None:
-        origins = [Origin(0, order.pipeline, order.stage, kind) for kind in ("weights", "optimizer")]
+        origins = [LetterOrigin(0, order.pipeline, order.stage, kind) for kind in ("weights", "optimizer")]
         weights, optimizer = [await self._mailbox.letter(origin) for origin in origins]
         held = self._held
         assert held is not None
