@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from muster.errors import MachineTrouble
 from muster.spec.pool import NodeId
@@ -33,6 +34,19 @@ class Identity:
     def generate() -> "Identity":
         """A fresh one that is kept nowhere."""
         return Identity.from_secret(Ed25519PrivateKey.generate().private_bytes_raw())
+
+    def sign(self, data: bytes) -> bytes:
+        """64 bytes by which anybody can tell that this machine has said it. Begin `data` with what it is for."""
+        return Ed25519PrivateKey.from_private_bytes(self.secret).sign(data)
+
+
+def is_signed(node: NodeId, data: bytes, signature: bytes) -> bool:
+    """Whether the machine of this id has signed exactly this."""
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(node)).verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def load_identity(path: Path) -> Identity:
