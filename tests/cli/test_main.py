@@ -55,6 +55,7 @@ def test_verbs_that_compute_no_tensors_import_nothing_that_does(tmp_path: Path) 
     commands += [["nodes", "list", *folder], ["keys", "list", *folder], ["plan", "tiny", *pool]]
     commands += [["plan", "gpt2-xl", *pool, "--objective", "train", "--sequences", "2"]]
     commands += [["simulate", "tiny", *pool, "--requests", "2"]]
+    commands += [["train", "nowhere.toml"], ["tune", "tiny", "nowhere.txt"]]
     code = f"""
 import sys
 from muster.cli.main import run_command

@@ -115,6 +115,7 @@ def raise_interrupt() -> None:
         ("steps = 4", "steps = 4\nepochs = 2", "unknown key 'epochs'"),
         ("steps = 4", "stepz = 4", "unknown key 'stepz'"),
         ("sequences = 2", "sequences = 3\nmicrobatch = 2", "no multiple of microbatch"),
+        ("sequences = 2", "sequences = 99999999", "more than the data has"),
         ('"*.txt"', '"*.md"', "No file is called"),
         ("steps = 4", "steps = 4\nstages = 3", "2 layers cannot be cut into 3 stages"),
         ('"config.json"', '"nowhere.json"', "cannot be read"),

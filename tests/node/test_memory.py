@@ -6,7 +6,7 @@ import pytest
 
 from muster.errors import InvalidRequest
 from muster.node import memory
-from muster.node.memory import check_host_memory
+from muster.node.memory import check_host_memory, left_for_layers, less_than_promised
 
 GB = 10**9
 
@@ -35,3 +35,9 @@ def test_host_memory_that_is_not_there_is_refused_in_one_sentence(host, lent, ki
 )
 def test_host_memory_that_is_there_is_lent(host, lent, kind):
     check_host_memory(host, lent, kind)
+
+
+def test_who_promises_more_than_there_is_hears_what_is_lent_instead() -> None:
+    assert "--memory 999GB is more than is free here, so it lends 7 GB" in less_than_promised(999 * GB, 7 * GB, "cpu")
+    fits = left_for_layers(4 * GB, "cpu")
+    assert less_than_promised(4 * GB, fits, "cpu") == less_than_promised(None, fits, "cpu") == ""

@@ -1,6 +1,6 @@
 """`muster train RUN.toml`: fine-tune or pre-train a model, on this machine or on a pool. Reads options.
 
-`train_work` does it here, and `train_pool` on machines that join.
+`train_inputs` checks the run, `train_work` does it here, and `train_pool` on machines that join.
 """
 
 from pathlib import Path
@@ -41,15 +41,20 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model as RUN says, or go on where that run stopped. Ctrl-C leaves a checkpoint."""
-    with waiting("loading PyTorch", as_json):
-        from muster.cli.train_work import carry_out, read_run
+    with waiting("reading the run", as_json) as say:
+        from muster.cli.train_inputs import check_early, read_run
+
+        asked = read_run(run, stages)
+        check_early(asked, run.parent)
+        say("loading PyTorch")
+        from muster.cli.train_work import carry_out
 
     if pool is None:
-        carry_out(read_run(run, stages), run.parent, as_json)
+        carry_out(asked, run.parent, as_json)
         return
     from muster.cli.logs import configure_logs
 
     configure_logs()
     from muster.cli.train_pool import PoolWords, carry_out_on_pool
 
-    carry_out_on_pool(read_run(run, stages), run.parent, PoolWords(pool, link_port, relay, data_dir), as_json)
+    carry_out_on_pool(asked, run.parent, PoolWords(pool, link_port, relay, data_dir), as_json)

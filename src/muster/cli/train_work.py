@@ -16,11 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from muster.cli.interruptible import Interrupt, on_interrupt
 from muster.cli.options import format_bytes
 from muster.cli.output import Announcer, err, plain, show_facts
-from muster.cli.plan_inputs import read_text
 from muster.cli.train_forecast import check_memory, devices_of, forecast
 from muster.cli.waiting import waiting
 from muster.spec.forecast import TrainForecast
-from muster.spec.training import TrainingRun, parse_run
+from muster.spec.training import TrainingRun
 from muster.train.metrics import MetricsFile, read_metrics
 from muster.train.run import PreparedRun, Running, prepare
 from muster.train.step import StepReport
@@ -29,12 +28,6 @@ INTERRUPTED = 130
 METRICS = "metrics.jsonl"
 TOLD_EVERY_S = 5.0
 """Where nobody watches, a line on the page is enough so often."""
-
-
-def read_run(path: Path, stages: int | None) -> TrainingRun:
-    """`stages` go before what the file says. Raises `InvalidRequest`."""
-    run = parse_run(read_text(path, "run"))
-    return run if stages is None else run.model_copy(update={"stages": stages})
 
 
 def carry_out(run: TrainingRun, folder: Path, as_json: bool) -> None:

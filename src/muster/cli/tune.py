@@ -26,9 +26,6 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Fine-tune MODEL on DATA with adapters (LoRA), and merge them at the end. Ctrl-C leaves a checkpoint."""
-    with waiting("loading PyTorch", as_json):
-        from muster.cli.train_work import carry_out
-
     run = TrainingRun(
         model=model,
         out=out,
@@ -39,4 +36,11 @@ def tune(
         optimizer=OptimizerTable(learning_rate=learning_rate, warm_up_steps=max(1, steps // 20)),
         lora=LoraTable(rank=rank, alpha=2.0 * rank),
     )
+    with waiting("looking for the data", as_json) as say:
+        from muster.cli.train_inputs import check_early
+
+        check_early(run, Path())
+        say("loading PyTorch")
+        from muster.cli.train_work import carry_out
+
     carry_out(run, Path(), as_json)

@@ -72,6 +72,16 @@ def left_for_layers(promised_bytes: int, kind: str) -> int:
     return max(0, promised_bytes - program_bytes(kind) - GROWTH_BYTES)
 
 
+def less_than_promised(promised_bytes: int | None, free_bytes: int, kind: str) -> str:
+    """A sentence for an owner who promised more than there is; empty for one who did not."""
+    if promised_bytes is None or left_for_layers(promised_bytes, kind) <= free_bytes:
+        return ""
+    return (
+        f" --memory {promised_bytes / 1e9:.3g}GB is more than is free here, so it lends {free_bytes / 1e9:.3g} GB "
+        "beside what Muster itself takes."
+    )
+
+
 def spread_little() -> None:
     """Let threads share heaps: glibc gives each its own, and what is free in one is of no use to another."""
     with contextlib.suppress(OSError, AttributeError):  # another C library

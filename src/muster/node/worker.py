@@ -42,7 +42,7 @@ from muster.node.events import (
 from muster.node.incoming import Incoming
 from muster.node.loading import StageLoader
 from muster.node.measure import free_memory_bytes, measure_device
-from muster.node.memory import check_host_memory, check_promise, give_back, left_for_layers
+from muster.node.memory import check_host_memory, check_promise, give_back, left_for_layers, less_than_promised
 from muster.node.neighbours import Neighbours
 from muster.node.place import NodePlace, Surroundings
 from muster.node.reports import LinkReports
@@ -155,7 +155,9 @@ class Worker:
         options = self._options
         self._announce("measuring", "Measuring this machine.")
         self._device = await asyncio.to_thread(self._measure, options)
-        self._announce("measured", describe(self._device), device=asdict(self._device))
+        promised = options.memory_bytes if options.memory_cap_bytes is None else None  # a rehearsed cap is no surprise
+        short = less_than_promised(promised, self._device.memory_bytes, options.device.type)
+        self._announce("measured", describe(self._device) + short, device=asdict(self._device))
         self._loader = StageLoader(options.cache_dir, options.device, self._device)
         self._incoming.showing = Showing(options.device, self._device.memory_bytes, self._loader, self._loads)
         try:

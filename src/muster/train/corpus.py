@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muster.errors import InvalidRequest
-
-Ids = NDArray[np.uint32]
+from muster.train.documents import Ids
 
 
 class Corpus:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from muster.errors import InvalidRequest
 from muster.spec.training import DataTable
 from muster.text.tokenizer import Tokenizer
-from muster.train.corpus import Ids
+
+Ids = NDArray[np.uint32]
 
 PIECE_CHARACTERS = 50_000
 """A long text is cut into tokens piece by piece, at ends of lines where there are any."""

@@ -38,6 +38,8 @@ from muster.train.step import RunLayout, StepReport
 
 MAX_SCORED_TEXTS = 64
 """Held-out texts by which a model is judged; more would take longer than they tell."""
+REPEATED_TEXTS = 4096
+"""So many in a step are taken even where the data has fewer."""
 Say = Callable[[str], None]
 
 
@@ -102,10 +104,22 @@ def prepare(run: TrainingRun, folder: Path, say: Say) -> PreparedRun:
             f"The tokenizer makes tokens beyond the model's {shape.vocab_size}; use the model's own.", "tokenizer"
         )
     corpus = Corpus(documents.ids, run.batch.length, run.seed)
+    _check_step(run, corpus)
     run = _with_links(run, corpus, say)
     judged = Corpus(held_out.ids, run.batch.length, run.seed, "The held-out data") if held_out else None
     ratio = held_out.nbytes / len(held_out.ids) if held_out else 0.0
     return PreparedRun(run, out, source, companions, config_json, shape, documents, corpus, judged, ratio)
+
+
+def _check_step(run: TrainingRun, corpus: Corpus) -> None:
+    """A few texts may well come several times in one step; millions, from data that has few, are a slip of the hand."""
+    most = max(corpus.texts, REPEATED_TEXTS)
+    if run.batch.sequences > most:
+        raise InvalidRequest(
+            f"A step of {run.batch.sequences} texts is more than the data has, which are {corpus.texts}; give at most "
+            f"{most}.",
+            "sequences",
+        )
 
 
 def _with_links(run: TrainingRun, corpus: Corpus, say: Say) -> TrainingRun:
