@@ -12,6 +12,7 @@ from muster.spec.link_table import WrittenLink, WrittenMatrix, WrittenSpeed
 from muster.spec.pool_file import PoolFile, WrittenMachine, WrittenMarket
 from muster.spec.ranges import MAX_NAME
 from muster.spec.written import Table
+from muster.spec.written_tiers import WrittenTiers
 
 TABLES: tuple[tuple[str, type[Table]], ...] = (
     ("At the top of the file", PoolFile),
@@ -19,6 +20,7 @@ TABLES: tuple[tuple[str, type[Table]], ...] = (
     ("`[[link]]`", WrittenLink),
     ("`[matrix]`", WrittenMatrix),
     ("`[inside]`, `[elsewhere]`, and `inside` of a machine", WrittenSpeed),
+    ("`tiers` of a machine", WrittenTiers),
     ("`[market]`", WrittenMarket),
 )
 _KINDS = {str: "text", bool: "true or false", float: "number", int: "whole number", dict: "table", tuple: "list"}

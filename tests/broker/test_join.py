@@ -8,6 +8,7 @@ import pytest
 from muster.broker.events import BanNode, NodeJoined, Remembered, TicketIssued, UnbanNode
 from muster.spec.guesses import GuessCounts
 from muster.spec.pool import Device
+from muster.spec.tiers import TierRates
 from muster.wire.messages.base import Address
 from muster.wire.messages.membership import Heartbeat, Measured, PeerMeasured, StageVitals, Welcome
 from muster.wire.messages.placement import LoadProgress
@@ -123,6 +124,23 @@ def test_a_speed_that_would_overflow_the_planner_is_refused(speed):
     assert not actor.alive
 
 
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        TierRates(copies_overlap=1.5),
+        TierRates(copy_s=nan),
+        TierRates(matmul_flops_per_s=((64, 1e9), (1, 1e9))),
+        TierRates(matmul_flops_per_s=((1, inf),)),
+        TierRates(measured_on="x" * 1000),
+    ],
+)
+def test_absurd_rates_of_tiers_are_refused(tiers):
+    stage = Stage()
+    actor = stage.dial(1)
+    stage.tell(actor, Measured(device=Device("cpu", "x", 10**9, tiers=tiers), free_memory_bytes=1))
+    assert "protocol_violation" in stage.refused[actor.connection]
+
+
 @pytest.mark.parametrize("speed", [nan, inf, -1.0, 1e30])
 def test_an_absurd_speed_is_refused(speed):
     for changes in ({"flops_per_s": {"float32": speed}}, {"memory_bandwidth_bytes_per_s": speed}):
@@ -131,6 +149,10 @@ def test_an_absurd_speed_is_refused(speed):
         stage.tell(actor, Measured(device=Device("cpu", "x", 10**9, **changes), free_memory_bytes=1))
         assert not actor.alive
     actor = stage.dial(2)
+    tiers = TierRates(disk_read_bytes_per_s=speed)
+    stage.tell(actor, Measured(device=Device("cpu", "x", 10**9, tiers=tiers), free_memory_bytes=1))
+    assert not actor.alive
+    actor = stage.dial(3)
     stage.tell(actor, PeerMeasured(peer=node_id(1), round_trip_s=speed, bandwidth_bytes_per_s=0.0))
     assert not actor.alive
 

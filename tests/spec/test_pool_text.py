@@ -14,6 +14,7 @@ from muster.spec.link_matrix import link_matrices
 from muster.spec.pool import Device, LinkSpeed, Market, Node, Pool
 from muster.spec.pool_file import DTYPES, parse_pool
 from muster.spec.pool_text import to_toml
+from muster.spec.tiers import TierRates
 from tests.examples import examples
 
 amounts = st.just(0.0) | st.floats(1e3, 1e14)
@@ -31,6 +32,16 @@ measured = st.builds(
     host_bandwidth_bytes_per_s=amounts,
     disk_bandwidth_bytes_per_s=amounts,
     host_memory_bytes=st.just(0) | st.integers(1, 2**45),
+    disk_bytes=st.just(0) | st.integers(1, 2**45),
+    tiers=st.none()
+    | st.builds(
+        TierRates,
+        disk_read_bytes_per_s=amounts,
+        matmul_flops_per_s=st.just(()) | st.just(((1, 1e9), (64, 2.5e11))),
+        copy_s=st.floats(0, 1),
+        copies_overlap=st.floats(0, 1),
+        measured_on=words,
+    ),
 )
 from_table = st.sampled_from(device_names()).map(lambda name: device_facts(name).device())
 nodes = st.builds(

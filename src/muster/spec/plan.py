@@ -13,12 +13,25 @@ from muster.spec.codec import Codec
 from muster.spec.pool import NodeId
 from muster.spec.workload import TrainWorkload
 
+Order = Literal["rows", "zigzag", "diagonal"]
+"""In which order a stage that keeps weights elsewhere passes its microbatches through its layers:
+
+rows      each microbatch through all layers, alone: every one of them reads all weights again
+zigzag    a layer of all microbatches of the block, then the next layer: a step of the block reads weights once
+diagonal  the same, but sequences join the block as others leave it, so that prompts pass beside tokens and the cache
+          holds what sequences of all ages need, not all of them at their longest (FlexGen, arXiv 2303.06865, A.2)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryPolicy:
     """Shares of a stage that its devices keep; the rest lies in host memory, and what that does not hold on disk.
 
-    FlexGen's percentages (arXiv 2303.06865, section 4.2): of weights, cache and activations.
+    FlexGen's percentages (arXiv 2303.06865, section 4.2): of weights, cache and activations. Weights are those that a
+    step reads whole, layers and head; an embedding lies in host memory or on disk where anything is kept off the
+    device, since a step reads single rows of it. Shares of weights are of the bytes of every layer alike, by whole
+    tensors (`plan/offload/tensors` says which); of the cache by whole microbatches or pages; of activations (the hidden
+    states between two layers of all microbatches that are not being computed) by whole microbatches.
     """
 
     weights_on_device: float = 1.0
@@ -27,6 +40,25 @@ class MemoryPolicy:
     cache_on_host: float = 0.0
     activations_on_device: float = 1.0
     activations_on_host: float = 0.0
+    microbatch: int = 0
+    """Sequences that get a token in one layer at once; 0 leaves it to the engine."""
+    num_microbatches: int = 1
+    """In a block, which passes each layer before the next one's weights are wanted."""
+    order: Order = "zigzag"
+    attention: Literal["device", "host"] = "device"
+    """Where attention over cache in host memory runs: the cache comes to the device, or queries go to the host."""
+    prompt_tokens: int = 0
+    """That pass a layer at once; 0 leaves it to the engine."""
+
+    @property
+    def block(self) -> int:
+        """Sequences in it."""
+        return self.microbatch * self.num_microbatches
+
+    @property
+    def offloads(self) -> bool:
+        """Whether anything lies outside the device."""
+        return min(self.weights_on_device, self.cache_on_device, self.activations_on_device) < 1
 
 
 ON_DEVICE = MemoryPolicy()

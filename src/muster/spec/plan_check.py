@@ -107,6 +107,8 @@ def _check_memory(memory: MemoryPolicy, node: str) -> None:
     for what, device, host in parts:
         if not (0 <= device <= 1 and 0 <= host <= 1 and device + host <= 1 + 1e-9):
             raise InvalidRequest(f"The plan keeps {what} of {node} in shares that make no whole; correct it.")
+    for what, least in (("microbatch", 0), ("num_microbatches", 1), ("prompt_tokens", 0)):
+        _check_range(f"The plan's {what} of {node}", getattr(memory, what), least, MOST)
 
 
 def _check_devices(stages: Iterable[Stage], nodes: dict[str, Node]) -> None:

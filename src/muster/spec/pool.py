@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from muster.spec.tiers import TierRates
+
 NodeId = str
 """64 hexadecimal digits: the Ed25519 public key of the node."""
 
@@ -22,7 +24,12 @@ class Device:
     """Host memory to device; equals the memory bandwidth on a CPU."""
     disk_bandwidth_bytes_per_s: float = 0.0
     host_memory_bytes: int = 0
-    """What the owner lends of the host's memory beside that (`--host-memory`), for cache that is swapped."""
+    """What the owner lends of the host's memory beside that (`--host-memory`), for cache that is swapped, and for
+    weights and cache of a stage that is larger than its device."""
+    disk_bytes: int = 0
+    """What the owner lends of a disk (`--disk`), for what neither of them holds."""
+    tiers: TierRates | None = None
+    """Measured where anything is lent beside the device."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,9 @@ from muster.spec.named_links import NamedLinks, Names
 from muster.spec.pool import DEFAULT_LINK, Device, LinkSpeed, Market, Node, Pool
 from muster.spec.ranges import Bytes, Dollars, Name, Rate, Watts, Word
 from muster.spec.reserve import usable_bytes
+from muster.spec.tiers import TierRates
 from muster.spec.written import Table, parse, suggest, with_units
+from muster.spec.written_tiers import WrittenTiers
 
 MAX_MACHINES, MAX_DEVICES = 2_000, 16_000
 """A plan for as many takes about half a minute of processor time, and time grows with them."""
@@ -56,6 +58,7 @@ _PEER_LATENCY_S = 5e-7
 
 DTYPES = ("float64", "float32", "tfloat32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int8")
 """Of which a device may have a speed."""
+_SHORT = {"memory": "memory_bytes", "host_memory": "host_memory_bytes", "disk": "disk_bytes"}
 _FIGURES = (
     "flops_per_s",
     "memory_bandwidth_bytes_per_s",
@@ -92,7 +95,12 @@ class WrittenMachine(Table):
     """Lent of each device; else what the device has, less a reserve: 3 % and at least 384 MiB, of a Mac a quarter. Or
     `memory = "20GB"`."""
     host_memory_bytes: Bytes | None = None
-    """Lent of the host's memory beside each device, for cache that is swapped; else none. Or `host_memory = "64GB"`."""
+    """Lent of the host's memory beside each device, for cache that is swapped, and for weights and cache of stages
+    larger than it; else none. Or `host_memory = "64GB"`."""
+    disk_bytes: Bytes | None = None
+    """Lent of a disk beside each device, for what neither memory holds; else none. Or `disk = "1.5TB"`."""
+    tiers: WrittenTiers | None = None
+    """Rates between device, host memory and disk; what is not said is derived from the device."""
     flops_per_s: dict[Dtype, Rate] | None = None
     """Of each device by dtype (`float32`, `bfloat16`, …); else the device's, else a slow laptop's."""
     memory_bandwidth_bytes_per_s: Rate | None = None
@@ -117,7 +125,7 @@ class WrittenMachine(Table):
     @model_validator(mode="before")
     @classmethod
     def _long(cls, written: object) -> object:
-        return with_units(written, {"memory": "memory_bytes", "host_memory": "host_memory_bytes"})
+        return with_units(written, _SHORT)
 
     @model_validator(mode="after")
     def _check(self) -> "WrittenMachine":
@@ -249,8 +257,15 @@ def _device(machine: WrittenMachine, facts: DeviceFacts | None) -> Device:
     figures: dict[str, Any] = {
         figure: getattr(base, figure) if value is None else value for figure, value in said.items()
     }
-    host = int(machine.host_memory_bytes or 0)
-    return Device(kind=base.kind, name=base.name, memory_bytes=memory, host_memory_bytes=host, **figures)
+    return Device(
+        kind=base.kind,
+        name=base.name,
+        memory_bytes=memory,
+        host_memory_bytes=int(machine.host_memory_bytes or 0),
+        disk_bytes=int(machine.disk_bytes or 0),
+        tiers=TierRates(**machine.tiers.rates()) if machine.tiers else None,
+        **figures,
+    )
 
 
 def _inside(machine: WrittenMachine, facts: DeviceFacts | None) -> LinkSpeed | None:

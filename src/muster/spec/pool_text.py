@@ -13,6 +13,7 @@ from muster.spec.pool import LinkSpeed, Node, Pool
 from muster.spec.pool_file import DTYPES
 from muster.spec.ranges import LEAST_BANDWIDTH, LEAST_RATE
 from muster.spec.reserve import usable_bytes
+from muster.spec.written_tiers import tiers_text
 
 _FIGURES = ("memory_bandwidth_bytes_per_s", "host_bandwidth_bytes_per_s", "disk_bandwidth_bytes_per_s")
 _Lines = list[str]
@@ -41,6 +42,10 @@ def _machine(node: Node) -> _Lines:
     lines = _from_table(node, facts) if facts is not None and named else _by_figures(node)
     if node.device.host_memory_bytes:
         lines.append(f"host_memory_bytes = {node.device.host_memory_bytes}")
+    if node.device.disk_bytes:
+        lines.append(f"disk_bytes = {node.device.disk_bytes}")
+    if node.device.tiers is not None:
+        lines.append(f"tiers = {tiers_text(node.device.tiers)}")
     if node.inside is not None:
         _check(node.inside, node.name, node.name)
         lines.append(f"inside = {{ {', '.join(_speed(node.inside))} }}")
@@ -56,8 +61,8 @@ def _as_in_table(node: Node, facts: DeviceFacts) -> bool:
     """Whether naming the device says the same; a machine with gaps that the table would fill is written in figures."""
     filled = node.watts is not None and (node.inside is not None or node.device_count == 1)
     lent = node.device
-    all_else = replace(facts.device(), memory_bytes=lent.memory_bytes, host_memory_bytes=lent.host_memory_bytes)
-    return filled and all_else == lent
+    same = replace(lent, memory_bytes=facts.memory_bytes, host_memory_bytes=0, disk_bytes=0, tiers=None)
+    return filled and same == facts.device()
 
 
 def _from_table(node: Node, facts: DeviceFacts) -> _Lines:

@@ -1,12 +1,13 @@
 """Who may come in, and which claims are believable. Pure checks that raise with the sentence the node is told."""
 
 from collections.abc import Iterable
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from itertools import chain
 from math import isfinite
 
 from muster.errors import Banned, MalformedFrame, ProtocolViolation, TicketInvalid, VersionMismatch
 from muster.spec.pool import Device, NodeId
+from muster.spec.tiers import TierRates
 from muster.wire.messages.base import PROTOCOL, Address
 from muster.wire.messages.membership import Heartbeat, Hello, Measured, PeerMeasured
 from muster.wire.messages.placement import LoadProgress
@@ -21,6 +22,7 @@ MAX_NAME = 64
 MAX_ADDRESS = 256
 MAX_ADDRESSES = 32
 MAX_DTYPES = 32
+MAX_MEASURED_ROWS = 32
 KINDS = ("cpu", "cuda", "mps")
 _HEX = frozenset("0123456789abcdef")
 
@@ -74,8 +76,8 @@ def _check_address(address: Address) -> None:
 def check_measured(measured: Measured) -> None:
     """Raise `ProtocolViolation` on a claim that no machine can make."""
     device = measured.device
-    sizes = (device.memory_bytes, device.host_memory_bytes, measured.free_memory_bytes)
-    for what, value in zip(("memory", "host memory", "free memory"), sizes, strict=True):
+    sizes = (device.memory_bytes, device.host_memory_bytes, device.disk_bytes, measured.free_memory_bytes)
+    for what, value in zip(("memory", "host memory", "disk", "free memory"), sizes, strict=True):
         if not 0 <= value <= MAX_MEMORY_BYTES:
             raise _absurd(what, value, "between 0 and 64 TiB")
     if device.memory_bytes == 0:
@@ -95,6 +97,29 @@ def _check_speeds(device: Device) -> None:
     _check_speed("memory bandwidth", device.memory_bandwidth_bytes_per_s, MAX_BYTES_PER_S)
     _check_speed("host bandwidth", device.host_bandwidth_bytes_per_s, MAX_BYTES_PER_S)
     _check_speed("disk bandwidth", device.disk_bandwidth_bytes_per_s, MAX_BYTES_PER_S)
+    if device.tiers is not None:
+        _check_tiers(device.tiers)
+
+
+def _check_tiers(tiers: TierRates) -> None:
+    for what, value in asdict(tiers).items():
+        if what.endswith("bytes_per_s"):
+            _check_speed(what, value, MAX_BYTES_PER_S)
+        elif what.endswith("attention_flops_per_s"):
+            _check_speed(what, value, MAX_FLOPS_PER_S)
+        elif isinstance(value, float) and not 0 <= value <= 1:
+            raise _absurd(what, value, "between 0 and 1")
+    rows = [count for count, _ in tiers.matmul_flops_per_s]
+    if (
+        len(rows) > MAX_MEASURED_ROWS
+        or rows != sorted(set(rows))
+        or not all(0 < count <= MAX_COUNTED for count in rows)
+    ):
+        raise _absurd("number of rows", rows[:4], f"at most {MAX_MEASURED_ROWS} numbers that ascend from 1")
+    for count, speed in tiers.matmul_flops_per_s:
+        _check_speed(f"speed with {count} rows", speed, MAX_FLOPS_PER_S)
+    if max(len(tiers.dtype), len(tiers.measured_on)) > 2 * MAX_NAME:
+        raise _absurd("dtype", tiers.dtype[:MAX_NAME], "short")
 
 
 def check_progress(progress: LoadProgress) -> None:

@@ -77,7 +77,8 @@ def _kind(node: Node) -> Hashable:
     device = node.device
     speeds = tuple(sorted(device.flops_per_s.items()))
     rest = (device.memory_bandwidth_bytes_per_s, device.host_bandwidth_bytes_per_s, device.host_memory_bytes)
-    return device.kind, device.name, device.memory_bytes, speeds, rest, node.device_count, node.inside
+    disk = (device.disk_bandwidth_bytes_per_s, device.disk_bytes, device.tiers)
+    return device.kind, device.name, device.memory_bytes, speeds, rest, disk, node.device_count, node.inside
 
 
 def _number(keys: Sequence[Hashable]) -> tuple[list[Hashable], list[int]]:
