@@ -11,6 +11,7 @@ import msgspec
 
 from muster.spec.codec import Codec
 from muster.spec.pool import NodeId
+from muster.spec.tiers import Tier
 from muster.spec.workload import TrainWorkload
 
 Order = Literal["rows", "zigzag", "diagonal"]
@@ -28,10 +29,9 @@ class MemoryPolicy:
     """Shares of a stage that its devices keep; the rest lies in host memory, and what that does not hold on disk.
 
     FlexGen's percentages (arXiv 2303.06865, section 4.2): of weights, cache and activations. Weights are those that a
-    step reads whole, layers and head; an embedding lies in host memory or on disk where anything is kept off the
-    device, since a step reads single rows of it. Shares of weights are of the bytes of every layer alike, by whole
-    tensors (`plan/offload/tensors` says which); of the cache by whole microbatches or pages; of activations (the hidden
-    states between two layers of all microbatches that are not being computed) by whole microbatches.
+    step reads whole, layers and head. Their shares are of the bytes of every layer alike, by whole tensors
+    (`plan/offload/tensors` says which); of the cache by whole microbatches or pages; of activations (the hidden states
+    between two layers of all microbatches that are not being computed) by whole microbatches.
     """
 
     weights_on_device: float = 1.0
@@ -49,6 +49,8 @@ class MemoryPolicy:
     """Where attention over cache in host memory runs: the cache comes to the device, or queries go to the host."""
     prompt_tokens: int = 0
     """That pass a layer at once; 0 leaves it to the engine."""
+    embedding: Tier = "device"
+    """Where it lies: a step reads single rows of it."""
 
     @property
     def block(self) -> int:

@@ -85,4 +85,4 @@ _UNSAID = {one.name: one.default for one in fields(TierRates)}
 def _value(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(f"[{rows}, {float(rate)!r}]" for rows, rate in value) + "]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
