@@ -21,6 +21,7 @@
     ├── UnsupportedModel        501, exit 7   this architecture fails the conformance check
     ├── TrainingDiverged        500, exit 9   a loss or gradient that is not a number
     └── MachineTrouble          500, exit 8   disk full, port taken, no such device
+        └── StepFailed          500           weights or cache could not be read in mid-step; the next step may go well
 
 A message is one sentence that says what is wrong, followed by the remedy.
 """
@@ -131,6 +132,10 @@ class UnsupportedModel(MusterError):
 class MachineTrouble(MusterError):
     exit_code = 8
     code = "machine_trouble"
+
+
+class StepFailed(MachineTrouble):
+    code = "step_failed"
 
 
 class TrainingDiverged(MusterError):

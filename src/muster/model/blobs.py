@@ -349,6 +349,10 @@ class StoredWeights:
             raise WeightsInvalid(f"Tensor {name} has not been fetched yet; fetch blob {entry.digest[:12]}….") from error
         return tensor.view(dtype).view(shape)
 
+    def lies(self, name: str) -> tuple[Path, Span]:
+        entry = self._entry(name)
+        return self._store.path(entry.digest), Span(entry.dtype, entry.shape, 0, entry.nbytes)
+
     def same(self, one: str, other: str) -> bool:
         left, right = self._entry(one), self._entry(other)
         return (left.dtype, left.shape, left.digest) == (right.dtype, right.shape, right.digest)

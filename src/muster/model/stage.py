@@ -13,7 +13,7 @@ Knows nothing of requests, sampling or transport. Legend of shape suffixes in `b
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Lock
 
 import torch
@@ -69,6 +69,11 @@ class Stage:
         for index in range(first, last):
             bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
         cut(model, first, last, self._call)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The whole model, of whose layers stand-ins take the place outside [first, last)."""
+        return self._model
 
     def new_cache(self, num_pages: int, page_size: int) -> KVCache:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
@@ -159,10 +164,12 @@ def build_stage(
     dtype: torch.dtype,
     device: torch.device,
     seat: Seat | None = None,
+    load: "LoadTensors | None" = None,
 ) -> Stage:
     """Build layers [first, last) and read only their tensors; `load.load_stage` also checks the architecture.
 
-    With a `seat`, only the part of that member of an island. Raises `UnsupportedModel` (architecture, or it cannot be
+    With a `seat`, only the part of that member of an island. `load` is used instead of `load_tensors`; what it leaves
+    on the meta device has to be brought when the stage runs. Raises `UnsupportedModel` (architecture, or it cannot be
     cut so), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
     config = parse_config(weights.config_json)
@@ -177,10 +184,17 @@ def build_stage(
     check_range(first, last, len(layers))
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
-    load_tensors(model, stage_tensors(model, parts, first, last), weights, dtype, device, cuts)
+    (load or load_tensors)(model, stage_tensors(model, parts, first, last), weights, dtype, device, cuts)
     move_buffers(model, device)
     pack_linears(model)
     return Stage(model, first, last, device, head_sizes[first:last], seat)
+
+
+LoadTensors = Callable[
+    [PreTrainedModel, list[str], Weights, torch.dtype, torch.device, dict[str, Cut]],
+    None,
+]
+"""See `load_tensors`."""
 
 
 def load_tensors(
@@ -194,19 +208,26 @@ def load_tensors(
     """Read the parameters and persistent buffers `needed`; those that are tied to each other share their memory."""
     made = recipes(model, weights.names())
     untie(model, made, weights, needed)
-    pending: dict[int, tuple[Recipe, list[str]]] = {}
-    for name in needed:
-        recipe = recipe_of(model, made, name)
-        pending.setdefault(id(recipe), (recipe, []))[1].append(name)
-    for recipe, names in pending.values():
+    for recipe, names in recipes_for(model, made, needed):
         converted = recipe.convert(model, weights, parameter_dtype(model, names[0], dtype), cuts)
         tensors = {name: tensor.to(device) for name, tensor in converted.items()}
         for name in names:
             # A tied parameter takes the tensor of the one that it is tied to: the same memory, not a copy.
-            _assign(model, name, tensors[name] if name in tensors else next(iter(tensors.values())))
+            assign(model, name, tensors[name] if name in tensors else next(iter(tensors.values())))
 
 
-def _assign(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
+def recipes_for(
+    model: PreTrainedModel, made: dict[str, Recipe], needed: list[str]
+) -> Iterator[tuple[Recipe, list[str]]]:
+    """Each recipe once, with the parameters of `needed` that come of it."""
+    pending: dict[int, tuple[Recipe, list[str]]] = {}
+    for name in needed:
+        recipe = recipe_of(model, made, name)
+        pending.setdefault(id(recipe), (recipe, []))[1].append(name)
+    yield from pending.values()
+
+
+def assign(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
     owner, _, key = name.rpartition(".")
     module = model.get_submodule(owner)
     expected = getattr(module, key)

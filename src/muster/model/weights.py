@@ -2,14 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
 from muster.cost.config_fields import MAX_CONFIG_BYTES
 from muster.errors import WeightsInvalid
 from muster.model.folder import read_inside
-from muster.model.tensor_file import MAX_TENSORS, Ranges, TensorFile, same_tensor
+from muster.model.tensor_file import MAX_TENSORS, Ranges, Span, TensorFile, same_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,14 @@ class Weights(Protocol):
         ...
 
 
+@runtime_checkable
+class LiesInFiles(Protocol):
+    """Weights whose tensors lie in files as they are."""
+
+    def lies(self, name: str) -> tuple[Path, Span]:
+        """The file that holds a tensor, and which of its bytes. Raises `WeightsInvalid` when it is missing."""
+
+
 class DirectoryWeights:
     """A directory with config.json and one or more safetensors files. Opens each file when it is first needed."""
 
@@ -57,6 +65,10 @@ class DirectoryWeights:
 
     def read_part(self, name: str, dim: int, ranges: Ranges) -> "Tensor":
         return self.file(name).read_part(name, dim, ranges)
+
+    def lies(self, name: str) -> tuple[Path, Span]:
+        file = self.file(name)
+        return file.path, file.spans[name]
 
     def same(self, one: str, other: str) -> bool:
         return same_tensor((self.file(one), one), (self.file(other), other))

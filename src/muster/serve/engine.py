@@ -9,10 +9,9 @@ from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
 from typing import Generic
 
-import torch
 from torch import Tensor
 
-from muster.errors import ContextTooLong, InvalidRequest, MusterError
+from muster.errors import ContextTooLong, InvalidRequest, MusterError, StepFailed
 from muster.serve.accept import check_ends, check_epoch, check_sampled, check_scores, check_spent, counts_of, require
 from muster.serve.constrain import Constraints
 from muster.serve.grammar_book import GrammarBook
@@ -126,7 +125,13 @@ class Engine(Generic[CacheT]):
         step = self._describe(turn)
         if self._guessing is not None and all(share.decodes for share in turn.shares):
             self._guessing.sent(step.sequence, sum(share.length for share in turn.shares))
-        result = run_step(self._stage, self._cache, self._sampler, step, _tokens_of(turn.shares))
+        try:
+            result = run_step(self._stage, self._cache, self._sampler, step, turn.tokens())
+        except StepFailed as error:
+            if not self._stage.is_last:
+                raise
+            self._lose(step, turn, error)
+            return Outputs(progress)
         self._flight[step.sequence] = (step, turn.shares)
         if not isinstance(result, StepDone):
             return Outputs(progress, (step, result))
@@ -241,6 +246,17 @@ class Engine(Generic[CacheT]):
             assert sequence.state is not State.ENDED, "an ended request is still listed"
             assert sequence.awaiting == (id(sequence) in owed), "a token is awaited that nobody will send"
         assert self.in_flight <= self._options.max_microbatches, "too many steps in flight"
+
+    def _lose(self, step: Step, turn: Turn, error: StepFailed) -> None:
+        """The step did not come to its end here, and nobody else knows of it: its requests end with that reason."""
+        self._scheduler.lost(turn)
+        for share in turn.shares:
+            self._fail(share.sequence, error)
+        if self._guessing is not None:
+            self._guessing.returned(step.sequence)
+        self._grammars.gone(step.forget)
+        self._returns.add(step.sequence, step.after, StepDone(epoch=step.epoch, sequence=step.sequence, sampled=()))
+        self._returns.take()
 
     def _describe(self, turn: Turn) -> Step:
         """The turn as a message. The hidden state's header is added by whoever sends it."""
@@ -382,8 +398,3 @@ class Engine(Generic[CacheT]):
         size = self._stage.vocab_size
         if tokens and (min(tokens) < 0 or max(tokens) >= size):
             raise InvalidRequest(f"{name} holds a token id outside [0, {size}); use the model's own tokenizer.", name)
-
-
-def _tokens_of(shares: list[StepRow]) -> Tensor:
-    tokens = [(*share.sequence.tokens[share.start : share.end], *share.guesses) for share in shares]
-    return torch.tensor([token for some in tokens for token in some], dtype=torch.int64)

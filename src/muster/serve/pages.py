@@ -103,6 +103,11 @@ class PagePool:
         self._digest_of[page] = digest
         self._page_of[digest] = page
 
+    def withdraw(self, pages: Iterable[int]) -> None:
+        """Nobody finds these held pages any more: what they were to hold never came."""
+        for page in pages:
+            self._forget(page)
+
     def make_private(self, page: int) -> bool:
         """Whether the only holder may overwrite the page; if so nobody finds it any more."""
         if self._holders[page] != 1:

@@ -88,6 +88,12 @@ class Scheduler:
             for index in range(start // size, sequence.computed // size):
                 self._pages.publish(sequence.pages[index], sequence.digests[index])
 
+    def lost(self, turn: Turn) -> None:
+        """The turn did not come to its end: what it was to write is not there. Its sequences have to be ended."""
+        for share in turn.shares:
+            first = share.start // self._pages.page_size
+            self._pages.withdraw(share.sequence.pages[first:])
+
     def end(self, sequence: Sequence) -> None:
         """The sequence is finished or cancelled; also while a step of it is in flight."""
         if sequence.state is State.RUNNING:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from muster.serve.sequence import Sequence
 
 MAX_GUESSES = 31
@@ -53,3 +56,8 @@ class Turn:
     guesses: int = 0
     promised: set[bytes] = field(default_factory=set)
     """Digests of the pages that this turn fills; they can be found from the next turn on."""
+
+    def tokens(self) -> Tensor:
+        """Of all rows, one after another: int64 [T]."""
+        tokens = [(*share.sequence.tokens[share.start : share.end], *share.guesses) for share in self.shares]
+        return torch.tensor([token for some in tokens for token in some], dtype=torch.int64)
