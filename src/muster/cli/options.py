@@ -53,6 +53,18 @@ Dtype = Annotated[
         show_default="what suits the checkpoint and the machines",
     ),
 ]
+WeightBits = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="Hold the large matrices in int4, int8 or fp8; they are made so while they are loaded.",
+        show_default="as the checkpoint has them",
+    ),
+]
+CacheBits = Annotated[
+    str | None,
+    typer.Option("--cache", help="Hold KV pages in int8 or int4.", show_default="in the model's dtype"),
+]
 ComputeDevice = Annotated[str, typer.Option("--device", help="Compute on cpu, cuda or mps; auto takes the fastest.")]
 ScenarioName = Annotated[
     str | None,

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from muster.cli.options import AdminToken, DataDir, Dtype, HeadUrl, Json
+from muster.cli.options import AdminToken, CacheBits, DataDir, Dtype, HeadUrl, Json, WeightBits
 from muster.cli.plan_options import (
     Asked,
     Budget,
@@ -72,6 +72,8 @@ def plan_serve(
     pool: PoolName,
     objective: ServeWanted = None,
     dtype: Dtype = None,
+    weights: WeightBits = None,
+    cache: CacheBits = None,
     rate: Rate = None,
     concurrency: Concurrency = None,
     deadline: Deadline = None,
@@ -129,6 +131,8 @@ def plan(
     pool: PoolName,
     objective: Wanted = None,
     dtype: Dtype = None,
+    weights: WeightBits = None,
+    cache: CacheBits = None,
     rate: Rate = None,
     concurrency: Concurrency = None,
     deadline: Deadline = None,

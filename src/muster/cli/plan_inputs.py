@@ -12,6 +12,7 @@ from muster.cost.from_config import shape_from_config
 from muster.cost.limits import packing_of, unpacked
 from muster.cost.named_shapes import named_shape, shape_names
 from muster.errors import InvalidRequest, MachineTrouble, UnknownModel, UnsupportedModel
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.fleets import fleet_names, fleet_text
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Node, Pool
@@ -24,32 +25,34 @@ MAX_BYTES = 2**27
 PICTURES = (".svg", ".png", ".html")
 
 
-def find_shapes(name: str, dtype: str | None, nodes: Iterable[Node]) -> tuple[ModelShape, ...]:
+def find_shapes(
+    name: str, dtype: str | None, nodes: Iterable[Node], few_bits: FewBits = AS_STORED
+) -> tuple[ModelShape, ...]:
     """As `find_shape`, in the dtypes to try on these machines, one after the other until they can hold it."""
-    possible = (dtype,) if dtype else possible_for(find_shape(name).dtype)
-    return tuple(find_shape(name, one) for one in dtypes_to_try(possible, nodes))
+    possible = (dtype,) if dtype else possible_for(find_shape(name, few_bits=few_bits).dtype)
+    return tuple(find_shape(name, one, few_bits) for one in dtypes_to_try(possible, nodes))
 
 
-def find_shape(name: str, dtype: str | None = None) -> ModelShape:
+def find_shape(name: str, dtype: str | None = None, few_bits: FewBits = AS_STORED) -> ModelShape:
     """Sizes of a folder's model, a bare config.json, a shape that ships by name, or a model on the hub; no weights.
 
     `dtype` None takes the checkpoint's own. Raises `UnknownModel` with what could be meant, else what reading raises.
     """
     path = Path(name).expanduser()
     if path.is_file():
-        return _from_file(path, path.resolve().parent.name, dtype)
+        return _from_file(path, path.resolve().parent.name, dtype, few_bits)
     if path.is_dir():
-        return _from_file(path / "config.json", path.resolve().name, dtype)
+        return _from_file(path / "config.json", path.resolve().name, dtype, few_bits)
     if name in shape_names():
-        return named_shape(name, dtype)
+        return named_shape(name, dtype, few_bits)
     from muster.model.source import EMBEDDED, HUB_ID
 
     if name in EMBEDDED:
-        return _from_file(EMBEDDED[name] / "config.json", name, dtype)
+        return _from_file(EMBEDDED[name] / "config.json", name, dtype, few_bits)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
         from muster.model.from_hub import resolve_config  # the hub's client takes a while to import
 
-        return _from_file(resolve_config(name), name, dtype)
+        return _from_file(resolve_config(name), name, dtype, few_bits)
     known = suggest(name, [*shape_names(), *EMBEDDED]).rstrip("?.")
     raise UnknownModel(
         f"There is no model {name!r} ({known}); give the name of a shape, a folder, a config.json, or a hub id like "
@@ -58,7 +61,7 @@ def find_shape(name: str, dtype: str | None = None) -> ModelShape:
     )
 
 
-def _from_file(path: Path, name: str, dtype: str | None) -> ModelShape:
+def _from_file(path: Path, name: str, dtype: str | None, few_bits: FewBits) -> ModelShape:
     if not path.is_file():
         raise UnknownModel(
             f"{path.parent} has no config.json, so its sizes are unknown; name the model's folder.", "model"
@@ -76,15 +79,15 @@ def _from_file(path: Path, name: str, dtype: str | None) -> ModelShape:
         text = json.dumps(unpacked(entries))
     fields = Fields.parse(text)
     if fields.model_type in FAMILIES:
-        return shape_from_config(text, name, dtype)
-    return _counted(text, name, possible_dtypes(fields, dtype)[0])
+        return shape_from_config(text, name, dtype, few_bits)
+    return _counted(text, name, possible_dtypes(fields, dtype)[0], few_bits)
 
 
-def _counted(config_json: str, name: str, dtype: str) -> ModelShape:
+def _counted(config_json: str, name: str, dtype: str, few_bits: FewBits) -> ModelShape:
     """A family whose configuration cannot be read off: build the modules without memory, and count."""
     from muster.model.shape import shape_of
 
-    return shape_of(config_json, name, dtype)
+    return shape_of(config_json, name, dtype, few_bits)
 
 
 def find_pool(name: str, live: Callable[[], tuple[Pool, str]]) -> tuple[Pool, str]:

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
+from muster.cost.few_bits import check_cache, check_weights
 from muster.errors import InvalidRequest
+from muster.spec.few_bits import FewBits
 from muster.spec.plan_check import MOST
 from muster.spec.workload import TRAINING, Objective, ServeWorkload, TrainWorkload
 
@@ -109,6 +111,8 @@ class Asked:
     pool: str
     objective: Objective | None = None
     dtype: str | None = None
+    weights: str | None = None
+    cache: str | None = None
     rate: float | None = None
     concurrency: int | None = None
     deadline: float | None = None
@@ -136,11 +140,16 @@ class Asked:
     data_dir: Path | None = None
     as_json: bool = False
 
+    @property
+    def few_bits(self) -> FewBits:
+        """Raises `InvalidRequest` on a format that is not known."""
+        return FewBits(check_weights(self.weights), check_cache(self.cache))
+
 
 LEAST_RATE, MAX_RATE = 1e-6, 1e6
 """Requests a second: one in eleven days, and more than any service has."""
 MAX_SECONDS = 1e9
-_SERVES = ("rate", "concurrency", "deadline", "budget", "pin", "runnable")
+_SERVES = ("rate", "concurrency", "deadline", "budget", "pin", "runnable", "weights", "cache")
 _TRAINS = ("sequences", "length", "microbatch", "optimizer", "schedule", "recompute")
 _DTFM = ("replicas", "stages")
 

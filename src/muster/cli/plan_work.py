@@ -43,7 +43,7 @@ def plan_as_asked(asked: Asked) -> None:
     check_outputs(asked.picture, asked.lock, asked.save_pool)
     with waiting(f"reading {asked.model} and {asked.pool}", asked.as_json):
         pool, text = find_pool(asked.pool, lambda: live_pool(find_head(asked.head, asked.token, folder=asked.data_dir)))
-        shape, *narrower = find_shapes(asked.model, asked.dtype, pool.nodes)
+        shape, *narrower = find_shapes(asked.model, asked.dtype, pool.nodes, asked.few_bits)
     pins = read_pins(asked.pin or (), pool, shape)
     question = Question(
         shape,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from muster.cli.options import (
+    CacheBits,
     ComputeDevice,
     DataDir,
     Dtype,
@@ -17,14 +18,17 @@ from muster.cli.options import (
     MachineName,
     Region,
     ScenarioName,
+    WeightBits,
     parse_bytes,
     parse_seconds,
 )
 from muster.cli.output import Announcer
 from muster.cli.waiting import waiting
 from muster.cost.codec_table import codecs_called
+from muster.cost.few_bits import check_cache, check_weights
 from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
+from muster.spec.few_bits import FewBits
 
 if TYPE_CHECKING:
     from muster.api.serving import ServingOptions
@@ -143,6 +147,8 @@ def serve(
     region: Region = "home",
     scenario: ScenarioName = None,
     dtype: Dtype = None,
+    weights: WeightBits = None,
+    cache: CacheBits = None,
     device: ComputeDevice = "auto",
     max_context: MaxContext = None,
     min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
@@ -166,6 +172,7 @@ def serve(
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
     placing = checked(model, host, port, data_dir(data_dir_), pin, plan, codec, as_json)
+    few_bits = FewBits(check_weights(weights), check_cache(cache))
     start(
         as_json,
         most_pipelines=read_pipelines(pipelines, pin, plan),
@@ -187,6 +194,7 @@ def serve(
         relay=relay,
         draft=draft,
         ticket_s=ticket_hours * 3600,
+        few_bits=few_bits,
         **placing,
     )
 

@@ -9,9 +9,11 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from muster.cli.options import AdminToken, DataDir, Dtype, HeadUrl, Json
+from muster.cli.options import AdminToken, CacheBits, DataDir, Dtype, HeadUrl, Json, WeightBits
 from muster.cli.plan_options import Concurrency, Deadline, Picture, Rate, Seed, Wanted
 from muster.cli.waiting import waiting
+from muster.cost.few_bits import check_cache, check_weights
+from muster.spec.few_bits import FewBits
 
 _TOKENS = "the plan's, else 512 and 128"
 
@@ -30,6 +32,8 @@ def simulate(
     ] = None,
     objective: Wanted = None,
     dtype: Dtype = None,
+    weights: WeightBits = None,
+    cache: CacheBits = None,
     rate: Rate = None,
     concurrency: Concurrency = None,
     deadline: Deadline = None,
@@ -73,6 +77,9 @@ def simulate(
         from muster.cli.simulate_work import Asked, carry_out
 
     check_outputs(picture)
-    asked = Asked(plan, pool, objective, dtype, rate, deadline, prompt_tokens, output_tokens, requests, spread, trace)
+    few_bits = FewBits(check_weights(weights), check_cache(cache))
+    asked = Asked(
+        plan, pool, objective, dtype, rate, deadline, prompt_tokens, output_tokens, requests, spread, trace, few_bits
+    )
     asked = replace(asked, faults=tuple(fault or ()), seed=seed, picture=picture, steps=steps, concurrency=concurrency)
     carry_out(asked, lambda: live_pool(find_head(head, token, folder=data_dir)), as_json)

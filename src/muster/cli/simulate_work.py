@@ -24,6 +24,7 @@ from muster.sim.serve.result import ServeRun
 from muster.sim.serve.simulate import simulate_serving
 from muster.sim.train.simulate import TrainRun, simulate_training
 from muster.spec.faults import Fault
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.plan_file import PlanFile, why_useless
 from muster.spec.pool import NodeId, Pool
@@ -50,6 +51,7 @@ class Asked:
     requests: int | None
     spread: float
     trace: Path | None
+    few_bits: FewBits = AS_STORED
     faults: tuple[str, ...] = ()
     seed: int = 0
     picture: Path | None = None
@@ -245,7 +247,7 @@ def _from_model(
     objective = check_objective(asked.objective, serve, None)
     pool, _ = find_pool(asked.pool, live)
     read_faults(asked.faults, pool)  # a mistake in them is said before the search, not after
-    shape, *narrower = find_shapes(asked.plan, asked.dtype, pool.nodes)
+    shape, *narrower = find_shapes(asked.plan, asked.dtype, pool.nodes, asked.few_bits)
     question = Question(shape, pool, objective, serve, seed=asked.seed, narrower=tuple(narrower))
     question, made = answer_in_dtype(question, out_of_time)
     # DT-FM's objective knows of a workload that is published together with the fleet.

@@ -38,6 +38,8 @@ class Family:
     moe: str = ""
     """How experts are named: `mixtral`, `qwen`, `oss` or `deepseek`."""
     encoder: bool = False
+    linear: bool = True
+    """Multiplies by linear layers, which can be held in few bits."""
     tied: bool = False
     """Embedding and output projection are one matrix unless the configuration says otherwise."""
 
@@ -67,7 +69,8 @@ FAMILIES = {
         activation_copies=0, tied=True
     ),
     "gpt2": Family(
-        query_bias=True, output_bias=True, mlp_bias=True, gated=False, layer_norm=True, activation_copies=4, tied=True
+        query_bias=True, output_bias=True, mlp_bias=True, gated=False, layer_norm=True, activation_copies=4,
+        linear=False, tied=True
     ),
     "gpt_neox": Family(
         query_bias="attention_bias", output_bias="attention_bias", mlp_bias=True, gated=False, layer_norm=True
@@ -143,6 +146,7 @@ def layer_sizes(fields: Fields, index: int) -> LayerSizes:
         heads=heads,
         matrices=attention.matrices + mlp.matrices,
         vector=attention.vector + mlp.vector + family.norms * norm_numbers,
+        kept=mlp.kept,
         wide=mlp.wide,
         experts=mlp.experts,
         saved_mlp=mlp.saved_mlp,
@@ -244,7 +248,8 @@ def _mixture(fields: Fields, family: Family) -> LayerSizes:
     saved = chosen * (one.saved_mlp + 2 * hidden) + (always.saved_mlp if always else 0)
     return LayerSizes(
         heads=one.heads,
-        matrices=((hidden, count), *(always.matrices if always else ())),
+        matrices=always.matrices if always else (),
+        kept=((hidden, count),),
         vector=count if family.moe == "oss" else 0,
         wide=count if fields.model_type == "deepseek_v3" else 0,
         experts=Experts(count, chosen, one.matrices, bias),

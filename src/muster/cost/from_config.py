@@ -6,9 +6,11 @@ For a family that is not known here, `muster.model.shape` counts the modules the
 from muster.cost.config_fields import Fields
 from muster.cost.dtypes import possible_dtypes
 from muster.cost.families import Family, family_of, fields_of, hidden_size, layer_sizes, num_layers
+from muster.cost.few_bits import WEIGHT_FORMATS
 from muster.cost.limits import longest_context
 from muster.cost.memory import dtype_bytes
 from muster.errors import UnsupportedModel
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
 
 _MAX_LAYERS = 10_000
@@ -20,8 +22,10 @@ _NAMES = {
 }
 
 
-def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> ModelShape:
-    """Raises `WeightsInvalid` on a bad entry, `UnsupportedModel` on an unknown family or dtype.
+def shape_from_config(
+    config_json: str, name: str, dtype: str | None = None, few_bits: FewBits = AS_STORED
+) -> ModelShape:
+    """Raises `WeightsInvalid` on a bad entry, `UnsupportedModel` on an unknown family, dtype or packing.
 
     `dtype`: None takes the one of the checkpoint.
     """
@@ -32,6 +36,7 @@ def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> 
     if count > _MAX_LAYERS:
         raise UnsupportedModel(f"A model of {count} layers is beyond the {_MAX_LAYERS} that are planned; check it.")
     layers = [layer_sizes(fields, index) for index in range(count)]
+    form = WEIGHT_FORMATS[few_bits.weights] if few_bits.weights and family.linear else None
     embedding, head, tied = _around(fields, family)
     experts = next((layer.experts for layer in layers if layer.experts), None)
     return ModelShape(
@@ -42,18 +47,19 @@ def shape_from_config(config_json: str, name: str, dtype: str | None = None) -> 
         hidden_size=hidden_size(fields),
         vocab_size=fields.count("vocab_size"),
         max_context=longest_context(fields),
-        layer_bytes=tuple(layer.bytes(itemsize) for layer in layers),
+        layer_bytes=tuple(layer.bytes(itemsize, form) for layer in layers),
         layer_flops_per_token=tuple(layer.flops_per_token() for layer in layers),
-        kv_bytes_per_token=tuple(layer.heads.values_per_token * itemsize for layer in layers),
+        kv_bytes_per_token=tuple(layer.heads.cache_bytes(itemsize, few_bits.cache) for layer in layers),
         embedding_bytes=embedding * itemsize,
         head_bytes=head * itemsize,
         tied_bytes=tied * itemsize,
         head_flops_per_token=2 * fields.count("vocab_size") * hidden_size(fields),
         attention_flops_per_pair=tuple(layer.heads.flops_per_pair for layer in layers),
         windows=tuple(layer.heads.window for layer in layers),
-        expert_bytes=tuple(layer.expert_bytes(itemsize) for layer in layers) if family.moe else (),
+        expert_bytes=tuple(layer.expert_bytes(itemsize, form) for layer in layers) if family.moe else (),
         num_experts=experts.count if experts else 0,
         experts_per_token=experts.chosen if experts else 0,
+        few_bits=few_bits,
         saved_bytes_per_token=tuple(layer.saved_bytes_per_token(itemsize) for layer in layers),
     )
 

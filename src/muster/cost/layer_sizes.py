@@ -7,6 +7,8 @@ Transformer Models", 2022, count the same by operator; here attention never writ
 
 from dataclasses import dataclass
 
+from muster.cost.few_bits import FEWEST_OUTPUTS, BlockFormat, vector_bytes
+
 Matrix = tuple[int, int]
 """Inputs, outputs."""
 
@@ -28,6 +30,11 @@ class Heads:
     @property
     def values_per_token(self) -> int:
         return self.keys * (self.key_size + self.value_size) if self.cached else 0
+
+    def cache_bytes(self, itemsize: int, kept: str) -> int:
+        """Of a token, in pages of this format (`few_bits.vector_bytes`)."""
+        each = vector_bytes(self.key_size, itemsize, kept) + vector_bytes(self.value_size, itemsize, kept)
+        return self.keys * each if self.cached else 0
 
     @property
     def flops_per_pair(self) -> int:
@@ -51,6 +58,8 @@ class LayerSizes:
     matrices: tuple[Matrix, ...]
     vector: int
     """Numbers in norms and biases."""
+    kept: tuple[Matrix, ...] = ()
+    """Matrices that stay as they are where others are held in few bits."""
     wide: int = 0
     """Numbers that stay in float32 whatever the dtype is."""
     experts: Experts | None = None
@@ -61,19 +70,20 @@ class LayerSizes:
     saved_wide: int = 0
     """Values that are kept in float32."""
 
-    def bytes(self, itemsize: int) -> int:
-        own = (sum(rows * columns for rows, columns in self.matrices) + self.vector) * itemsize + 4 * self.wide
-        return own + self.expert_bytes(itemsize)
+    def bytes(self, itemsize: int, form: BlockFormat | None = None) -> int:
+        """`form`: that of matrices in few bits."""
+        own = _matrix_bytes(self.matrices, itemsize, form) + _matrix_bytes(self.kept, itemsize, None)
+        return own + self.vector * itemsize + 4 * self.wide + self.expert_bytes(itemsize, form)
 
-    def expert_bytes(self, itemsize: int) -> int:
+    def expert_bytes(self, itemsize: int, form: BlockFormat | None = None) -> int:
         if self.experts is None:
             return 0
-        each = sum(rows * columns for rows, columns in self.experts.matrices) + self.experts.vector
-        return self.experts.count * each * itemsize
+        each = _matrix_bytes(self.experts.matrices, itemsize, form) + self.experts.vector * itemsize
+        return self.experts.count * each
 
     def flops_per_token(self) -> int:
         """Forward, two per weight that works; attention over the context left out."""
-        total = 2 * sum(rows * columns for rows, columns in self.matrices)
+        total = 2 * sum(rows * columns for rows, columns in self.matrices + self.kept)
         if self.experts is not None:
             total += 2 * self.experts.chosen * sum(rows * columns for rows, columns in self.experts.matrices)
         return total
@@ -82,3 +92,12 @@ class LayerSizes:
         attention = (self.heads.queries + self.heads.keys) * (self.heads.key_size + self.heads.value_size)
         wide = self.saved_wide + self.heads.queries
         return (attention + self.saved_mlp + self.saved_norms) * itemsize + 4 * wide
+
+
+def _matrix_bytes(matrices: tuple[Matrix, ...], itemsize: int, form: BlockFormat | None) -> int:
+    return sum(
+        inputs * outputs * itemsize
+        if form is None or outputs < FEWEST_OUTPUTS
+        else form.bytes_of(outputs, inputs, itemsize)
+        for inputs, outputs in matrices
+    )

@@ -33,14 +33,19 @@ def longest_context(fields: Fields) -> int:
 _PACKING_ENTRIES = ("quantization_config", "compression_config", "quantization")
 
 
-def packing_of(entries: Mapping[str, Any]) -> str:
-    """How the weights of a config.json are quantised, by the name of the method; empty where they are not."""
+def packing_entries(entries: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a config.json says of how its weights are quantised; None where they are not."""
     text = entries.get("text_config")
     for one in (entries, text if isinstance(text, dict) else {}):
         for packing in filter(None, map(one.get, _PACKING_ENTRIES)):
-            says = packing if isinstance(packing, dict) else {"quant_method": packing}
-            return str(says.get("quant_method") or f"{says.get('bits', 'some')} bits")[:40]
-    return ""
+            return packing if isinstance(packing, dict) else {"quant_method": str(packing)}
+    return None
+
+
+def packing_of(entries: Mapping[str, Any]) -> str:
+    """How the weights of a config.json are quantised, by the name of the method; empty where they are not."""
+    says = packing_entries(entries)
+    return "" if says is None else str(says.get("quant_method") or f"{says.get('bits', 'some')} bits")[:40]
 
 
 def unpacked(entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ _DTYPE_BYTES = {
 }
 _LOGITS_BYTES = 4
 """Logits are kept in float32 whatever the model's dtype is."""
+PLAIN_BYTES = 16 * 2**20
+"""Of weights or cache in few bits that are plain at the same time, with all that their way there takes."""
 SCORED_AT_ONCE = 64
 """Tokens of prompts whose logits are there at the same time while they are scored."""
 
@@ -65,7 +67,8 @@ def workspace_bytes(shape: ModelShape, last: int, options: WorkspaceOptions) -> 
     widest = max(shape.layer_flops_per_token, default=0) // (2 * shape.hidden_size) + 2 * shape.hidden_size
     activations = options.prefill_tokens * widest * dtype_bytes(shape.dtype)
     logits = 2 * options.samples * shape.vocab_size * _LOGITS_BYTES if last == shape.num_layers else 0
-    return activations + logits + options.beside_bytes
+    plain = PLAIN_BYTES if shape.few_bits or shape.packing else 0
+    return activations + logits + options.beside_bytes + plain
 
 
 def device_bytes(

@@ -8,6 +8,7 @@ from typing import Any
 
 from muster.cost.from_config import shape_from_config
 from muster.errors import UnknownModel
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
 from muster.spec.written import suggest
 
@@ -16,11 +17,11 @@ def shape_names() -> list[str]:
     return sorted(_entries())
 
 
-def named_shape(name: str, dtype: str | None = None) -> ModelShape:
+def named_shape(name: str, dtype: str | None = None, few_bits: FewBits = AS_STORED) -> ModelShape:
     """Raises `UnknownModel` with the closest names, `UnsupportedModel` on a dtype that is not served."""
     if name not in _entries():
         raise UnknownModel(f"There is no model shape {name!r} with Muster; {suggest(name, shape_names())}", "model")
-    return shape_from_config(shape_config(name), name, dtype)
+    return shape_from_config(shape_config(name), name, dtype, few_bits)
 
 
 def shape_config(name: str) -> str:

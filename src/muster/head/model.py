@@ -14,6 +14,7 @@ from muster.model.blobs import Manifest, build_manifest
 from muster.model.checked import checked_shape, described
 from muster.model.source import resolve, revision_of
 from muster.model.weights import open_directory
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_name import model_name
 from muster.spec.model_shape import ModelShape
 from muster.text.tokenizer import Tokenizer, load_tokenizer
@@ -41,14 +42,16 @@ class LoadedModel:
         return self.choices[0]
 
 
-def load_model(name: str, dtype: str | None = None, max_context: int | None = None) -> LoadedModel:
+def load_model(
+    name: str, dtype: str | None = None, max_context: int | None = None, few_bits: FewBits = AS_STORED
+) -> LoadedModel:
     """`dtype` None leaves it to the machines of the pool. `max_context` None takes the model's own.
 
     Raises `MusterError`: unknown, unreadable, unsupported, or without a tokenizer.
     """
     path = resolve(name)
     try:
-        return _load(path, name, dtype, max_context)
+        return _load(path, name, dtype, max_context, few_bits)
     finally:
         apart.end()
 
@@ -67,15 +70,16 @@ def load_draft(name: str, model: LoadedModel, dtype: str | None = None) -> Loade
     return draft
 
 
-def _load(path: Path, name: str, dtype: str | None, max_context: int | None) -> LoadedModel:
+def _load(path: Path, name: str, dtype: str | None, max_context: int | None, few_bits: FewBits) -> LoadedModel:
     weights = open_directory(path)
     tensors, dtypes = described(weights), possible_dtypes(Fields.parse(weights.config_json), dtype)
-    checked_shape(weights.config_json, tensors, name, dtypes[0])  # before anything large is read
+    checked_shape(weights.config_json, tensors, name, dtypes[0], few_bits)  # before anything large is read
     tokenizer = load_tokenizer(path)
     name = model_name(name)
     vocabulary = msgspec.msgpack.encode(tokenizer.spellings)
     manifest = build_manifest(path, name, revision_of(name, path)).with_vocabulary(vocabulary)
-    choices = tuple(_limited(checked_shape(manifest.config_json, tensors, name, one), max_context) for one in dtypes)
+    shapes = [checked_shape(manifest.config_json, tensors, name, one, few_bits) for one in dtypes]
+    choices = tuple(_limited(shape, max_context) for shape in shapes)
     return LoadedModel(path, choices, manifest, tokenizer, vocabulary, _calibration(tokenizer))
 
 

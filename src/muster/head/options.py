@@ -14,6 +14,7 @@ from muster.head.pins import SavedPlan
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.serve.options import Pin
 from muster.spec.codec import RAW, Codec
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.pool import NodeId
 
 EVERYBODY = "all"
@@ -40,6 +41,8 @@ class HeadOptions:
     link_port: int
     relay: str | None
     ticket_s: float
+    few_bits: FewBits = AS_STORED
+    """In which `model` is held."""
     draft: str | None = None
     """A small model that guesses tokens for `model`."""
     door: ServingOptions = field(default_factory=ServingOptions)
@@ -64,6 +67,12 @@ class HeadOptions:
     def planned_dtype(self) -> str | None:
         """The operator's word, or the plan's; None leaves it to the machines."""
         return self.dtype or (self.plan.file.shape.dtype if self.plan is not None else None)
+
+    @property
+    def planned_few_bits(self) -> FewBits:
+        """Likewise."""
+        planned = self.plan.file.shape.few_bits if self.plan is not None else AS_STORED
+        return FewBits(self.few_bits.weights or planned.weights, self.few_bits.cache or planned.cache)
 
 
 def broker_options(

@@ -73,7 +73,9 @@ async def _run(options: HeadOptions, announce: Announce) -> None:
             await asyncio.sleep(0)  # it has begun: what needs torch to be checked is checked here, and not apart
         stack.callback(apart.end)
         announce("reading", f"Reading {options.model}.", model=options.model)
-        model = await asyncio.to_thread(load_model, options.model, options.planned_dtype, options.max_context)
+        model = await asyncio.to_thread(
+            load_model, options.model, options.planned_dtype, options.max_context, options.planned_few_bits
+        )
         stack.callback(model.tokenizer.close)
         if model.tokenizer.chat_refusal is not None:
             log.warning("chat.refused", reason=model.tokenizer.chat_refusal)

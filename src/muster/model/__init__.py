@@ -12,4 +12,5 @@ directory), `disk` (where caches live).
 Trust: `conformance` (does this architecture come out right? a tiny model of it, made by `shrink`, goes through a
 `rehearsal`), `load` (both together), `checked` (known without torch the next time), `apart` (what only torch can say,
 from a process of its own), `settings` (who may build or run a model when). Speed: `flashinfer_backend` (NVIDIA GPUs).
+Few bits: `quantized` (weights and KV pages as codes).
 """

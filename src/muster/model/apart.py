@@ -14,6 +14,7 @@ from threading import Lock
 import msgspec
 
 from muster.errors import InvalidRequest, MachineTrouble, MusterError, from_code
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
 from muster.text.pipe import read_frame, write_frame
 
@@ -28,6 +29,7 @@ class Shape(msgspec.Struct, frozen=True, tag=True):
     tensors: Tensors
     name: str
     dtype: str
+    few_bits: FewBits = AS_STORED
 
 
 class AsStored(msgspec.Struct, frozen=True, tag=True):
@@ -77,7 +79,7 @@ def _answer(question: Question) -> Checked | CheckFailed:
             return Checked(as_stored(open_directory(Path(question.folder))))
         check_conformance(question.config_json)  # first, as whatever reads the configuration trips over it
         check_tensors(question.config_json, question.tensors)
-        return Checked(shape_of(question.config_json, question.name, question.dtype))
+        return Checked(shape_of(question.config_json, question.name, question.dtype, question.few_bits))
     except MusterError as error:
         return CheckFailed(error.code, str(error), getattr(error, "parameter", None))
 

@@ -144,32 +144,45 @@ class SdpaBackend:
         self, prepared: PreparedPages, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options
     ) -> Tensor:
         keys, values = prepared.cache.layer(layer)
-        store(keys, values, prepared.batch.slots_T, k_TKD, v_TKD)
+        self._store(keys, values, prepared.batch.slots_T, k_TKD, v_TKD)
         out_TND = q_TND.new_empty(*q_TND.shape[:2], v_TKD.shape[2])
-        self._decode(prepared.layout.decode_rows(options.window), keys, values, q_TND, out_TND, options)
+        rows = prepared.layout.decode_rows(options.window)
+        self._decode(rows, (keys, k_TKD.shape[2]), (values, v_TKD.shape[2]), q_TND, out_TND, options)
         for row in prepared.layout.prefill_rows(options.window):
             new = slice(row.start, row.stop)
             k_LKD, v_LKD = k_TKD[new], v_TKD[new]
             if row.pages_P is not None:
-                k_LKD, v_LKD = self._gather("k", keys, row.pages_P), self._gather("v", values, row.pages_P)
+                k_LKD = self._gather("k", keys, row.pages_P, k_TKD.shape[2], q_TND.dtype)
+                v_LKD = self._gather("v", values, row.pages_P, v_TKD.shape[2], q_TND.dtype)
             out_TND[new] = _prefill(q_TND[new], k_LKD, v_LKD, row.bias_TL, options)
         return out_TND
 
+    def _store(self, keys: Tensor, values: Tensor, slots_T: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> None:
+        store(keys, values, slots_T, k_TKD, v_TKD)
+
     def _decode(
-        self, rows: DecodeRows, keys: Tensor, values: Tensor, q_TND: Tensor, out_TND: Tensor, options: Options
+        self,
+        rows: DecodeRows,
+        keys: tuple[Tensor, int],
+        values: tuple[Tensor, int],
+        q_TND: Tensor,
+        out_TND: Tensor,
+        options: Options,
     ) -> None:
+        """`keys` and `values` are pages, each with the size of what is in them."""
         if not rows.groups:
             return
         q_DND = q_TND if rows.tokens_D is None else q_TND.index_select(0, rows.tokens_D)
         out_DND = out_TND if rows.tokens_D is None else out_TND.new_empty(len(q_DND), *out_TND.shape[1:])
         for group in rows.groups:
-            k_LKD, v_LKD = self._gather("k", keys, group.pages), self._gather("v", values, group.pages)
+            k_LKD = self._gather("k", keys[0], group.pages, keys[1], q_TND.dtype)
+            v_LKD = self._gather("v", values[0], group.pages, values[1], q_TND.dtype)
             members = slice(group.start, group.stop)
             out_DND[members] = _decode(q_DND[members], k_LKD, v_LKD, group.bias_G11L, options)
         if rows.tokens_D is not None:
             out_TND.index_copy_(0, rows.tokens_D, out_DND)
 
-    def _gather(self, name: str, cache: Tensor, pages: Tensor) -> Tensor:
+    def _gather(self, name: str, cache: Tensor, pages: Tensor, size: int, dtype: torch.dtype) -> Tensor:
         """The pages one after another, [pages * page size, K, D], valid until the next call with this name."""
         needed = len(pages) * cache[0].numel()
         held = self._scratch.get(name)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from muster.cost.few_bits import vector_bytes
 from muster.errors import MachineTrouble
 from muster.wire.messages.generate import Row
 
@@ -32,6 +33,16 @@ class HeadSizes:
         return self.num_heads * (self.key_size + self.value_size)
 
 
+def cache_bytes(sizes: HeadSizes, itemsize: int, kept: str) -> int:
+    """Of one token in one layer."""
+    return sizes.num_heads * sum(vector_bytes(size, itemsize, kept) for size in (sizes.key_size, sizes.value_size))
+
+
+def width(size: int, kept: str) -> int:
+    """Elements that one key or value of a head takes in a page: its numbers, or bytes where they are codes."""
+    return vector_bytes(size, 1, kept)
+
+
 class KVCache:
     """Keys and values of each held layer, `[num_pages, page_size, K, D]`, allocated once.
 
@@ -40,21 +51,34 @@ class KVCache:
     """
 
     def __init__(
-        self, layers: Sequence[HeadSizes], num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: Sequence[HeadSizes],
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        kept: str = "",
     ) -> None:
+        """With a format `kept` (`few_bits.CACHE_FORMATS`) pages are bytes [num_pages, page_size, K, bytes of a vector].
+
+        See `quantized/pages` for what is in them. `dtype` is what keys and values come and go in.
+        """
         self.num_pages = num_pages
         self.page_size = page_size
         self.step_pages = num_pages
         """Most different pages that one step may name."""
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.kept = dtype, device, kept
+        stored = torch.uint8 if kept else dtype
         self.largest_token_bytes = max((sizes.values_per_token for sizes in layers), default=0) * dtype.itemsize
         """Of one token in one layer."""
         try:
             self._keys = [
-                zeros((num_pages, page_size, sizes.num_heads, sizes.key_size), dtype, device) for sizes in layers
+                zeros((num_pages, page_size, sizes.num_heads, width(sizes.key_size, kept)), stored, device)
+                for sizes in layers
             ]
             self._values = [
-                zeros((num_pages, page_size, sizes.num_heads, sizes.value_size), dtype, device) for sizes in layers
+                zeros((num_pages, page_size, sizes.num_heads, width(sizes.value_size, kept)), stored, device)
+                for sizes in layers
             ]
         except (RuntimeError, MemoryError) as error:
             raise MachineTrouble(

@@ -12,6 +12,7 @@ from blake3 import blake3
 from muster.disk import cache_directory, version_of, write_if_possible
 from muster.model.apart import AsStored, Shape, Tensors, ask
 from muster.model.weights import DirectoryWeights
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
 
 
@@ -20,13 +21,15 @@ def described(weights: DirectoryWeights) -> Tensors:
     return {name: (span.dtype, span.shape) for name, span in spans.items()}
 
 
-def checked_shape(config_json: str, tensors: Tensors, name: str, dtype: str) -> ModelShape:
+def checked_shape(
+    config_json: str, tensors: Tensors, name: str, dtype: str, few_bits: FewBits = AS_STORED
+) -> ModelShape:
     """Raises `UnsupportedModel`, and `WeightsInvalid` unless the tensors make up the whole model."""
-    path = _path("shapes", (config_json, tensors, name, dtype))
+    path = _path("shapes", (config_json, tensors, name, dtype, few_bits))
     try:
         return msgspec.json.decode(path.read_bytes(), type=ModelShape)
     except (OSError, msgspec.MsgspecError):  # none yet, or damaged: it costs time, nothing else
-        shape = ask(Shape(config_json, tensors, name, dtype))
+        shape = ask(Shape(config_json, tensors, name, dtype, few_bits))
         assert isinstance(shape, ModelShape)
     write_if_possible(path, msgspec.json.encode(shape))
     return shape

@@ -20,6 +20,7 @@ from torch import Tensor
 from muster.model.attention import Backend, Options, PreparedPages, SdpaBackend, store
 from muster.model.batch import Batch
 from muster.model.cache import HeadSizes, KVCache
+from muster.model.quantized.attention import FewBitsBackend
 
 WORKSPACE_BYTES = 128 * 2**20
 SERVED_SIZES = (64, 128, 256)
@@ -127,8 +128,13 @@ def serves(q_TND: Tensor, v_TKD: Tensor, options: Options) -> bool:
     )
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype, sizes: tuple[HeadSizes, ...]) -> Backend:
-    """FlashInfer where it is installed, knows the layers and agrees with the reference; else the reference."""
+def choose_backend(device: torch.device, dtype: torch.dtype, sizes: tuple[HeadSizes, ...], kept: str = "") -> Backend:
+    """FlashInfer where it is installed, knows the layers and agrees with the reference; else the reference.
+
+    `kept` is the format of KV pages in few bits, which only the reference reads.
+    """
+    if kept:
+        return FewBitsBackend(kept)
     known = any(each.key_size == each.value_size and each.key_size in SERVED_SIZES for each in sizes)
     if device.type != "cuda" or dtype not in SERVED_DTYPES or not known:
         return SdpaBackend()

@@ -35,18 +35,19 @@ class HostPages:
             flat_FE = tensor.flatten(1)
             self._parts.append((flat_FE, slice(start, start + flat_FE.shape[1])))
             start += flat_FE.shape[1]
-        self.page_bytes = start * frames.dtype.itemsize
+        dtype = frames.tensors[0].dtype  # that of codes where pages are in few bits
+        self.page_bytes = start * dtype.itemsize
         self.device = frames.device
         chunk_bytes = CUDA_CHUNK_BYTES if self.device.type == "cuda" else CPU_CHUNK_BYTES
         self._chunk = max(1, chunk_bytes // max(1, self.page_bytes))
         try:
-            self._pages_NE = zeros((num_pages, start), frames.dtype, torch.device("cpu"))
+            self._pages_NE = zeros((num_pages, start), dtype, torch.device("cpu"))
         except (RuntimeError, MemoryError) as error:
             raise _no_room(num_pages * self.page_bytes) from error
         if self.device.type == "cpu":
             # Here numpy copies rows twice as fast as torch, and lets go of the interpreter meanwhile as well.
             self._host_NB = self._pages_NE.view(torch.uint8).numpy()
-            size = frames.dtype.itemsize
+            size = dtype.itemsize
             self._rows = [
                 (flat_FE.view(torch.uint8).numpy(), slice(part.start * size, part.stop * size))
                 for flat_FE, part in self._parts
@@ -55,7 +56,7 @@ class HostPages:
             self._release = _lock(self._pages_NE)
             self._outward, self._inward = (_stream(self.device) for _ in range(2))
             self._out_buffer, self._in_buffer = (
-                torch.empty((self._chunk, start), dtype=frames.dtype, device=self.device) for _ in range(2)
+                torch.empty((self._chunk, start), dtype=dtype, device=self.device) for _ in range(2)
             )
 
     @property

@@ -9,10 +9,17 @@ from muster.model.conformance import check_conformance
 from muster.model.parallel.group import Seat
 from muster.model.stage import Stage, build_stage
 from muster.model.weights import Weights
+from muster.spec.few_bits import AS_STORED, FewBits
 
 
 def load_stage(
-    weights: Weights, first: int, last: int, dtype: torch.dtype, device: torch.device, seat: Seat | None = None
+    weights: Weights,
+    first: int,
+    last: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    seat: Seat | None = None,
+    few_bits: FewBits = AS_STORED,
 ) -> Stage:
     """Build layers [first, last) of a model that passes the conformance check, and read only their tensors.
 
@@ -21,4 +28,4 @@ def load_stage(
     Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
     check_conformance(weights.config_json, 1 if seat is None else seat.size)
-    return build_stage(weights, first, last, dtype, device, seat)
+    return build_stage(weights, first, last, dtype, device, seat, few_bits=few_bits)

@@ -14,13 +14,15 @@ from muster.cost.config_fields import Fields
 from muster.cost.dtypes import check_dtype as check_served
 from muster.cost.limits import CONTEXT_ENTRIES, ORIGINAL_ENTRY, ROPE_ENTRIES, longest_context
 from muster.model.architecture import build_on_meta, find_layers, parse_config
-from muster.model.cache import HeadSizes
+from muster.model.cache import HeadSizes, cache_bytes
 from muster.model.checkpoint import check_shape, parameter_dtype, recipe_of, recipes, tied_source, untie
 from muster.model.parallel.cuts import degrees_of
 from muster.model.probe import parts_of
+from muster.model.quantized.chosen import formats_of, head_matrix, matrices
 from muster.model.stage import stage_tensors
 from muster.model.tensor_file import check_dtype
 from muster.model.weights import Weights
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,7 +33,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return DTYPES[check_served(name)]
 
 
-def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
+def shape_of(config_json: str, name: str, dtype: str, few_bits: FewBits = AS_STORED) -> ModelShape:
     """Raises `UnsupportedModel` as `parts_of` does. Attention over the context is not among the FLOPs."""
     config = parse_config(config_json)
     served = torch_dtype(dtype)
@@ -40,6 +42,9 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
     prefix, layers = find_layers(model)
     count = len(layers)
     bytes_of = {parameter: _nbytes(model, parameter, served) for parameter in model.state_dict()}
+    few = {**matrices(model), **head_matrix(model)}
+    for parameter, form in formats_of(model, config_json, few_bits).items():
+        bytes_of[parameter] = few[parameter].bytes_of(form, served.itemsize)
     text = config.get_text_config(decoder=True)
 
     def outside(first: int, last: int) -> int:
@@ -58,7 +63,7 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
         max_context=max_context(config),
         layer_bytes=tuple(_sum_below(bytes_of, f"{prefix}.{index}.") for index in range(count)),
         layer_flops_per_token=tuple(_flops(layer, text) for layer in layers),
-        kv_bytes_per_token=tuple(sizes.values_per_token * served.itemsize for sizes in parts.head_sizes),
+        kv_bytes_per_token=tuple(cache_bytes(sizes, served.itemsize, few_bits.cache) for sizes in parts.head_sizes),
         embedding_bytes=embedding_bytes,
         head_bytes=head_bytes,
         tied_bytes=embedding_bytes + head_bytes - outside(0, count),
@@ -66,6 +71,7 @@ def shape_of(config_json: str, name: str, dtype: str) -> ModelShape:
         attention_flops_per_pair=tuple(map(_attention_flops, parts.query_heads, parts.head_sizes)),
         windows=parts.windows,
         degrees=degrees_of(model, parts),
+        few_bits=few_bits,
         **_experts(model, layers, bytes_of, text),
     )
 

@@ -13,13 +13,14 @@ Knows nothing of requests, sampling or transport. Legend of shape suffixes in `b
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from muster.cost.few_bits import BlockFormat
 from muster.cost.memory import SCORED_AT_ONCE
 from muster.model.architecture import build_on_meta, fill_buffers, find_layers, layer_window, parse_config
 from muster.model.attention import Backend, Binding, StepState, bind
@@ -34,8 +35,10 @@ from muster.model.parallel.cuts import Cut, cuts_of
 from muster.model.parallel.group import Group, Seat
 from muster.model.parallel.layers import work_in_parts
 from muster.model.probe import ModelParts, parts_of
+from muster.model.quantized.chosen import NO_FORMATS, formats_of, quantize_parameter
 from muster.model.settings import running
 from muster.model.weights import Weights
+from muster.spec.few_bits import AS_STORED, FewBits
 
 
 class Stage:
@@ -49,6 +52,7 @@ class Stage:
         device: torch.device,
         head_sizes: tuple[HeadSizes, ...],
         seat: Seat | None = None,
+        cache_format: str = "",
     ) -> None:
         """`head_sizes` as this stage sees them: of its own heads, where it has a `seat` in an island."""
         layers = find_layers(model)[1]
@@ -58,7 +62,9 @@ class Stage:
         self.device, self.dtype = device, model.dtype
         self.hidden_size, self.vocab_size = int(text.hidden_size), int(text.vocab_size)
         self.head_sizes = head_sizes
-        self.backend: Backend = choose_backend(device, self.dtype, head_sizes)
+        self.cache_format = cache_format
+        """Of the KV pages; empty: as computed."""
+        self.backend: Backend = choose_backend(device, self.dtype, head_sizes, cache_format)
         self._model = model
         self._state = StepState()
         self._call = StageCall()
@@ -77,7 +83,7 @@ class Stage:
 
     def new_cache(self, num_pages: int, page_size: int) -> KVCache:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
-        return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device)
+        return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device, self.cache_format)
 
     @torch.inference_mode()
     def run(
@@ -165,6 +171,7 @@ def build_stage(
     device: torch.device,
     seat: Seat | None = None,
     load: "LoadTensors | None" = None,
+    few_bits: FewBits = AS_STORED,
 ) -> Stage:
     """Build layers [first, last) and read only their tensors; `load.load_stage` also checks the architecture.
 
@@ -184,10 +191,14 @@ def build_stage(
     check_range(first, last, len(layers))
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
-    (load or load_tensors)(model, stage_tensors(model, parts, first, last), weights, dtype, device, cuts)
+    needed = stage_tensors(model, parts, first, last)
+    if load is not None:
+        load(model, needed, weights, dtype, device, cuts)
+    else:
+        load_tensors(model, needed, weights, dtype, device, cuts, formats_of(model, weights.config_json, few_bits))
     move_buffers(model, device)
     pack_linears(model)
-    return Stage(model, first, last, device, head_sizes[first:last], seat)
+    return Stage(model, first, last, device, head_sizes[first:last], seat, few_bits.cache)
 
 
 LoadTensors = Callable[
@@ -204,8 +215,12 @@ def load_tensors(
     dtype: torch.dtype,
     device: torch.device,
     cuts: dict[str, Cut],
+    forms: Mapping[str, BlockFormat] = NO_FORMATS,
 ) -> None:
-    """Read the parameters and persistent buffers `needed`; those that are tied to each other share their memory."""
+    """Read the parameters and persistent buffers `needed`; those that are tied to each other share their memory.
+
+    Of those with a format in `forms`, codes take their place.
+    """
     made = recipes(model, weights.names())
     untie(model, made, weights, needed)
     for recipe, names in recipes_for(model, made, needed):
@@ -213,7 +228,12 @@ def load_tensors(
         tensors = {name: tensor.to(device) for name, tensor in converted.items()}
         for name in names:
             # A tied parameter takes the tensor of the one that it is tied to: the same memory, not a copy.
-            assign(model, name, tensors[name] if name in tensors else next(iter(tensors.values())))
+            tensor = tensors[name] if name in tensors else next(iter(tensors.values()))
+            if name in forms:
+                check_shape(name, tuple(tensor.shape), tuple(model.get_parameter(name).shape))
+                quantize_parameter(model, name, tensor, forms[name])
+            else:
+                assign(model, name, tensor)
 
 
 def recipes_for(

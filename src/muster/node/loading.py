@@ -99,7 +99,7 @@ class StageLoader:
         Raises `MusterError`: the weights cannot be had, do not fit, or the architecture does not come out right.
         """
         assign, mine = wish.assign, wish.assign.mine
-        key = StageKey(assign.manifest, mine.first, mine.last, assign.dtype, wish.rank, mine.degree)
+        key = StageKey(assign.manifest, mine.first, mine.last, assign.dtype, wish.rank, mine.degree, assign.few_bits)
         cached = self._cache.take(key) or await self._fresh(wish, key, head, report)
         try:
             needed = self._check_fits(wish, cached.shape)
@@ -197,7 +197,7 @@ class StageLoader:
         bulk = await head.open("bulk")
         try:
             manifest = await self._manifest(assign.manifest, bulk)
-            shape = await asyncio.to_thread(shape_of, manifest.config_json, assign.model, assign.dtype)
+            shape = await asyncio.to_thread(shape_of, manifest.config_json, assign.model, assign.dtype, assign.few_bits)
             self._check_fits(wish, shape)
             await asyncio.to_thread(check_conformance, manifest.config_json, assign.mine.degree)
             weights: Weights = self._store.open(manifest)
@@ -308,7 +308,7 @@ def _at_once_bytes(manifest: Manifest, names: Sequence[str], shape: ModelShape) 
 def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
     with memory_trouble():
         seat = Seat(key.rank, key.degree) if key.degree > 1 else None
-        stage = load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device, seat)
+        stage = load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device, seat, key.few_bits)
     give_back()
     return stage
 

@@ -12,6 +12,7 @@ import torch
 
 from muster.model.stage import Stage
 from muster.node.memory import give_back
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
 
 KEEP_S = 300.0
@@ -29,6 +30,7 @@ class StageKey:
     rank: int = 0
     degree: int = 1
     """Of how many parts it is which."""
+    few_bits: FewBits = AS_STORED
 
 
 @dataclass(slots=True)

@@ -113,8 +113,9 @@ class SwappingCache(KVCache):
         dtype: torch.dtype,
         device: torch.device,
         round_steps: int,
+        kept: str = "",
     ) -> None:
-        super().__init__(layers, num_frames, page_size, dtype, device)
+        super().__init__(layers, num_frames, page_size, dtype, device, kept)
         self.num_pages = num_pages
         self.host = HostPages(self, num_pages)
         self.swap = Swap(Residency(num_pages, num_frames, round_steps), self.host)
@@ -136,4 +137,6 @@ def cache_of(stage: Stage, work: ServeSettings) -> KVCache:
     if work.all_pages == work.num_pages:
         return stage.new_cache(work.num_pages, work.page_size)
     sizes, steps = stage.head_sizes, work.num_microbatches
-    return SwappingCache(sizes, work.all_pages, work.num_pages, work.page_size, stage.dtype, stage.device, steps)
+    return SwappingCache(
+        sizes, work.all_pages, work.num_pages, work.page_size, stage.dtype, stage.device, steps, stage.cache_format
+    )

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from muster.spec.few_bits import AS_STORED, FewBits
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -39,6 +41,10 @@ class ModelShape:
     """What `embedding_bytes` and `head_bytes` have in common."""
     degrees: tuple[int, ...] | None = field(default=None, compare=False)
     """Of tensor parallelism, above 1, at which it can be cut. None where nobody has worked it out."""
+    packing: str = ""
+    """How its weights are published where that is in few bits (`gptq`, `gguf` …)."""
+    few_bits: FewBits = AS_STORED
+    """What of it is held in fewer bits than the checkpoint and `dtype` say; all bytes are for that."""
 
     def weight_bytes(self, first: int, last: int) -> int:
         """Bytes of the weights of layers [first, last), with embedding and head where the stage has them."""

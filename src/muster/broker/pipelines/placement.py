@@ -141,6 +141,7 @@ class Placement:
             index=next(index for index, stage in enumerate(self.pipeline.stages) if node in stage.members),
             pipeline=_instructed(self.pipeline, self.model),
             peers=peers,
+            few_bits=self.model.shape.few_bits,
         )
 
 

@@ -1,5 +1,6 @@
 """Control channel: which stage a node is to hold, how far it has come, and what it lost."""
 
+from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.plan import Pipeline, Stage
 from muster.wire.messages.base import Address, EpochMessage
 
@@ -19,6 +20,8 @@ class Assign(EpochMessage, frozen=True, tag="assign"):
     index: int
     pipeline: Pipeline
     peers: tuple[Address, ...]
+    few_bits: FewBits = AS_STORED
+    """In what weights and KV pages are held beyond what `dtype` says."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:
