@@ -5,7 +5,7 @@ from dataclasses import replace
 from muster.cli.interruptible import Interrupt
 from muster.cli.plan_record import OneMore
 from muster.cli.plan_stages import device
-from muster.cli.planning import Answer, Question, answer
+from muster.cli.planning import Answer, Question, answer_in_dtype
 from muster.plan.one_more import kinds, with_one_more
 from muster.spec.pool import Node
 
@@ -25,9 +25,9 @@ def one_more(question: Question, now: Answer, interrupt: Interrupt) -> list[OneM
     """
     if question.objective == "dtfm" or now.score is None or interrupt():
         return []
-    brief = replace(question, effort=EFFORT)
+    brief = replace(question, effort=EFFORT, narrower=())
     # Where the search had more time than these have, the plan that they are laid beside gets as little.
-    before = answer(brief, interrupt).score if now.evaluations > EFFORT else now.score
+    before = answer_in_dtype(brief, interrupt)[1].score if now.evaluations > EFFORT else now.score
     found: list[OneMore] = []
     for like in kinds(question.pool)[:MAX_KINDS]:
         if interrupt():
@@ -43,7 +43,7 @@ def _less_is_better(question: Question) -> bool:
 
 def _with(question: Question, like: Node, before: float, now: float, interrupt: Interrupt) -> OneMore:
     pool = with_one_more(question.pool, like)
-    made = answer(replace(question, pool=pool), interrupt)
+    _, made = answer_in_dtype(replace(question, pool=pool), interrupt)
     used = {node for pipeline in made.plan.pipelines for node in pipeline.nodes()}
     # The larger pool can always do what the smaller does, so a search that found less has found nothing.
     best = min if _less_is_better(question) else max

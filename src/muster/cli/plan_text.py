@@ -11,6 +11,7 @@ from muster.cli.plan_stages import MAX_ROWS, RIGHT, stage_rows
 from muster.cli.planning import Answer, Question
 from muster.cost.profit import electricity_per_hour
 from muster.plan.found import LOOSE
+from muster.plan.offload.words import policies_in_words
 from muster.plan.runnable import RUNS, beyond
 from muster.plan.words import bytes_in_words
 from muster.spec.forecast import ServeForecast, TrainForecast
@@ -68,6 +69,8 @@ def facts(question: Question, answer: Answer) -> Iterator[tuple[str, str]]:
     forecast = answer.forecast
     if isinstance(forecast, ServeForecast):
         yield from _serving(question.serve, forecast)
+        for name, words in policies_in_words(answer.plan, question.pool):
+            yield f"kept by {name}", words
         if question.objective == "latency" and answer.score is not None:
             yield "alone", f"{seconds(answer.score)} for a request that has the pool to itself"
         yield from _in_flight([pipeline.serve for pipeline in answer.plan.pipelines])

@@ -12,12 +12,14 @@ from muster.cost.pace import Constants
 from muster.errors import ContextTooLong, DoesNotFit, InvalidRequest, Unsupported
 from muster.head.pins import check_layers, over_each_other
 from muster.plan.found import Found, Rejected
+from muster.plan.offload.serve import lends_elsewhere, plan_offload
 from muster.plan.serve.options import Objective as ServeObjective
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
 from muster.plan.train.dtfm_plan import DtfmFound, dtfm_plan
 from muster.plan.train.search import TrainOptions, plan_training
 from muster.sim.serve.forecast import serve_forecast
+from muster.sim.serve.offload import offloads
 from muster.sim.serve.simulate import simulate_serving
 from muster.sim.timeline import Span
 from muster.sim.train.forecast import train_forecast
@@ -95,14 +97,29 @@ def answer(question: Question, out_of_time: Callable[[], bool] = lambda: False) 
 
 
 def answer_in_dtype(question: Question, out_of_time: Callable[[], bool]) -> tuple[Question, Answer]:
-    """In the first dtype in which the machines can hold the model. Raises as `answer` does, of the last one."""
+    """In the first dtype in which the machines can hold the model, be it in host memory or on disk.
+
+    Raises as `answer` does, of the last one.
+    """
     try:
         return question, answer(question, out_of_time)
-    except DoesNotFit:
+    except DoesNotFit as error:
         if not question.narrower:
-            raise
+            return question, _elsewhere(question, error, out_of_time)
     shape, *narrower = question.narrower
     return answer_in_dtype(replace(question, shape=shape, narrower=tuple(narrower)), out_of_time)
+
+
+def _elsewhere(question: Question, error: DoesNotFit, out_of_time: Callable[[], bool]) -> Answer:
+    """With a part outside the devices, where nothing else fits; raises `error` where that is not to be planned."""
+    plain = not (question.pins or question.runnable or question.budget_per_hour or question.serve.requests_per_s)
+    if question.objective != "throughput" or not plain or not lends_elsewhere(question.pool):
+        raise error
+    started = perf_counter()
+    found = plan_offload(
+        question.shape, question.pool, question.serve, constants=question.constants, out_of_time=out_of_time
+    )
+    return replace(_answer(found), seconds=perf_counter() - started)
 
 
 def check_serves(shape: ModelShape, workload: ServeWorkload) -> None:
@@ -135,6 +152,8 @@ def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
         return simulate_training(
             plan, question.pool, question.shape, workload, constants=question.constants, timeline=True
         ).spans
+    if offloads(plan):
+        return ()  # whole blocks have a closed form and no events
     run = simulate_serving(
         plan,
         question.pool,

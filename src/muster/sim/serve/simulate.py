@@ -23,6 +23,7 @@ from muster.sim.network import Network
 from muster.sim.serve.arrivals import Arrival, at_once, poisson
 from muster.sim.serve.dispatch import speed_of
 from muster.sim.serve.forecast import check
+from muster.sim.serve.offload import offloads
 from muster.sim.serve.result import RequestRun, ServeRun, StageRun, mean, steady_rate
 from muster.sim.serve.ring import BatchRules, Ring, pages_for
 from muster.sim.serve.service import Service
@@ -67,6 +68,12 @@ def simulate_serving(
     check(workload)
     if not plan.pipelines:
         raise InvalidRequest("The plan has no pipeline; plan again.", "plan")
+    if offloads(plan):
+        raise InvalidRequest(
+            "The plan has stages larger than their devices, whose blocks have a forecast but no simulation; "
+            "see it with `muster plan`.",
+            "plan",
+        )
 
     def ring_of(index: int, pipeline: Pipeline) -> Ring:
         pipelines = (*plan.pipelines[:index], pipeline, *plan.pipelines[index + 1 :])
