@@ -4,9 +4,9 @@
 
 A Llama of two layers (64 wide, random weights) learns the bytes of standard-library files, four replicas with five
 local steps each (`[exchange] judged = true`, 8 bits). In each round one of them, drawn by the seed, sends something
-else than its move: the same ten times as large, or with the opposite sign, or noise ten times as large, in turns.
-(Noise as large as a move does little to a loss, and is not what this can find.) What is counted: poisoned moves that
-were taken, of as many as rounds, and honest ones that were refused, of three times as many.
+else than its move: the same ten times as large, or with the opposite sign, or noise ten times as large, or noise as
+large as a move, in turns. What is counted: poisoned moves that were taken, of as many as rounds, and honest ones that
+were refused, of three times as many.
 """
 
 import argparse
@@ -34,13 +34,13 @@ from muster.train.step import RunLayout
 from tools.train_tiny import split
 
 REPLICAS, LOCAL_STEPS, SEQUENCES, LENGTH = 4, 5, 16, 64
-POISONS = ("ten times as large", "opposite sign", "noise")
+POISONS = ("ten times as large", "opposite sign", "large noise", "noise")
 
 
 def poisoned(move: Tensor, kind: str, seed: int) -> Tensor:
-    if kind == "noise":
+    if kind.endswith("noise"):
         noise = torch.randn(move.shape, generator=torch.Generator().manual_seed(seed))
-        return noise * (10.0 * move.norm() / noise.norm())
+        return noise * ((10.0 if kind == "large noise" else 1.0) * move.norm() / noise.norm())
     return move * (10.0 if kind == "ten times as large" else -1.0)
 
 

@@ -13,7 +13,6 @@ too, goes on with what was decoded.
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from statistics import median
 from typing import Protocol
 
 import torch
@@ -24,16 +23,16 @@ from muster.compress.registry import make_coder
 from muster.spec.codec import Codec
 from muster.spec.training import ExchangeTable
 from muster.train.buckets import flattened, packed, spread, unpacked
-from muster.train.exchange import add_gradients, holders
+from muster.train.exchange import add_gradients, holders, tell_all
 from muster.train.instructions import LetterLabel, Place, Receive, SendLetter, Tensors, Work
+from muster.train.judging import refused
 from muster.train.score import Score
 
 _SHARES, _SUMS, _MOVES = 2, 4, 6
 """Exchanges by the microbatch of their label, each with one more for weights that both ends hold."""
-_TOLERATED = 0.15
 Weights = Mapping[str, nn.Parameter]
 Probe = Callable[[int], Work[list[Score]]]
-"""How well each pipeline predicts its last texts by the weights that it has now; counted from 1."""
+"""How well each pipeline predicts its last texts by the weights that it has now; `which` as in `tell_all`, from 2."""
 
 
 class Exchange(Protocol):
@@ -211,33 +210,33 @@ class _LocalSteps(_Base):
         return told
 
     def _judged(self, moves: Sequence[Mapping[str, Tensor]], probe: Probe) -> Work[tuple[int, ...]]:
-        """Replicas without whose moves the mean of the others does clearly better; the worst first, never most of them.
+        """Replicas whose move is not taken (`judging`): each alone is made, at the weight that it has in the mean."""
+        gram = yield from self._gram(moves)
+        numbers = count(2)
 
-        A move alone would tell less: late in training each by itself may raise the loss that their mean lowers.
+        def losses(move: Mapping[str, Tensor]) -> Work[list[float]]:
+            self._set({name: start - move[name] / len(moves) if move else start for name, start in self._start.items()})
+            return [one.loss for one in (yield from probe(next(numbers)))]
+
+        start = yield from losses({})
+        gains = []
+        for move in moves:
+            moved = yield from losses(move)
+            gains.append([before - after for before, after in zip(start, moved, strict=True)])
+        return refused(gram, gains)
+
+    def _gram(self, moves: Sequence[Mapping[str, Tensor]]) -> Work[list[list[float]]]:
+        """Inner products over the whole model: each stage tells the others of its pipeline its part.
+
+        What both ends hold is counted by the first stage alone.
         """
-        numbers = count(1)
-
-        def losses(replicas: Sequence[int]) -> Work[list[float]]:
-            self._set(self._start)
-            if replicas:
-                self._set({name: self._start[name] - one for name, one in _mean(moves, replicas).items()})
-            scores = yield from probe(next(numbers))
-            return [one.loss for one in scores]
-
-        rejected = [replica for replica, move in enumerate(moves) if not _finite(move)]
-        start = yield from losses(())
-        while len(rejected) < max(1, (len(moves) - 1) // 2):
-            left = [replica for replica in range(len(moves)) if replica not in rejected]
-            together = yield from losses(left)
-            harms = {}
-            for replica in left if len(left) > 1 else ():
-                without = yield from losses([one for one in left if one != replica])
-                harms[replica] = harm(start, together, without)
-            worst = max(harms, key=lambda replica: harms[replica], default=None)
-            if worst is None or harms[worst] <= 0:
-                break
-            rejected.append(worst)
-        return tuple(sorted(rejected))
+        names = [*self._ordinary, *(self._both if self._place.stage == 0 else ())]
+        vectors = [torch.cat([torch.zeros(1), *(move[name].flatten() for name in names)]) for move in moves]
+        own = [float(one @ other) for one in vectors for other in vectors]
+        stages = [Place(self._place.pipeline, stage) for stage in range(self._stages)]
+        told = yield from tell_all(own, self._place, stages, 1)
+        sums = [sum(part) for part in zip(*told, strict=True)]
+        return [sums[row * len(moves) : (row + 1) * len(moves)] for row in range(len(moves))]
 
     @torch.no_grad()
     def _set(self, tensors: Mapping[str, Tensor]) -> None:
@@ -266,17 +265,6 @@ class _LocalSteps(_Base):
                 self._momentum[name] = state[f"outer.{name}"].to(one.device, copy=True)
 
 
-def harm(start: Sequence[float], together: Sequence[float], without: Sequence[float]) -> float:
-    """How much a move spoils the mean, beyond a share of what the others gain without it. Of each pipeline its losses.
-
-    Both are medians over pipelines, so that few of them can say what they like. What is no number counts as nothing.
-    """
-    spoilt = median(one - other for one, other in zip(together, without, strict=True))
-    gained = median(one - other for one, other in zip(start, without, strict=True))
-    beyond = spoilt - _TOLERATED * abs(gained)
-    return beyond if beyond == beyond else 0.0
-
-
 def _mean(moves: Sequence[Mapping[str, Tensor]], replicas: Sequence[int]) -> dict[str, Tensor]:
     """Added up in order, so that it is the same everywhere."""
     first, *others = (moves[replica] for replica in replicas)
@@ -285,7 +273,3 @@ def _mean(moves: Sequence[Mapping[str, Tensor]], replicas: Sequence[int]) -> dic
         for name, one in move.items():
             total[name] += one
     return {name: one / len(replicas) for name, one in total.items()}
-
-
-def _finite(move: Mapping[str, Tensor]) -> bool:
-    return all(bool(torch.isfinite(one).all()) for one in move.values())
