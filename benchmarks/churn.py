@@ -2,8 +2,8 @@
 
     python benchmarks/churn.py [--steps 300] [--faults 20] [--seed 0] [--json FILE]
 
-Two pipelines of two stages and two machines to spare, each lent so much of this one (`--speed`) that six fit; a Llama
-of two layers, 16 texts of 128 bytes a step. Twice the same run: calm, and with kills (`kill -9`) of a machine that
+Three pipelines of two stages and two machines to spare, each lent so much of this one (`--speed`) that eight fit; a
+Llama of two layers, 24 texts of 128 bytes a step. Twice the same run: calm, and with kills (`kill -9`) of a machine that
 holds a stage, drawn by the seed and spread over the run, at most one a window. A killed machine starts again five
 seconds later, as it would by its service manager, with what it had on its disk.
 
@@ -30,7 +30,7 @@ from benchmarks.register import claims
 from benchmarks.training_lab import TrainingPool, Wanted, training, worker_specs
 from muster.lab.processes import Lab
 
-STAGES, PIPELINES, SPARE, SHARE = 2, 2, 2, 0.08
+STAGES, PIPELINES, SPARE, SHARE = 2, 3, 2, 0.055
 BACK_S = 5.0
 NAMES = [f"w{number}" for number in range(STAGES * PIPELINES + SPARE)]
 
@@ -44,7 +44,7 @@ def fault_steps(steps: int, faults: int, draw: random.Random) -> list[int]:
 
 
 async def one_run(folder: Path, steps: int, faults: list[int], draw: random.Random) -> dict[str, Any]:
-    wanted = Wanted("out", STAGES, PIPELINES, steps=steps, texts=64, checkpoint_every=50)
+    wanted = Wanted("out", STAGES, PIPELINES, steps=steps, texts=96)
     killed: list[dict[str, Any]] = []
     async with Lab(folder / "lab") as lab, training(lab, folder, worker_specs(NAMES, SHARE), wanted) as pool:
         began_s = time.monotonic()
