@@ -3,8 +3,8 @@
     python benchmarks/churn.py [--steps 300] [--faults 20] [--seed 0] [--json FILE]
 
 Three pipelines of two stages and two machines to spare, each lent so much of this one (`--speed`) that eight fit; a
-Llama of two layers, 24 texts of 128 bytes a step. Twice the same run: calm, and with kills (`kill -9`) of a machine that
-holds a stage, drawn by the seed and spread over the run, at most one a window. A killed machine starts again five
+Llama of two layers, 24 texts of 128 bytes a step. Twice the same run: calm, and with kills (`kill -9`) of a machine
+that holds a stage, drawn by the seed and spread over the run, at most one a window. A killed machine starts again five
 seconds later, as it would by its service manager, with what it had on its disk.
 
 goodput     the steps of the run x the calm run's median step / the time from the first step to the last
