@@ -97,8 +97,7 @@ def measured(options: WorkerOptions) -> Device:
     device = measure_device(options.device, options.cache_dir, options.speed, room)
     give_back()
     free = device.memory_bytes - (options.host_memory_bytes if kind == "cpu" and lent is None else 0)
-    caps = [free, *([options.memory_cap_bytes] if options.memory_cap_bytes is not None else [])]
-    memory = min(caps if lent is None else [*caps, left_for_layers(lent, kind)])
+    memory = min(one for one in (free, options.memory_cap_bytes, room) if one is not None)
     return with_changes(device, memory_bytes=memory, host_memory_bytes=options.host_memory_bytes)
 
 
