@@ -40,7 +40,8 @@ def join(
         str,
         typer.Argument(
             envvar="MUSTER_TICKET",
-            help="The line that `muster serve` printed. In the environment, other users of this machine do not see it.",
+            help="The line that `muster serve` or `muster train --pool` printed. In the environment, other users of this "
+            "machine do not see it.",
         ),
     ],
     memory: Memory = None,
@@ -61,7 +62,7 @@ def join(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Lend this machine to the pool that printed TICKET."""
+    """Lend this machine to the pool that printed TICKET, to serve or to train."""
     from muster.wire.ticket import parse
 
     # Before anything slow is imported.

@@ -379,7 +379,7 @@ class Worker:
         finally:
             self._loads.pop(assign.epoch, None)
         self._stages.start(place, runner)
-        self._announce("serving", f"Serving {layers}.", **facts)
+        self._announce("serving", f"{self._kinds.verb(assign)} {layers}.", **facts)
         self._handle(StageReady(assign.epoch))
 
     def _surroundings(self) -> Surroundings:

@@ -159,6 +159,8 @@ class Kind:
     """Raises `ProtocolViolation` where settings of this kind make no sense."""
     build: Callable[[Place], Awaitable[Runner]]
     """A runner that is ready for its first message. Raises `MusterError`."""
+    verb: str = "Serving"
+    """What people are told that this machine does then."""
 
 
 class Kinds:
@@ -173,6 +175,9 @@ class Kinds:
         self._of(work).check(work)
         for link in assign.pipeline.codecs:
             check_known(link.codec)
+
+    def verb(self, assign: Assign) -> str:
+        return self._of(assign.pipeline.work).verb
 
     async def build(self, place: Place) -> Runner:
         return await self._of(place.assign.pipeline.work).build(place)

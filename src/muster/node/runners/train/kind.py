@@ -31,4 +31,4 @@ async def build(place: NodePlace) -> Runner:
     return TrainingStage(place, stage, hidden_size)
 
 
-TRAIN = Kind(check_settings, build)
+TRAIN = Kind(check_settings, build, verb="Training")
