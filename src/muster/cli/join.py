@@ -40,8 +40,8 @@ def join(
         str,
         typer.Argument(
             envvar="MUSTER_TICKET",
-            help="The line that `muster serve` or `muster train --pool` printed. In the environment, other users of this "
-            "machine do not see it.",
+            help="The line that `muster serve` or `muster train --pool` printed. In the environment, other users of "
+            "this machine do not see it.",
         ),
     ],
     memory: Memory = None,
