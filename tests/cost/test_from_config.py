@@ -37,12 +37,36 @@ OLD_LLAMA = {
 }
 
 
+GLM = {
+    "model_type": "glm4_moe",
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "moe_intermediate_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+    "attention_bias": True,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+}
+
+
 @pytest.mark.parametrize(
     "entries",
     [
         pytest.param(SPARSE | {"sliding_window": 32}, id="defaults of the family, a pattern of windows"),
         pytest.param({"model_type": "gemma3", "text_config": SPARSE}, id="the decoder of a model that also sees"),
         pytest.param(OLD_LLAMA, id="no heads of keys and values"),
+        *(
+            pytest.param(GLM | {"use_qk_norm": normed}, id=f"GLM's experts, norms: {normed}")
+            for normed in (True, False)
+        ),
         pytest.param(
             OLD_LLAMA
             | {"model_type": "qwen2", "num_key_value_heads": 2, "use_sliding_window": False, "sliding_window": 8},

@@ -25,7 +25,8 @@ class Family:
     layer_norm: bool = False
     """Norms that subtract the mean and have a bias, rather than root mean square."""
     head_norm: str = ""
-    """`head`: queries and keys are normed within each head. `whole`: across all heads."""
+    """`head`: queries and keys are normed within each head. `whole`: across all heads. `use_qk_norm`: within each head
+    where the configuration has that flag."""
     activation_copies: int = 1
     """Values of the inner width that an ungated activation keeps: its input, and what it is composed of."""
     sinks: bool = False
@@ -64,6 +65,7 @@ FAMILIES = {
     ),
     "deepseek_v2": Family(latent=True, moe="deepseek"),
     "deepseek_v3": Family(latent=True, moe="deepseek"),
+    "glm4_moe": Family(query_bias="attention_bias", head_norm="use_qk_norm", moe="deepseek"),
     "opt": Family(
         query_bias="enable_bias", output_bias="enable_bias", mlp_bias="enable_bias", gated=False, layer_norm=True,
         activation_copies=0, tied=True
@@ -170,7 +172,9 @@ def _attention(fields: Fields, family: Family) -> LayerSizes:
     size = fields.count("head_dim", default=max(1, hidden // queries))
     query_width, key_width = queries * size, keys * size
     vector = (query_width + 2 * key_width) * _has(fields, family.query_bias) + hidden * _has(fields, family.output_bias)
-    vector += {"head": 2 * size, "whole": query_width + key_width}.get(family.head_norm, 0)
+    flagged = 2 * size * fields.flag("use_qk_norm", False)
+    norms = {"head": 2 * size, "whole": query_width + key_width, "use_qk_norm": flagged}
+    vector += norms.get(family.head_norm, 0)
     vector += queries * family.sinks
     matrices: tuple[Matrix, ...] = ((hidden, query_width), (hidden, 2 * key_width), (query_width, hidden))
     return LayerSizes(Heads(queries, keys, size, size), matrices, vector)
@@ -251,7 +255,7 @@ def _mixture(fields: Fields, family: Family) -> LayerSizes:
         matrices=always.matrices if always else (),
         kept=((hidden, count),),
         vector=count if family.moe == "oss" else 0,
-        wide=count if fields.model_type == "deepseek_v3" else 0,
+        wide=count if fields.model_type in ("deepseek_v3", "glm4_moe") else 0,
         experts=Experts(count, chosen, one.matrices, bias),
         saved_mlp=saved,
     )

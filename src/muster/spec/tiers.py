@@ -33,6 +33,8 @@ class TierRates:
     disk_write_bytes_per_s: float = 0.0
     host_attention_bytes_per_s: float = 0.0
     """Of keys and values that attention on the host works through, for one token of each sequence."""
+    device_attention_bytes_per_s: float = 0.0
+    """Likewise on the device, over cache there; not measured, it is `device_bytes_per_s`."""
     matmul_flops_per_s: tuple[tuple[int, float], ...] = ()
     """(rows, FLOP/s) in `dtype`, ascending: multiplications by weights on the device with so many rows at once."""
     attention_flops_per_s: float = 0.0

@@ -38,6 +38,8 @@ class WrittenTiers(Table):
     """Likewise."""
     host_attention_bytes_per_s: Rate | None = None
     """Keys and values that attention on the host works through."""
+    device_attention_bytes_per_s: Rate | None = None
+    """Likewise on the device."""
     matmul_flops_per_s: tuple[tuple[Annotated[int, Field(ge=1, le=10**9)], Rate], ...] | None = None
     """Pairs of rows and FLOP/s, ascending: multiplications by weights on the device."""
     attention_flops_per_s: Rate | None = None

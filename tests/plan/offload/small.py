@@ -32,6 +32,7 @@ def shape(layers: int = 6, layer_bytes: int = 10_000_000, experts: int = 0, cach
 
 RATES = TierRates(
     device_bytes_per_s=1e11,
+    device_attention_bytes_per_s=1e11,
     to_device_bytes_per_s=1e9,
     from_device_bytes_per_s=1e9,
     disk_read_bytes_per_s=2e8,

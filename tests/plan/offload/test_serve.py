@@ -33,7 +33,7 @@ def plan(model, machines, workload=ASKED, **options):
     ],
 )
 def test_the_search_is_within_three_per_cent_of_every_size_of_block(node):
-    options = OffloadOptions(max_sequences=16, prompt_tokens=(256, 1024))
+    options = OffloadOptions(max_sequences=16, prompt_tokens=(128, 512))
     chain = Chain(shape(layers=4), [node], pool(node), ASKED, options)
     found = plan_chain(chain)
     sizes = [

@@ -8,7 +8,7 @@ How unequally experts are wanted is assumed, and said: the i-th most wanted in p
 wanted alike, which is the least that can be gained by keeping some of them on the device.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -141,21 +141,3 @@ def _by_window(shape: ModelShape, first: int, last: int) -> tuple[tuple[int, flo
         pair = decode(shape, layer, layer + 1, sequences=1, context=1).attention_flops
         sums[window] = cache + shape.kv_bytes_per_token[layer], flops + pair
     return tuple((window, *both) for window, both in sums.items())
-
-
-def in_bits(shape: ModelShape, weights: float | None = None, cache: float | None = None) -> ModelShape:
-    """The same model with so many bytes per parameter of its layers, and per number of its cache; None as it is.
-
-    Scales of groups are in the figure: 4 bits with a scale and a least value of 16 bits for every 64 are 4.5 / 8 bytes.
-    Embedding and head stay in the model's dtype.
-    """
-    width = dtype_bytes(shape.dtype)
-    pairs = shape.attention_flops_per_pair or tuple(2 * kv // width for kv in shape.kv_bytes_per_token)
-    layers, kept = (weights or width) / width, (cache or width) / width
-    return replace(
-        shape,
-        layer_bytes=tuple(round(layers * size) for size in shape.layer_bytes),
-        expert_bytes=tuple(round(layers * size) for size in shape.expert_bytes),
-        kv_bytes_per_token=tuple(round(kept * size) for size in shape.kv_bytes_per_token),
-        attention_flops_per_pair=pairs,
-    )

@@ -38,7 +38,7 @@ def tier_rates(device: Device, dtype: str, constants: Constants = TYPICAL) -> Ti
     said = device.tiers
     if said is None:
         return derived
-    matmul = said.matmul_flops_per_s
+    matmul, reads = said.matmul_flops_per_s, derived.device_bytes_per_s
     if said.dtype and said.dtype != dtype:
         ratio = peak_flops_per_s(device, dtype) / peak_flops_per_s(device, said.dtype)
         matmul = tuple((rows, ratio * rate) for rows, rate in matmul)
@@ -52,6 +52,7 @@ def tier_rates(device: Device, dtype: str, constants: Constants = TYPICAL) -> Ti
         disk_read_bytes_per_s=said.disk_read_bytes_per_s or derived.disk_read_bytes_per_s,
         disk_write_bytes_per_s=said.disk_write_bytes_per_s or derived.disk_write_bytes_per_s,
         host_attention_bytes_per_s=said.host_attention_bytes_per_s or derived.host_attention_bytes_per_s,
+        device_attention_bytes_per_s=said.device_attention_bytes_per_s or said.device_bytes_per_s or reads,
         attention_flops_per_s=said.attention_flops_per_s or derived.attention_flops_per_s,
         layer_s=said.layer_s or derived.layer_s,
         step_s=said.step_s or derived.step_s,
@@ -70,6 +71,7 @@ def _derived(device: Device, dtype: str, constants: Constants) -> TierRates:
         from_device_bytes_per_s=bus,
         disk_read_bytes_per_s=disk,
         disk_write_bytes_per_s=WRITE_SHARE * disk,
+        device_attention_bytes_per_s=reads,
         host_attention_bytes_per_s=reads if here else HOST_ATTENTION_BYTES_PER_S,
         matmul_flops_per_s=((1, peak / constants.matmul),),
         attention_flops_per_s=peak / constants.attention,

@@ -1,8 +1,9 @@
 """Bytes that each tier must have for a stage that keeps a part elsewhere, affine in the shares. Pure arithmetic.
 
-    device  weights, cache and hidden states at home there; two buffers, each for one layer's weights that come from
-            elsewhere (of experts no more than eight at once); the workspace of the largest step, as for any stage; with
-            attention on the device over cache elsewhere, two microbatches of one layer's cache
+    device  weights, cache and hidden states at home there; where any weights come from elsewhere, two buffers, each for
+            a whole layer (of experts no more than eight), because in whole tensors some layer may keep none; the
+            workspace of the largest step, as for any stage; with attention on the device over cache elsewhere, two
+            microbatches of one layer's cache
     host    what is at home there; on its way from disk, two layers' weights and two microbatches of one layer's cache
     disk    what is at home there
 
@@ -39,8 +40,10 @@ def hidden_tokens(size: BlockSize) -> float:
     return size.joining * size.prompt + (size.sequences if size.order == "diagonal" else 0)
 
 
-def tier_bytes(shape: ModelShape, last: int, sizes: StageSizes, size: BlockSize, in_place: bool) -> Floats:
-    """(3, shares + 1): device, host, disk; the last column is the constant."""
+def tier_bytes(
+    shape: ModelShape, last: int, sizes: StageSizes, size: BlockSize, in_place: bool, resident: bool = False
+) -> Floats:
+    """(3, shares + 1): device, host, disk; the last column is the constant. `resident`: no weights are elsewhere."""
     need = np.zeros((3, num_shares(sizes) + 1))
     at = places(sizes)
     cache = size.blocks * cache_tokens(size) * sizes.cache_bytes
@@ -52,8 +55,8 @@ def tier_bytes(shape: ModelShape, last: int, sizes: StageSizes, size: BlockSize,
         need[tier, at["hidden"].start + tier] = hidden
     away = (2,) if in_place else (1, 2)
     for number, group in enumerate(sizes.groups):
-        for tier in away:
-            need[0, 3 * number + tier] += BUFFERS * group.piece * group.largest_layer
+        if not resident:
+            need[0, -1] += BUFFERS * group.piece * group.largest_layer
         if not in_place:
             need[1, 3 * number + 2] += BUFFERS * group.piece * group.largest_layer
     longest = PAGE_TOKENS * ceil((size.prompt + size.answer) / PAGE_TOKENS)
@@ -65,5 +68,5 @@ def tier_bytes(shape: ModelShape, last: int, sizes: StageSizes, size: BlockSize,
     options = WorkspaceOptions(
         prefill_tokens=max(size.prompt_tokens, size.microbatch), samples=max(SCORED_AT_ONCE, size.microbatch)
     )
-    need[0, -1] = workspace_bytes(shape, last, options)
+    need[0, -1] += workspace_bytes(shape, last, options)
     return need

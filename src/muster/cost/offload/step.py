@@ -89,7 +89,8 @@ def decode_parts(sizes: StageSizes, rates: TierRates, size: BlockSize, microbatc
     _weights(parts, sizes, rates, count)
     at = places(sizes)
     seen, new = count * sizes.seen_bytes(size.context), count * sizes.cache_bytes
-    here = max(seen / rates.device_bytes_per_s, count * sizes.seen_flops(size.context) / rates.attention_flops_per_s)
+    pairs = count * sizes.seen_flops(size.context)
+    here = max(seen / rates.device_attention_bytes_per_s, pairs / rates.attention_flops_per_s)
     device, host, disk = (at["cache"].start + tier for tier in range(3))
     parts[_COMPUTE, device] = here
     each = microbatches * sizes.layers

@@ -6,7 +6,7 @@ with  device + host + disk = 1 for each group of weights, the cache and the hidd
       bytes of each tier <= what is lent of it
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linprog
@@ -21,6 +21,8 @@ from muster.spec.tiers import TIERS, Tier, TierRates
 
 _FOLDS = len(ACTORS) - 1
 _FEW = 4
+_MANY = 10**6
+"""Tokens that want every expert."""
 _KEPT = 1e-5
 """Of what is lent, for what rounding takes when shares are told."""
 
@@ -46,6 +48,8 @@ class BlockProblem:
     device: Device
     rates: TierRates
     skew: float = 0.0
+    resident: bool = False
+    """Whether all weights that steps read stay on the device, which then needs no buffers for them."""
 
     @property
     def sizes(self) -> StageSizes:
@@ -55,7 +59,7 @@ class BlockProblem:
         return phases(self.sizes, self.rates, size)
 
     def room(self, size: BlockSize) -> Floats:
-        return tier_bytes(self.shape, self.last, self.sizes, size, uses_host_in_place(self.device))
+        return tier_bytes(self.shape, self.last, self.sizes, size, uses_host_in_place(self.device), self.resident)
 
     @property
     def embedding(self) -> Tier:
@@ -84,6 +88,11 @@ class BlockProblem:
 
 def best_shares(problem: BlockProblem, size: BlockSize) -> BlockPlan | None:
     """None where the block does not fit into what the machine lends."""
+    found = [_best(one, size) for one in (problem, replace(problem, resident=True))]
+    return min((one for one in found if one), key=lambda one: one.seconds, default=None)
+
+
+def _best(problem: BlockProblem, size: BlockSize) -> BlockPlan | None:
     shares, stages = num_shares(problem.sizes), problem.phases(size)
     if not _may_fit(problem, size):
         return None
@@ -101,6 +110,9 @@ def best_shares(problem: BlockProblem, size: BlockSize) -> BlockPlan | None:
     for one in range(shares // 3):
         whole[one, 3 * one : 3 * one + 3] = 1
     limits = [(0.0, 1.0)] * shares + [(0.0, np.inf)] * (width - shares)
+    if problem.resident:
+        for number in range(len(problem.sizes.groups)):
+            limits[3 * number : 3 * number + 3] = [(1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
     if embedding := places(problem.sizes).get("embedding"):
         limits[embedding] = [(float(tier == problem.embedding),) * 2 for tier in TIERS]
     found = linprog(
@@ -114,6 +126,8 @@ def best_shares(problem: BlockProblem, size: BlockSize) -> BlockPlan | None:
 
 def _may_fit(problem: BlockProblem, size: BlockSize) -> bool:
     """Whether it could fit if tiers were one: spares a program for most of what cannot."""
+    if problem.resident and problem.sizes.read_bytes(_MANY) > problem.lent[0]:
+        return False
     room, cache = problem.room(size), places(problem.sizes)["cache"].start
     least = problem.sizes.weight_bytes + room[:, cache : cache + 3].sum(axis=0).min() + room[:, -1].sum()
     return bool(least <= problem.lent.sum() and room[0, -1] <= problem.lent[0])

@@ -213,9 +213,7 @@ def neighbours(chain: Chain, size: BlockSize) -> Iterator[BlockSize]:
     for order in options.orders:
         yield replace(size, order=order)
     tokens = options.prompt_tokens
-    for at_once in tokens:
-        if size.prompt_tokens / 2 <= at_once <= size.prompt_tokens * 2:
-            yield replace(size, prompt_tokens=at_once)
+    yield from (replace(size, prompt_tokens=at_once) for at_once in tokens if at_once >= size.microbatch)
     b, k = size.microbatch, size.num_microbatches
     pairs = {(b2, k) for b2 in _near(b)} | {(b, k2) for k2 in _near(k)} | {(2 * b, k // 2), (b // 2, 2 * k)}
     for microbatch, count in sorted(pairs):

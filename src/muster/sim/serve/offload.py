@@ -86,7 +86,8 @@ def stage_block(
     sizes = stage_sizes(shape, stage.first, stage.last, skew)
     size = size_of(stage.memory, pipeline.serve, workload)
     x = np.append(shares_of(sizes, stage.memory), 1.0)
-    need = tier_bytes(shape, stage.last, sizes, size, uses_host_in_place(node.device))
+    in_place, resident = uses_host_in_place(node.device), stage.memory.weights_on_device >= 1
+    need = tier_bytes(shape, stage.last, sizes, size, in_place, resident)
     groups = 3 * len(sizes.groups)
     weights = sum(group.nbytes * x[3 * number] for number, group in enumerate(sizes.groups))
     cache = tier_bytes(shape, stage.last, sizes, size, True)[0, groups] * x[groups]
