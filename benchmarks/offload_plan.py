@@ -1,11 +1,12 @@
 """What the planner of offload says: of FlexGen's own machine beside FlexGen's tables, and against sweeps.
 
-    python benchmarks/offload_plan.py [--part oracle sweep published mixture] [--quick] [--json FILE]
+    python benchmarks/offload_plan.py [--part oracle sweep tensors published mixture] [--quick] [--json FILE]
 
     oracle     FlexGen's own equations and constants: eight figures that another program computed from them
     sweep      our policy on small cases against an exhaustive sweep: every microbatch and number of microbatches up to
                the limit, both orders, both places of attention; and, for every seventh of those, against all shares on
                a grid of quarters (the linear program's own claim)
+    tensors    the rule by which a stage keeps whole tensors, against a mixed-integer program (offload_tensors.py)
     published  OPT-6.7B, 30B and 175B on the published T4 (15 GB free, 200 GB of host memory, 1.5 TB of disk that reads
                2 GB/s), prompts of 512 and answers of 32: what FlexGen measured, what its model says, what our model
                says of FlexGen's own policy (its bus, its attention on the CPU, and its waiting for loads), and what
@@ -31,6 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 
+from benchmarks.offload_tensors import compared
 from benchmarks.records import Claimed, percent, record_parts, timed
 from muster.cost.measured import constants_of
 from muster.cost.named_shapes import named_shape
@@ -299,7 +301,11 @@ def ours_alone(shape: ModelShape, node: Node) -> dict[str, Any]:
     return {"tokens_per_s": found.forecast.tokens_per_s, "bottleneck": found.forecast.bottleneck}
 
 
-PARTS = {"oracle": oracle, "sweep": sweep, "published": published, "mixture": mixture}
+def tensors(quick: bool) -> dict[str, Any]:
+    return {"rows": compared()}
+
+
+PARTS = {"oracle": oracle, "sweep": sweep, "tensors": tensors, "published": published, "mixture": mixture}
 
 
 def _published_claims(result: Any) -> dict[str, float]:
@@ -316,6 +322,10 @@ CLAIMED: dict[str, Claimed] = {
     "sweep": lambda result: {
         "offload.2.sweep": max(row["lost_percent"] for row in result["rows"]),
         "offload.2.shares": max(row["lost_to_grid_percent"] or 0.0 for row in result["rows"]),
+    },
+    "tensors": lambda result: {
+        "offload.2.tensors": percent(max(row["lost"] for row in result["rows"])),
+        "offload.2.tensors-median": percent(median(row["lost"] for row in result["rows"])),
     },
     "published": _published_claims,
     "mixture": lambda result: {"offload.7.mixture": result["by_skew"]["skew 0"]["tokens_per_s"]},

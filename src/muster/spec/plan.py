@@ -30,7 +30,7 @@ class MemoryPolicy:
 
     FlexGen's percentages (arXiv 2303.06865, section 4.2): of weights, cache and activations. Weights are those that a
     step reads whole, layers and head. Their shares are of the bytes of every layer alike, by whole tensors
-    (`plan/offload/tensors` says which); of the cache by whole microbatches or pages; of activations (the hidden states
+    (`offload/choice` says which); of the cache by whole microbatches or pages; of activations (the hidden states
     between two layers of all microbatches that are not being computed) by whole microbatches.
     """
 

@@ -1,6 +1,6 @@
 """How a stage that is larger than its device uses host memory and disk: the policy, computed. No torch, no clock.
 
-Reading order: `block` (what is chosen, for one size of microbatch and block: a linear program), `tensors` (the same in
-whole tensors), `search` (over sizes, orders and where attention runs), `chain` (several machines planned as one),
-`words`. `published` does what FlexGen's own planner does, with its equations.
+Reading order: `block` (the shares for one size of microbatch and block: a linear program), `chain` (sizes, orders, and
+several machines planned as one), `serve` (a plan with its forecast), `words`. `published` does what FlexGen's own
+planner does, with its equations.
 """
