@@ -1,0 +1,44 @@
+"""Which whole tensors stay in memory: never more than the share, and as evenly as whole tensors go."""
+
+from itertools import combinations, product
+
+import pytest
+
+from muster.offload.choice import kept
+
+SIZES = (("gate", 5_000_000), ("q", 3_000_000), ("k", 2_000_000), ("norm", 100))
+
+
+def layers(count: int) -> list[list[tuple[str, int]]]:
+    return [[(f"{index}.{name}", nbytes) for name, nbytes in SIZES] for index in range(count)]
+
+
+def kept_bytes(stays: frozenset[str], some: list[list[tuple[str, int]]]) -> list[int]:
+    return [sum(nbytes for name, nbytes in one if name in stays and nbytes > 100) for one in some]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.35, 0.45, 0.6, 0.77, 0.95])
+def test_no_other_choice_within_the_share_takes_less_time(share: float) -> None:
+    some, whole = layers(3), 10_000_000
+    amounts = {sum(chosen) for count in range(4) for chosen in combinations([5_000_000, 3_000_000, 2_000_000], count)}
+    budget, compute = share * 3 * whole, (1 - share) * whole
+    took = kept_bytes(kept(some, share), some)
+    assert sum(took) <= budget + 1
+    best = min(
+        sum(max(compute, whole - amount) for amount in chosen)
+        for chosen in product(amounts, repeat=3)
+        if sum(chosen) <= budget + 1
+    )
+    assert sum(max(compute, whole - amount) for amount in took) == pytest.approx(best)
+
+
+def test_small_tensors_always_stay_and_with_a_whole_share_all_do() -> None:
+    assert kept(layers(2), 0) == {"0.norm", "1.norm"}
+    assert len(kept(layers(2), 1)) == 8
+
+
+def test_a_layer_of_very_many_tensors_is_chosen_from_in_no_time() -> None:
+    many = [[(f"{layer}.{index}", 1_000_000 + 7919 * index) for index in range(400)] for layer in range(4)]
+    stays = kept(many, 0.5)
+    total = sum(nbytes for one in many for name, nbytes in one)
+    assert 0.48 * total <= sum(nbytes for one in many for name, nbytes in one if name in stays) <= 0.5 * total
