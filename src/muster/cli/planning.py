@@ -12,7 +12,6 @@ from muster.cost.pace import Constants
 from muster.errors import ContextTooLong, DoesNotFit, InvalidRequest, Unsupported
 from muster.head.pins import check_layers, over_each_other
 from muster.plan.found import Found, Rejected
-from muster.plan.offload.serve import lends_elsewhere, plan_offload
 from muster.plan.serve.options import Objective as ServeObjective
 from muster.plan.serve.options import Pin, ServeOptions
 from muster.plan.serve.search import plan_serving
@@ -112,13 +111,18 @@ def answer_in_dtype(question: Question, out_of_time: Callable[[], bool]) -> tupl
 
 def _elsewhere(question: Question, error: DoesNotFit, out_of_time: Callable[[], bool]) -> Answer:
     """With a part outside the devices, where nothing else fits; raises `error` where that is not to be planned."""
+    from muster.plan.offload.serve import lends_elsewhere, plan_offload  # scipy, which takes half a second
+
     plain = not (question.pins or question.runnable or question.budget_per_hour or question.serve.requests_per_s)
     if question.objective != "throughput" or not plain or not lends_elsewhere(question.pool):
         raise error
     started = perf_counter()
-    found = plan_offload(
-        question.shape, question.pool, question.serve, constants=question.constants, out_of_time=out_of_time
-    )
+    try:
+        found = plan_offload(
+            question.shape, question.pool, question.serve, constants=question.constants, out_of_time=out_of_time
+        )
+    except DoesNotFit:
+        raise error from None  # more devices help a pool of which nothing is large enough
     return replace(_answer(found), seconds=perf_counter() - started)
 
 

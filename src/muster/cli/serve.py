@@ -172,29 +172,24 @@ def serve(
 ) -> None:
     """Gather machines and serve MODEL over the OpenAI API."""
     placing = checked(model, host, port, data_dir(data_dir_), pin, plan, codec, as_json)
-    few_bits = FewBits(check_weights(weights), check_cache(cache))
+    machine = {"name": name, "region": region, "scenario": scenario, "device": device}
+    asked = {"dtype": dtype, "max_context": max_context, "min_nodes": min_nodes, "draft": draft}
     start(
         as_json,
         most_pipelines=read_pipelines(pipelines, pin, plan),
         local_worker=local_worker,
         memory_bytes=parse_bytes(memory) if memory else None,
         host_memory_bytes=parse_bytes(host_memory) if host_memory else 0,
-        name=name,
-        region=region,
-        scenario=scenario,
-        dtype=dtype,
-        device=device,
-        max_context=max_context,
-        min_nodes=min_nodes,
         door=door_options(served_model_name, strict_fields, store_responses, tool_parser, allow_origin),
         wait_for_pipeline_s=wait_for_pipeline,
         forget_after_s=parse_seconds(forget_after, "forget_after"),
         trusted=tuple(trust or ()),
         link_port=link_port,
         relay=relay,
-        draft=draft,
         ticket_s=ticket_hours * 3600,
-        few_bits=few_bits,
+        few_bits=FewBits(check_weights(weights), check_cache(cache)),
+        **machine,
+        **asked,
         **placing,
     )
 

@@ -18,18 +18,27 @@ from muster.spec.few_bits import FewBits
 _TOKENS = "the plan's, else 512 and 128"
 
 
+PlannedPool = Annotated[
+    str | None,
+    Option(
+        help="The pool, as for `muster plan`. A model needs one.", show_default="the pool that the plan was made for"
+    ),
+]
+Faults = Annotated[
+    list[str] | None,
+    Option(
+        help="A fault, such as leave:ada@12, join:ada@40, slow:bob@5x0.3 (to this share of its speed) or "
+        "cut:ada,bob@10-20. May be given several times."
+    ),
+]
+
+
 def simulate(
     plan: Annotated[
         str,
         Argument(help="A plan that `muster plan` wrote with --lock or --json, or a model, which is planned for first."),
     ],
-    pool: Annotated[
-        str | None,
-        Option(
-            help="The pool, as for `muster plan`. A model needs one.",
-            show_default="the pool that the plan was made for",
-        ),
-    ] = None,
+    pool: PlannedPool = None,
     objective: Wanted = None,
     dtype: Dtype = None,
     weights: WeightBits = None,
@@ -55,13 +64,7 @@ def simulate(
     steps: Annotated[
         int | None, Option(min=1, help="A plan for training runs so many optimizer steps.", show_default="1")
     ] = None,
-    fault: Annotated[
-        list[str] | None,
-        Option(
-            help="A fault, such as leave:ada@12, join:ada@40, slow:bob@5x0.3 (to this share of its speed) or "
-            "cut:ada,bob@10-20. May be given several times."
-        ),
-    ] = None,
+    fault: Faults = None,
     seed: Seed = 0,
     picture: Picture = None,
     head: HeadUrl = None,
