@@ -1,48 +1,43 @@
 """One run of `accelerate`'s disk offload in a process of its own, for `offload.py`: as its documentation says.
 
-    python offload_accelerate.py MODEL BATCH PROMPT NEW MEMORY_BYTES OFFLOAD_FOLDER THREADS
+    python offload_accelerate.py MODEL BATCH CONTEXT STEPS MEMORY_BYTES OFFLOAD_FOLDER
 
-Prints a line of JSON with the seconds of each new token.
+Each of BATCH sequences has CONTEXT tokens in its cache, of random content, and gets STEPS more. Prints the seconds of
+each step as a line of JSON.
 """
 
 import json
 import sys
 import time
-from itertools import pairwise
 
 import torch
-from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
-
-
-class Mark(LogitsProcessor):
-    """Called once per step, with the logits of all sequences."""
-
-    def __init__(self) -> None:
-        self.at_s = [time.perf_counter()]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.at_s.append(time.perf_counter())
-        return scores
+from transformers import AutoModelForCausalLM, DynamicCache
 
 
 def main() -> None:
-    model, batch, prompt, new, memory, folder, threads = sys.argv[1:]
-    torch.set_num_threads(int(threads))
+    model, batch, context, steps, memory, folder = sys.argv[1:]
+    torch.set_num_threads(2)
     loaded = AutoModelForCausalLM.from_pretrained(
         model, dtype=torch.bfloat16, device_map="auto", max_memory={"cpu": int(memory)}, offload_folder=folder
     )
-    ids = torch.randint(3, 1000, (int(batch), int(prompt)), generator=torch.Generator().manual_seed(0))
-    mark = Mark()
-    with torch.inference_mode():
-        loaded.generate(
-            ids,
-            max_new_tokens=int(new),
-            min_new_tokens=int(new),
-            do_sample=False,
-            logits_processor=LogitsProcessorList([mark]),
-            pad_token_id=0,
+    config = loaded.config
+    cache = DynamicCache()
+    shape = (int(batch), config.num_key_value_heads, int(context), config.hidden_size // config.num_attention_heads)
+    for layer in range(config.num_hidden_layers):
+        cache.update(
+            torch.empty(shape, dtype=torch.bfloat16).normal_(),
+            torch.empty(shape, dtype=torch.bfloat16).normal_(),
+            layer,
         )
-    print(json.dumps({"batch": int(batch), "steps_s": [after - before for before, after in pairwise(mark.at_s)]}))
+    ids = torch.randint(3, 1000, (int(batch), 1), generator=torch.Generator().manual_seed(0))
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(int(steps)):
+            began_s = time.perf_counter()
+            output = loaded(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            ids = output.logits[:, -1].argmax(-1, keepdim=True)
+            seconds.append(time.perf_counter() - began_s)
+    print(json.dumps({"steps_s": seconds}))
 
 
 if __name__ == "__main__":

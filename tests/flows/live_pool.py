@@ -34,11 +34,12 @@ from muster.link.base import Endpoint
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.link.memory import MemoryNetwork
+from muster.node.lending import Measure, WorkerOptions
 from muster.node.process import door_of
 from muster.node.runners.base import Kinds
 from muster.node.runners.registry import PRODUCTION
 from muster.node.runners.serve.first import FirstStage
-from muster.node.worker import Measure, Worker, WorkerOptions
+from muster.node.worker import Worker
 from muster.serve.engine import Engine
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
@@ -101,8 +102,7 @@ class LivePool:
         show what they claim; otherwise all machines are the operator's own. `islands` are those of the machines that
         are made next.
         """
-        self.folder, self.iroh = folder, iroh
-        self.network = MemoryNetwork()
+        self.folder, self.iroh, self.network = folder, iroh, MemoryNetwork()
         self.machines: list[Machine] = []
         self.troubles: list[str] = []
         """What went wrong behind the scenes; empty at the end of a good test."""

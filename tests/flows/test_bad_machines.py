@@ -12,8 +12,8 @@ import pytest
 from openai import OpenAI
 
 from muster.errors import MusterError, NotAllowed, TicketInvalid, VersionMismatch
+from muster.node.lending import WorkerOptions
 from muster.node.loading import StageLoader
-from muster.node.worker import WorkerOptions
 from muster.spec.pool import Device
 from muster.wire.messages.base import PROTOCOL
 from tests.flows.live_pool import LivePool, Machine, made_up, room_for

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.node.worker import WorkerOptions
+from muster.node.lending import WorkerOptions
 from muster.spec.pool import Device
 from muster.spec.request import Request
 from tests.chaos.streams import Streams, requests, undisturbed

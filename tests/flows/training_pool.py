@@ -13,8 +13,9 @@ from muster.broker.state import BrokerOptions
 from muster.broker.storage.store import Store
 from muster.head.training import TrainingHead, TrainingPool
 from muster.link.memory import MemoryNetwork
+from muster.node.lending import WorkerOptions
 from muster.node.process import door_of
-from muster.node.worker import Worker, WorkerOptions
+from muster.node.worker import Worker
 from muster.spec.training import TrainingRun
 from muster.train.checkpoint import Checkpoint
 from muster.train.kept import without_steps

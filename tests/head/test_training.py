@@ -14,8 +14,9 @@ from muster.errors import PoolUnavailable, Unsupported
 from muster.head.training import PoolRunning, TrainingHead, TrainingPool
 from muster.link.base import Endpoint
 from muster.link.memory import MemoryNetwork
+from muster.node.lending import WorkerOptions
 from muster.node.process import door_of
-from muster.node.worker import Worker, WorkerOptions
+from muster.node.worker import Worker
 from muster.spec.training import LoraTable
 from muster.train.run import PreparedRun
 from muster.wire.ticket import Ticket

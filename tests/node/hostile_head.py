@@ -9,7 +9,8 @@ from blake3 import blake3
 
 from muster.link.base import Channel, Connection
 from muster.link.memory import MemoryNetwork
-from muster.node.worker import HeadDoor, Worker, WorkerOptions
+from muster.node.lending import WorkerOptions
+from muster.node.worker import HeadDoor, Worker
 from muster.spec.plan import Pipeline, ServeSettings, Stage
 from muster.spec.pool import Device
 from muster.wire.messages.every import AnyMessage

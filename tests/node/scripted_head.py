@@ -7,8 +7,9 @@ from typing import Any, Self
 
 from muster.link.base import Channel, Connection
 from muster.link.memory import MemoryEndpoint, MemoryNetwork
+from muster.node.lending import WorkerOptions
 from muster.node.runners.base import Kinds
-from muster.node.worker import HeadDoor, Worker, WorkerOptions
+from muster.node.worker import HeadDoor, Worker
 from muster.spec.plan import Pipeline
 from muster.spec.pool import Device
 from muster.wire.messages.every import AnyMessage

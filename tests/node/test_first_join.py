@@ -7,7 +7,8 @@ import pytest
 
 from muster.errors import LinkDown
 from muster.link.memory import MemoryNetwork
-from muster.node.worker import HeadDoor, Worker, WorkerOptions
+from muster.node.lending import WorkerOptions
+from muster.node.worker import HeadDoor, Worker
 from muster.spec.pool import Device
 from muster.wire.messages.base import Address
 from muster.wire.messages.membership import Hello

@@ -124,7 +124,10 @@ def _guesses(state: BrokerState, serving: Placement) -> View | None:
 
 def _reason(lifecycle: Lifecycle) -> str:
     if lifecycle.pending is not None:
-        return "Machines are loading their layers."
+        waits = "Machines are loading their layers."
+        pending = lifecycle.pending
+        kept_apart = any(stage.memory.offloads for stage in pending.pipeline.stages)
+        return f"{waits} {pending.explanation}" if kept_apart else waits
     return lifecycle.trouble or "The pool is being arranged."
 
 

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from muster.cli.options import ComputeDevice, DataDir, Island, Json, MachineName, Region, ScenarioName, parse_bytes
+from muster.cli.options import (
+    ComputeDevice,
+    DataDir,
+    Disk,
+    DiskDir,
+    Island,
+    Json,
+    MachineName,
+    Region,
+    ScenarioName,
+    parse_bytes,
+)
 from muster.cli.output import Announcer
 from muster.cli.waiting import waiting
 from muster.head.data_directory import data_dir
@@ -46,6 +57,8 @@ def join(
     ],
     memory: Memory = None,
     host_memory: HostMemory = None,
+    disk: Disk = None,
+    disk_dir: DiskDir = None,
     name: MachineName = None,
     region: Region = "home",
     island: Island = "",
@@ -75,11 +88,12 @@ def join(
 
         configure_logs()
         from muster.node.process import LendOptions, run_worker
-
     folder = data_dir(data_dir_)
     options = LendOptions(
         memory_bytes=memory_bytes,
         host_memory_bytes=host_memory_bytes or 0,
+        disk_bytes=parse_bytes(disk) if disk else 0,
+        disk_dir=disk_dir,
         name=name or socket.gethostname(),
         region=region,
         island=island,

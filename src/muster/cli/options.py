@@ -35,6 +35,17 @@ AdminToken = Annotated[
 ApiKey = Annotated[
     str | None, typer.Option("--key", envvar="MUSTER_API_KEY", help="Your API key, if the head asks for one.")
 ]
+Disk = Annotated[
+    str | None,
+    typer.Option(
+        help="Lend so much of a disk, such as 100GB, for weights and cache of a model that memory does not hold.",
+        show_default="none",
+    ),
+]
+DiskDir = Annotated[
+    Path | None,
+    typer.Option(help="On the disk that has this folder.", show_default="the one with fetched weights"),
+]
 MachineName = Annotated[str | None, typer.Option("--name", help="Call this machine so.", show_default="its host name")]
 Island = Annotated[
     str,

@@ -13,6 +13,8 @@ from muster.cli.options import (
     CacheBits,
     ComputeDevice,
     DataDir,
+    Disk,
+    DiskDir,
     Dtype,
     Json,
     MachineName,
@@ -39,6 +41,8 @@ MAX_PIPELINES = 64
 Host = Annotated[str, typer.Option(help="The HTTP door listens at this address. Beyond loopback it needs API keys.")]
 Port = Annotated[int, typer.Option(help="The HTTP door listens on this port; 0 picks a free one.")]
 LinkPort = Annotated[int, typer.Option(help="Machines reach this UDP port; 0 takes that of last time, or a free one.")]
+MinNodes = Annotated[int, typer.Option(help="Place the model only once this many machines are here.")]
+Relay = Annotated[str | None, typer.Option(help="Machines that cannot be dialled directly use this relay.")]
 MaxContext = Annotated[
     int | None,
     typer.Option(help="A prompt and its answer may have so many tokens together.", show_default="the model's"),
@@ -143,6 +147,8 @@ def serve(
     local_worker: Annotated[bool, typer.Option(help="Let this machine compute, too.")] = True,
     memory: WorkerMemory = None,
     host_memory: WorkerHostMemory = None,
+    disk: Disk = None,
+    disk_dir: DiskDir = None,
     name: MachineName = None,
     region: Region = "home",
     scenario: ScenarioName = None,
@@ -151,7 +157,7 @@ def serve(
     cache: CacheBits = None,
     device: ComputeDevice = "auto",
     max_context: MaxContext = None,
-    min_nodes: Annotated[int, typer.Option(help="Place the model only once this many machines are here.")] = 1,
+    min_nodes: MinNodes = 1,
     draft: DraftModel = None,
     pin: ServePins = None,
     plan: ServePlan = None,
@@ -166,7 +172,7 @@ def serve(
     wait_for_pipeline: WaitForPipeline = 10.0,
     forget_after: ForgetAfter = "30d",
     link_port: LinkPort = 0,
-    relay: Annotated[str | None, typer.Option(help="Machines that cannot be dialled directly use this relay.")] = None,
+    relay: Relay = None,
     ticket_hours: TicketHours = 24.0,
     as_json: Json = False,
 ) -> None:
@@ -178,8 +184,7 @@ def serve(
         as_json,
         most_pipelines=read_pipelines(pipelines, pin, plan),
         local_worker=local_worker,
-        memory_bytes=parse_bytes(memory) if memory else None,
-        host_memory_bytes=parse_bytes(host_memory) if host_memory else 0,
+        **lent(memory, host_memory, disk, disk_dir),
         door=door_options(served_model_name, strict_fields, store_responses, tool_parser, allow_origin),
         wait_for_pipeline_s=wait_for_pipeline,
         forget_after_s=parse_seconds(forget_after, "forget_after"),
@@ -192,6 +197,16 @@ def serve(
         **asked,
         **placing,
     )
+
+
+def lent(memory: str | None, host_memory: str | None, disk: str | None, disk_dir: Path | None) -> dict[str, Any]:
+    """By the local worker."""
+    return {
+        "memory_bytes": parse_bytes(memory) if memory else None,
+        "host_memory_bytes": parse_bytes(host_memory) if host_memory else 0,
+        "disk_bytes": parse_bytes(disk) if disk else 0,
+        "disk_dir": disk_dir,
+    }
 
 
 def start(as_json: bool, **asked: Any) -> None:

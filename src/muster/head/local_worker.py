@@ -29,6 +29,8 @@ def lent_by(options: HeadOptions) -> LendOptions:
     return LendOptions(
         memory_bytes=options.memory_bytes,
         host_memory_bytes=options.host_memory_bytes,
+        disk_bytes=options.disk_bytes,
+        disk_dir=options.disk_dir,
         name=options.name or socket.gethostname(),
         region=options.region,
         device=options.device,

@@ -53,6 +53,9 @@ class HeadOptions:
     """Machines that were away for longer are forgotten; 0 never."""
     host_memory_bytes: int = 0
     """Of the local worker, beside `memory_bytes`."""
+    disk_bytes: int = 0
+    """Likewise of a disk."""
+    disk_dir: Path | None = None
     pins: tuple[Pin, ...] = ()
     plan: SavedPlan | None = None
     """A plan whose stages are pins, each of its pipeline."""

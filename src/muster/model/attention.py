@@ -154,7 +154,7 @@ class SdpaBackend:
             if row.pages_P is not None:
                 k_LKD = self._gather("k", keys, row.pages_P, k_TKD.shape[2], q_TND.dtype)
                 v_LKD = self._gather("v", values, row.pages_P, v_TKD.shape[2], q_TND.dtype)
-            out_TND[new] = _prefill(q_TND[new], k_LKD, v_LKD, row.bias_TL, options)
+            out_TND[new] = attend_prompt(q_TND[new], k_LKD, v_LKD, row.bias_TL, options)
         return out_TND
 
     def _store(self, keys: Tensor, values: Tensor, slots_T: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> None:
@@ -178,7 +178,7 @@ class SdpaBackend:
             k_LKD = self._gather("k", keys[0], group.pages, keys[1], q_TND.dtype)
             v_LKD = self._gather("v", values[0], group.pages, values[1], q_TND.dtype)
             members = slice(group.start, group.stop)
-            out_DND[members] = _decode(q_DND[members], k_LKD, v_LKD, group.bias_G11L, options)
+            out_DND[members] = attend_decodes(q_DND[members], k_LKD, v_LKD, group.bias_G11L, options)
         if rows.tokens_D is not None:
             out_TND.index_copy_(0, rows.tokens_D, out_DND)
 
@@ -200,7 +200,7 @@ def store(keys: Tensor, values: Tensor, slots_T: Tensor, k_TKD: Tensor, v_TKD: T
     values.flatten(0, 1).index_copy_(0, slots_T, v_TKD.nan_to_num())
 
 
-def _decode(q_GND: Tensor, k_LKD: Tensor, v_LKD: Tensor, bias_G11L: Tensor, options: Options) -> Tensor:
+def attend_decodes(q_GND: Tensor, k_LKD: Tensor, v_LKD: Tensor, bias_G11L: Tensor, options: Options) -> Tensor:
     """All rows of a group in one call: query heads that share a key head stand where query tokens would."""
     rows, heads, size = q_GND.shape
     kv_heads = k_LKD.shape[1]
@@ -210,7 +210,7 @@ def _decode(q_GND: Tensor, k_LKD: Tensor, v_LKD: Tensor, bias_G11L: Tensor, opti
     return _attend(q_GKMD, k_GKLD, v_GKLD, bias_G11L, sinks, options).reshape(rows, heads, -1)
 
 
-def _prefill(q_TND: Tensor, k_LKD: Tensor, v_LKD: Tensor, bias_TL: Tensor | None, options: Options) -> Tensor:
+def attend_prompt(q_TND: Tensor, k_LKD: Tensor, v_LKD: Tensor, bias_TL: Tensor | None, options: Options) -> Tensor:
     """One row. Key heads take the batch dimension, so that sharing them among query heads copies nothing."""
     tokens, heads, size = q_TND.shape
     kv_heads = k_LKD.shape[1]

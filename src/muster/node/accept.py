@@ -8,12 +8,14 @@ found out while loading.
 from itertools import pairwise
 
 from muster.errors import ProtocolViolation
-from muster.spec.plan import ON_DEVICE
+from muster.spec.plan import MemoryPolicy
 from muster.wire.messages.placement import Assign
 
 MAX_LAYERS = 1024
 MAX_MICROBATCHES = 4096
 MAX_DEGREE = 8
+MAX_BLOCK = 2**20
+MAX_PROMISED_BYTES = 2**50
 
 
 def check_assign(assign: Assign, node: str) -> None:
@@ -26,15 +28,28 @@ def check_assign(assign: Assign, node: str) -> None:
     _require(0 < steps <= MAX_MICROBATCHES, f"{steps} microbatches cannot be in flight")
 
 
+def _check_memory(memory: MemoryPolicy) -> None:
+    pairs = (
+        (memory.weights_on_device, memory.weights_on_host),
+        (memory.cache_on_device, memory.cache_on_host),
+        (memory.activations_on_device, memory.activations_on_host),
+    )
+    whole = all(0 <= here <= 1 and 0 <= there <= 1 and here + there <= 1 + 1e-6 for here, there in pairs)
+    _require(whole, "it keeps a stage in shares that make no whole")
+    counts = memory.microbatch, memory.num_microbatches, memory.prompt_tokens
+    _require(all(0 <= count <= MAX_BLOCK for count in counts), "a block has more sequences than there can be")
+    promised = memory.device_bytes, memory.host_bytes
+    _require(all(0 <= nbytes <= MAX_PROMISED_BYTES for nbytes in promised), "it promises memory that no machine has")
+
+
 def _check_stages(assign: Assign) -> None:
     stages = assign.stages
     members = assign.pipeline.members()
     _require(len(set(members)) == len(members), "a node holds two stages")
     _require(all(stage.degree <= MAX_DEGREE for stage in stages), f"a stage has more than {MAX_DEGREE} members")
     _require(all(stage.first < stage.last for stage in stages), "a stage has no layers")
-    _require(
-        all(stage.memory == ON_DEVICE for stage in stages), "a stage is kept outside its device, which nodes cannot yet"
-    )
+    for stage in stages:
+        _check_memory(stage.memory)
     one_each = all(stage.devices == (0,) for stage in stages)
     _require(one_each, "a stage is on several devices of one process, and each process lends one")
     whole = stages[0].first == 0 and all(one.last == other.first for one, other in pairwise(stages))

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,7 @@ import structlog
 import torch
 from huggingface_hub import is_offline_mode
 
+from muster.cost.offload.booked import booked
 from muster.errors import DoesNotFit, MachineTrouble, MusterError, ProtocolViolation, WeightsInvalid
 from muster.link.base import Channel, Connection
 from muster.model.blobs import BlobStore, Manifest, TensorEntry, matching_directory
@@ -32,6 +33,8 @@ from muster.node.hub import HubUnusable, fetch_from_hub
 from muster.node.memory import give_back
 from muster.node.probes import greet
 from muster.node.stage_cache import CachedStage, StageCache, StageKey
+from muster.offload.promised import load_promised
+from muster.offload.stage import DiskRoom
 from muster.spec.model_shape import ModelShape
 from muster.spec.pool import Device
 from muster.wire.messages.placement import Assign, LoadProgress
@@ -83,8 +86,9 @@ class _Head:
 
 
 class StageLoader:
-    def __init__(self, cache_dir: Path, device: torch.device, lent: Device) -> None:
-        """`lent` says how much memory."""
+    def __init__(self, cache_dir: Path, device: torch.device, lent: Device, disk_dir: Path | None = None) -> None:
+        """`lent` says how much memory, and how much of the disk that has `disk_dir`."""
+        self._disk = DiskRoom(disk_dir or cache_dir / "offload", lent.disk_bytes)
         self._store = BlobStore(cache_dir / "blobs")
         self._device = device
         self._memory_cap_bytes, self._host_cap_bytes = lent.memory_bytes, lent.host_memory_bytes
@@ -100,6 +104,8 @@ class StageLoader:
         """
         assign, mine = wish.assign, wish.assign.mine
         key = StageKey(assign.manifest, mine.first, mine.last, assign.dtype, wish.rank, mine.degree, assign.few_bits)
+        if mine.memory.offloads:
+            key = replace(key, memory=mine.memory, work=assign.pipeline.serve)
         cached = self._cache.take(key) or await self._fresh(wish, key, head, report)
         try:
             needed = self._check_fits(wish, cached.shape)
@@ -215,7 +221,7 @@ class StageLoader:
 
     async def _build(self, key: StageKey, weights: Weights, shape: ModelShape) -> None:
         """Put the stage into the cache, even if whoever wants it gives up meanwhile: a thread cannot be stopped."""
-        building = asyncio.ensure_future(asyncio.to_thread(_read_stage, key, weights, self._device))
+        building = asyncio.ensure_future(asyncio.to_thread(_read_stage, key, weights, shape, self._device, self._disk))
         self._building = building
 
         def built(done: "asyncio.Future[Stage]") -> None:
@@ -242,7 +248,11 @@ class StageLoader:
                 "restart `muster serve`."
             )
         weights = -(-shape.weight_bytes(mine.first, mine.last) // mine.degree)
-        needed = max(wish.needed_bytes(shape), weights + at_once_bytes)
+        needed = wish.needed_bytes(shape)
+        if mine.memory.offloads:
+            self._check_disk(wish.assign, shape)
+        else:
+            needed = max(needed, weights + at_once_bytes)
         held = self._held_bytes
         if held + needed > self._memory_cap_bytes:
             beside = f" beside {held / 1e6:.0f} MB of another placement" if held else ""
@@ -259,12 +269,22 @@ class StageLoader:
             )
         return needed
 
+    def _check_disk(self, assign: Assign, shape: ModelShape) -> None:
+        mine, work = assign.mine, assign.pipeline.serve
+        booked(shape, mine.first, mine.last, mine.memory, work)
+        cache = work.cache_tokens * shape.cache_bytes_per_token(mine.first, mine.last)
+        if cache > self._disk.nbytes:
+            raise DoesNotFit(
+                f"The cache of layers {mine.first}–{mine.last - 1} may take {cache / 1e9:.3g} GB of disk, and this "
+                f"machine lends {self._disk.nbytes / 1e9:.3g} GB; raise --disk, or let the head place less here."
+            )
+
     async def _fetch(self, assign: Assign, manifest: Manifest, names: list[str], head: _Head, report: Report) -> None:
         wanted = set(names)
         entries = [entry for entry in manifest.tensors if entry.name in wanted]
         missing = {entry.digest: entry for entry in entries if not self._store.has(entry.digest)}
         total = sum(entry.nbytes for entry in missing.values())
-        if total > MAX_CHECKPOINT_SHARE * self._memory_cap_bytes:
+        if total > MAX_CHECKPOINT_SHARE * (self._memory_cap_bytes + self._disk.nbytes):
             raise ProtocolViolation(
                 f"The head's manifest holds {total / 1e9:.0f} GB for a stage that fits in memory; it contradicts the "
                 "model's config.json."
@@ -305,8 +325,10 @@ def _at_once_bytes(manifest: Manifest, names: Sequence[str], shape: ModelShape) 
     return max(largest, *shape.expert_bytes) if shape.expert_bytes else largest
 
 
-def _read_stage(key: StageKey, weights: Weights, device: torch.device) -> Stage:
+def _read_stage(key: StageKey, weights: Weights, shape: ModelShape, device: torch.device, disk: DiskRoom) -> Stage:
     with memory_trouble():
+        if key.work is not None:
+            return load_promised(weights, shape, (key.first, key.last), device, key.memory, key.work, disk)
         seat = Seat(key.rank, key.degree) if key.degree > 1 else None
         stage = load_stage(weights, key.first, key.last, torch_dtype(key.dtype), device, seat, key.few_bits)
     give_back()

@@ -8,6 +8,7 @@ measured. On a graphics card it is the driver's context. Imports no torch.
 
 import contextlib
 import ctypes
+from pathlib import Path
 
 import psutil
 
@@ -64,6 +65,18 @@ def check_host_memory(promised_bytes: int, memory_bytes: int | None, kind: str) 
             f"--host-memory {promised_bytes / 1e9:.3g}GB is more than the {free / 1e9:.3g} GB that are free here"
             f"{' beside --memory' if beside else ''}; lend less.",
             "host_memory",
+        )
+
+
+def check_disk(promised_bytes: int, folder: Path) -> None:
+    """Raises `InvalidRequest` where the disk that has `folder`, or will have it, has no such room."""
+    there = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    free = psutil.disk_usage(str(there)).free
+    if promised_bytes > free:
+        raise InvalidRequest(
+            f"--disk {promised_bytes / 1e9:.3g}GB is more than the {free / 1e9:.3g} GB that are free at {there}; "
+            "lend less, or name another disk with --disk-dir.",
+            "disk",
         )
 
 

@@ -24,7 +24,8 @@ from muster.node.memory import spread_little
 from muster.wire.ticket import Ticket, parse, proof
 
 if TYPE_CHECKING:
-    from muster.node.worker import HeadDoor, Worker, WorkerOptions
+    from muster.node.lending import WorkerOptions
+    from muster.node.worker import HeadDoor, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ class LendOptions:
     """Give up where the head does not answer at first."""
     host_memory_bytes: int = 0
     """Of the host's memory beside that, for cache that is swapped."""
+    disk_bytes: int = 0
+    """Of a disk, for what neither of them holds."""
+    disk_dir: Path | None = None
     memory_cap_bytes: int | None = None
     """Rehearse a machine that has so much for layers, whatever the program takes beside them."""
     island: str = ""
@@ -137,7 +141,7 @@ def import_worker() -> None:
 
 
 def node_options(options: LendOptions) -> "WorkerOptions":
-    from muster.node.worker import WorkerOptions
+    from muster.node.lending import WorkerOptions
 
     return WorkerOptions(
         name=options.name,
@@ -147,6 +151,8 @@ def node_options(options: LendOptions) -> "WorkerOptions":
         device=pick_device(options.device),
         memory_bytes=options.memory_bytes,
         host_memory_bytes=options.host_memory_bytes,
+        disk_bytes=options.disk_bytes,
+        disk_dir=options.disk_dir,
         memory_cap_bytes=options.memory_cap_bytes,
         speed=options.speed,
         drain_timeout_s=options.drain_timeout_s,

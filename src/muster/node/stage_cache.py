@@ -14,6 +14,7 @@ from muster.model.stage import Stage
 from muster.node.memory import give_back
 from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
+from muster.spec.plan import ON_DEVICE, MemoryPolicy, ServeSettings
 
 KEEP_S = 300.0
 """How long an idle stage stays."""
@@ -31,6 +32,9 @@ class StageKey:
     degree: int = 1
     """Of how many parts it is which."""
     few_bits: FewBits = AS_STORED
+    memory: MemoryPolicy = ON_DEVICE
+    work: ServeSettings | None = None
+    """Of a stage that offloads, which is made for what it does."""
 
 
 @dataclass(slots=True)
@@ -38,13 +42,17 @@ class CachedStage:
     stage: Stage
     shape: ModelShape
     """Of the whole model."""
+    promised_bytes: int = 0
+    """To a stage that offloads, which takes no more whatever its weights are."""
     users: int = 0
     idle_since_s: float = 0.0
 
     @property
     def nbytes(self) -> int:
         """Of its weights."""
-        return -(-self.shape.weight_bytes(self.stage.first, self.stage.last) // self.stage.degree)
+        return self.promised_bytes or -(
+            -self.shape.weight_bytes(self.stage.first, self.stage.last) // self.stage.degree
+        )
 
 
 class StageCache:
@@ -53,7 +61,7 @@ class StageCache:
 
     def put(self, key: StageKey, stage: Stage, shape: ModelShape, now_s: float) -> None:
         """A stage that was just built, idle at first. If there is one like it already, that one stays."""
-        self._stages.setdefault(key, CachedStage(stage, shape, idle_since_s=now_s))
+        self._stages.setdefault(key, CachedStage(stage, shape, key.memory.device_bytes, idle_since_s=now_s))
 
     def take(self, key: StageKey) -> CachedStage | None:
         """The stage, in use from now on, if it is here."""
@@ -68,6 +76,8 @@ class StageCache:
         assert found.users > 0, "a stage was given back more often than taken"
         found.users -= 1
         found.idle_since_s = now_s
+        if key.memory.offloads and not found.users:
+            self._let_go(key)  # it has what the next stage needs: buffers, and a cache that nobody reads
 
     @property
     def idle_bytes(self) -> int:

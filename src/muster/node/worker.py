@@ -8,11 +8,8 @@ makes them neighbours.
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from dataclasses import replace as with_changes
-from pathlib import Path
 
 import structlog
-import torch
 from msgspec.structs import replace
 
 from muster import __version__
@@ -40,9 +37,10 @@ from muster.node.events import (
     Tick,
 )
 from muster.node.incoming import Incoming
+from muster.node.lending import Measure, WorkerOptions, measured
 from muster.node.loading import StageLoader
-from muster.node.measure import free_memory_bytes, measure_device
-from muster.node.memory import check_host_memory, check_promise, give_back, left_for_layers, less_than_promised
+from muster.node.measure import free_memory_bytes
+from muster.node.memory import less_than_promised
 from muster.node.neighbours import Neighbours
 from muster.node.place import NodePlace, Surroundings
 from muster.node.reports import LinkReports
@@ -61,44 +59,6 @@ log = structlog.get_logger()
 TICK_S = 0.2
 SETTLE_S = 60.0
 """How long the last step of a dropped stage may take before the next stage is loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    name: str
-    cache_dir: Path
-    region: str = ""
-    island: str = ""
-    """Machines that name the same one may share layers."""
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
-    memory_bytes: int | None = None
-    """What the owner lends: the program and all that it holds stays below it. None lends what is free."""
-    host_memory_bytes: int = 0
-    """Lent of the host's memory beside that."""
-    memory_cap_bytes: int | None = None
-    """What layers may take, whatever the program takes beside them: a rehearsal of small machines on a large one."""
-    speed: float = 1.0
-    """Below 1 rehearses a slower machine."""
-    drain_timeout_s: float = 60.0
-    once: bool = False
-    """Give up where the head does not answer at first; otherwise it is dialled until it does."""
-
-
-Measure = Callable[[WorkerOptions], Device]
-
-
-def measured(options: WorkerOptions) -> Device:
-    """What this machine can do under these options. Raises `InvalidRequest` when it lends too little for anything."""
-    lent, kind, room = options.memory_bytes, options.device.type, None
-    check_host_memory(options.host_memory_bytes, lent, kind)
-    if lent is not None:
-        check_promise(lent, kind)
-        room = left_for_layers(lent, kind)
-    device = measure_device(options.device, options.cache_dir, options.speed, room)
-    give_back()
-    free = device.memory_bytes - (options.host_memory_bytes if kind == "cpu" and lent is None else 0)
-    memory = min(one for one in (free, options.memory_cap_bytes, room) if one is not None)
-    return with_changes(device, memory_bytes=memory, host_memory_bytes=options.host_memory_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +117,7 @@ class Worker:
         promised = options.memory_bytes if options.memory_cap_bytes is None else None  # a rehearsed cap is no surprise
         short = less_than_promised(promised, self._device.memory_bytes, options.device.type)
         self._announce("measured", describe(self._device) + short, device=asdict(self._device))
-        self._loader = StageLoader(options.cache_dir, options.device, self._device)
+        self._loader = StageLoader(options.cache_dir, options.device, self._device, options.disk_dir)
         self._incoming.showing = Showing(options.device, self._device.memory_bytes, self._loader, self._loads)
         try:
             self._tasks.spawn(self._first_join())

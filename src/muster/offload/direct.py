@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 from muster.errors import StepFailed
 
@@ -156,14 +156,26 @@ class Reader:
 
     def read(self, pieces: Sequence[tuple[ReadsBlocks, int, int, memoryview]]) -> Reading:
         """Of each (file, aligned place, bytes, where to): the target's length is the bytes' rounded up to blocks."""
+        return self._submit(self._threads, pieces)
+
+    def _submit(
+        self, threads: ThreadPoolExecutor, pieces: Sequence[tuple[ReadsBlocks, int, int, memoryview]]
+    ) -> Reading:
         chunks = []
         for file, start, nbytes, target in pieces:
-            chunks.append(self._threads.submit(file.check_unchanged))
+            chunks.append(threads.submit(file.check_unchanged))
             for at in range(0, nbytes, self._chunk_bytes):
                 part = target[at : min(at + self._chunk_bytes, len(target))]
                 needed = min(self._chunk_bytes, nbytes - at)
-                chunks.append(self._threads.submit(self._timed, file.read_into, part, start + at, needed))
+                chunks.append(threads.submit(self._timed, file.read_into, part, start + at, needed))
         return Reading(chunks)
+
+    def read_beside(self, pieces: Sequence[tuple[ReadsBlocks, int, int, memoryview]]) -> Reading:
+        """As `read`, but not behind what was asked for before: for what is wanted sooner."""
+        return self._submit(self._beside, pieces)
+
+    def beside(self, call: Callable[..., None], *args: Any) -> "Future[None]":
+        return self._beside.submit(call, *args)
 
     def run(self, jobs: Sequence[Callable[[], None]]) -> None:
         """Beside what is under way; returns when all are done. Raises the first error."""

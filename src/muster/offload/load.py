@@ -17,11 +17,14 @@ from muster.model.parallel.group import Seat
 from muster.model.stage import Stage, assign, build_stage, recipes_for
 from muster.model.tensor_file import check_dtype
 from muster.model.weights import LiesInFiles, Weights
-from muster.offload.choice import LEAST_BYTES, kept
+from muster.offload.choice import LEAST_BYTES, Sizes, kept
+from muster.offload.direct import BLOCK
 from muster.offload.parts import Lying
 from muster.offload.stage import DiskRoom, OffloadOptions, attach, can_leave
 from muster.offload.store import SpillFile
 from muster.offload.stream import WeightStream
+
+SHARE_STEP = 0.01
 
 
 def load_offloaded(
@@ -34,13 +37,16 @@ def load_offloaded(
     room: DiskRoom,
     options: OffloadOptions = OffloadOptions(),
     seat: Seat | None = None,
-) -> tuple[Stage, WeightStream | None]:
+    most_bytes: int | None = None,
+) -> tuple[Stage, WeightStream]:
     """Layers [first, last) of which about `share` of the weights' bytes stay in memory, and what brings the rest.
+
+    With `most_bytes`, fewer stay where these and the buffers of the others would take more.
 
     Raises as `load_stage` does, `MachineTrouble` where the disk has no room.
     """
     check_conformance(weights.config_json, 1 if seat is None else seat.size)
-    loader = _Loader(share, SpillFile(room.folder, room.nbytes))
+    loader = _Loader(share, SpillFile(room.folder, room.nbytes), most_bytes, options.num_buffers)
     stage = build_stage(weights, first, last, dtype, device, seat, loader.load)
     return stage, attach(stage, loader.lying, options)
 
@@ -48,8 +54,9 @@ def load_offloaded(
 class _Loader:
     """Stands for `load_tensors`."""
 
-    def __init__(self, share: float, spill: SpillFile) -> None:
+    def __init__(self, share: float, spill: SpillFile, most_bytes: int | None, num_buffers: int) -> None:
         self._share, self._spill = share, spill
+        self._most_bytes, self._num_buffers = most_bytes, num_buffers
         self.lying: dict[str, Lying] = {}
 
     def load(
@@ -82,13 +89,26 @@ class _Loader:
             [(name, sizes[name]) for name in needed if name.startswith(f"{prefix}.{index}.")]
             for index in range(len(layers))
         ]
-        stays = set(kept([layer for layer in by_layer if layer], self._share))
+        stays = set(self._kept([layer for layer in by_layer if layer]))
         for name in needed:
             if not name.startswith(f"{prefix}."):
                 small = sizes[name] < LEAST_BYTES or not can_leave(model, name, prefix)
                 if small or self._share >= 1:
                     stays.add(name)
         return frozenset(stays)
+
+    def _kept(self, layers: list[Sizes]) -> frozenset[str]:
+        """About the share that was asked for, or as much less as it takes for all to fit."""
+        share, chosen = self._share, kept(layers, self._share)
+        while self._most_bytes is not None and share > 0 and self._taken(layers, chosen) > self._most_bytes:
+            share = max(0.0, share - SHARE_STEP)
+            chosen = kept(layers, share)
+        return chosen
+
+    def _taken(self, layers: list[Sizes], chosen: frozenset[str]) -> int:
+        here = sum(nbytes for sizes in layers for name, nbytes in sizes if name in chosen)
+        largest = max(sum(nbytes + 2 * BLOCK for name, nbytes in sizes if name not in chosen) for sizes in layers)
+        return here + self._num_buffers * largest
 
     def _lies(
         self,

@@ -9,7 +9,7 @@ layer gets is cut along its tokens; a layer that is given something else runs in
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -80,6 +80,16 @@ def _piece(batch: Batch, parts: Sequence[tuple[int, int, int]]) -> Piece:
     )
 
 
+@runtime_checkable
+class LinksPieces(Protocol):
+    """A backend that has to know in which order pieces come, and when a step is over."""
+
+    def link(self, steps: list[Any]) -> None: ...
+
+    def finish(self) -> None:
+        """Raises `StepFailed`."""
+
+
 class _NotAlongTokens(Exception):
     """A tensor that is not one entry per token."""
 
@@ -91,6 +101,8 @@ class BlockStep:
         self._backend, self._batch, self._cache, self._dtype = backend, batch, cache, dtype
         self.pieces = pieces_of(batch, limits)
         self.prepared = [backend.prepare(piece.batch, cache, dtype) for piece in self.pieces]
+        if isinstance(backend, LinksPieces):
+            backend.link(self.prepared)
         self._whole: Any = self.prepared[0] if len(self.pieces) == 1 else None
         self.now: Any = self.prepared[0]
         """Of the piece that is in a layer."""
@@ -124,6 +136,8 @@ class BlockStep:
     def _run_whole(self, layer: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if self._whole is None:
             self._whole = self._backend.prepare(self._batch, self._cache, self._dtype)
+            if isinstance(self._backend, LinksPieces):
+                self._backend.link([self._whole])
         self.now = self._whole
         return layer(*args, **kwargs)
 
@@ -162,6 +176,10 @@ class BlockBackend:
     def prepare(self, batch: Batch, cache: KVCache, dtype: torch.dtype) -> BlockStep:
         self.step = BlockStep(self._inner, batch, cache, dtype, self._limits)
         return self.step
+
+    def finish(self) -> None:
+        if isinstance(self._inner, LinksPieces):
+            self._inner.finish()
 
     def attend(
         self, prepared: BlockStep, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options

@@ -17,6 +17,7 @@ from muster.model.stage import Stage
 from muster.offload.direct import CHUNK_BYTES, DEPTH, DirectFile, Reader
 from muster.offload.microbatches import BlockBackend, Limits
 from muster.offload.outside import head_units, rows_from_disk, stream_head
+from muster.offload.paging import PagedFromDisk
 from muster.offload.parts import Lying, Unit, unit_of
 from muster.offload.stream import OpenFile, WeightStream
 
@@ -35,15 +36,15 @@ class OffloadOptions:
     depth: int = DEPTH
     chunk_bytes: int = CHUNK_BYTES
     open_file: OpenFile = DirectFile
+    staging_bytes: int = 0
+    """Through which pages come from disk; 0 where all pages are in memory."""
 
 
-def attach(stage: Stage, lying: Mapping[str, Lying], options: OffloadOptions) -> "WeightStream | None":
-    """From now on `stage` fetches the parameters in `lying` when it needs them; None where it keeps all.
+def attach(stage: Stage, lying: Mapping[str, Lying], options: OffloadOptions) -> WeightStream:
+    """From now on `stage` fetches the parameters in `lying` when it needs them.
 
     They must be on the meta device. Raises `StepFailed` where a file cannot be opened.
     """
-    if not lying:
-        return None
     prefix, layers = find_layers(stage.model)
     units = [
         unit_of(f"{prefix}.{index}", _below(lying, f"{prefix}.{index}.")) for index in range(stage.first, stage.last)
@@ -54,11 +55,13 @@ def attach(stage: Stage, lying: Mapping[str, Lying], options: OffloadOptions) ->
     rows = [] if head is None else head_units(head[1], largest)
     reader = Reader(options.depth, options.chunk_bytes)
     stream = WeightStream([*units, *rows], reader, options.num_buffers, options.open_file)
-    backend = BlockBackend(SdpaBackend() if stage.device.type != "cpu" else stage.backend, options.limits)
+    paged = PagedFromDisk(reader, options.staging_bytes) if options.staging_bytes else SdpaBackend()
+    backend = BlockBackend(paged, options.limits)
     stage.backend = backend
     named = {unit.name: unit for unit in units}
     for index in range(stage.first, stage.last):
-        _Layer(layers[index], named.get(f"{prefix}.{index}"), stream, backend, options).wrap()
+        layer = _Layer(layers[index], named.get(f"{prefix}.{index}"), stream, backend, options)
+        layer.wrap(is_last=index == stage.last - 1)
     if head is not None:
         stream_head(head[0], rows, stream)
     for module, place in embeddings:
@@ -111,7 +114,8 @@ class _Layer:
         self._owners = {name: (layer.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names}
         self._away: dict[str, Any] = {name: getattr(*self._owners[name]) for name in names}
 
-    def wrap(self) -> None:
+    def wrap(self, is_last: bool) -> None:
+        self._is_last = is_last
         self._layer.forward = self.forward
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,7 +132,10 @@ class _Layer:
         step = self._backend.step
         assert step is not None, "a layer runs within a step"
         between = self._stream.settle if self._waits else lambda: None
-        return step.run(self._inner, tuple(args), kwargs, between)
+        result = step.run(self._inner, tuple(args), kwargs, between)
+        if self._is_last:
+            self._backend.finish()
+        return result
 
     def _put(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():

@@ -52,7 +52,7 @@ class WeightStream:
         paths = {run.path for unit in units for run in unit.runs}
         self._files: Mapping[Path, ReadsBlocks] = {path: open_file(path) for path in sorted(paths)}
         self._place = {unit.name: index for index, unit in enumerate(units)}
-        nbytes = max(unit.buffer_bytes for unit in units)
+        nbytes = max((unit.buffer_bytes for unit in units), default=0)
         self.buffer_bytes = num_buffers * nbytes
         self._free = deque(_Slot(aligned_buffer(nbytes)) for _ in range(min(num_buffers, len(units))))
         self._coming: deque[tuple[int, _Slot, Reading]] = deque()

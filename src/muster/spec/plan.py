@@ -52,6 +52,11 @@ class MemoryPolicy:
     embedding: Tier = "device"
     """Where it lies: a step reads single rows of it."""
 
+    device_bytes: int = 0
+    """Promised to a stage that offloads, of its device's memory: what it takes in all. 0 where nobody has said."""
+    host_bytes: int = 0
+    """Likewise of host memory."""
+
     @property
     def block(self) -> int:
         """Sequences in it."""

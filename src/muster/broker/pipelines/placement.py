@@ -12,6 +12,8 @@ from muster.broker.events import PipelineId
 from muster.broker.pipelines.job import JobModel
 from muster.cost.island import holder
 from muster.cost.memory import stage_bytes, workspace_of
+from muster.cost.offload.booked import streamed_bytes
+from muster.cost.offload.rates import UNMEASURED_DISK_BYTES_PER_S
 from muster.cost.swapping import host_bytes
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.change import capacity_of
@@ -20,7 +22,7 @@ from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage, TrainSettings
-from muster.spec.pool import NodeId, Pool
+from muster.spec.pool import Node, NodeId, Pool
 from muster.wire.messages.base import Address
 from muster.wire.messages.placement import Assign
 
@@ -93,12 +95,16 @@ class Placement:
         work = self.pipeline.work
         if isinstance(work, TrainSettings):
             return placed_bytes(self.model.shape, self.pipeline, self.pipeline.stages.index(stage))
+        if stage.memory.offloads:
+            return stage.memory.device_bytes
         workspace = workspace_of(work, self.model.workspace)
         return stage_bytes(self.model.shape, stage.first, stage.last, work.cache_tokens, workspace, stage.degree)
 
     def host_bytes_on(self, node: NodeId) -> int:
         """Likewise of the host's memory."""
         stage = self.stage(node)
+        if stage is not None and stage.memory.offloads:
+            return stage.memory.host_bytes
         return 0 if stage is None else host_bytes(self.model.shape, stage.first, stage.last, self.pipeline.work)
 
     def holds(self, node: NodeId) -> bool:
@@ -169,4 +175,15 @@ def longest_step_seconds(pipeline: Pipeline, shape: ModelShape, pool: Pool, opti
     load = StepLoad(batch, longest, ((max(0, longest - tokens), tokens),), batch + 1)
     nodes = {node.id: node for node in pool.nodes}
     holders = [(stage, holder(pool, nodes, stage)) for stage in pipeline.stages]
-    return max(StagePace(shape, stage, node, options.constants).seconds(load) for stage, node in holders)
+    return max(
+        StagePace(shape, stage, node, options.constants).seconds(load) + fetching_seconds(shape, stage, node)
+        for stage, node in holders
+    )
+
+
+def fetching_seconds(shape: ModelShape, stage: Stage, node: Node) -> float:
+    """In which a stage that offloads reads its weights and all of its cache from disk, at a fifth of its rate."""
+    if not stage.memory.offloads:
+        return 0.0
+    nbytes = streamed_bytes(shape, stage.first, stage.last, stage.memory) + node.device.memory_bytes
+    return 5 * nbytes / (node.device.disk_bandwidth_bytes_per_s or UNMEASURED_DISK_BYTES_PER_S)

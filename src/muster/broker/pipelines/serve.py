@@ -8,6 +8,7 @@ from itertools import combinations
 from muster.broker.pipelines.job import Circumstances, Job, JobModel, JobOptions, Outcome, SearchPlan
 from muster.cost.measured import constants_of
 from muster.errors import PoolUnavailable
+from muster.plan.offload.live import offloading
 from muster.plan.quick.planner import Planner, place
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.change import Change, Situation, tokens_per_s, worth
@@ -34,7 +35,7 @@ def serve_job(
 ) -> Job:
     """Serve `model` under its own name. `planner` must be quick; `search` may take its time."""
     several = options.most_pipelines > 1
-    shared = sharing(planner)
+    shared = offloading(sharing(planner))
     planning = ServePlanning(compact(shared) if several else shared)
     return Job(model.shape.name, model, planning, search, max(1, len(options.planned)), options)
 

@@ -39,11 +39,15 @@ def needed_bytes(assign: Assign, shape: ModelShape) -> int:
     """Weights, pages and workspace together."""
     work = assign.pipeline.serve
     mine = assign.mine
+    if mine.memory.offloads:
+        return mine.memory.device_bytes
     return stage_bytes(shape, mine.first, mine.last, work.cache_tokens, workspace_of(work), mine.degree)
 
 
 def host_bytes_of(assign: Assign, shape: ModelShape) -> int:
     """Beside that, in host memory."""
+    if assign.mine.memory.offloads:
+        return assign.mine.memory.host_bytes
     return host_bytes(shape, assign.mine.first, assign.mine.last, assign.pipeline.serve)
 
 
