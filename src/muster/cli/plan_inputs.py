@@ -1,6 +1,5 @@
 """What the words on a planner's command line stand for: a model's sizes, a pool, files to write. Knows no planner."""
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,9 +8,9 @@ from muster.cost.config_fields import Fields, read_config
 from muster.cost.dtypes import dtypes_to_try, possible_dtypes, possible_for
 from muster.cost.families import FAMILIES
 from muster.cost.from_config import shape_from_config
-from muster.cost.limits import packing_of, unpacked
 from muster.cost.named_shapes import named_shape, shape_names
-from muster.errors import InvalidRequest, MachineTrouble, UnknownModel, UnsupportedModel
+from muster.cost.published import published_of
+from muster.errors import InvalidRequest, MachineTrouble, UnknownModel
 from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.fleets import fleet_names, fleet_text
 from muster.spec.model_shape import ModelShape
@@ -70,15 +69,9 @@ def _from_file(path: Path, name: str, dtype: str | None, few_bits: FewBits) -> M
         raise UnknownModel(f"{path} is not a config.json; name that file of the model, or its folder.", "model")
     text = read_text(path, "model")
     entries = read_config(text)
-    if packing := packing_of(entries):
-        if dtype is None:
-            raise UnsupportedModel(
-                f"{name} is quantised ({packing}), and what that takes of memory is not known; name the unquantised "
-                "checkpoint, or say with --dtype what to plan its weights in."
-            )
-        text = json.dumps(unpacked(entries))
+    published = published_of(entries)
     fields = Fields.parse(text)
-    if fields.model_type in FAMILIES:
+    if fields.model_type in FAMILIES and (published is None or published.form is not None):
         return shape_from_config(text, name, dtype, few_bits)
     return _counted(text, name, possible_dtypes(fields, dtype)[0], few_bits)
 

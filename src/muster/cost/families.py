@@ -176,7 +176,12 @@ def _attention(fields: Fields, family: Family) -> LayerSizes:
     norms = {"head": 2 * size, "whole": query_width + key_width, "use_qk_norm": flagged}
     vector += norms.get(family.head_norm, 0)
     vector += queries * family.sinks
-    matrices: tuple[Matrix, ...] = ((hidden, query_width), (hidden, 2 * key_width), (query_width, hidden))
+    matrices: tuple[Matrix, ...] = (
+        (hidden, query_width),
+        (hidden, key_width),
+        (hidden, key_width),
+        (query_width, hidden),
+    )
     return LayerSizes(Heads(queries, keys, size, size), matrices, vector)
 
 
@@ -222,7 +227,7 @@ def _mlp(fields: Fields, family: Family, index: int) -> LayerSizes:
 
 
 def _perceptron(hidden: int, inner: int, family: Family, biased: bool = False) -> LayerSizes:
-    matrices: tuple[Matrix, ...] = ((hidden, 2 * inner if family.gated else inner), (inner, hidden))
+    matrices: tuple[Matrix, ...] = ((hidden, inner),) * (2 if family.gated else 1) + ((inner, hidden),)
     vector = (inner * (2 if family.gated else 1) + hidden) * biased
     saved = 4 * inner if family.gated else (1 + family.activation_copies) * inner
     return LayerSizes(Heads(0, 0, 0, 0), matrices, vector, saved_mlp=saved)

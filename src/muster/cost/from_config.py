@@ -3,12 +3,13 @@
 For a family that is not known here, `muster.model.shape` counts the modules themselves.
 """
 
-from muster.cost.config_fields import Fields
+from muster.cost.config_fields import Fields, read_config
 from muster.cost.dtypes import possible_dtypes
 from muster.cost.families import Family, family_of, fields_of, hidden_size, layer_sizes, num_layers
-from muster.cost.few_bits import WEIGHT_FORMATS
+from muster.cost.few_bits import WEIGHT_FORMATS, BlockFormat, check_weights
 from muster.cost.limits import longest_context
 from muster.cost.memory import dtype_bytes
+from muster.cost.published import Published, check_plain, published_of
 from muster.errors import UnsupportedModel
 from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
@@ -36,9 +37,15 @@ def shape_from_config(
     if count > _MAX_LAYERS:
         raise UnsupportedModel(f"A model of {count} layers is beyond the {_MAX_LAYERS} that are planned; check it.")
     layers = [layer_sizes(fields, index) for index in range(count)]
-    form = WEIGHT_FORMATS[few_bits.weights] if few_bits.weights and family.linear else None
+    published = published_of(read_config(config_json))
+    form, expert_form = _forms(published, few_bits) if family.linear else (None, None)
     embedding, head, tied = _around(fields, family)
     experts = next((layer.experts for layer in layers if layer.experts), None)
+    head_bytes = head * itemsize
+    head_form = published.format_of("lm_head.weight", False) if published is not None and published.head else None
+    if head_form is not None and not tied:
+        rows, columns = fields.count("vocab_size"), hidden_size(fields)
+        head_bytes += head_form.bytes_of(rows, columns, itemsize) - rows * columns * itemsize
     return ModelShape(
         name=name,
         architecture=_architecture(fields),
@@ -47,21 +54,31 @@ def shape_from_config(
         hidden_size=hidden_size(fields),
         vocab_size=fields.count("vocab_size"),
         max_context=longest_context(fields),
-        layer_bytes=tuple(layer.bytes(itemsize, form) for layer in layers),
+        layer_bytes=tuple(layer.bytes(itemsize, form, expert_form) for layer in layers),
         layer_flops_per_token=tuple(layer.flops_per_token() for layer in layers),
         kv_bytes_per_token=tuple(layer.heads.cache_bytes(itemsize, few_bits.cache) for layer in layers),
         embedding_bytes=embedding * itemsize,
-        head_bytes=head * itemsize,
+        head_bytes=head_bytes,
         tied_bytes=tied * itemsize,
         head_flops_per_token=2 * fields.count("vocab_size") * hidden_size(fields),
         attention_flops_per_pair=tuple(layer.heads.flops_per_pair for layer in layers),
         windows=tuple(layer.heads.window for layer in layers),
-        expert_bytes=tuple(layer.expert_bytes(itemsize, form) for layer in layers) if family.moe else (),
+        expert_bytes=tuple(layer.expert_bytes(itemsize, expert_form) for layer in layers) if family.moe else (),
         num_experts=experts.count if experts else 0,
         experts_per_token=experts.chosen if experts else 0,
+        packing=published.method if published is not None else "",
         few_bits=few_bits,
         saved_bytes_per_token=tuple(layer.saved_bytes_per_token(itemsize) for layer in layers),
     )
+
+
+def _forms(published: Published | None, few_bits: FewBits) -> tuple[BlockFormat | None, BlockFormat | None]:
+    """Of the matrices in a layer and of those of its experts. Raises `InvalidRequest` on both kinds at once."""
+    if published is None:
+        form = WEIGHT_FORMATS[check_weights(few_bits.weights)] if few_bits.weights else None
+        return form, form
+    check_plain(published.method, few_bits)
+    return None if published.experts_only else published.form, published.form
 
 
 def _architecture(fields: Fields) -> str:

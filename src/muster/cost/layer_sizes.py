@@ -70,10 +70,10 @@ class LayerSizes:
     saved_wide: int = 0
     """Values that are kept in float32."""
 
-    def bytes(self, itemsize: int, form: BlockFormat | None = None) -> int:
-        """`form`: that of matrices in few bits."""
+    def bytes(self, itemsize: int, form: BlockFormat | None = None, expert_form: BlockFormat | None = None) -> int:
+        """`form`: that of matrices in few bits; `expert_form`: likewise of experts."""
         own = _matrix_bytes(self.matrices, itemsize, form) + _matrix_bytes(self.kept, itemsize, None)
-        return own + self.vector * itemsize + 4 * self.wide + self.expert_bytes(itemsize, form)
+        return own + self.vector * itemsize + 4 * self.wide + self.expert_bytes(itemsize, expert_form)
 
     def expert_bytes(self, itemsize: int, form: BlockFormat | None = None) -> int:
         if self.experts is None:

@@ -71,12 +71,13 @@ def end() -> None:
 def _answer(question: Question) -> Checked | CheckFailed:
     from muster.model.checkpoint import as_stored
     from muster.model.conformance import check_conformance
+    from muster.model.quantized.layouts.view import plainly
     from muster.model.shape import check_tensors, shape_of
     from muster.model.weights import open_directory
 
     try:
         if isinstance(question, AsStored):
-            return Checked(as_stored(open_directory(Path(question.folder))))
+            return Checked(as_stored(plainly(open_directory(Path(question.folder)))))
         check_conformance(question.config_json)  # first, as whatever reads the configuration trips over it
         check_tensors(question.config_json, question.tensors)
         return Checked(shape_of(question.config_json, question.name, question.dtype, question.few_bits))

@@ -13,7 +13,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from muster.cost.config_fields import decoder_entries, read_config
-from muster.cost.limits import packing_of
+from muster.cost.limits import unpacked
+from muster.cost.published import published_of
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.attention import ATTENTION_NAME
 from muster.model.settings import building
@@ -28,10 +29,8 @@ def parse_config(config_json: str) -> PreTrainedConfig:
     model_type = fields.get("model_type")
     if not isinstance(model_type, str):
         raise WeightsInvalid("config.json names no model_type; download the model again.")
-    if packing := packing_of(fields):
-        raise UnsupportedModel(
-            f"This checkpoint is quantised ({packing}), which Muster does not load yet; choose the unquantised one."
-        )
+    if published_of(fields) is not None:  # raises on what is not read
+        fields = unpacked(fields)
     fields, model_type = _text_part(fields, model_type)
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedModel(

@@ -17,7 +17,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from muster.cost.config_fields import read_config
-from muster.errors import WeightsInvalid
+from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.architecture import build_on_meta, parse_config
 from muster.model.parallel.cuts import Cut
 from muster.model.tensor_file import take
@@ -60,6 +60,23 @@ class Recipe:
             ) from error
         whole = {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
         return whole if cut_first else {name: _taken(tensor, cuts.get(name)) for name, tensor in whole.items()}
+
+    def kinds(self) -> dict[str, list[str]]:
+        """The tensors by the pattern that they matched, in the order in which they are put behind one another.
+
+        Raises `UnsupportedModel` where more is done with them than to stack them.
+        """
+        if self.converter is None:
+            return {"": [self.sources[0][0]]}
+        if not self._stacks():
+            raise UnsupportedModel(
+                f"{self.target} is put together from several tensors in a way that codes of few bits do not survive; "
+                "choose an unquantised checkpoint."
+            )
+        found: dict[str, list[str]] = {pattern: [] for pattern in self.converter.source_patterns}
+        for name, pattern in self.sources:
+            found[pattern].append(name)
+        return found
 
     def _stacks(self) -> bool:
         """Whether the matrices of experts are stacked, and two of a kind put one behind the other: each can be cut."""

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from muster.cost.config_fields import Fields
+from muster.cost.config_fields import Fields, read_config
 from muster.cost.dtypes import check_dtype as check_served
-from muster.cost.limits import CONTEXT_ENTRIES, ORIGINAL_ENTRY, ROPE_ENTRIES, longest_context
+from muster.cost.limits import CONTEXT_ENTRIES, ORIGINAL_ENTRY, ROPE_ENTRIES, longest_context, packing_of
 from muster.model.architecture import build_on_meta, find_layers, parse_config
 from muster.model.cache import HeadSizes, cache_bytes
 from muster.model.checkpoint import check_shape, parameter_dtype, recipe_of, recipes, tied_source, untie
 from muster.model.parallel.cuts import degrees_of
 from muster.model.probe import parts_of
 from muster.model.quantized.chosen import formats_of, head_matrix, matrices
+from muster.model.quantized.layouts.view import QuantizedWeights, described_plainly, plainly
 from muster.model.stage import stage_tensors
 from muster.model.tensor_file import check_dtype
 from muster.model.weights import Weights
@@ -71,6 +72,7 @@ def shape_of(config_json: str, name: str, dtype: str, few_bits: FewBits = AS_STO
         attention_flops_per_pair=tuple(map(_attention_flops, parts.query_heads, parts.head_sizes)),
         windows=parts.windows,
         degrees=degrees_of(model, parts),
+        packing=packing_of(read_config(config_json)),
         few_bits=few_bits,
         **_experts(model, layers, bytes_of, text),
     )
@@ -87,10 +89,14 @@ def tensor_names(weights: Weights, first: int, last: int) -> list[str]:
     """Names of the checkpoint tensors that layers [first, last) need. Raises `WeightsInvalid` if one is missing."""
     config = parse_config(weights.config_json)
     model = build_on_meta(config, torch.float32)
+    weights = plainly(weights)
     made = recipes(model, weights.names())
     needed = stage_tensors(model, parts_of(config), first, last)
     untie(model, made, weights, needed)
-    return sorted({name for parameter in needed for name, _ in recipe_of(model, made, parameter).sources})
+    wanted = {name for parameter in needed for name, _ in recipe_of(model, made, parameter).sources}
+    if isinstance(weights, QuantizedWeights):
+        wanted = {source for name in wanted for source in weights.sources(name)}
+    return sorted(wanted)
 
 
 def check_tensors(config_json: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
@@ -100,6 +106,7 @@ def check_tensors(config_json: str, tensors: Mapping[str, tuple[str, tuple[int, 
     """
     config = parse_config(config_json)
     model = build_on_meta(config, torch.float32)
+    tensors = described_plainly(config_json, tensors)
     made = recipes(model, tensors)
     for parameter in stage_tensors(model, parts_of(config), 0, len(find_layers(model)[1])):
         recipe = recipe_of(model, made, parameter)

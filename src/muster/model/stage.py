@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from muster.cost.config_fields import read_config
 from muster.cost.few_bits import BlockFormat
 from muster.cost.memory import SCORED_AT_ONCE
+from muster.cost.published import published_of
 from muster.model.architecture import build_on_meta, fill_buffers, find_layers, layer_window, parse_config
 from muster.model.attention import Backend, Binding, StepState, bind
 from muster.model.batch import Batch
@@ -35,7 +37,8 @@ from muster.model.parallel.cuts import Cut, cuts_of
 from muster.model.parallel.group import Group, Seat
 from muster.model.parallel.layers import work_in_parts
 from muster.model.probe import ModelParts, parts_of
-from muster.model.quantized.chosen import NO_FORMATS, formats_of, quantize_parameter
+from muster.model.quantized.chosen import NO_FORMATS, formats_of, quantize_parameter, take_parameter
+from muster.model.quantized.layouts.view import plainly
 from muster.model.settings import running
 from muster.model.weights import Weights
 from muster.spec.few_bits import AS_STORED, FewBits
@@ -179,6 +182,7 @@ def build_stage(
     on the meta device has to be brought when the stage runs. Raises `UnsupportedModel` (architecture, or it cannot be
     cut so), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
+    weights = plainly(weights)
     config = parse_config(weights.config_json)
     parts = parts_of(config)
     model = build_on_meta(config, dtype)
@@ -223,7 +227,11 @@ def load_tensors(
     """
     made = recipes(model, weights.names())
     untie(model, made, weights, needed)
+    are_codes = published_of(read_config(weights.config_json)) is not None
     for recipe, names in recipes_for(model, made, needed):
+        if are_codes and names[0] in forms:
+            take_parameter(model, names[0], recipe, weights, forms[names[0]], cuts.get(names[0]))
+            continue
         converted = recipe.convert(model, weights, parameter_dtype(model, names[0], dtype), cuts)
         tensors = {name: tensor.to(device) for name, tensor in converted.items()}
         for name in names:

@@ -49,6 +49,9 @@ DTYPES = {
     "I16": Dtype(2, "int16"),
     "I8": Dtype(1, "int8"),
     "U8": Dtype(1, "uint8"),
+    "F8_E4M3": Dtype(1, "float8_e4m3fn"),
+    "F8_E5M2": Dtype(1, "float8_e5m2"),
+    "F8_E8M0": Dtype(1, "float8_e8m0fnu"),
     "BOOL": Dtype(1, "bool"),
 }
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from muster.cost.config_fields import read_config
+from muster.cost.limits import packing_of
 from muster.errors import UnsupportedModel
 from muster.model.architecture import build_on_meta, fill_buffers, find_layers, parse_config
 from muster.model.checkpoint import tied_source
@@ -95,6 +97,7 @@ def build_trainable(
     `recompute` keeps the input of each layer only, and computes the rest again on the way back (Chen et al., 2016).
     Raises `UnsupportedModel` (architecture), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
+    _refuse_codes(weights.config_json)
     config = parse_config(weights.config_json)
     parts = parts_of(config)
     model = _build(weights.config_json)
@@ -114,6 +117,13 @@ def build_trainable(
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     both_ends = set() if (first, last) == (0, len(layers)) else _at_both_ends(model, parts, len(layers))
     return TrainableStage(model, first, last, device, dtype, both_ends)
+
+
+def _refuse_codes(config_json: str) -> None:
+    if packing := packing_of(read_config(config_json)):
+        raise UnsupportedModel(
+            f"This checkpoint is quantised ({packing}), and codes are not trained; choose the unquantised one."
+        )
 
 
 def _build(config_json: str) -> PreTrainedModel:

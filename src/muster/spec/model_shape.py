@@ -42,7 +42,7 @@ class ModelShape:
     degrees: tuple[int, ...] | None = field(default=None, compare=False)
     """Of tensor parallelism, above 1, at which it can be cut. None where nobody has worked it out."""
     packing: str = ""
-    """How its weights are published where that is in few bits (`gptq`, `gguf` …)."""
+    """How its weights are published where that is in few bits (`gptq`, `awq` …)."""
     few_bits: FewBits = AS_STORED
     """What of it is held in fewer bits than the checkpoint and `dtype` say; all bytes are for that."""
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from muster.cost.few_bits import WEIGHT_FORMATS
 from muster.errors import InvalidRequest
-from muster.model.architecture import build_on_meta, parse_config
+from muster.model.architecture import build_on_meta, find_layers, parse_config
 from muster.model.conformance import random_model
 from muster.model.quantized.chosen import head_matrix, matrices
 from muster.model.quantized.kernel import MOST_ROWS_INT4, int4_agrees, int8_agrees
@@ -41,7 +41,11 @@ def made_plain(model: PreTrainedModel, form: str) -> PreTrainedModel:
 
 def held_bytes(stage: Stage) -> int:
     tensors = {id(t): t for t in stage._model.state_dict().values() if not t.is_meta}
-    return sum({t.untyped_storage().data_ptr(): t.nbytes for t in tensors.values()}.values())
+    # What `packed` lays out anew has a plain weight in name only.
+    layers = find_layers(stage._model)[1][stage.first : stage.last]
+    inside = [module for layer in layers for module in layer.modules() if type(module) is nn.Linear]
+    packed = [module.weight.nbytes for module in inside if module.weight.is_meta]
+    return sum({t.untyped_storage().data_ptr(): t.nbytes for t in tensors.values()}.values()) + sum(packed)
 
 
 @pytest.mark.parametrize("form", ["int4", "int8", "fp8"])

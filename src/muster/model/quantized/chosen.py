@@ -12,11 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from muster.cost.config_fields import read_config
 from muster.cost.few_bits import FEWEST_OUTPUTS, WEIGHT_FORMATS, BlockFormat, check_cache, check_weights
+from muster.cost.published import check_plain, published_of
+from muster.errors import WeightsInvalid
 from muster.model.architecture import find_layers
-from muster.model.checkpoint import parameter_dtype
+from muster.model.checkpoint import Recipe, check_shape, parameter_dtype
+from muster.model.parallel.cuts import Cut
+from muster.model.quantized.layouts.view import together
 from muster.model.quantized.linear import quantize_experts, quantize_linear
 from muster.model.quantized.matrix import QuantizedMatrix, quantized
+from muster.model.weights import Weights
 from muster.spec.few_bits import FewBits
 
 NO_FORMATS: Mapping[str, BlockFormat] = MappingProxyType({})
@@ -43,9 +49,38 @@ class Matrix:
 def formats_of(model: PreTrainedModel, config_json: str, few_bits: FewBits) -> dict[str, BlockFormat]:
     """Parameter name -> how it is kept, of a model on the meta device. Raises `InvalidRequest` on an unknown name."""
     check_cache(few_bits.cache)
-    if not few_bits.weights:
-        return {}
-    return dict.fromkeys(matrices(model), WEIGHT_FORMATS[check_weights(few_bits.weights)])
+    published = published_of(read_config(config_json))
+    wanted = check_weights(few_bits.weights)
+    if published is None:
+        return dict.fromkeys(matrices(model), WEIGHT_FORMATS[wanted]) if wanted else {}
+    check_plain(published.method, few_bits)
+    large = matrices(model) | (head_matrix(model) if published.head else {})
+    found = {name: published.format_of(name, matrix.experts > 0) for name, matrix in large.items()}
+    return {name: form for name, form in found.items() if form is not None}
+
+
+def take_parameter(
+    model: PreTrainedModel, name: str, recipe: Recipe, weights: Weights, form: BlockFormat, cut: Cut | None
+) -> None:
+    """Let the owner of a parameter have the codes that the checkpoint holds. Raises `WeightsInvalid`."""
+    owner, _, key = name.rpartition(".")
+    module, parameter = model.get_submodule(owner), model.get_parameter(name)
+    dtype = parameter_dtype(model, name, parameter.dtype)
+    matrix = together(weights, name, recipe.kinds()).in_dtype(dtype)
+    transposed = bool(getattr(module, "is_transposed", False))
+    if cut is not None:
+        dim = cut.dim - parameter.dim()
+        matrix = matrix.take(-3 - dim if transposed else dim, cut.ranges)
+    shape = (*matrix.shape[:-2], *reversed(matrix.shape[-2:])) if transposed else matrix.shape
+    check_shape(name, shape, tuple(parameter.shape))
+    if cut is None:
+        experts = parameter.shape[0] if len(shape) == 3 else 1
+        promised = experts * form.bytes_of(matrix.rows, matrix.columns, dtype.itemsize)
+        if matrix.nbytes > promised:
+            raise WeightsInvalid(
+                f"{name} takes {matrix.nbytes} bytes where config.json promises {promised}; download the model again."
+            )
+    put(module, key, matrix, dtype)
 
 
 def quantize_parameter(model: PreTrainedModel, name: str, values: Tensor, form: BlockFormat) -> None:

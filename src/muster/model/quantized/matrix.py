@@ -59,6 +59,13 @@ class QuantizedMatrix:
     def to(self, device: torch.device) -> "QuantizedMatrix":
         return self.each(lambda part: part.to(device))
 
+    def in_dtype(self, dtype: torch.dtype) -> "QuantizedMatrix":
+        """With steps and middles as wide as what is computed with. Those of eight-bit floats stay as they are."""
+        if self.kind in ("float8", "float4"):
+            return self
+        middle = self.middle
+        return replace(self, step=self.step.to(dtype), middle=None if middle is None else middle.to(dtype))
+
     def one(self, index: int) -> "QuantizedMatrix":
         """Of a stack, the matrix of one expert."""
         return replace(
