@@ -8,13 +8,13 @@ def unpack_last(packed: Tensor, bits: int, size: int | None = None) -> Tensor:
     """int32 [..., W] -> uint8 [..., W x 32 / bits], or the first `size` of them."""
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
     codes: Tensor = (packed[..., None] >> shifts) & (2**bits - 1)
-    bytewise: Tensor = codes.to(torch.uint8).flatten(-2)[..., :size]
-    return bytewise
+    return codes.to(torch.uint8).flatten(-2)[..., :size]
 
 
 def unpack_first(packed: Tensor, bits: int, size: int | None = None) -> Tensor:
     """int32 [W, N] -> uint8 [W x 32 / bits, N], or the first `size` rows of it."""
-    return unpack_last(packed.t(), bits, size).t()
+    codes: Tensor = unpack_last(packed.t(), bits, size).t()
+    return codes
 
 
 def signed(codes: Tensor, bits: int) -> Tensor:
