@@ -98,6 +98,7 @@ _LEFT_OUT: dict[str, dict[str, int]] = {
     },
     "gpt2": {"n_positions": 1024},
     "gpt_oss": {"max_position_embeddings": 131072},
+    "glm4_moe": {"max_position_embeddings": 131072},
     "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
     "mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
     "opt": {"max_position_embeddings": 2048},

@@ -21,7 +21,7 @@ from muster.model.probe import parts_of
 from muster.model.quantized.chosen import formats_of, head_matrix, matrices
 from muster.model.quantized.layouts.view import QuantizedWeights, described_plainly, plainly
 from muster.model.stage import stage_tensors
-from muster.model.tensor_file import check_dtype
+from muster.model.tensor_file import check_plain_dtype
 from muster.model.weights import Weights
 from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
@@ -111,7 +111,7 @@ def check_tensors(config_json: str, tensors: Mapping[str, tuple[str, tuple[int, 
     for parameter in stage_tensors(model, parts_of(config), 0, len(find_layers(model)[1])):
         recipe = recipe_of(model, made, parameter)
         for source, _ in recipe.sources:
-            check_dtype(source, tensors[source][0])
+            check_plain_dtype(source, tensors[source][0])
         if recipe.converter is None:
             shape = tensors[recipe.sources[0][0]][1]
             check_shape(parameter, shape, tuple(model.get_parameter_or_buffer(parameter).shape))

@@ -198,11 +198,21 @@ def check_dtype(tensor: str, dtype: str) -> "torch.dtype":
     import torch
 
     if dtype not in DTYPES:
-        raise WeightsInvalid(
-            f"Tensor {tensor} has dtype {dtype}, which Muster does not load; choose an unquantised checkpoint."
-        )
+        raise _not_loaded(tensor, dtype)
     found: torch.dtype = getattr(torch, DTYPES[dtype].torch_name)
     return found
+
+
+def check_plain_dtype(tensor: str, dtype: str) -> None:
+    """Raise `WeightsInvalid` likewise, and for a dtype that holds codes alone."""
+    if dtype not in DTYPES or dtype.startswith("F8"):
+        raise _not_loaded(tensor, dtype)
+
+
+def _not_loaded(tensor: str, dtype: str) -> WeightsInvalid:
+    return WeightsInvalid(
+        f"Tensor {tensor} has dtype {dtype}, which Muster does not load; choose an unquantised checkpoint."
+    )
 
 
 def read_header(file: BinaryIO, size: int, name: str) -> dict[str, Span]:

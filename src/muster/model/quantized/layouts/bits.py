@@ -13,10 +13,9 @@ def unpack_last(packed: Tensor, bits: int, size: int | None = None) -> Tensor:
 
 def unpack_first(packed: Tensor, bits: int, size: int | None = None) -> Tensor:
     """int32 [W, N] -> uint8 [W x 32 / bits, N], or the first `size` rows of it."""
-    codes: Tensor = unpack_last(packed.t(), bits, size).t()
-    return codes
+    return unpack_last(packed.t(), bits, size).t()
 
 
 def signed(codes: Tensor, bits: int) -> Tensor:
     """uint8 codes from 0 on, as int8 around zero."""
-    return (codes.to(torch.int16) - 2 ** (bits - 1)).to(torch.int8)
+    return (codes.to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
