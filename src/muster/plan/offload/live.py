@@ -34,10 +34,15 @@ def offloading(planner: Planner) -> Planner:
         kept = keep if keep is None or not any(stage.memory.offloads for stage in keep.stages) else None
         try:
             return planner(shape, pool, kept, options)
-        except DoesNotFit:
+        except DoesNotFit as error:
             able = replace(pool, nodes=tuple(node for node in pool.nodes if _can_offload(node.device)))
             if options.fixed or not able.nodes or not lends_elsewhere(able):
                 raise
+            if shape.few_bits or shape.packing:
+                raise DoesNotFit(
+                    f"{error} Weights and cache in few bits are not served from disk yet; leave --weights and --cache "
+                    "out, or choose the unquantised checkpoint, to serve it from there."
+                ) from None
             return _offloaded(shape, able, options)
 
     return plan

@@ -6,6 +6,7 @@ from typing import Any
 from muster.compress.registry import PLAIN
 from muster.cost.memory import DRAFT_PAGE, draft_bytes, draft_cache_tokens, stage_bytes, workspace_of
 from muster.cost.swapping import host_bytes
+from muster.errors import Unsupported
 from muster.model.cache import KVCache
 from muster.model.stage import Stage
 from muster.node.island.address import host_towards
@@ -40,6 +41,8 @@ def needed_bytes(assign: Assign, shape: ModelShape) -> int:
     work = assign.pipeline.serve
     mine = assign.mine
     if mine.memory.offloads:
+        if shape.few_bits or shape.packing:  # the loader of such stages knows plain numbers alone
+            raise Unsupported("A stage that keeps a part on disk does so with plain weights and a plain cache only.")
         return mine.memory.device_bytes
     return stage_bytes(shape, mine.first, mine.last, work.cache_tokens, workspace_of(work), mine.degree)
 
