@@ -14,6 +14,7 @@ Knows nothing of requests, sampling or transport. Legend of shape suffixes in `b
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 
 import torch
@@ -36,6 +37,7 @@ from muster.model.packed import pack_linears
 from muster.model.parallel.cuts import Cut, cuts_of
 from muster.model.parallel.group import Group, Seat
 from muster.model.parallel.layers import work_in_parts
+from muster.model.plain_backend import PlainBackend
 from muster.model.probe import ModelParts, parts_of
 from muster.model.quantized.chosen import NO_FORMATS, formats_of, quantize_parameter, take_parameter
 from muster.model.quantized.layouts.view import plainly
@@ -87,6 +89,21 @@ class Stage:
     def new_cache(self, num_pages: int, page_size: int) -> KVCache:
         """Raise `MachineTrouble` when the pages do not fit in memory."""
         return KVCache(self.head_sizes, num_pages, page_size, self.dtype, self.device, self.cache_format)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers by name, those outside the layers among them; without what was packed or left out."""
+        named = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        return {name: tensor for name, tensor in named.items() if not tensor.is_meta}
+
+    @contextmanager
+    def watched(self, enter: Callable[[int], None]) -> Iterator[None]:
+        """Inside, `enter` gets the index of each held layer before it runs."""
+        layers = find_layers(self._model)[1]
+        with ExitStack() as hooks:
+            for index in range(self.first, self.last):
+                hook = layers[index].register_forward_pre_hook(lambda *_, index=index: enter(index))
+                hooks.callback(hook.remove)
+            yield
 
     @torch.inference_mode()
     def run(
@@ -175,11 +192,13 @@ def build_stage(
     seat: Seat | None = None,
     load: "LoadTensors | None" = None,
     few_bits: FewBits = AS_STORED,
+    plain: bool = False,
 ) -> Stage:
     """Build layers [first, last) and read only their tensors; `load.load_stage` also checks the architecture.
 
     With a `seat`, only the part of that member of an island. `load` is used instead of `load_tensors`; what it leaves
-    on the meta device has to be brought when the stage runs. Raises `UnsupportedModel` (architecture, or it cannot be
+    on the meta device has to be brought when the stage runs. A `plain` one consists of public operators alone and runs
+    whole prompts of one request (see `plain_backend`). Raises `UnsupportedModel` (architecture, or it cannot be
     cut so), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
     weights = plainly(weights)
@@ -201,8 +220,12 @@ def build_stage(
     else:
         load_tensors(model, needed, weights, dtype, device, cuts, formats_of(model, weights.config_json, few_bits))
     move_buffers(model, device)
-    pack_linears(model)
-    return Stage(model, first, last, device, head_sizes[first:last], seat, few_bits.cache)
+    if not plain:
+        pack_linears(model)
+    stage = Stage(model, first, last, device, head_sizes[first:last], seat, few_bits.cache)
+    if plain:
+        stage.backend = PlainBackend()
+    return stage
 
 
 LoadTensors = Callable[
