@@ -162,14 +162,18 @@ def test_the_dtype_is_what_the_machines_compute_fast_unless_somebody_says(model_
 
 
 @pytest.mark.parametrize("model_type", ["llama", "stablelm"])
-def test_a_quantised_checkpoint_is_not_planned_as_if_it_were_none(model_type: str, tmp_path: Path) -> None:
+def test_a_quantised_checkpoint_is_planned_as_it_is_published(model_type: str, tmp_path: Path) -> None:
     plain = {**SMALL, "model_type": model_type}
-    (tmp_path / "config.json").write_text(json.dumps({**plain, "quantization_config": {"quant_method": "gptq"}}))
-    with pytest.raises(UnsupportedModel, match=r"quantised \(gptq\), and what that takes of memory is not known"):
-        find_shape(str(tmp_path))
-    said = find_shape(str(tmp_path), "bfloat16")
     (tmp_path / "config.json").write_text(json.dumps(plain))
-    assert said == find_shape(str(tmp_path), "bfloat16")
+    whole = find_shape(str(tmp_path), "bfloat16")
+    (tmp_path / "config.json").write_text(json.dumps({**plain, "quantization_config": {"quant_method": "gptq"}}))
+    packed = find_shape(str(tmp_path), "bfloat16")
+    assert packed.packing == "gptq"
+    assert sum(packed.layer_bytes) < 0.5 * sum(whole.layer_bytes)
+    says = {"quantization_config": {"quant_method": "bitsandbytes"}}
+    (tmp_path / "config.json").write_text(json.dumps({**plain, **says}))
+    with pytest.raises(UnsupportedModel, match="bitsandbytes"):
+        find_shape(str(tmp_path))
 
 
 @pytest.mark.parametrize(("memory_mib", "dtype"), [(4000, "float32"), (1200, "bfloat16")])

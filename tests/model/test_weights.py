@@ -130,7 +130,7 @@ def test_an_index_that_points_outside_its_directory_is_refused(saved: Path) -> N
     [
         ({"model_type": "no-such-thing"}, "does not know the architecture"),
         ({"model_type": "vit"}, "not a text decoder"),
-        ({"model_type": "llama", "quantization_config": {"quant_method": "fp8"}}, "quantised"),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes"}}, "quantised"),
     ],
 )
 def test_a_config_that_cannot_be_served_says_why(fields: dict[str, object], reason: str) -> None:

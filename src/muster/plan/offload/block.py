@@ -9,7 +9,6 @@ with  device + host + disk = 1 for each group of weights, the cache and the hidd
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import linprog
 
 from muster.cost.offload.load import StageSizes, stage_sizes
 from muster.cost.offload.rates import uses_host_in_place
@@ -115,6 +114,8 @@ def _best(problem: BlockProblem, size: BlockSize) -> BlockPlan | None:
             limits[3 * number : 3 * number + 3] = [(1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
     if embedding := places(problem.sizes).get("embedding"):
         limits[embedding] = [(float(tier == problem.embedding),) * 2 for tier in TIERS]
+    from scipy.optimize import linprog  # a head that offloads nothing should not load it
+
     found = linprog(
         cost, A_ub=np.array(rows), b_ub=np.array(bounds), A_eq=whole, b_eq=np.ones(len(whole)), bounds=limits
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 
 from muster.cost.offload.flexgen import (
     HD,
@@ -71,6 +70,8 @@ def solve_published(
     # Its runtime keeps no hidden states on disk, and its shipped planner therefore none either.
     on_disk = (0.0, 0.0) if form == "code" else (0.0, 1.0)
     limits = [on_disk if share == HD else (0.0, 1.0) for share in range(_SHARES)] + [(0.0, np.inf)] * 2
+    from scipy.optimize import linprog  # a head that offloads nothing should not load it
+
     found = linprog(steps, A_ub=matrix, b_ub=bounds, A_eq=wholes, b_eq=np.ones(3), bounds=limits, method="highs")
     if found.status != 0:
         return None
