@@ -68,6 +68,12 @@ def first_to_arrive(weights_SV: Tensor, seeds: list[int], positions: list[int]) 
     return [min(token, size - 1) for token in best]
 
 
+def arrivals(noise: Noise, vocab_size: int, tokens: list[int]) -> Floats:
+    """The e_i of one token of each row."""
+    smallest, place = _blocks(noise, -(-vocab_size // BLOCK))
+    return _draws(noise, np.arange(len(tokens)), np.array(tokens, dtype=np.int64), smallest, place)
+
+
 def _blocks(noise: Noise, count: int) -> tuple[Floats, Ints]:
     """The smallest draw of each block, and the place of the token that has it."""
     words = noise.words(slice(None), np.arange(-(-count // 2), dtype=np.uint64), _BLOCKS)

@@ -166,13 +166,18 @@ def _choose(logits_SV: Tensor, states: list[Slot]) -> list[int]:
 
 def _draw(logits_SV: Tensor, states: list[Slot]) -> list[int]:
     samplings = [state.sampling for state in states]
+    weights_SV = truncated(logits_SV, samplings)
+    return first_to_arrive(weights_SV, [s.seed for s in samplings], [state.length for state in states])
+
+
+def truncated(logits_SV: Tensor, samplings: list[Sampling]) -> Tensor:
+    """Probabilities at each row's temperature, 0 for what top-k, top-p and min-p cut off; they need not sum to 1."""
     device = logits_SV.device
     temperature_S1 = torch.tensor([[s.temperature] for s in samplings], device=device)
     # The best logit becomes 0 first: dividing by a small temperature must not overflow.
     scaled_SV = (logits_SV - logits_SV.amax(dim=-1, keepdim=True)) / temperature_S1
     scaled_SV = _keep_top_k(scaled_SV, [s.top_k for s in samplings])
-    weights_SV = _keep_probable(scaled_SV.softmax(dim=-1), samplings)
-    return first_to_arrive(weights_SV, [s.seed for s in samplings], [state.length for state in states])
+    return _keep_probable(scaled_SV.softmax(dim=-1), samplings)
 
 
 def _keep_top_k(scaled_SV: Tensor, top_k: list[int]) -> Tensor:
