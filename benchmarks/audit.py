@@ -59,6 +59,18 @@ def detect(part: str, count: int, trials: int) -> dict[str, Any]:
         }
 
 
+def figures(found: Mapping[str, Any]) -> dict[str, float]:
+    """What is claimed of one model in one dtype."""
+    must = [one for one in found["cheats"] if one["must"]]
+    return {
+        "proof.1.honest": found["honest"]["rejected"],
+        "proof.1.fingerprints": found["honest"]["fingerprints"],
+        "proof.1.caught": min(100.0 * one["caught"] / one["requests"] for one in must),
+        "proof.1.ways": sum(one["caught"] == one["requests"] for one in must),
+        "proof.1.toploc": sum(one["toploc_caught"] == one["requests"] for one in must),
+    }
+
+
 def curves(part: str, count: int) -> dict[str, Any]:
     """In bfloat16, the hardest: how many tokens the small cheats need."""
     _, name = part.split("-")
@@ -98,7 +110,8 @@ def main() -> None:
         parts = [f"detect-{name}-{dtype}" for name in models for dtype in ([asked.dtype] if asked.dtype else DTYPES)]
         run = lambda part: detect(part, asked.requests, asked.trials)  # noqa: E731
     about: Mapping[str, str] = {"tokens": f"caught within {WITHIN} generated tokens"}
-    record_parts(asked.json, {"benchmark": "audit"}, parts, run, about, {})
+    claimed = {"detect-tiny-bfloat16": figures}
+    record_parts(asked.json, {"benchmark": "audit"}, parts, run, about, claimed)
 
 
 if __name__ == "__main__":
