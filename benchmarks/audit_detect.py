@@ -26,7 +26,7 @@ from muster.text.tokenizer import load_tokenizer
 from muster.verify.calibrating import calibrated, confidence, margin_limit, surprise_limit
 from muster.verify.fingerprint import drift, key_of, opened, places, taken
 from muster.verify.judging import judge, worst_drift
-from muster.verify.limits import Limits, block_means
+from muster.verify.limits import DriftLimits, block_means
 
 FALSE_ALARMS = 1e-5
 CHUNKS = (256, 96, 40)
@@ -154,7 +154,7 @@ def honest(bench: Bench, seed: int, count: int, new: int) -> dict[str, list[list
     return found
 
 
-def limits_of(runs: dict[str, list[list[Seen]]]) -> list[Limits]:
+def limits_of(runs: dict[str, list[list[Seen]]]) -> list[DriftLimits]:
     """Of each stage."""
     found = []
     for stage in range(len(STAGES)):
@@ -163,7 +163,7 @@ def limits_of(runs: dict[str, list[list[Seen]]]) -> list[Limits]:
         if stage == LAST:
             margins = np.concatenate([one.margins_S for one in seen])
             sums = np.array([one.surprise_S.sum() / len(one.surprise_S) ** 0.5 for one in seen])
-            limits = Limits(
+            limits = DriftLimits(
                 limits.drift,
                 FALSE_ALARMS,
                 limits.windows,
@@ -174,7 +174,7 @@ def limits_of(runs: dict[str, list[list[Seen]]]) -> list[Limits]:
     return found
 
 
-def false_alarms(runs: dict[str, list[list[Seen]]], limits: Sequence[Limits]) -> dict[str, Any]:
+def false_alarms(runs: dict[str, list[list[Seen]]], limits: Sequence[DriftLimits]) -> dict[str, Any]:
     """On honest runs that the limits know nothing of."""
     fingerprints = rejected = requests = 0
     for variant in runs.values():
@@ -187,7 +187,7 @@ def false_alarms(runs: dict[str, list[list[Seen]]], limits: Sequence[Limits]) ->
     return {"fingerprints": fingerprints, "rejected": rejected, "requests_rejected": requests}
 
 
-def caught(bench: Bench, limits: Sequence[Limits], count: int) -> list[dict[str, Any]]:
+def caught(bench: Bench, limits: Sequence[DriftLimits], count: int) -> list[dict[str, Any]]:
     rows = []
     for cheat in CHEATS:
         rans = cheat.run(bench, requests_of(bench.name, count, WITHIN + 1, 77))
@@ -210,7 +210,7 @@ def caught(bench: Bench, limits: Sequence[Limits], count: int) -> list[dict[str,
     return rows
 
 
-def power(seen: Sequence[Seen], limits: Limits, lengths: Sequence[int]) -> dict[str, float]:
+def power(seen: Sequence[Seen], limits: DriftLimits, lengths: Sequence[int]) -> dict[str, float]:
     """The share of windows of so many tokens that are caught."""
     found = {}
     for tokens in lengths:

@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.records import machine
 from benchmarks.register import claims
-from benchmarks.slow_links import AQ, FASTEST, FASTEST_BYTES_PER_S, PIPELINES, SHARE, STAGES, WORKERS
+from benchmarks.slow_links import FASTEST, FASTEST_BYTES_PER_S, MODES, PIPELINES, SHARE, STAGES, WORKERS
 from benchmarks.slow_links_model import LENGTH, MICROBATCHES
 from benchmarks.training_lab import HEAD, Net, Wanted, shaped, trained, worker_specs
 from muster.lab.hosted import HostedLab
@@ -51,7 +51,6 @@ from muster.train.run import Running, prepare
 
 CITIES = ("Oregon", "Virginia", "Tokyo", "London")
 INSIDE_S, INSIDE_MBIT = 0.005, 2000.0
-CODECS = AQ + '[exchange]\ncodec = "int4"\n'
 Layout = list[list[str]]
 
 
@@ -158,7 +157,7 @@ def measure(blinds: int, steps: int, codecs: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="muster-layouts-") as temporary, shaped(scenario, hosts()) as net:
         home = Path(temporary)
         found["slot_s"] = slot_s = slot_seconds(home)
-        for tables in ("", CODECS)[: 1 + codecs]:
+        for tables in ("", MODES["aq-sums"])[: 1 + codecs]:
             for name, layout in layouts.items():
                 key = name + " with codecs" * bool(tables)
                 one = asyncio.run(run(net, layout, tables, steps, home / key.replace(" ", "-")))

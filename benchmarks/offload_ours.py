@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from muster.model.weights import open_directory
 from muster.node.memory import spread_little
 from muster.offload.load import load_offloaded
-from muster.offload.microbatches import Limits
+from muster.offload.microbatches import PieceLimits
 from muster.offload.pages import TieredCache
-from muster.offload.stage import DiskRoom, OffloadOptions
+from muster.offload.stage import DiskRoom, StreamOptions
 from muster.serve.run import run_step
 from muster.serve.sampling import Sampler
 from muster.spec.sampling import Sampling
@@ -37,8 +37,8 @@ def run(model: Path, folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     spread_little()
     torch.set_num_threads(2)
     batch, context, steps = asked["batch"], asked["context"], asked["steps"]
-    options = OffloadOptions(
-        limits=Limits(asked["microbatch"], 512),
+    options = StreamOptions(
+        limits=PieceLimits(asked["microbatch"], 512),
         waits=asked.get("waits", "bytes"),
         staging_bytes=asked["staging_bytes"],
     )

@@ -42,7 +42,7 @@ from muster.cost.offload.rates import tier_rates
 from muster.cost.offload.step import BlockSize, num_shares, places
 from muster.errors import DoesNotFit
 from muster.plan.offload.block import BlockProblem, best_shares
-from muster.plan.offload.chain import Chain, OffloadOptions, plan_chain
+from muster.plan.offload.chain import OffloadChain, OffloadOptions, plan_chain
 from muster.plan.offload.published import forecast_published, plan_published
 from muster.plan.offload.serve import plan_offload
 from muster.plan.serve.search import plan_serving
@@ -153,7 +153,7 @@ def sweep(quick: bool) -> dict[str, Any]:
     options = OffloadOptions(max_sequences=most, prompt_tokens=(128, 512))
     asked, rows = ServeWorkload(64, 32), []
     for shape, node in small_cases(quick):
-        chain = Chain(shape, [node], Pool((node,)), asked, options)
+        chain = OffloadChain(shape, [node], Pool((node,)), asked, options)
         found, spent = timed(lambda chain=chain: plan_chain(chain))
         looked_at = len(chain.solved)
         sizes = [

@@ -27,7 +27,8 @@ from transformers import LlamaConfig
 from benchmarks.records import machine
 from benchmarks.register import claims
 from muster.cost.config_fields import read_config
-from muster.lab.processes import Child, Event, Lab, WorkerSpec
+from muster.lab.processes import Child, Lab, WorkerSpec
+from muster.lab.rehearsal import is_event
 from muster.model.source import resolve
 from muster.train.metrics import read_metrics
 
@@ -58,13 +59,6 @@ learning_rate = 1e-3
 warm_up_steps = 5
 epsilon = 1e-5
 """
-
-
-def is_event(name: str) -> Any:
-    def matches(event: Event) -> bool:
-        return event.get("event") == name
-
-    return matches
 
 
 def write_run(folder: Path, out: str, steps: int, stages: int, replicas: int) -> Path:

@@ -5,9 +5,9 @@ from muster.errors import MachineTrouble
 from muster.model.load import load_stage
 from muster.model.rehearsal import NUM_PAGES, PAGE_SIZE, run_stages, sequences
 from muster.offload.load import load_offloaded
-from muster.offload.microbatches import Limits
+from muster.offload.microbatches import PieceLimits
 from muster.offload.pages import TieredCache
-from muster.offload.stage import DiskRoom, OffloadOptions
+from muster.offload.stage import DiskRoom, StreamOptions
 from muster.serve.options import EngineOptions
 from tests.offload.llama import Written, write
 from tests.offload.test_stage import CPU, request
@@ -19,8 +19,8 @@ def model(tmp_path_factory) -> Written:
     return write(tmp_path_factory.mktemp("llama"))
 
 
-def staged(model: Written, limits: Limits, staging_bytes: int):
-    options = OffloadOptions(limits=limits, staging_bytes=staging_bytes)
+def staged(model: Written, limits: PieceLimits, staging_bytes: int):
+    options = StreamOptions(limits=limits, staging_bytes=staging_bytes)
     return load_offloaded(model.weights, 0, 3, torch.float32, CPU, 0.5, DiskRoom(model.path, 10**9), options)[0]
 
 
@@ -43,7 +43,7 @@ class WithCache:
         return self._stage.run(*args)
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(rows=1, tokens=3)])
+@pytest.mark.parametrize("limits", [PieceLimits(), PieceLimits(rows=1, tokens=3)])
 @pytest.mark.parametrize("in_memory", [0, 5])
 @pytest.mark.parametrize("staging_bytes", [2**16, 2**20])
 def test_logits_are_the_same_wherever_pages_lie(model, limits, in_memory, staging_bytes):
@@ -57,7 +57,7 @@ def test_logits_are_the_same_wherever_pages_lie(model, limits, in_memory, stagin
 
 def test_the_engine_serves_from_pages_on_disk_with_prefix_reuse_and_preemption(model):
     plain = load_stage(model.weights, 0, 3, torch.float32, CPU)
-    stage = staged(model, Limits(rows=4, tokens=16), 2**17)
+    stage = staged(model, PieceLimits(rows=4, tokens=16), 2**17)
     options = EngineOptions(max_context=120, prefill_tokens=32)
     ours = Ring([stage], [tiered(stage, model, 6, num_pages=22)], options)
     theirs = Ring([plain], [plain.new_cache(22, PAGE_SIZE)], options)
@@ -71,6 +71,6 @@ def test_the_engine_serves_from_pages_on_disk_with_prefix_reuse_and_preemption(m
 
 
 def test_a_cache_that_is_larger_than_what_is_lent_is_refused(model):
-    stage = staged(model, Limits(), 2**16)
+    stage = staged(model, PieceLimits(), 2**16)
     with pytest.raises(MachineTrouble, match="raise --disk"):
         tiered(stage, model, 0, most_bytes=1000)

@@ -10,8 +10,8 @@ from muster.model.load import load_stage
 from muster.model.rehearsal import run_stages, sequences
 from muster.offload.direct import DirectFile
 from muster.offload.load import load_offloaded
-from muster.offload.microbatches import Limits
-from muster.offload.stage import DiskRoom, OffloadOptions
+from muster.offload.microbatches import PieceLimits
+from muster.offload.stage import DiskRoom, StreamOptions
 from muster.offload.throttle import Throttle, ThrottledFile
 from muster.serve.options import EngineOptions
 from muster.spec.request import Request
@@ -29,10 +29,10 @@ def model(tmp_path_factory) -> Written:
 
 def offloaded(model: Written, first=0, last=3, share=0.0, dtype=torch.float32, most_bytes=10**9, **options):
     room = DiskRoom(model.path / "spilled", most_bytes)
-    return load_offloaded(model.weights, first, last, dtype, CPU, share, room, OffloadOptions(**options))
+    return load_offloaded(model.weights, first, last, dtype, CPU, share, room, StreamOptions(**options))
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(rows=2, tokens=4), Limits(rows=1, tokens=3)])
+@pytest.mark.parametrize("limits", [PieceLimits(), PieceLimits(rows=2, tokens=4), PieceLimits(rows=1, tokens=3)])
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_logits_are_those_of_a_stage_that_is_in_memory_whatever_the_pieces(model, limits, share):
     tokens = sequences(300)

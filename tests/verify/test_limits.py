@@ -7,7 +7,7 @@ from muster.errors import InvalidRequest
 from muster.spec.receipt import TOKENS_PER_BLOCK
 from muster.verify.calibrating import FLOOR, calibrated, confidence, margin_limit, surprise_limit
 from muster.verify.judging import judge
-from muster.verify.limits import Limits, block_means
+from muster.verify.limits import DriftLimits, block_means
 
 RANDOM = np.random.default_rng(3)
 HONEST = [0.003 * np.exp(0.1 * RANDOM.standard_normal(8)) for _ in range(200)]
@@ -38,7 +38,7 @@ def test_a_cheat_in_one_block_of_many_is_found() -> None:
 
 
 def test_tokens_are_judged_by_their_margins_and_their_luck() -> None:
-    limits = Limits((0.01,), 1e-5, 100, margin=0.2, surprise=4.0)
+    limits = DriftLimits((0.01,), 1e-5, 100, margin=0.2, surprise=4.0)
     quiet, nothing = np.full(64, 0.003), np.zeros(64)
     assert judge(quiet, limits, nothing, nothing).passes
     behind = nothing.copy()

@@ -126,8 +126,7 @@ def _reason(lifecycle: Lifecycle) -> str:
     if lifecycle.pending is not None:
         waits = "Machines are loading their layers."
         pending = lifecycle.pending
-        kept_apart = any(stage.memory.offloads for stage in pending.pipeline.stages)
-        return f"{waits} {pending.explanation}" if kept_apart else waits
+        return f"{waits} {pending.explanation}" if pending.pipeline.offloads else waits
     return lifecycle.trouble or "The pool is being arranged."
 
 

@@ -79,20 +79,20 @@ def join(
     from muster.wire.ticket import parse
 
     # Before anything slow is imported.
-    memory_bytes, host_memory_bytes, memory_cap_bytes = (
-        parse_bytes(size) if size else None for size in (memory, host_memory, layer_memory)
-    )
+    sizes = [parse_bytes(size) if size else None for size in (memory, host_memory, disk, layer_memory)]
+    memory_bytes, host_memory_bytes, disk_bytes, memory_cap_bytes = sizes
     parse(ticket, time.time())
     with waiting("starting", as_json):
         from muster.cli.logs import configure_logs
 
         configure_logs()
         from muster.node.process import LendOptions, run_worker
+
     folder = data_dir(data_dir_)
     options = LendOptions(
         memory_bytes=memory_bytes,
         host_memory_bytes=host_memory_bytes or 0,
-        disk_bytes=parse_bytes(disk) if disk else 0,
+        disk_bytes=disk_bytes or 0,
         disk_dir=disk_dir,
         name=name or socket.gethostname(),
         region=region,

@@ -4,12 +4,11 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from muster.cost.config_fields import Fields, read_config
+from muster.cost.config_fields import Fields
 from muster.cost.dtypes import dtypes_to_try, possible_dtypes, possible_for
 from muster.cost.families import FAMILIES
 from muster.cost.from_config import shape_from_config
 from muster.cost.named_shapes import named_shape, shape_names
-from muster.cost.published import published_of
 from muster.errors import InvalidRequest, MachineTrouble, UnknownModel
 from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.fleets import fleet_names, fleet_text
@@ -68,10 +67,8 @@ def _from_file(path: Path, name: str, dtype: str | None, few_bits: FewBits) -> M
     if path.suffix != ".json":
         raise UnknownModel(f"{path} is not a config.json; name that file of the model, or its folder.", "model")
     text = read_text(path, "model")
-    entries = read_config(text)
-    published = published_of(entries)
     fields = Fields.parse(text)
-    if fields.model_type in FAMILIES and (published is None or published.form is not None):
+    if fields.model_type in FAMILIES:
         return shape_from_config(text, name, dtype, few_bits)
     return _counted(text, name, possible_dtypes(fields, dtype)[0], few_bits)
 

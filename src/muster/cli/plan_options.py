@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from muster.cost.few_bits import check_cache, check_weights
+from muster.cost.few_bits import few_bits_of
 from muster.errors import InvalidRequest
 from muster.spec.few_bits import FewBits
 from muster.spec.plan_check import MOST
@@ -143,7 +143,7 @@ class Asked:
     @property
     def few_bits(self) -> FewBits:
         """Raises `InvalidRequest` on a format that is not known."""
-        return FewBits(check_weights(self.weights), check_cache(self.cache))
+        return few_bits_of(self.weights, self.cache)
 
 
 LEAST_RATE, MAX_RATE = 1e-6, 1e6

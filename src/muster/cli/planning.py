@@ -18,7 +18,6 @@ from muster.plan.serve.search import plan_serving
 from muster.plan.train.dtfm_plan import DtfmFound, dtfm_plan
 from muster.plan.train.search import TrainOptions, plan_training
 from muster.sim.serve.forecast import serve_forecast
-from muster.sim.serve.offload import offloads
 from muster.sim.serve.simulate import simulate_serving
 from muster.sim.timeline import Span
 from muster.sim.train.forecast import train_forecast
@@ -156,7 +155,7 @@ def spans_of(question: Question, plan: Plan) -> tuple[Span, ...]:
         return simulate_training(
             plan, question.pool, question.shape, workload, constants=question.constants, timeline=True
         ).spans
-    if offloads(plan):
+    if plan.offloads:
         return ()  # whole blocks have a closed form and no events
     run = simulate_serving(
         plan,

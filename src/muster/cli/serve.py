@@ -27,10 +27,9 @@ from muster.cli.options import (
 from muster.cli.output import Announcer
 from muster.cli.waiting import waiting
 from muster.cost.codec_table import codecs_called
-from muster.cost.few_bits import check_cache, check_weights
+from muster.cost.few_bits import few_bits_of
 from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
-from muster.spec.few_bits import FewBits
 
 if TYPE_CHECKING:
     from muster.api.serving import ServingOptions
@@ -192,7 +191,7 @@ def serve(
         link_port=link_port,
         relay=relay,
         ticket_s=ticket_hours * 3600,
-        few_bits=FewBits(check_weights(weights), check_cache(cache)),
+        few_bits=few_bits_of(weights, cache),
         **machine,
         **asked,
         **placing,

@@ -12,8 +12,7 @@ from typer import Argument, Option
 from muster.cli.options import AdminToken, CacheBits, DataDir, Dtype, HeadUrl, Json, WeightBits
 from muster.cli.plan_options import Concurrency, Deadline, Picture, Rate, Seed, Wanted
 from muster.cli.waiting import waiting
-from muster.cost.few_bits import check_cache, check_weights
-from muster.spec.few_bits import FewBits
+from muster.cost.few_bits import few_bits_of
 
 _TOKENS = "the plan's, else 512 and 128"
 
@@ -80,7 +79,7 @@ def simulate(
         from muster.cli.simulate_work import Asked, carry_out
 
     check_outputs(picture)
-    few_bits = FewBits(check_weights(weights), check_cache(cache))
+    few_bits = few_bits_of(weights, cache)
     asked = Asked(
         plan, pool, objective, dtype, rate, deadline, prompt_tokens, output_tokens, requests, spread, trace, few_bits
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from muster.cost.memory import dtype_bytes
 from muster.errors import InvalidRequest
+from muster.spec.few_bits import FewBits
 
 GROUP = 64
 FEWEST_OUTPUTS = 16
@@ -36,11 +37,21 @@ class BlockFormat:
     order_bytes: int = 0
     """For each column, where columns stand in an order of their own (GPTQ's `desc_act`)."""
 
+    def block(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of a block of such a matrix."""
+        return self.rows or max(1, rows), self.columns or max(1, columns)
+
+    def blocks(self, rows: int, columns: int) -> tuple[int, int]:
+        """How many there are, down and across."""
+        down, across = self.block(rows, columns)
+        return -(-rows // down), -(-columns // across)
+
     def bytes_of(self, rows: int, columns: int, itemsize: int) -> int:
         """Of one matrix; `itemsize` is that of the dtype that is computed in."""
         code_bytes = rows * (-(-columns * self.bits // 8))
-        blocks = -(-rows // (self.rows or rows)) * -(-columns // (self.columns or columns))
-        return code_bytes + blocks * (1 + self.middle) * (self.step_bytes or itemsize) + columns * self.order_bytes
+        down, across = self.blocks(rows, columns)
+        steps_bytes = down * across * (1 + self.middle) * (self.step_bytes or itemsize)
+        return code_bytes + steps_bytes + columns * self.order_bytes
 
 
 INT4 = BlockFormat("int4", 4)
@@ -53,6 +64,11 @@ CACHE_FORMATS = {one.name: one for one in (BlockFormat("int8", 8), BlockFormat("
 """What `--cache` takes: each key and each value of each head in groups of its own."""
 CACHE_STEP_BYTES = 2
 """A page's steps and middles are in bfloat16 whatever is computed in."""
+
+
+def few_bits_of(weights: str | None, cache: str | None) -> FewBits:
+    """Of the options `--weights` and `--cache`; none is as it is stored. Raises `InvalidRequest` on an unknown name."""
+    return FewBits(check_weights(weights), check_cache(cache))
 
 
 def check_weights(name: str | None) -> str:

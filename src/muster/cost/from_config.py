@@ -9,7 +9,7 @@ from muster.cost.families import Family, family_of, fields_of, hidden_size, laye
 from muster.cost.few_bits import WEIGHT_FORMATS, BlockFormat, check_weights
 from muster.cost.limits import longest_context
 from muster.cost.memory import dtype_bytes
-from muster.cost.published import Published, check_plain, published_of
+from muster.cost.published import PublishedFormat, check_plain, published_of
 from muster.errors import UnsupportedModel
 from muster.spec.few_bits import AS_STORED, FewBits
 from muster.spec.model_shape import ModelShape
@@ -72,7 +72,7 @@ def shape_from_config(
     )
 
 
-def _forms(published: Published | None, few_bits: FewBits) -> tuple[BlockFormat | None, BlockFormat | None]:
+def _forms(published: PublishedFormat | None, few_bits: FewBits) -> tuple[BlockFormat | None, BlockFormat | None]:
     """Of the matrices in a layer and of those of its experts. Raises `InvalidRequest` on both kinds at once."""
     if published is None:
         form = WEIGHT_FORMATS[check_weights(few_bits.weights)] if few_bits.weights else None

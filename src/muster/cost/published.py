@@ -27,7 +27,7 @@ GROUPS = range(8, 1 << 16)
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedFormat:
     """How a checkpoint holds its large matrices."""
 
     method: str
@@ -51,7 +51,7 @@ class Published:
         return None if any(_names(pattern, module) for pattern in self.ignored) else self.form
 
 
-def published_of(entries: Mapping[str, Any]) -> Published | None:
+def published_of(entries: Mapping[str, Any]) -> PublishedFormat | None:
     """What a config.json says; None of a plain checkpoint.
 
     Raises `UnsupportedModel` on a method or variant that is not read, by its name, `WeightsInvalid` on one that
@@ -120,7 +120,7 @@ def _patterns(says: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
     return ()
 
 
-def _gptq(says: Mapping[str, Any]) -> Published:
+def _gptq(says: Mapping[str, Any]) -> PublishedFormat:
     bits = _number(says, "bits", 4)
     if bits not in (4, 8):
         raise _unread("gptq", f"{bits} bits")
@@ -136,20 +136,20 @@ def _gptq(says: Mapping[str, Any]) -> Published:
         ignored = tuple(f"re:{str(key)[2:]}" for key in negative)
     form_of = BlockFormat(f"gptq-{bits}", bits, columns=_group(says), order_bytes=order)
     variant = "v2" if form == "gptq_v2" else ""
-    return Published("gptq", form_of, ignored, bool(says.get("lm_head")), variant=variant)
+    return PublishedFormat("gptq", form_of, ignored, bool(says.get("lm_head")), variant=variant)
 
 
-def _awq(says: Mapping[str, Any]) -> Published:
+def _awq(says: Mapping[str, Any]) -> PublishedFormat:
     bits, version = _number(says, "bits", 4), str(says.get("version", "gemm")).lower()
     if bits != 4:
         raise _unread("awq", f"{bits} bits")
     if version != "gemm":
         raise _unread("awq", f"version {version}")
     form = BlockFormat("awq-4", 4, columns=_group(says))
-    return Published("awq", form, _patterns(says, "modules_to_not_convert"))
+    return PublishedFormat("awq", form, _patterns(says, "modules_to_not_convert"))
 
 
-def _fp8(says: Mapping[str, Any]) -> Published:
+def _fp8(says: Mapping[str, Any]) -> PublishedFormat:
     block = says.get("weight_block_size")
     rows, columns = 0, 0
     if block is not None:
@@ -157,15 +157,15 @@ def _fp8(says: Mapping[str, Any]) -> Published:
             raise WeightsInvalid(f"config.json says blocks of {str(block)[:30]} numbers; download it again.")
         rows, columns = block
     form = BlockFormat("fp8", 8, columns=columns, rows=rows, middle=False, step_bytes=4)
-    return Published("fp8", form, _patterns(says, "modules_to_not_convert", "ignored_layers"))
+    return PublishedFormat("fp8", form, _patterns(says, "modules_to_not_convert", "ignored_layers"))
 
 
-def _mxfp4(says: Mapping[str, Any]) -> Published:
+def _mxfp4(says: Mapping[str, Any]) -> PublishedFormat:
     form = BlockFormat("mxfp4", 4, columns=32, middle=False, step_bytes=1)
-    return Published("mxfp4", form, experts_only=True)
+    return PublishedFormat("mxfp4", form, experts_only=True)
 
 
-def _compressed_tensors(says: Mapping[str, Any]) -> Published:
+def _compressed_tensors(says: Mapping[str, Any]) -> PublishedFormat:
     form, groups = str(says.get("format", "")), says.get("config_groups")
     if form not in ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"):
         raise _unread("compressed-tensors", form or "no format")
@@ -189,7 +189,7 @@ def _compressed_tensors(says: Mapping[str, Any]) -> Published:
     else:
         raise _unread("compressed-tensors", f"{form}, {bits} bits {kind}, {strategy}")
     ignored = _patterns(says, "ignore")
-    return Published("compressed-tensors", made, ignored, head=True, variant=form, even=even)
+    return PublishedFormat("compressed-tensors", made, ignored, head=True, variant=form, even=even)
 
 
 def _block(weights: Mapping[str, Any], strategy: str) -> tuple[int, int]:

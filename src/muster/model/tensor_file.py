@@ -203,6 +203,12 @@ def check_dtype(tensor: str, dtype: str) -> "torch.dtype":
     return found
 
 
+def dtype_name(dtype: "torch.dtype") -> str:
+    """As a file's header has it; torch's own name where it has none."""
+    name = str(dtype).removeprefix("torch.")
+    return next((key for key, known in DTYPES.items() if known.torch_name == name), name)
+
+
 def check_plain_dtype(tensor: str, dtype: str) -> None:
     """Raise `WeightsInvalid` likewise, and for a dtype that holds codes alone."""
     if dtype not in DTYPES or dtype.startswith("F8"):

@@ -29,13 +29,7 @@ def check_assign(assign: Assign, node: str) -> None:
 
 
 def _check_memory(memory: MemoryPolicy) -> None:
-    pairs = (
-        (memory.weights_on_device, memory.weights_on_host),
-        (memory.cache_on_device, memory.cache_on_host),
-        (memory.activations_on_device, memory.activations_on_host),
-    )
-    whole = all(0 <= here <= 1 and 0 <= there <= 1 and here + there <= 1 + 1e-6 for here, there in pairs)
-    _require(whole, "it keeps a stage in shares that make no whole")
+    _require(memory.broken_share(1e-6) is None, "it keeps a stage in shares that make no whole")
     counts = memory.microbatch, memory.num_microbatches, memory.prompt_tokens
     _require(all(0 <= count <= MAX_BLOCK for count in counts), "a block has more sequences than there can be")
     promised = memory.device_bytes, memory.host_bytes

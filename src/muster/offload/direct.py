@@ -40,6 +40,13 @@ def aligned_buffer(nbytes: int) -> memoryview:
     return memoryview(mmap.mmap(-1, max(aligned_up(nbytes), BLOCK)))
 
 
+def write_all(descriptor: int, data: memoryview, start: int) -> None:
+    """From a place of the file on. Raises `OSError`."""
+    while data:
+        count = os.pwritev(descriptor, [data], start)
+        data, start = data[count:], start + count
+
+
 class ReadsBlocks(Protocol):
     """A file on disk, or its twin of a given speed (`throttle`)."""
 
@@ -110,7 +117,7 @@ class DirectFile:
             os.posix_fadvise(self._descriptor, start, done, os.POSIX_FADV_DONTNEED)
 
 
-class Reading:
+class DirectRead:
     """Requests of one unit under way. Done when all are; the first error is the unit's."""
 
     def __init__(self, chunks: Sequence[Future[None]]) -> None:
@@ -135,7 +142,7 @@ class Reading:
                 chunk.exception()
 
 
-class Reader:
+class DirectReader:
     """Threads that read; the requests of all units in the order in which they were asked for."""
 
     def __init__(self, depth: int = DEPTH, chunk_bytes: int = CHUNK_BYTES) -> None:
@@ -154,13 +161,13 @@ class Reader:
         with self._lock:
             return self._busy_s + (time.perf_counter() - self._busy_since_s if self._under_way else 0.0)
 
-    def read(self, pieces: Sequence[tuple[ReadsBlocks, int, int, memoryview]]) -> Reading:
+    def read(self, pieces: Sequence[tuple[ReadsBlocks, int, int, memoryview]]) -> DirectRead:
         """Of each (file, aligned place, bytes, where to): the target's length is the bytes' rounded up to blocks."""
         return self._submit(self._threads, pieces)
 
     def _submit(
         self, threads: ThreadPoolExecutor, pieces: Sequence[tuple[ReadsBlocks, int, int, memoryview]]
-    ) -> Reading:
+    ) -> DirectRead:
         chunks = []
         for file, start, nbytes, target in pieces:
             chunks.append(threads.submit(file.check_unchanged))
@@ -168,9 +175,9 @@ class Reader:
                 part = target[at : min(at + self._chunk_bytes, len(target))]
                 needed = min(self._chunk_bytes, nbytes - at)
                 chunks.append(threads.submit(self._timed, file.read_into, part, start + at, needed))
-        return Reading(chunks)
+        return DirectRead(chunks)
 
-    def read_beside(self, pieces: Sequence[tuple[ReadsBlocks, int, int, memoryview]]) -> Reading:
+    def read_beside(self, pieces: Sequence[tuple[ReadsBlocks, int, int, memoryview]]) -> DirectRead:
         """As `read`, but not behind what was asked for before: for what is wanted sooner."""
         return self._submit(self._beside, pieces)
 
@@ -179,7 +186,7 @@ class Reader:
 
     def run(self, jobs: Sequence[Callable[[], None]]) -> None:
         """Beside what is under way; returns when all are done. Raises the first error."""
-        reading = Reading([self._beside.submit(job) for job in jobs])
+        reading = DirectRead([self._beside.submit(job) for job in jobs])
         reading.wait()
 
     def _timed(

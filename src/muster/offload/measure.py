@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from muster.errors import MachineTrouble
-from muster.offload.direct import BLOCK, DirectFile, Reader, aligned_buffer
+from muster.offload.direct import BLOCK, DirectFile, DirectReader, aligned_buffer
 from muster.spec.tiers import TierRates
 
 ROWS = (1, 4, 16, 64, 256, 1024)
@@ -32,13 +32,12 @@ _RUNS = 3
 
 def measure_tiers(device: torch.device, dtype: torch.dtype, folder: Path, file_bytes: int = _FILE_BYTES) -> TierRates:
     """In some seconds, with `file_bytes` of disk for as long. Raises `MachineTrouble` where `folder` takes no file."""
-    path = _written(folder, file_bytes)
-    reader = Reader()
+    path, write = _written(folder, file_bytes)
+    reader = DirectReader()
     try:
         weights = [torch.randn(WIDTH, WIDTH).to(dtype).to(device) for _ in range(_MATRICES)]
         matmul = tuple((rows, _flops_per_s(weights, rows)) for rows in ROWS)
         to_device, from_device = _copies(device)
-        write = _write_bytes_per_s(folder, file_bytes)
         read, hidden = _read_bytes_per_s(reader, path, file_bytes, weights)
     finally:
         reader.close()
@@ -112,7 +111,9 @@ def _copies(device: torch.device) -> tuple[float, float]:
     return here.nbytes / up, here.nbytes / down
 
 
-def _written(folder: Path, nbytes: int) -> Path:
+def _written(folder: Path, nbytes: int) -> tuple[Path, float]:
+    """A file of so many bytes, and bytes per second until it is on the disk."""
+    started = time.perf_counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix="muster-measure-", dir=folder)
@@ -123,7 +124,7 @@ def _written(folder: Path, nbytes: int) -> Path:
     except OSError as error:
         reason = f"Cannot write {nbytes / 1e6:.0f} MB to {folder} ({error.strerror}); free space or choose another."
         raise MachineTrouble(reason) from error
-    return Path(name)
+    return Path(name), nbytes / (time.perf_counter() - started)
 
 
 def _fill(write: Callable[[bytes], object], nbytes: int) -> None:
@@ -132,15 +133,7 @@ def _fill(write: Callable[[bytes], object], nbytes: int) -> None:
         write(block)
 
 
-def _write_bytes_per_s(folder: Path, nbytes: int) -> float:
-    started = time.perf_counter()
-    path = _written(folder, nbytes)
-    seconds = time.perf_counter() - started
-    path.unlink()
-    return nbytes / seconds
-
-
-def _read_bytes_per_s(reader: Reader, path: Path, nbytes: int, weights: list[Tensor]) -> tuple[float, float]:
+def _read_bytes_per_s(reader: DirectReader, path: Path, nbytes: int, weights: list[Tensor]) -> tuple[float, float]:
     """Bytes per second, and the share of the lesser that hides where the same is read while weights are multiplied."""
     file, whole = DirectFile(path), nbytes - nbytes % BLOCK
     target = aligned_buffer(whole)

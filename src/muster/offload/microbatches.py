@@ -20,7 +20,7 @@ from muster.model.cache import KVCache
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PieceLimits:
     """Of one piece, so that what a layer computes with it fits into the workspace."""
 
     rows: int = 64
@@ -30,18 +30,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class StepPiece:
     start: int
     stop: int
     """Tokens [start, stop) of the step."""
     batch: Batch
 
 
-def pieces_of(batch: Batch, limits: Limits) -> list[Piece]:
+def pieces_of(batch: Batch, limits: PieceLimits) -> list[StepPiece]:
     return [_piece(batch, parts) for parts in _groups(batch, limits)]
 
 
-def _groups(batch: Batch, limits: Limits) -> Iterator[list[tuple[int, int, int]]]:
+def _groups(batch: Batch, limits: PieceLimits) -> Iterator[list[tuple[int, int, int]]]:
     """Of (row, first new token, number of new tokens)."""
     group: list[tuple[int, int, int]] = []
     decodes = tokens = 0
@@ -58,7 +58,7 @@ def _groups(batch: Batch, limits: Limits) -> Iterator[list[tuple[int, int, int]]
         yield group
 
 
-def _piece(batch: Batch, parts: Sequence[tuple[int, int, int]]) -> Piece:
+def _piece(batch: Batch, parts: Sequence[tuple[int, int, int]]) -> StepPiece:
     starts = [0]
     for length in batch.query_lengths:
         starts.append(starts[-1] + length)
@@ -66,7 +66,7 @@ def _piece(batch: Batch, parts: Sequence[tuple[int, int, int]]) -> Piece:
     start, stop = starts[first_row] + first_at, starts[last_row] + last_at + last_count
     rows = [row for row, _, _ in parts]
     contexts = [batch.context_lengths[row] - batch.query_lengths[row] + at + count for row, at, count in parts]
-    return Piece(
+    return StepPiece(
         start,
         stop,
         Batch(
@@ -94,10 +94,10 @@ class _NotAlongTokens(Exception):
     """A tensor that is not one entry per token."""
 
 
-class BlockStep:
+class PiecedStep:
     """The pieces of the step at hand, each prepared once for all layers."""
 
-    def __init__(self, backend: Backend, batch: Batch, cache: KVCache, dtype: torch.dtype, limits: Limits) -> None:
+    def __init__(self, backend: Backend, batch: Batch, cache: KVCache, dtype: torch.dtype, limits: PieceLimits) -> None:
         self._backend, self._batch, self._cache, self._dtype = backend, batch, cache, dtype
         self.pieces = pieces_of(batch, limits)
         self.prepared = [backend.prepare(piece.batch, cache, dtype) for piece in self.pieces]
@@ -142,7 +142,7 @@ class BlockStep:
         return layer(*args, **kwargs)
 
 
-def _cut(value: Any, count: int, piece: Piece) -> Any:
+def _cut(value: Any, count: int, piece: StepPiece) -> Any:
     """The piece's tokens of what is [1, T, ...] or [T], also within tuples."""
     if isinstance(value, Tensor):
         if value.dim() >= 2 and value.shape[:2] == (1, count):
@@ -169,12 +169,12 @@ def _joined(outputs: Sequence[Any]) -> Any:
 class BlockBackend:
     """Implements `Backend`: `inner`, for the piece that is in a layer."""
 
-    def __init__(self, inner: Backend, limits: Limits) -> None:
+    def __init__(self, inner: Backend, limits: PieceLimits) -> None:
         self._inner, self._limits = inner, limits
-        self.step: BlockStep | None = None
+        self.step: PiecedStep | None = None
 
-    def prepare(self, batch: Batch, cache: KVCache, dtype: torch.dtype) -> BlockStep:
-        self.step = BlockStep(self._inner, batch, cache, dtype, self._limits)
+    def prepare(self, batch: Batch, cache: KVCache, dtype: torch.dtype) -> PiecedStep:
+        self.step = PiecedStep(self._inner, batch, cache, dtype, self._limits)
         return self.step
 
     def finish(self) -> None:
@@ -182,6 +182,6 @@ class BlockBackend:
             self._inner.finish()
 
     def attend(
-        self, prepared: BlockStep, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options
+        self, prepared: PiecedStep, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor, options: Options
     ) -> Tensor:
         return self._inner.attend(prepared.now, layer, q_TND, k_TKD, v_TKD, options)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from muster.offload.direct import BLOCK, DEPTH, Reader, ReadsBlocks, aligned_buffer, aligned_down, aligned_up
+from muster.offload.direct import BLOCK, DEPTH, DirectReader, ReadsBlocks, aligned_buffer, aligned_down, aligned_up
 from muster.offload.parts import Lying, Unit, unit_of
 from muster.offload.stream import OpenFile, WeightStream
 
@@ -52,7 +52,7 @@ def stream_head(module: nn.Linear, units: Sequence[Unit], stream: WeightStream) 
     module.forward = forward  # type: ignore[method-assign,assignment]
 
 
-def rows_from_disk(module: nn.Embedding, lying: Lying, reader: Reader, open_file: OpenFile) -> None:
+def rows_from_disk(module: nn.Embedding, lying: Lying, reader: DirectReader, open_file: OpenFile) -> None:
     """From now on `module` reads the rows that it is asked for, each once per step."""
     rows = _Rows(lying, reader, open_file(lying.path))
     forward = module.forward
@@ -73,7 +73,7 @@ def rows_from_disk(module: nn.Embedding, lying: Lying, reader: Reader, open_file
 class _Rows:
     """Single rows of a matrix on disk."""
 
-    def __init__(self, lying: Lying, reader: Reader, file: ReadsBlocks) -> None:
+    def __init__(self, lying: Lying, reader: DirectReader, file: ReadsBlocks) -> None:
         self._lying, self._reader, self._file = lying, reader, file
         self._row_bytes = lying.rows(0, 1).nbytes
         self._window = aligned_up(self._row_bytes) + BLOCK

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from muster.errors import MachineTrouble, StepFailed
 from muster.model.cache import HeadSizes, KVCache, Places
-from muster.offload.direct import DirectFile, ReadsBlocks, aligned_buffer, aligned_up
+from muster.offload.direct import DirectFile, ReadsBlocks, aligned_buffer, aligned_up, write_all
 from muster.wire.messages.generate import Row
 
 Ints = npt.NDArray[np.int64]
@@ -90,9 +90,7 @@ class PageFile:
     def write(self, start: int, record: memoryview) -> None:
         """Raises `StepFailed`."""
         try:
-            while record:
-                count = os.pwritev(self._descriptor, [record], start)
-                record, start = record[count:], start + count
+            write_all(self._descriptor, record, start)
         except OSError as error:
             raise StepFailed(
                 f"The cache on disk cannot be written ({error.strerror}); free space there, or lend less with --disk."

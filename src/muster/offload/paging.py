@@ -20,10 +20,10 @@ from muster.model.attention import Options, SdpaBackend, attend_decodes, attend_
 from muster.model.batch import Batch
 from muster.model.cache import KVCache
 from muster.model.layout import Layout
-from muster.offload.direct import Reader, Reading
+from muster.offload.direct import DirectRead, DirectReader
 from muster.offload.fetches import Fetch, fetches_of
 from muster.offload.pages import TieredCache
-from muster.offload.staging import Region, Staging
+from muster.offload.staging import Staging, StagingRegion
 
 GROUPS_AHEAD = 4
 """So many groups of rows fit into the ring at once."""
@@ -62,14 +62,14 @@ class _Place:
 @dataclass(frozen=True, slots=True)
 class _Coming:
     place: _Place
-    region: Region | None
-    reading: Reading | None
+    region: StagingRegion | None
+    reading: DirectRead | None
 
 
 class PagedFromDisk(SdpaBackend):
     """Implements `Backend` over a `TieredCache`."""
 
-    def __init__(self, reader: Reader, staging_bytes: int) -> None:
+    def __init__(self, reader: DirectReader, staging_bytes: int) -> None:
         super().__init__()
         self._reader = reader
         self._staging = Staging(staging_bytes)
@@ -141,7 +141,7 @@ class PagedFromDisk(SdpaBackend):
         return out_TND
 
     def _bring(
-        self, cache: TieredCache, layer: int, fetch: Fetch, came: Region | None, k_TKD: Tensor, v_TKD: Tensor
+        self, cache: TieredCache, layer: int, fetch: Fetch, came: StagingRegion | None, k_TKD: Tensor, v_TKD: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of all pages of the fetch, one after another; the new ones are stored on the way."""
         keys, values = cache.layer(layer)
@@ -188,7 +188,7 @@ class PagedFromDisk(SdpaBackend):
 
     # --- reading ahead ------------------------------------------------------------------------------------------------
 
-    def _there(self, place: _Place, fetch: Fetch) -> Region | None:
+    def _there(self, place: _Place, fetch: Fetch) -> StagingRegion | None:
         """The records of a fetch, read; None where all of its pages lie in memory. Raises `StepFailed`."""
         if self._coming and self._coming[0].place == place:
             one = self._coming.popleft()
@@ -236,7 +236,7 @@ class PagedFromDisk(SdpaBackend):
             return None
         return _Place(following, layer, 0) if following.fetches_for(self._windows[layer]) else None
 
-    def _begin(self, place: _Place, fetch: Fetch, region: Region | None) -> _Coming:
+    def _begin(self, place: _Place, fetch: Fetch, region: StagingRegion | None) -> _Coming:
         if region is None or not fetch.read_runs:
             return _Coming(place, region, None)
         cache, size = place.step.cache, self._bytes(place, fetch) // len(fetch.pages)

@@ -51,7 +51,7 @@ class Lying:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ByteRun:
     """Bytes [start, start + nbytes) of a file, whose place in the buffer is `at`; both begin at a block."""
 
     path: Path
@@ -65,7 +65,7 @@ class Unit:
     """Named tensors that come and go together."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[ByteRun, ...]
     tensors: tuple[tuple[str, Lying, int], ...]
     """Name, what it is, and where it begins in the buffer."""
     buffer_bytes: int
@@ -88,14 +88,14 @@ def _view(buffer: memoryview, at: int, lying: Lying) -> Tensor:
 def unit_of(name: str, tensors: Iterable[tuple[str, Lying]]) -> Unit:
     """The runs that bring these tensors, and where each tensor is then."""
     by_place = sorted(tensors, key=lambda pair: (pair[1].path, pair[1].start))
-    runs: list[Run] = []
+    runs: list[ByteRun] = []
     placed: list[tuple[str, Lying, int]] = []
     end = 0
     for path, some in groupby(by_place, key=lambda pair: pair[1].path):
         for together in _near(list(some)):
             start = aligned_down(together[0][1].start)
             stop = max(lying.stop for _, lying in together)
-            runs.append(Run(path, start, stop - start, end))
+            runs.append(ByteRun(path, start, stop - start, end))
             placed += [(name, lying, end + lying.start - start) for name, lying in together]
             end += aligned_up(stop - start)
     return Unit(name, tuple(runs), tuple(placed), end, sum(run.nbytes for run in runs))

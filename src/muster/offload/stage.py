@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from muster.model.architecture import find_layers
 from muster.model.attention import SdpaBackend
 from muster.model.stage import Stage
-from muster.offload.direct import CHUNK_BYTES, DEPTH, DirectFile, Reader
-from muster.offload.microbatches import BlockBackend, Limits
+from muster.offload.direct import CHUNK_BYTES, DEPTH, DirectFile, DirectReader
+from muster.offload.microbatches import BlockBackend, PieceLimits
 from muster.offload.outside import head_units, rows_from_disk, stream_head
 from muster.offload.paging import PagedFromDisk
 from muster.offload.parts import Lying, Unit, unit_of
@@ -25,10 +25,10 @@ LEAST_BUFFERS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class OffloadOptions:
+class StreamOptions:
     """How a stage fetches what it does not keep."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: PieceLimits = field(default_factory=PieceLimits)
     num_buffers: int = LEAST_BUFFERS
     """Units in memory at once: one that is used, and those that come next."""
     waits: Literal["bytes", "barrier"] = "bytes"
@@ -40,7 +40,7 @@ class OffloadOptions:
     """Through which pages come from disk; 0 where all pages are in memory."""
 
 
-def attach(stage: Stage, lying: Mapping[str, Lying], options: OffloadOptions) -> WeightStream:
+def attach(stage: Stage, lying: Mapping[str, Lying], options: StreamOptions) -> WeightStream:
     """From now on `stage` fetches the parameters in `lying` when it needs them.
 
     They must be on the meta device. Raises `StepFailed` where a file cannot be opened.
@@ -53,7 +53,7 @@ def attach(stage: Stage, lying: Mapping[str, Lying], options: OffloadOptions) ->
     head, embeddings = _outside(stage.model, lying, prefix)
     largest = max((unit.buffer_bytes for unit in units), default=2**25)
     rows = [] if head is None else head_units(head[1], largest)
-    reader = Reader(options.depth, options.chunk_bytes)
+    reader = DirectReader(options.depth, options.chunk_bytes)
     stream = WeightStream([*units, *rows], reader, options.num_buffers, options.open_file)
     paged = PagedFromDisk(reader, options.staging_bytes) if options.staging_bytes else SdpaBackend()
     backend = BlockBackend(paged, options.limits)
@@ -105,7 +105,7 @@ class _Layer:
     """Wraps one layer's forward. Its large parameters are there while it runs."""
 
     def __init__(
-        self, layer: nn.Module, unit: Unit | None, stream: WeightStream, backend: BlockBackend, options: OffloadOptions
+        self, layer: nn.Module, unit: Unit | None, stream: WeightStream, backend: BlockBackend, options: StreamOptions
     ) -> None:
         self._layer, self._unit, self._stream, self._backend = layer, unit, stream, backend
         self._waits = options.waits == "barrier"

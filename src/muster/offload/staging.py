@@ -7,7 +7,7 @@ from muster.errors import MachineTrouble
 from muster.offload.direct import aligned_buffer, aligned_up
 
 
-class Region:
+class StagingRegion:
     """Part of the ring; given back when its user has `released` it and its writes are over."""
 
     def __init__(self, start: int, memory: memoryview) -> None:
@@ -20,22 +20,22 @@ class Staging:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = aligned_up(nbytes)
         self._buffer = aligned_buffer(self.nbytes)
-        self._regions: deque[Region] = deque()
+        self._regions: deque[StagingRegion] = deque()
         self._head = 0
 
-    def try_take(self, nbytes: int) -> Region | None:
+    def try_take(self, nbytes: int) -> StagingRegion | None:
         """None where there is no room now."""
         nbytes = aligned_up(nbytes)
         self._collect(wait=False)
         start = self._place(nbytes)
         if start is None:
             return None
-        region = Region(start, self._buffer[start : start + nbytes])
+        region = StagingRegion(start, self._buffer[start : start + nbytes])
         self._regions.append(region)
         self._head = start + nbytes
         return region
 
-    def take(self, nbytes: int) -> Region:
+    def take(self, nbytes: int) -> StagingRegion:
         """Waits for writes. Raises `MachineTrouble` where so much is never free at once."""
         while (region := self.try_take(nbytes)) is None:
             if not self._regions or not self._regions[0].released:

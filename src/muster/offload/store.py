@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from muster.errors import MachineTrouble
-from muster.offload.direct import BLOCK, aligned_buffer, aligned_up
+from muster.offload.direct import BLOCK, aligned_buffer, aligned_up, write_all
 from muster.offload.parts import Lying
 
 PIECE_BYTES = 8 * 2**20
@@ -64,15 +64,10 @@ class SpillFile:
         for at in range(0, len(raw), PIECE_BYTES):
             piece = raw[at : at + PIECE_BYTES]
             self._buffer[: len(piece)] = piece
-            self._write_all(self._buffer[: aligned_up(len(piece))], self._end + at)
+            write_all(self._descriptor, self._buffer[: aligned_up(len(piece))], self._end + at)
         # What is written is read again past the page cache, which must not keep it.
         os.fdatasync(self._descriptor)
         os.posix_fadvise(self._descriptor, self._end, aligned_up(len(raw)), os.POSIX_FADV_DONTNEED)
-
-    def _write_all(self, data: memoryview, start: int) -> None:
-        while data:
-            count = os.pwritev(self._descriptor, [data], start)
-            data, start = data[count:], start + count
 
 
 assert PIECE_BYTES % BLOCK == 0

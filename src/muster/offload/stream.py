@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from muster.errors import StepFailed
-from muster.offload.direct import DirectFile, Reader, Reading, ReadsBlocks, aligned_buffer, aligned_up
+from muster.offload.direct import DirectFile, DirectRead, DirectReader, ReadsBlocks, aligned_buffer, aligned_up
 from muster.offload.parts import Unit
 
 OpenFile = Callable[[Path], ReadsBlocks]
@@ -43,7 +43,7 @@ class WeightStream:
     """Units in a fixed cyclic order through `num_buffers` buffers. One thread enters and leaves."""
 
     def __init__(
-        self, units: Sequence[Unit], reader: Reader, num_buffers: int = 2, open_file: OpenFile = DirectFile
+        self, units: Sequence[Unit], reader: DirectReader, num_buffers: int = 2, open_file: OpenFile = DirectFile
     ) -> None:
         """Raises `StepFailed` where a file cannot be opened."""
         self.units = tuple(units)
@@ -55,7 +55,7 @@ class WeightStream:
         nbytes = max((unit.buffer_bytes for unit in units), default=0)
         self.buffer_bytes = num_buffers * nbytes
         self._free = deque(_Slot(aligned_buffer(nbytes)) for _ in range(min(num_buffers, len(units))))
-        self._coming: deque[tuple[int, _Slot, Reading]] = deque()
+        self._coming: deque[tuple[int, _Slot, DirectRead]] = deque()
         """Units being read or ready, in order."""
         self._used: dict[str, _Slot] = {}
         self._next = 0
@@ -87,7 +87,7 @@ class WeightStream:
             slot.views[name] = self.units[index].views(slot.buffer)
         return slot.views[name]
 
-    def _await(self, index: int, slot: _Slot, reading: Reading) -> None:
+    def _await(self, index: int, slot: _Slot, reading: DirectRead) -> None:
         try:
             reading.wait()
         except StepFailed:
@@ -121,11 +121,11 @@ class WeightStream:
         while self._coming:
             self._drop(self._coming.popleft())
 
-    def _drop(self, one: tuple[int, _Slot, Reading]) -> None:
+    def _drop(self, one: tuple[int, _Slot, DirectRead]) -> None:
         one[2].give_up()
         self._free.append(one[1])
 
-    def _read(self, unit: Unit, slot: _Slot) -> Reading:
+    def _read(self, unit: Unit, slot: _Slot) -> DirectRead:
         return self.reader.read(
             [
                 (self._files[run.path], run.start, run.nbytes, slot.buffer[run.at : run.at + aligned_up(run.nbytes)])

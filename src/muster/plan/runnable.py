@@ -1,13 +1,12 @@
-"""What of a plan no pool runs yet. Knows no pool."""
+"""What of a plan that comes as a file no pool runs yet. Knows no pool."""
 
-from muster.sim.serve.offload import offloads
 from muster.spec.plan import Plan
 
-RUNS = "a pool only serves yet"
+RUNS = "a pool plans such work by itself and takes none of it from a file yet"
 
 
 def beyond(plan: Plan) -> list[str]:
     """In words; nothing where a pool can run it."""
     if plan.trains:
         return ["training"]
-    return ["stages larger than their devices"] if offloads(plan) else []
+    return ["stages larger than their devices"] if plan.offloads else []

@@ -67,6 +67,22 @@ class MemoryPolicy:
         """Whether anything lies outside the device."""
         return min(self.weights_on_device, self.cache_on_device, self.activations_on_device) < 1
 
+    @property
+    def shares(self) -> dict[str, tuple[float, float]]:
+        """On the device and in host memory, of what."""
+        return {
+            "weights": (self.weights_on_device, self.weights_on_host),
+            "cache": (self.cache_on_device, self.cache_on_host),
+            "activations": (self.activations_on_device, self.activations_on_host),
+        }
+
+    def broken_share(self, tolerance: float = 1e-9) -> str | None:
+        """What is kept in shares that make no whole, or None."""
+        for what, (here, there) in self.shares.items():
+            if not (0 <= here <= 1 and 0 <= there <= 1 and here + there <= 1 + tolerance):
+                return what
+        return None
+
 
 ON_DEVICE = MemoryPolicy()
 
@@ -229,6 +245,11 @@ class Pipeline:
             raise TypeError(f"a pipeline with {type(self.work).__name__} does not train")
         return self.work
 
+    @property
+    def offloads(self) -> bool:
+        """Whether any of its stages keeps a part outside its devices."""
+        return any(stage.memory.offloads for stage in self.stages)
+
     def with_work(self, **changes: Any) -> "Pipeline":
         """The same stages with some settings of their work changed."""
         return replace(self, work=msgspec.structs.replace(self.work, **changes))
@@ -267,6 +288,11 @@ class Plan:
     def trains(self) -> bool:
         """Whether this is a plan for training; all pipelines of one plan do the same kind of work."""
         return any(isinstance(pipeline.work, TrainSettings) for pipeline in self.pipelines)
+
+    @property
+    def offloads(self) -> bool:
+        """Whether any stage keeps a part outside its devices."""
+        return any(pipeline.offloads for pipeline in self.pipelines)
 
     @property
     def codecs(self) -> tuple[CodedLink, ...]:

@@ -99,14 +99,9 @@ def _check_cover(pipeline: Pipeline, shape: ModelShape) -> None:
 
 
 def _check_memory(memory: MemoryPolicy, node: str) -> None:
-    parts = (
-        ("weights", memory.weights_on_device, memory.weights_on_host),
-        ("cache", memory.cache_on_device, memory.cache_on_host),
-        ("activations", memory.activations_on_device, memory.activations_on_host),
-    )
-    for what, device, host in parts:
-        if not (0 <= device <= 1 and 0 <= host <= 1 and device + host <= 1 + 1e-9):
-            raise InvalidRequest(f"The plan keeps {what} of {node} in shares that make no whole; correct it.")
+    broken = memory.broken_share()
+    if broken is not None:
+        raise InvalidRequest(f"The plan keeps {broken} of {node} in shares that make no whole; correct it.")
     for what, least in (("microbatch", 0), ("num_microbatches", 1), ("prompt_tokens", 0)):
         _check_range(f"The plan's {what} of {node}", getattr(memory, what), least, MOST)
 

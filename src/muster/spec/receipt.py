@@ -55,7 +55,7 @@ class Commitment:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ReceiptBlock:
     """Up to `TOKENS_PER_BLOCK` positions of one request at one boundary, as a receipt has them."""
 
     start: int
@@ -75,4 +75,4 @@ class Receipt:
     """Blocks, and the commitment whose root they lead to."""
 
     commitment: Commitment
-    blocks: tuple[Block, ...]
+    blocks: tuple[ReceiptBlock, ...]

@@ -231,8 +231,11 @@ class _LocalSteps(_Base):
         What both ends hold is counted by the first stage alone.
         """
         names = [*self._ordinary, *(self._both if self._place.stage == 0 else ())]
-        vectors = [torch.cat([torch.zeros(1), *(move[name].flatten() for name in names)]) for move in moves]
-        own = [float(one @ other) for one in vectors for other in vectors]
+        own = [
+            sum((float(one[name].flatten() @ other[name].flatten()) for name in names), 0.0)
+            for one in moves
+            for other in moves
+        ]
         stages = [Place(self._place.pipeline, stage) for stage in range(self._stages)]
         told = yield from tell_all(own, self._place, stages, 1)
         sums = [sum(part) for part in zip(*told, strict=True)]

@@ -14,7 +14,7 @@ from scipy import stats
 
 from muster.errors import InvalidRequest
 from muster.verify.fingerprint import RESOLUTION
-from muster.verify.limits import Limits, windows_of
+from muster.verify.limits import DriftLimits, windows_of
 
 Floats = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
@@ -26,7 +26,7 @@ MARGIN_FLOOR = 1e-4
 """Of margins, which are differences of logarithms computed in float32."""
 
 
-def calibrated(honest: Sequence[Floats], false_alarms: float) -> Limits:
+def calibrated(honest: Sequence[Floats], false_alarms: float) -> DriftLimits:
     """From block means of honest requests, one array each. Raises `InvalidRequest` where they are too few."""
     ones = np.concatenate(honest) if honest else np.array([])
     if len(ones) < LEAST_WINDOWS:
@@ -43,7 +43,7 @@ def calibrated(honest: Sequence[Floats], false_alarms: float) -> Limits:
             break
         limits.append(max(FLOOR, upper_limit(found, false_alarms)))
         blocks *= 2
-    return Limits(tuple(limits), false_alarms, len(ones))
+    return DriftLimits(tuple(limits), false_alarms, len(ones))
 
 
 def upper_limit(found: Floats, false_alarms: float) -> float:

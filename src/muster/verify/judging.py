@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from muster.verify.limits import Limits, block_means, windows_of
+from muster.verify.limits import DriftLimits, block_means, windows_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,7 +33,7 @@ class Verdict:
 
 
 def judge(
-    drift_T: Floats, limits: Limits, margins_S: Floats | None = None, surprise_S: Floats | None = None
+    drift_T: Floats, limits: DriftLimits, margins_S: Floats | None = None, surprise_S: Floats | None = None
 ) -> Verdict:
     """`margins_S` and `surprise_S` where the stage has drawn tokens."""
     drift = worst_drift(block_means(drift_T), limits)
@@ -51,7 +51,7 @@ def judge(
     return Verdict(len(drift_T), drift, margin, surprise, tuple(faults))
 
 
-def worst_drift(means: Floats, limits: Limits) -> float:
+def worst_drift(means: Floats, limits: DriftLimits) -> float:
     """Over windows of every length, as a part of the limit of that length."""
     worst = 0.0
     for power in range(len(limits.drift)):

@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DriftLimits:
     """Of one boundary of a model, for one dtype."""
 
     drift: tuple[float, ...]

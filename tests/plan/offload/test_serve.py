@@ -7,7 +7,7 @@ import pytest
 
 from muster.cli.planning import Question, answer_in_dtype
 from muster.errors import DoesNotFit, InvalidRequest
-from muster.plan.offload.chain import Chain, OffloadOptions, plan_chain
+from muster.plan.offload.chain import OffloadChain, OffloadOptions, plan_chain
 from muster.plan.offload.serve import plan_offload
 from muster.plan.runnable import beyond
 from muster.sim.serve.forecast import serve_forecast
@@ -34,7 +34,7 @@ def plan(model, machines, workload=ASKED, **options):
 )
 def test_the_search_is_within_three_per_cent_of_every_size_of_block(node):
     options = OffloadOptions(max_sequences=16, prompt_tokens=(128, 512))
-    chain = Chain(shape(layers=4), [node], pool(node), ASKED, options)
+    chain = OffloadChain(shape(layers=4), [node], pool(node), ASKED, options)
     found = plan_chain(chain)
     sizes = [
         replace(found.size, microbatch=b, num_microbatches=k, order=order, prompt_tokens=tokens, attention="device")

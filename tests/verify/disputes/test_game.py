@@ -8,7 +8,7 @@ import pytest
 
 from muster.errors import ProtocolViolation
 from muster.verify.disputes.game import Game, Stated, TimePassed
-from muster.verify.disputes.statements import Body, Pick, Silence, Withdrawal, opened, sign
+from muster.verify.disputes.statements import Body, Pick, SilenceRuling, Withdrawal, opened, sign
 from tests.verify.disputes.toys import (
     ACCUSED,
     ACCUSER,
@@ -106,7 +106,7 @@ def picked(game: Game, **changes: object) -> Body:
         (lambda game: sign(ACCUSER, picked(game, dispute=bytes(32))), "belongs to another dispute"),
         (lambda game: sign(ACCUSER, picked(game, number=9)), "before its turn"),
         (lambda game: sign(ACCUSER, picked(game, previous=bytes(32))), "never said here"),
-        (lambda game: sign(JUDGE, picked(game, said=Silence(node=ACCUSED.node_id))), "had nothing to say"),
+        (lambda game: sign(JUDGE, picked(game, said=SilenceRuling(node=ACCUSED.node_id))), "had nothing to say"),
         (lambda game: msgspec.structs.replace(sign(ACCUSER, picked(game)), signature=bytes(64)), "forged or changed"),
         (lambda game: msgspec.structs.replace(sign(ACCUSER, picked(game)), body=b"x"), "forged or changed"),
         (

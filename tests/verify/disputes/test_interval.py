@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from muster.errors import ProtocolViolation
-from muster.verify.disputes.interval import Finding, judge
-from muster.verify.disputes.program import Argument, HeldTensor, Items, Made, Operator, Setting, Value
+from muster.verify.disputes.interval import IntervalFinding, judge
+from muster.verify.disputes.program import Argument, HeldTensor, Items, Made, NamedSetting, TracedOperator, Value
 from muster.verify.disputes.tensors import digest, dtype_name
 from tests.verify.disputes.stages import traced
 
@@ -21,10 +21,10 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def linear(x: Tensor, w: Tensor) -> Callable[[Tensor], Finding]:
+def linear(x: Tensor, w: Tensor) -> Callable[[Tensor], IntervalFinding]:
     """What the referee finds of a claimed x wᵀ."""
     made = (Made(9, dtype_name(x), (len(x), len(w))),)
-    operator = Operator("aten.linear.default", (Value(0), HeldTensor("w", digest(w))), (), made)
+    operator = TracedOperator("aten.linear.default", (Value(0), HeldTensor("w", digest(w))), (), made)
     return lambda claimed: judge(operator, {0: x}, {"w": w}, [claimed])
 
 
@@ -95,7 +95,7 @@ def test_what_is_no_number_is_outside_where_the_exact_result_is_one(wrong: float
     x, w = drawn(2, 8, seed=1), drawn(3, 8, seed=2)
     claimed = x @ w.T
     claimed[1, 2] = wrong
-    assert linear(x, w)(claimed) == Finding(math.inf, math.inf, (0, 1, 2))
+    assert linear(x, w)(claimed) == IntervalFinding(math.inf, math.inf, (0, 1, 2))
 
 
 def test_what_is_no_number_is_inside_where_the_exact_result_is_none_either() -> None:
@@ -111,7 +111,7 @@ def test_what_is_no_number_is_inside_where_the_exact_result_is_none_either() -> 
 def test_equal_numbers_may_be_chosen_in_either_order_but_others_may_not() -> None:
     x = torch.tensor([1.0, 3.0, 3.0, 2.0])
     made = (Made(5, "float32", (2,)), Made(6, "int64", (2,)))
-    operator = Operator("aten.topk.default", (Value(0), 2), (), made)
+    operator = TracedOperator("aten.topk.default", (Value(0), 2), (), made)
 
     def found(numbers: list[float], places: list[int]) -> bool:
         return judge(operator, {0: x}, {}, [torch.tensor(numbers), torch.tensor(places)]).is_outside
@@ -147,11 +147,11 @@ def test_each_kind_of_operator_has_an_interval_that_a_small_change_leaves(name: 
         ("aten.linear.default", (Value(0), Value(7))),
         ("aten.linear.default", (Value(0), HeldTensor("absent", b""))),
         ("aten.view.default", (Value(0), Items((10**12,)))),
-        ("aten.to.dtype", (Value(0), Setting("dtype", "float7"))),
+        ("aten.to.dtype", (Value(0), NamedSetting("dtype", "float7"))),
         ("aten.linear.default", (Value(0),)),
     ],
 )
 def test_only_known_operators_run_and_only_on_what_is_there(target: str, arguments: tuple[Argument, ...]) -> None:
-    operator = Operator(target, arguments, (), (Made(5, "float32", (2, 2)),))
+    operator = TracedOperator(target, arguments, (), (Made(5, "float32", (2, 2)),))
     with pytest.raises(ProtocolViolation, match=r"[;,] "):
         judge(operator, {0: torch.zeros(2, 2)}, {}, [torch.zeros(2, 2)])

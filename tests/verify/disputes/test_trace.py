@@ -5,7 +5,7 @@ import torch
 
 from muster.verify.disputes.execute import advance
 from muster.verify.disputes.interval import judge
-from muster.verify.disputes.program import Operator, Value
+from muster.verify.disputes.program import TracedOperator, Value
 from muster.verify.disputes.trace import trace
 from tests.model.families import FAMILIES, LAYERS
 from tests.verify.disputes.stages import plain_stage, received, traced
@@ -57,4 +57,4 @@ def test_what_an_operator_says_is_all_that_its_bytes_say() -> None:
     import msgspec
 
     for operator in traced("gemma2").program.operators:
-        assert msgspec.msgpack.decode(operator.packed(), type=Operator) == operator
+        assert msgspec.msgpack.decode(operator.packed(), type=TracedOperator) == operator

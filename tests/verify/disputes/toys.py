@@ -10,13 +10,13 @@ from blake3 import blake3
 
 from muster.errors import ProtocolViolation
 from muster.link.identity import Identity
-from muster.verify.disputes.game import Decide, Fault, Game, Outcome, PassOn, Stated, TimePassed
-from muster.verify.disputes.program import Made, Operator, Program, Value
+from muster.verify.disputes.game import Decide, DisputeOutcome, Fault, Game, PassOn, Stated, TimePassed
+from muster.verify.disputes.program import Made, TracedOperator, TracedProgram, Value
 from muster.verify.disputes.statements import (
     NOTHING_BEFORE,
     Body,
+    DisputeOpening,
     LastStep,
-    Opening,
     Pick,
     Pledge,
     Reveal,
@@ -43,19 +43,19 @@ def applied(number: int, data: bytes) -> bytes:
     return blake3(number.to_bytes(4) + data).digest()
 
 
-def chain(layers: int, per_layer: int) -> Program:
+def chain(layers: int, per_layer: int) -> TracedProgram:
     made = [
-        Operator("aten.hash.default", (Value(0 if k == 0 else k + 2), k), (), (Made(k + 3, "uint8", (32,)),))
+        TracedOperator("aten.hash.default", (Value(0 if k == 0 else k + 2), k), (), (Made(k + 3, "uint8", (32,)),))
         for k in range(layers * per_layer)
     ]
-    return Program(tuple(made), tuple(range(0, len(made), per_layer)), (len(made) + 2,))
+    return TracedProgram(tuple(made), tuple(range(0, len(made), per_layer)), (len(made) + 2,))
 
 
 @dataclass
 class Pass:
     """A pass of the program; `wrong` is the operator whose result is another, from which the rest follows honestly."""
 
-    program: Program
+    program: TracedProgram
     wrong: int | None = None
 
     @cached_property
@@ -73,9 +73,9 @@ class Pass:
         return [state_leaf(self.state(cut)) for cut in cuts]
 
 
-def opening(program: Program, served: bytes) -> SignedBody:
+def opening(program: TracedProgram, served: bytes) -> SignedBody:
     inputs = tuple(tensor(data).digest() for data in (b"input", b"positions", b"rows"))
-    said = Opening(
+    said = DisputeOpening(
         dispute=DISPUTE,
         accused=ACCUSED.node_id,
         accuser=ACCUSER.node_id,
@@ -94,7 +94,7 @@ def opening(program: Program, served: bytes) -> SignedBody:
 
 @dataclass
 class ToyReferee:
-    known: Program
+    known: TracedProgram
 
     def is_near(self, output: TensorBytes) -> bool:
         del output
@@ -103,7 +103,9 @@ class ToyReferee:
     def program(self) -> tuple[bytes, int, tuple[int, ...]]:
         return root_of(self.known.leaves()), len(self.known.operators), self.known.starts
 
-    def fault(self, operator: Operator, inputs: tuple[TensorBytes, ...], outputs: tuple[TensorBytes, ...]) -> Fault:
+    def fault(
+        self, operator: TracedOperator, inputs: tuple[TensorBytes, ...], outputs: tuple[TensorBytes, ...]
+    ) -> Fault:
         number = operator.arguments[1]
         assert isinstance(number, int)
         wrong = outputs[0].data != applied(number, inputs[0].data)
@@ -180,11 +182,11 @@ class Side:
         return step, tensors
 
 
-def begun(program: Program) -> Game:
+def begun(program: TracedProgram) -> Game:
     return Game(opening(program, bytes(32)), ToyReferee(program))
 
 
-def play(game: Game, sides: list[Side], random: Random, loss: float = 0.0, silent: float = 0.0) -> Outcome:
+def play(game: Game, sides: list[Side], random: Random, loss: float = 0.0, silent: float = 0.0) -> DisputeOutcome:
     """To its end on a fake clock. Statements and what is passed on get lost, come twice and come late.
 
     With `silent`, the accused falls silent for good in each round with that probability.

@@ -76,11 +76,6 @@ def _with_pieces(
     return Booked(pages, ring, piece_tokens, rest - ring - pages * page)
 
 
-def disk_bytes(shape: ModelShape, first: int, last: int, policy: MemoryPolicy, work: ServeSettings) -> int:
-    """At most: all weights, cast, and all pages."""
-    return shape.weight_bytes(first, last) + work.cache_tokens * shape.cache_bytes_per_token(first, last)
-
-
 def streamed_bytes(shape: ModelShape, first: int, last: int, policy: MemoryPolicy) -> float:
     """That one step reads from disk: weights."""
     share = max(0.0, 1.0 - policy.weights_on_device - policy.weights_on_host)

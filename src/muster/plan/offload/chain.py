@@ -13,8 +13,8 @@ from muster.cost.memory import dtype_bytes
 from muster.cost.offload.rates import tier_rates
 from muster.cost.offload.step import BlockSize
 from muster.cost.pace import TYPICAL, Constants
-from muster.cost.transfer import transfer_seconds
 from muster.plan.offload.block import BlockPlan, BlockProblem, best_shares
+from muster.sim.serve.offload import around_s, period_s
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Order
 from muster.spec.pool import Node, Pool
@@ -59,7 +59,7 @@ class ChainPlan:
 
 
 @dataclass
-class Chain:
+class OffloadChain:
     """The machines in the order of the pipeline, and everything that was worked out about them."""
 
     shape: ModelShape
@@ -96,19 +96,11 @@ class Chain:
             if one is None:
                 return None
             stages.append(one)
-        times, around = [one.seconds for one in stages], size.answer * self.wires_s(size)
-        period = max(len(stages) * max(times), sum(times) + around)
+        nbytes = size.sequences * self.shape.hidden_size * dtype_bytes(self.shape.dtype)
+        period = period_s([one.seconds for one in stages], size, around_s(self.nodes, self.pool, nbytes))
         found = ChainPlan(cuts, tuple(stages), len(stages) * size.sequences * size.answer / period)
         self.seen.append(found)
         return found
-
-    def wires_s(self, size: BlockSize) -> float:
-        if len(self.nodes) < 2:
-            return 0.0
-        nbytes = size.sequences * self.shape.hidden_size * dtype_bytes(self.shape.dtype)
-        around = [*self.nodes[1:], self.nodes[0]]
-        links = [self.pool.link(a.id, b.id) for a, b in zip(self.nodes, around, strict=True)]
-        return sum(transfer_seconds(link, nbytes) for link in links)
 
     def balanced(self, cuts: Cuts, size: BlockSize) -> ChainPlan | None:
         """Layers move while the slowest stage gets faster by it; first many, then fewer, then one."""
@@ -134,7 +126,7 @@ def _moves(cuts: Cuts, step: int) -> Iterator[Cuts]:
                     yield moved
 
 
-def plan_chain(chain: Chain, out_of_time: Callable[[], bool] = lambda: False) -> ChainPlan | None:
+def plan_chain(chain: OffloadChain, out_of_time: Callable[[], bool] = lambda: False) -> ChainPlan | None:
     """The best that is found; None where no block fits, not even one sequence."""
     cuts = by_memory(chain)
     starts: list[ChainPlan] = []
@@ -150,9 +142,14 @@ def plan_chain(chain: Chain, out_of_time: Callable[[], bool] = lambda: False) ->
     return min(enough, key=lambda one: (one.size.sequences, -one.tokens_per_s), default=None)
 
 
-def by_memory(chain: Chain) -> Cuts:
+def lent_bytes(node: Node) -> int:
+    """Of all tiers together."""
+    return node.device.memory_bytes + node.device.host_memory_bytes + node.device.disk_bytes
+
+
+def by_memory(chain: OffloadChain) -> Cuts:
     """Layers in proportion to what each machine lends, and a layer at least: where a search begins."""
-    lent = [node.device.memory_bytes + node.device.host_memory_bytes + node.device.disk_bytes for node in chain.nodes]
+    lent = [lent_bytes(node) for node in chain.nodes]
     layers, cuts = chain.shape.num_layers, [0]
     for machine in range(len(lent)):
         left = len(lent) - machine - 1
@@ -161,7 +158,7 @@ def by_memory(chain: Chain) -> Cuts:
     return tuple(cuts)
 
 
-def _coarse(chain: Chain, prompt_tokens: int) -> Iterator[BlockSize]:
+def _coarse(chain: OffloadChain, prompt_tokens: int) -> Iterator[BlockSize]:
     """With about so many prompt tokens at once."""
     options, workload = chain.options, chain.workload
     most = most_sequences(chain)
@@ -179,13 +176,13 @@ def _coarse(chain: Chain, prompt_tokens: int) -> Iterator[BlockSize]:
                 )
 
 
-def most_sequences(chain: Chain) -> int:
+def most_sequences(chain: OffloadChain) -> int:
     """Of one block."""
     asked = chain.workload.concurrency or chain.options.max_sequences
     return max(1, min(asked, chain.options.max_sequences) // len(chain.nodes))
 
 
-def _at_once(chain: Chain, microbatch: int, prompt_tokens: int) -> int:
+def _at_once(chain: OffloadChain, microbatch: int, prompt_tokens: int) -> int:
     fits = [tokens for tokens in chain.options.prompt_tokens if tokens >= microbatch] or [microbatch]
     return min(fits, key=lambda tokens: abs(tokens - prompt_tokens))
 
@@ -195,7 +192,7 @@ def _unlike(starts: Sequence[ChainPlan]) -> list[ChainPlan]:
     return [*starts[:1], *[one for one in starts if one.size.microbatch != starts[0].size.microbatch][:1]]
 
 
-def _climb(chain: Chain, best: ChainPlan, out_of_time: Callable[[], bool]) -> ChainPlan:
+def _climb(chain: OffloadChain, best: ChainPlan, out_of_time: Callable[[], bool]) -> ChainPlan:
     """To the best neighbour, again and again; cuts are mended as sizes change."""
     best = chain.balanced(best.cuts, best.size) or best
     while not out_of_time():
@@ -207,7 +204,7 @@ def _climb(chain: Chain, best: ChainPlan, out_of_time: Callable[[], bool]) -> Ch
     return best
 
 
-def neighbours(chain: Chain, size: BlockSize) -> Iterator[BlockSize]:
+def neighbours(chain: OffloadChain, size: BlockSize) -> Iterator[BlockSize]:
     options, most = chain.options, most_sequences(chain)
     size = replace(size, attention="device")
     for order in options.orders:

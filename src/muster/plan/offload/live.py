@@ -31,7 +31,7 @@ def offloading(planner: Planner) -> Planner:
     """`planner`, and where that finds no room, a plan that keeps a part on disk."""
 
     def plan(shape: ModelShape, pool: Pool, keep: Pipeline | None, options: PlanOptions) -> Plan:
-        kept = keep if keep is None or not any(stage.memory.offloads for stage in keep.stages) else None
+        kept = None if keep is None or keep.offloads else keep
         try:
             return planner(shape, pool, kept, options)
         except DoesNotFit as error:

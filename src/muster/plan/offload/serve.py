@@ -17,7 +17,7 @@ from muster.cost.offload.shares import policy_of
 from muster.cost.pace import TYPICAL, Constants
 from muster.errors import DoesNotFit
 from muster.plan.found import Found
-from muster.plan.offload.chain import Chain, ChainPlan, OffloadOptions, plan_chain
+from muster.plan.offload.chain import ChainPlan, OffloadChain, OffloadOptions, lent_bytes, plan_chain
 from muster.plan.offload.words import policies_in_words
 from muster.plan.words import bytes_in_words
 from muster.sim.serve.offload import offload_forecast
@@ -45,13 +45,13 @@ def plan_offload(
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Found[ServeForecast]:
     """The policy with the most tokens per second that is found. Raises `DoesNotFit` with what the machines lend."""
-    nodes = sorted(pool.nodes, key=lambda node: -_lent(node))[:MOST_MACHINES]
+    nodes = sorted(pool.nodes, key=lambda node: -lent_bytes(node))[:MOST_MACHINES]
     nodes = [node for node in pool.nodes if node in nodes]
     best: tuple[ChainPlan, Sequence[Node]] | None = None
     solved = 0
     left = nodes
     while left and not (best is not None and out_of_time()):
-        chain = Chain(shape, left, pool, workload, options, constants)
+        chain = OffloadChain(shape, left, pool, workload, options, constants)
         found = plan_chain(chain, out_of_time)
         solved += len(chain.solved)
         if found is not None and (best is None or found.tokens_per_s > best[0].tokens_per_s):
@@ -70,14 +70,10 @@ def plan_offload(
     return Found(plan, forecast, "throughput", forecast.tokens_per_s, inf, (), solved, not out_of_time())
 
 
-def _lent(node: Node) -> int:
-    return node.device.memory_bytes + node.device.host_memory_bytes + node.device.disk_bytes
-
-
 def _least(found: ChainPlan | None, nodes: Sequence[Node]) -> Node:
     """The machine that is tried without next: the one with the fewest layers, or that lends least."""
     if found is None:
-        return min(nodes, key=_lent)
+        return min(nodes, key=lent_bytes)
     layers = [last - first for first, last in pairwise(found.cuts)]
     return nodes[int(np.argmin(layers))]
 

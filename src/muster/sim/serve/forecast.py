@@ -11,7 +11,7 @@ from muster.cost.pace import TYPICAL, Constants
 from muster.errors import InvalidRequest
 from muster.sim.serve.bottleneck import bottleneck
 from muster.sim.serve.dispatch import Share, at_a_time, dealt_out
-from muster.sim.serve.offload import offload_forecast, offloads
+from muster.sim.serve.offload import offload_forecast
 from muster.sim.serve.ring import BatchRules, Ring
 from muster.sim.serve.steady_state import SteadyState, steady_state
 from muster.sim.serve.waiting import Waiting, deviation_s, waiting, waiting_for_prompts
@@ -39,7 +39,7 @@ def serve_forecast(
     dead link, `InvalidRequest` on a workload or a plan that cannot be.
     """
     check(workload)
-    if offloads(plan):
+    if plan.offloads:
         return offload_forecast(plan, pool, shape, workload, constants)
     rings = [Ring(plan, i, pool, shape, constants, rules, stage_seconds) for i in range(len(plan.pipelines))]
     if not rings:

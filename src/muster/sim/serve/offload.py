@@ -16,7 +16,7 @@ import numpy as np
 
 from muster.cost.offload.load import StageSizes, stage_sizes
 from muster.cost.offload.rates import tier_rates, uses_host_in_place
-from muster.cost.offload.room import tier_bytes
+from muster.cost.offload.room import cache_tokens, tier_bytes
 from muster.cost.offload.shares import shares_of, size_of
 from muster.cost.offload.step import ACTORS, BlockSize, Floats, Phase, phases, together
 from muster.cost.pace import TYPICAL, Constants
@@ -70,10 +70,6 @@ class StageBlock:
         return together(last.parts @ self.x, last.hides)
 
 
-def offloads(plan: Plan) -> bool:
-    return any(stage.memory.offloads for pipeline in plan.pipelines for stage in pipeline.stages)
-
-
 def stage_block(
     pipeline: Pipeline,
     stage: Stage,
@@ -90,7 +86,7 @@ def stage_block(
     need = tier_bytes(shape, stage.last, sizes, size, in_place, resident)
     groups = 3 * len(sizes.groups)
     weights = sum(group.nbytes * x[3 * number] for number, group in enumerate(sizes.groups))
-    cache = tier_bytes(shape, stage.last, sizes, size, True)[0, groups] * x[groups]
+    cache = size.blocks * cache_tokens(size) * sizes.cache_bytes * x[groups]
     rates = tier_rates(node.device, shape.dtype, constants)
     return StageBlock(stage, node, sizes, size, tuple(phases(sizes, rates, size)), need @ x, weights, cache, x)
 
@@ -141,30 +137,28 @@ def offload_forecast(
     )
 
 
-def period_s(blocks: Sequence[StageBlock], pool: Pool) -> float:
-    """After which all blocks in flight are done."""
-    times = [block.seconds for block in blocks]
-    wires = blocks[0].size.answer * _wires_s(blocks, pool)
-    return max(len(blocks) * max(times), sum(times) + wires)
+def period_s(stage_seconds: Sequence[float], size: BlockSize, around_s: float) -> float:
+    """After which all blocks in flight are done; `around_s` takes a token of each sequence of a block."""
+    return max(len(stage_seconds) * max(stage_seconds), sum(stage_seconds) + size.answer * around_s)
 
 
-def _wires_s(blocks: Sequence[StageBlock], pool: Pool) -> float:
-    """One token of each sequence of a block around the ring."""
-    if len(blocks) < 2:
+def around_s(nodes: Sequence[Node], pool: Pool, nbytes: int) -> float:
+    """In which so many bytes go around the ring."""
+    if len(nodes) < 2:
         return 0.0
-    around = [*blocks[1:], blocks[0]]
-    nbytes = blocks[0].size.sequences * blocks[0].sizes.hidden_bytes
+    following = [*nodes[1:], nodes[0]]
     return sum(
-        transfer_seconds(pool.link(one.node.id, other.node.id), nbytes)
-        for one, other in zip(blocks, around, strict=True)
+        transfer_seconds(pool.link(one.id, other.id), nbytes) for one, other in zip(nodes, following, strict=True)
     )
 
 
 def _of_pipeline(index: int, blocks: Sequence[StageBlock], pool: Pool) -> ServeForecast:
-    size, period = blocks[0].size, period_s(blocks, pool)
+    size = blocks[0].size
+    wires_s = around_s([block.node for block in blocks], pool, round(size.sequences * blocks[0].sizes.hidden_bytes))
+    period = period_s([block.seconds for block in blocks], size, wires_s)
     slowest = max(blocks, key=lambda block: block.seconds)
     rate = len(blocks) * size.sequences * size.answer / period
-    pass_s = max(len(blocks) * slowest.pass_s, sum(block.pass_s for block in blocks) + _wires_s(blocks, pool))
+    pass_s = max(len(blocks) * slowest.pass_s, sum(block.pass_s for block in blocks) + wires_s)
     first = sum(block.phase_seconds[0] / (size.answer if size.order == "diagonal" else 1) for block in blocks)
     return ServeForecast(
         tokens_per_s=rate,

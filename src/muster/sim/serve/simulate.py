@@ -23,7 +23,6 @@ from muster.sim.network import Network
 from muster.sim.serve.arrivals import Arrival, at_once, poisson
 from muster.sim.serve.dispatch import speed_of
 from muster.sim.serve.forecast import check
-from muster.sim.serve.offload import offloads
 from muster.sim.serve.result import RequestRun, ServeRun, StageRun, mean, steady_rate
 from muster.sim.serve.ring import BatchRules, Ring, pages_for
 from muster.sim.serve.service import Service
@@ -68,7 +67,7 @@ def simulate_serving(
     check(workload)
     if not plan.pipelines:
         raise InvalidRequest("The plan has no pipeline; plan again.", "plan")
-    if offloads(plan):
+    if plan.offloads:
         raise InvalidRequest(
             "The plan has stages larger than their devices, whose blocks have a forecast but no simulation; "
             "see it with `muster plan`.",

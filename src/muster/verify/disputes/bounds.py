@@ -6,8 +6,8 @@ A rule gives two scales, both in units of the working precision's rounding (floa
              units in the last place as the vector libraries in use allow (SLEEF, VML, CUDA: at most 4; their fast
              forms of exp: 2 + 1.2 |x|, CUDA C++ Programming Guide, table of intrinsic functions)
     usual    how large errors get that do not conspire: they add up like a random walk (N. Higham, T. Mary, A New
-             Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41, 2019). Multiplied by a limit
-             that was measured (`interval.LIMITS`).
+             Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41, 2019). Multiplied by
+             `interval.LIMIT`.
 
 Operators that move numbers or compare them have none: what they make must be equal. Tensors are float64 here.
 """

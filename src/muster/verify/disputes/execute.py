@@ -11,7 +11,7 @@ from torch import Tensor
 
 from muster.errors import ProtocolViolation
 from muster.verify.disputes.bounds import KNOWN
-from muster.verify.disputes.program import Argument, HeldTensor, Items, Operator, Setting, Value, View
+from muster.verify.disputes.program import Argument, HeldTensor, Items, NamedSetting, TracedOperator, Value, View
 from muster.verify.disputes.tensors import DTYPES, digest, dtype_name, size_bytes
 
 Values = dict[int, Tensor]
@@ -19,7 +19,7 @@ Held = Mapping[str, Tensor]
 CPU = torch.device("cpu")
 
 
-def advance(operators: Iterable[Operator], values: Values, held: Held, device: torch.device = CPU) -> Values:
+def advance(operators: Iterable[TracedOperator], values: Values, held: Held, device: torch.device = CPU) -> Values:
     """The values after these operators, those of before among them."""
     values = dict(values)
     for operator in operators:
@@ -31,7 +31,7 @@ def advance(operators: Iterable[Operator], values: Values, held: Held, device: t
 
 @torch.inference_mode()
 def run_operator(
-    operator: Operator, values: Mapping[int, Tensor], held: Held, device: torch.device = CPU
+    operator: TracedOperator, values: Mapping[int, Tensor], held: Held, device: torch.device = CPU
 ) -> list[Tensor]:
     """Its outputs. Raises `ProtocolViolation` where it cannot run, or makes something else than it says."""
     try:
@@ -50,7 +50,7 @@ def run_operator(
     return outputs
 
 
-def call(operator: Operator, leaf: Callable[[Argument], Any]) -> list[Tensor]:
+def call(operator: TracedOperator, leaf: Callable[[Argument], Any]) -> list[Tensor]:
     """Call it with every leaf of its arguments replaced."""
     arguments, named = (
         [whole(argument, leaf) for argument in operator.arguments],
@@ -99,15 +99,15 @@ def resolve(leaf: Argument, values: Mapping[int, Tensor], held: Held, device: to
             if name not in held:
                 raise ProtocolViolation(f"Tensor {name[:120]} is missing; name a folder that has the model's weights.")
             return held[name]
-        case Setting("dtype", name):
+        case NamedSetting("dtype", name):
             if name not in DTYPES:
                 raise ProtocolViolation(f"The dtype {name[:20]!r} is unknown; update Muster.")
             return DTYPES[name]
-        case Setting("device"):
+        case NamedSetting("device"):
             return device
-        case Setting("layout"):
+        case NamedSetting("layout"):
             return torch.strided
-        case Setting("memory_format", name):
+        case NamedSetting("memory_format", name):
             return torch.preserve_format if name == "preserve_format" else torch.contiguous_format
     return leaf
 
@@ -118,13 +118,13 @@ def whole(argument: Argument, leaf: Callable[[Argument], Any]) -> Any:
     return leaf(argument)
 
 
-def check_sizes(operator: Operator) -> None:
+def check_sizes(operator: TracedOperator) -> None:
     """Raise `ProtocolViolation` where what it says it makes is absurd."""
     for made in operator.made:
         size_bytes(made.dtype, made.shape)
 
 
-def check_held(operator: Operator, held: Held) -> None:
+def check_held(operator: TracedOperator, held: Held) -> None:
     """Raise `ProtocolViolation` unless the tensors that it takes from the model are those that it names."""
     for one in operator.held():
         if one.name in held and digest(held[one.name]) != one.digest:

@@ -17,18 +17,18 @@ from muster.errors import ProtocolViolation
 from muster.link.base import short_id
 from muster.spec.pool import NodeId
 from muster.spec.story import Caused, Story
-from muster.verify.disputes.program import Operator
+from muster.verify.disputes.program import TracedOperator
 from muster.verify.disputes.statements import (
     NOTHING_BEFORE,
     Body,
+    DisputeOpening,
     LastStep,
-    Opening,
     Pick,
     Pledge,
     Reveal,
     Said,
     SignedBody,
-    Silence,
+    SilenceRuling,
     State,
     StepPledge,
     TensorBytes,
@@ -45,7 +45,7 @@ REMIND_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DisputeOutcome:
     """How a dispute ended. `liars` are those who lost; nobody, where the accuser found nothing."""
 
     liars: tuple[Party, ...]
@@ -66,7 +66,9 @@ class Referee(Protocol):
     def program(self) -> tuple[bytes, int, tuple[int, ...]]:
         """Root, operators and starts of the program of this stage, as it comes out here. Raises `MusterError`."""
 
-    def fault(self, operator: Operator, inputs: tuple[TensorBytes, ...], outputs: tuple[TensorBytes, ...]) -> "Fault":
+    def fault(
+        self, operator: TracedOperator, inputs: tuple[TensorBytes, ...], outputs: tuple[TensorBytes, ...]
+    ) -> "Fault":
         """Whether these outputs of one operator are outside. Raises `MusterError` where it cannot be computed here."""
 
 
@@ -101,7 +103,7 @@ class PassOn(Caused):
 class Decide(Caused):
     """Command: the dispute is over."""
 
-    outcome: Outcome
+    outcome: DisputeOutcome
 
 
 @dataclass(slots=True)
@@ -142,14 +144,14 @@ class Game:
 
     def __init__(self, opening: SignedBody, referee: Referee, now_s: float = 0.0) -> None:
         body = opened(opening)
-        if not isinstance(body.said, Opening) or body.number != 0 or body.previous != NOTHING_BEFORE:
+        if not isinstance(body.said, DisputeOpening) or body.number != 0 or body.previous != NOTHING_BEFORE:
             raise ProtocolViolation("A dispute begins with something else than its opening; the start is missing.")
         said = body.said
         if said.dispute != body.dispute or said.accused == said.accuser or not 0 < said.answer_s < 86_400:
             raise ProtocolViolation("The opening of a dispute contradicts itself; ask the referee for another.")
         self.opening, self.referee = said, referee
         self.judge_node = opening.signer
-        self.outcome: Outcome | None = None
+        self.outcome: DisputeOutcome | None = None
         self.rounds = 0
         self.story = Story()
         self._course = _Course([opening])
@@ -214,7 +216,7 @@ class Game:
         who = f"A statement of node {short_id(one.signer)}"
         if body.dispute != self.opening.dispute:
             raise ProtocolViolation(f"{who} belongs to another dispute; it was replayed or sent astray.")
-        if one.signer == self.judge_node and isinstance(body.said, Silence):
+        if one.signer == self.judge_node and isinstance(body.said, SilenceRuling):
             return self._silence(body)
         if one.signer not in (self.opening.accused, self.opening.accuser):
             raise ProtocolViolation(f"{who} is of neither side of this dispute.")
@@ -242,7 +244,7 @@ class Game:
         return self._end((party,), f"the {party} signed two different statements at place {body.number}")
 
     def _silence(self, body: Body) -> list[PassOn | Decide]:
-        assert isinstance(body.said, Silence)
+        assert isinstance(body.said, SilenceRuling)
         if body.said.node != self.due[0] or body.number != len(self._course.entries):
             raise ProtocolViolation("The referee speaks of a silence where that side had nothing to say.")
         party = self._party(body.said.node)
@@ -368,7 +370,7 @@ class Game:
             return self._guilty(operator, fault.reason, fault.is_proven)
         return self._end(("accuser",), f"operator {at}, {operator.in_words()}, {fault.reason}", operator.in_words())
 
-    def _guilty(self, operator: Operator, reason: str, is_proven: bool = True) -> list[PassOn | Decide]:
+    def _guilty(self, operator: TracedOperator, reason: str, is_proven: bool = True) -> list[PassOn | Decide]:
         assert self._course.range is not None
         text = f"operator {self._course.range.low} of the accused, {operator.in_words()}, {reason}"
         return self._end(("accused",), text, operator.in_words(), is_proven)
@@ -379,7 +381,7 @@ class Game:
     def _end(
         self, liars: tuple[Party, ...], reason: str, operator: str = "", is_proven: bool = True
     ) -> list[PassOn | Decide]:
-        self.outcome = Outcome(liars, reason, self.rounds, operator, is_proven)
+        self.outcome = DisputeOutcome(liars, reason, self.rounds, operator, is_proven)
         return [Decide(outcome=self.outcome)]
 
 

@@ -5,8 +5,8 @@ every number of the claim against
 
     |claim - exact|  <=  rounding of the result's dtype  +  unit * scale(inputs)  +  what may be flushed to zero
 
-with the two scales of `bounds`: the proven one, which no honest order of summation leaves, and the usual one times a
-limit that was measured over honest machines and is far tighter.
+with the two scales of `bounds`: the proven one, which no honest order of summation leaves, and `LIMIT` times the usual
+one, which is far tighter.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,17 @@ from torch import Tensor
 
 from muster.verify.disputes.bounds import CHOICES, RULES, Case, Scales, grouped_product
 from muster.verify.disputes.execute import Held, call, resolve, run_operator, whole
-from muster.verify.disputes.program import Argument, Operator, Setting
+from muster.verify.disputes.program import Argument, NamedSetting, TracedOperator
 from muster.verify.disputes.rounding import SMALLEST, UNIT, WIDER, working_unit
 
 LIMIT = 4.0
-"""Times the usual scale. See `benchmarks/disputes.py`, which measures how much of it honest machines need."""
+"""Times the usual scale. Normal errors leave it once in 16,000 numbers; the usual scale itself is a bound that most
+sums stay far below."""
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class IntervalFinding:
     """How far the worst number of a claim is out, as a share of what is allowed: above 1 it is outside."""
 
     proven: float
@@ -44,16 +45,16 @@ class Finding:
         return self.usual > 1.0
 
 
-INSIDE = Finding(0.0, 0.0)
+INSIDE = IntervalFinding(0.0, 0.0)
 UNEQUAL = float("inf")
 
 
 @torch.inference_mode()
-def judge(operator: Operator, values: Mapping[int, Tensor], held: Held, claimed: list[Tensor]) -> Finding:
+def judge(operator: TracedOperator, values: Mapping[int, Tensor], held: Held, claimed: list[Tensor]) -> IntervalFinding:
     """The worst finding over its outputs. Raises `ProtocolViolation` where it cannot run on these inputs."""
     computed = run_operator(operator, values, held)
     if any((a.dtype, a.shape) != (b.dtype, b.shape) for a, b in zip(computed, claimed, strict=True)):
-        return Finding(UNEQUAL, UNEQUAL)
+        return IntervalFinding(UNEQUAL, UNEQUAL)
     if operator.name in CHOICES and len(claimed) == 2:
         return _choice(operator, values, held, computed, claimed)
     findings = [
@@ -63,8 +64,8 @@ def judge(operator: Operator, values: Mapping[int, Tensor], held: Held, claimed:
 
 
 def _output(
-    operator: Operator, values: Mapping[int, Tensor], held: Held, index: int, computed: Tensor, claimed: Tensor
-) -> Finding:
+    operator: TracedOperator, values: Mapping[int, Tensor], held: Held, index: int, computed: Tensor, claimed: Tensor
+) -> IntervalFinding:
     rounds = claimed.is_floating_point() or claimed.is_complex()
     if not rounds or operator.name not in RULES:
         return _equal(computed, claimed, index)
@@ -74,12 +75,12 @@ def _output(
 
 
 def radii(
-    operator: Operator, values: Mapping[int, Tensor], held: Held, dtype: torch.dtype
+    operator: TracedOperator, values: Mapping[int, Tensor], held: Held, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The exact result in float64, how far from it a claim of this `dtype` may be, and how far it usually may be."""
 
     def wide(leaf: Argument) -> Any:
-        if isinstance(leaf, Setting) and leaf.kind == "dtype":
+        if isinstance(leaf, NamedSetting) and leaf.kind == "dtype":
             found = resolve(leaf, values, held, CPU)
             return WIDER.get(found, found)
         found = resolve(leaf, values, held, CPU)
@@ -96,7 +97,7 @@ def radii(
     return center, rounding + unit * scales.proven + floor, rounding + LIMIT * unit * scales.usual + floor
 
 
-def inputs(operator: Operator, leaf: Any) -> tuple[list[Any], dict[str, Any]]:
+def inputs(operator: TracedOperator, leaf: Any) -> tuple[list[Any], dict[str, Any]]:
     """Its arguments with every leaf replaced."""
     return (
         [whole(argument, leaf) for argument in operator.arguments],
@@ -104,7 +105,7 @@ def inputs(operator: Operator, leaf: Any) -> tuple[list[Any], dict[str, Any]]:
     )
 
 
-def _through(operator: Operator, case: Case) -> Scales:
+def _through(operator: TracedOperator, case: Case) -> Scales:
     """Where only a part of a tensor is written, all of it may be off as much as copies are."""
     if not operator.through:
         return RULES[operator.name](case)
@@ -112,14 +113,16 @@ def _through(operator: Operator, case: Case) -> Scales:
     return Scales(size, size)
 
 
-def _equal(computed: Tensor, claimed: Tensor, index: int) -> Finding:
+def _equal(computed: Tensor, claimed: Tensor, index: int) -> IntervalFinding:
     same = (computed == claimed) | ((computed != computed) & (claimed != claimed))
     if bool(same.all()):
         return INSIDE
-    return Finding(UNEQUAL, UNEQUAL, (index, *(int(i) for i in (~same).nonzero()[0])))
+    return IntervalFinding(UNEQUAL, UNEQUAL, (index, *(int(i) for i in (~same).nonzero()[0])))
 
 
-def _worst(error: Tensor, proven: Tensor, usual: Tensor, center: Tensor, claimed: Tensor, index: int) -> Finding:
+def _worst(
+    error: Tensor, proven: Tensor, usual: Tensor, center: Tensor, claimed: Tensor, index: int
+) -> IntervalFinding:
     if not error.numel():
         return INSIDE
     largest = torch.finfo(claimed.dtype).max
@@ -134,12 +137,12 @@ def _worst(error: Tensor, proven: Tensor, usual: Tensor, center: Tensor, claimed
         shares.append(share.reshape(-1))
     at = int(shares[0].argmax())
     where = torch.unravel_index(torch.tensor(at), error.shape) if error.dim() else ()
-    return Finding(float(shares[1].max()), float(shares[0][at]), (index, *(int(i) for i in where)))
+    return IntervalFinding(float(shares[1].max()), float(shares[0][at]), (index, *(int(i) for i in where)))
 
 
 def _choice(
-    operator: Operator, values: Mapping[int, Tensor], held: Held, computed: list[Tensor], claimed: list[Tensor]
-) -> Finding:
+    operator: TracedOperator, values: Mapping[int, Tensor], held: Held, computed: list[Tensor], claimed: list[Tensor]
+) -> IntervalFinding:
     """The same numbers as here, in any order where equal ones change places, each from where it says."""
     arguments, named = inputs(operator, lambda leaf: resolve(leaf, values, held, CPU))
     x: Tensor = arguments[0]
@@ -151,11 +154,11 @@ def _choice(
     numbers, places = (number, place) if keep else (number.unsqueeze(dim), place.unsqueeze(dim))
     expected = computed[0] if keep else computed[0].unsqueeze(dim)
     if place.numel() and not (int(place.min()) >= 0 and int(place.max()) < x.shape[dim]):
-        return Finding(UNEQUAL, UNEQUAL, (1,))
+        return IntervalFinding(UNEQUAL, UNEQUAL, (1,))
     ordered = torch.sort(places, dim)[0]
     twice = (ordered.narrow(dim, 1, ordered.shape[dim] - 1) == ordered.narrow(dim, 0, ordered.shape[dim] - 1)).any()
     if bool(twice):
-        return Finding(UNEQUAL, UNEQUAL, (1,))
+        return IntervalFinding(UNEQUAL, UNEQUAL, (1,))
     taken = _equal(torch.gather(x, dim, places), numbers, 0)
     if operator.name == "topk" and not (named.get("sorted", (*arguments, True, True, True, True)[4])):
         numbers, expected = torch.sort(numbers, dim)[0], torch.sort(expected, dim)[0]

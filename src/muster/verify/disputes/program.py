@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
+from blake3 import blake3
 
 from muster.verify.merkle import leaf
 
 INPUTS = 3
 X, POSITIONS, ROWS = range(INPUTS)
+
+
+def tensor_digest(dtype: str, shape: tuple[int, ...], data: bytes) -> bytes:
+    """32 bytes that bind what is in a tensor and how it is read; `data` row-major, little endian."""
+    return blake3(f"{dtype} {shape} ".encode() + data).digest()
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
@@ -34,7 +40,7 @@ class HeldTensor(msgspec.Struct, frozen=True, array_like=True, tag="held"):
     digest: bytes
 
 
-class Setting(msgspec.Struct, frozen=True, array_like=True, tag="setting"):
+class NamedSetting(msgspec.Struct, frozen=True, array_like=True, tag="setting"):
     """`dtype`, `layout` or `memory_format` with its name in torch; `device` without one: wherever it runs."""
 
     kind: str
@@ -42,10 +48,10 @@ class Setting(msgspec.Struct, frozen=True, array_like=True, tag="setting"):
 
 
 class Items(msgspec.Struct, frozen=True, array_like=True, tag="items"):
-    items: "tuple[Items | Value | HeldTensor | Setting | bool | int | float | str | None, ...]"
+    items: "tuple[Items | Value | HeldTensor | NamedSetting | bool | int | float | str | None, ...]"
 
 
-Argument = Items | Value | HeldTensor | Setting | bool | int | float | str | None
+Argument = Items | Value | HeldTensor | NamedSetting | bool | int | float | str | None
 
 
 class Made(msgspec.Struct, frozen=True, array_like=True):
@@ -66,7 +72,7 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     """Which of several outputs."""
 
 
-class Operator(msgspec.Struct, frozen=True, array_like=True):
+class TracedOperator(msgspec.Struct, frozen=True, array_like=True):
     """`target` as torch prints it, `aten.linear.default`. One that writes in place (`add_`) writes into a copy.
 
     With `through`, it writes into that part of its first argument; what is made is all of the tensor.
@@ -99,7 +105,7 @@ class Operator(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.name}({', '.join(held.name for held in self.held())})"
 
     def _leaves(self) -> Iterator[Argument]:
-        steps: tuple[Operator | View, ...] = (self, *self.through)
+        steps: tuple[TracedOperator | View, ...] = (self, *self.through)
         for step in steps:
             for argument in (*step.arguments, *(argument for _, argument in step.named)):
                 yield from leaves(argument)
@@ -115,8 +121,8 @@ def leaves(argument: Argument) -> Iterator[Argument]:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
-    operators: tuple[Operator, ...]
+class TracedProgram:
+    operators: tuple[TracedOperator, ...]
     starts: tuple[int, ...]
     """Where each segment begins, the first at 0."""
     outputs: tuple[int, ...]

@@ -1,12 +1,12 @@
 """What the sides of a dispute sign, in the order in which they sign it. Knows no numbers and no clock.
 
-    referee   Opening       who disputes which pass of which model
+    referee   DisputeOpening  who disputes which pass of which model
     accused   Pledge        its program, and its states where segments meet (the accuser pledges the same of its own)
     accused   Reveal        the state in the middle, with its tensors        } a round; first over segments,
     accuser   Pick          which half holds the fault                      } then over the operators of one
     accused   StepPledge    its states between the operators of the one segment that is left
     accused   LastStep      the one operator that is left: inputs, claimed outputs, both states
-    referee   Silence       somebody did not answer in time
+    referee   SilenceRuling somebody did not answer in time
 
 Every statement names its dispute, its place and the statement before it, so that none fits anywhere else.
 """
@@ -21,7 +21,7 @@ from muster.errors import ProtocolViolation
 from muster.link.base import short_id
 from muster.link.identity import Identity, is_signed
 from muster.spec.pool import NodeId
-from muster.verify.disputes.program import Operator
+from muster.verify.disputes.program import TracedOperator, tensor_digest
 from muster.verify.merkle import leaf, root_by_path
 
 PURPOSE = b"muster dispute\x00"
@@ -39,7 +39,7 @@ State = Annotated[tuple[tuple[Count, Digest], ...], msgspec.Meta(max_length=4096
 """(number of a value, digest of its tensor), by number."""
 
 
-class Opening(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="opening"):
+class DisputeOpening(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="opening"):
     dispute: Digest
     """Drawn at random."""
     accused: NodeId
@@ -102,7 +102,7 @@ class StepPledge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class LastStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="last"):
     """The tensors come along: inputs in the order of `operator.takes()`, then outputs as it makes them."""
 
-    operator: Operator
+    operator: TracedOperator
     operator_proof: Proof
     before: State
     before_proof: Proof
@@ -112,11 +112,11 @@ class LastStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outputs: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=4096)]
 
 
-class Silence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="silence"):
+class SilenceRuling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="silence"):
     node: NodeId
 
 
-Said = Opening | Pledge | Reveal | Pick | Withdrawal | StepPledge | LastStep | Silence
+Said = DisputeOpening | Pledge | Reveal | Pick | Withdrawal | StepPledge | LastStep | SilenceRuling
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,7 +135,7 @@ class TensorBytes(msgspec.Struct, frozen=True, array_like=True):
 
     def digest(self) -> bytes:
         """As `tensors.digest`."""
-        return blake3(f"{self.dtype} {self.shape} ".encode() + self.data).digest()
+        return tensor_digest(self.dtype, self.shape, self.data)
 
 
 class SignedBody(msgspec.Struct, frozen=True, array_like=True):
@@ -176,7 +176,7 @@ def state_leaf(state: State) -> bytes:
     return leaf(msgspec.msgpack.encode(state))
 
 
-def operator_leaf(operator: Operator) -> bytes:
+def operator_leaf(operator: TracedOperator) -> bytes:
     return leaf(operator.packed())
 
 

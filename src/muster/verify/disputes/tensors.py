@@ -3,10 +3,10 @@
 import math
 
 import torch
-from blake3 import blake3
 from torch import Tensor
 
 from muster.errors import ProtocolViolation
+from muster.verify.disputes.program import tensor_digest
 
 MAX_BYTES = 2**30
 """Of one tensor."""
@@ -32,8 +32,7 @@ def raw(tensor: Tensor) -> bytes:
 
 def digest(tensor: Tensor) -> bytes:
     """32 bytes that bind what is in the tensor and how it is read."""
-    head = f"{dtype_name(tensor)} {tuple(tensor.shape)} ".encode()
-    return blake3(head + raw(tensor)).digest()
+    return tensor_digest(dtype_name(tensor), tuple(tensor.shape), raw(tensor))
 
 
 def size_bytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -24,9 +24,9 @@ from muster.verify.disputes.program import (
     HeldTensor,
     Items,
     Made,
-    Operator,
-    Program,
-    Setting,
+    NamedSetting,
+    TracedOperator,
+    TracedProgram,
     Value,
     View,
 )
@@ -39,7 +39,7 @@ REPEATABLE = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp1
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    program: Program
+    program: TracedProgram
     inputs: dict[int, Tensor]
     """Values of the state at cut 0."""
     held: dict[str, Tensor]
@@ -102,7 +102,7 @@ class _Known:
 class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, held: Any, inputs: dict[int, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._operators: list[Operator] = []
+        self._operators: list[TracedOperator] = []
         self._starts: list[int] = []
         self._next = INPUTS
         self._all_made: dict[int, Made] = {}
@@ -118,11 +118,11 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def enter(self, layer: int) -> None:
         self._starts.append(len(self._operators))
 
-    def program(self, output: Tensor) -> Program:
+    def program(self, output: Tensor) -> TracedProgram:
         found = self._look(output)
         assert isinstance(found, Value)
         starts = (0, *self._starts[1:])
-        return Program(tuple(self._operators), starts, (found.number,))
+        return TracedProgram(tuple(self._operators), starts, (found.number,))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -166,7 +166,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(output is arg for output in outputs for arg in args):
             return  # nothing was to be done
         made = tuple(self._made(output) for output in outputs)
-        self._add(Operator(target, arguments, named, made))
+        self._add(TracedOperator(target, arguments, named, made))
         source = args[0] if args and isinstance(args[0], Tensor) else None
         for pick, (one, output) in enumerate(zip(made, outputs, strict=True)):
             if source is not None and _share(source, output):
@@ -183,7 +183,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise UnsupportedModel(f"The forward pass writes into {memory.value.name}; its stage cannot be disputed.")
         made = self._like(self._all_made[memory.value.number])
         through = tuple(view for view, _ in known.path)
-        self._add(Operator(target, (memory.value, *arguments[1:]), named, (made,), through))
+        self._add(TracedOperator(target, (memory.value, *arguments[1:]), named, (made,), through))
         memory.value, memory.version = Value(made.number), memory.version + 1
         if not known.path:
             known.value, known.version = memory.value, memory.version
@@ -198,7 +198,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._next += 1
         return Made(self._next - 1, made.dtype, made.shape)
 
-    def _add(self, operator: Operator) -> None:
+    def _add(self, operator: TracedOperator) -> None:
         self._operators.append(operator)
         self._all_made.update((made.number, made) for made in operator.made)
         if self._from_x & set(operator.takes()):
@@ -216,13 +216,13 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             case list() | tuple():
                 return Items(tuple(self._argument(item) for item in argument))
             case torch.dtype():
-                return Setting("dtype", str(argument).removeprefix("torch."))
+                return NamedSetting("dtype", str(argument).removeprefix("torch."))
             case torch.device():
-                return Setting("device")
+                return NamedSetting("device")
             case torch.layout():
-                return Setting("layout")
+                return NamedSetting("layout")
             case torch.memory_format():
-                return Setting("memory_format", str(argument).removeprefix("torch."))
+                return NamedSetting("memory_format", str(argument).removeprefix("torch."))
             case None | bool() | int() | float() | str():
                 return argument
         raise UnsupportedModel(f"An operator takes a {type(argument).__name__}; its stage cannot be disputed.")
@@ -247,7 +247,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         value = known.memory.value
         for view, first in known.path:
             made = tuple(self._like(one) for one in first)
-            self._add(Operator(view.target, (value, *view.arguments), view.named, made))
+            self._add(TracedOperator(view.target, (value, *view.arguments), view.named, made))
             value = Value(made[view.pick].number)
         return value
 

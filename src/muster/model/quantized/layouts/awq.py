@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from muster.cost.published import Published
+from muster.cost.published import PublishedFormat
 from muster.model.quantized.layouts.base import FLOATS, Parts, groups_of, has_shape, must, need
 from muster.model.quantized.layouts.bits import signed, unpack_last
 from muster.model.quantized.matrix import QuantizedMatrix, repacked
@@ -26,7 +26,7 @@ class Awq:
     main, stands_for = ".qweight", ".weight"
     beside = (".qzeros", ".scales")
 
-    def describe(self, name: str, parts: Parts, published: Published) -> tuple[int, ...]:
+    def describe(self, name: str, parts: Parts, published: PublishedFormat) -> tuple[int, ...]:
         need(name, parts, *self.beside)
         must(len(parts[".qweight"].shape) == 2, name, "has codes that are no matrix")
         columns, words = parts[".qweight"].shape
@@ -36,7 +36,7 @@ class Awq:
         has_shape(name, parts, ".scales", FLOATS, (groups, words * 8))
         return words * 8, columns
 
-    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: Published) -> QuantizedMatrix:
+    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: PublishedFormat) -> QuantizedMatrix:
         group = published.form.columns or shape[1]
         codes = signed(_in_order(parts[".qweight"]).t(), 4)
         zeros = _in_order(parts[".qzeros"]).t().float()

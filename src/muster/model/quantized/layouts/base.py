@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from muster.cost.published import Published
+from muster.cost.published import PublishedFormat
 from muster.errors import WeightsInvalid
-from muster.model.quantized.matrix import QuantizedMatrix
+from muster.model.quantized.matrix import Kind, QuantizedMatrix, repacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ Parts = Mapping[str, Described]
 """By the end of their names."""
 
 
-class Layout(Protocol):
+class PublishedLayout(Protocol):
     @property
     def method(self) -> str: ...
 
@@ -42,11 +43,13 @@ class Layout(Protocol):
     def stands_for(self) -> str:
         """What the matrix is called instead: an end of a name."""
 
-    def describe(self, name: str, parts: Parts, published: Published) -> tuple[int, ...]:
+    def describe(self, name: str, parts: Parts, published: PublishedFormat) -> tuple[int, ...]:
         """The shape [..., rows, columns]. Raises `WeightsInvalid` on parts that do not fit together."""
         ...
 
-    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: Published) -> QuantizedMatrix: ...
+    def read(
+        self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: PublishedFormat
+    ) -> QuantizedMatrix: ...
 
 
 def must(holds: bool, name: str, what: str) -> None:
@@ -79,3 +82,30 @@ def groups_of(name: str, columns: int, group: int) -> int:
     size = group or columns
     must(columns % size == 0, name, f"has {columns} columns, which groups of {size} do not divide")
     return columns // size
+
+
+def of_groups(
+    codes: Tensor, step: Tensor, middle: Tensor | None, group: int, bits: int, groups: Tensor | None
+) -> QuantizedMatrix:
+    """Codes int8 [O, I] of 4 or 8 bits in groups along a row; `groups` [I] names each column's, where they are mixed.
+
+    Raises `WeightsInvalid`.
+    """
+    order = None
+    if groups is not None:
+        order = order_of(groups, codes.shape[1], group)
+        codes = codes[:, order]
+        order = order.to(torch.int32)
+    kind: Kind = "nibble" if bits == 4 else "byte"
+    return QuantizedMatrix(kind, repacked(codes, kind), step, middle, codes.shape[1], (1, group), order)
+
+
+def order_of(groups: Tensor, columns: int, group: int) -> Tensor:
+    """The columns, those of the first group first. Raises `WeightsInvalid` where a group has too many or too few."""
+    counts = torch.bincount(groups.clamp(-1, columns).long() + 1, minlength=2)
+    if int(counts[0]) or not bool((counts[1:] == group).all()) or len(counts) - 1 != columns // group:
+        raise WeightsInvalid(
+            f"The groups of a quantised weight's columns (g_idx) do not have {group} columns each; download the model "
+            "again."
+        )
+    return torch.argsort(groups, stable=True)

@@ -15,11 +15,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from muster.cost.published import Published
-from muster.model.quantized.layouts.base import FLOATS, Parts, groups_of, has_shape, must, need
+from muster.cost.published import PublishedFormat
+from muster.model.quantized.layouts.base import FLOATS, Parts, groups_of, has_shape, must, need, of_groups
 from muster.model.quantized.layouts.bits import signed, unpack_first, unpack_last
-from muster.model.quantized.layouts.gptq import order_of
-from muster.model.quantized.matrix import Kind, QuantizedMatrix, repacked
+from muster.model.quantized.matrix import QuantizedMatrix
 
 
 class Packed:
@@ -29,7 +28,7 @@ class Packed:
     main, stands_for = ".weight_packed", ".weight"
     beside = (".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx")
 
-    def describe(self, name: str, parts: Parts, published: Published) -> tuple[int, ...]:
+    def describe(self, name: str, parts: Parts, published: PublishedFormat) -> tuple[int, ...]:
         bits = published.form.bits
         need(name, parts, ".weight_scale")
         must(len(parts[".weight_packed"].shape) == 2, name, "has codes that are no matrix")
@@ -45,7 +44,7 @@ class Packed:
         must(not published.form.order_bytes or ".weight_g_idx" in parts, name, "has no g_idx")
         return rows, columns
 
-    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: Published) -> QuantizedMatrix:
+    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: PublishedFormat) -> QuantizedMatrix:
         bits, (rows, columns) = published.form.bits, shape
         group = published.form.columns or columns
         if ".weight_shape" in parts:
@@ -55,13 +54,8 @@ class Packed:
         if not published.even:
             zeros = signed(unpack_first(parts[".weight_zero_point"], bits, rows), bits)
             middle = -zeros.float() * scale
-        order = None
-        if published.form.order_bytes:
-            order = order_of(parts[".weight_g_idx"], columns, group)
-            codes = codes[:, order]
-            order = order.to(torch.int32)
-        kind: Kind = "nibble" if bits == 4 else "byte"
-        return QuantizedMatrix(kind, repacked(codes, kind), scale, middle, columns, (1, group), order)
+        groups = parts[".weight_g_idx"] if published.form.order_bytes else None
+        return of_groups(codes, scale, middle, group, bits, groups)
 
 
 class Plain:
@@ -71,16 +65,15 @@ class Plain:
     main, stands_for = ".weight", ".weight"
     beside = (".weight_scale", ".weight_zero_point")
 
-    def describe(self, name: str, parts: Parts, published: Published) -> tuple[int, ...]:
+    def describe(self, name: str, parts: Parts, published: PublishedFormat) -> tuple[int, ...]:
         form = published.form
         need(name, parts, ".weight_scale")
         must(len(parts[".weight"].shape) == 2, name, "has codes that are no matrix")
         rows, columns = parts[".weight"].shape
-        across = -(-columns // form.columns) if form.columns else 1
-        down = -(-rows // form.rows) if form.rows else 1
+        blocks = form.blocks(rows, columns)
         if form.rows == 1:
             groups_of(name, columns, form.columns)
-        scales = [(down, across), *([(1,), ()] if down == across == 1 else [])]
+        scales = [blocks, *([(1,), ()] if blocks == (1, 1) else [])]
         has_shape(name, parts, ".weight", ("F8_E4M3",) if form.name == "fp8" else ("I8",), (rows, columns))
         has_shape(name, parts, ".weight_scale", FLOATS, *scales)
         has_shape(name, parts, ".weight_zero_point", ("I8",), *scales)
@@ -88,10 +81,9 @@ class Plain:
             must(published.even == (".weight_zero_point" not in parts), name, "has zero points, or lacks them,")
         return rows, columns
 
-    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: Published) -> QuantizedMatrix:
+    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: PublishedFormat) -> QuantizedMatrix:
         form, (rows, columns) = published.form, shape
-        block = (form.rows or rows, form.columns or columns)
-        blocks = (-(-rows // block[0]), -(-columns // block[1]))
+        block, blocks = form.block(rows, columns), form.blocks(rows, columns)
         scale = parts[".weight_scale"].float().reshape(blocks)
         if form.name == "fp8":
             return QuantizedMatrix("float8", parts[".weight"], scale, None, columns, block)

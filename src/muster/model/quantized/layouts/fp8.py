@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from muster.cost.published import Published
+from muster.cost.published import PublishedFormat
 from muster.model.quantized.layouts.base import FLOATS, Parts, has_shape, must, need
 from muster.model.quantized.matrix import QuantizedMatrix
 
@@ -20,19 +20,16 @@ class Fp8:
     main, stands_for = ".weight", ".weight"
     beside = (".weight_scale_inv",)
 
-    def describe(self, name: str, parts: Parts, published: Published) -> tuple[int, ...]:
+    def describe(self, name: str, parts: Parts, published: PublishedFormat) -> tuple[int, ...]:
         need(name, parts, ".weight_scale_inv")
         must(len(parts[".weight"].shape) == 2, name, "has codes that are no matrix")
         rows, columns = parts[".weight"].shape
-        down = -(-rows // published.form.rows) if published.form.rows else 1
-        across = -(-columns // published.form.columns) if published.form.columns else 1
-        scales = [(down, across), *([(1,), ()] if not published.form.rows else [])]
+        scales = [published.form.blocks(rows, columns), *([(1,), ()] if not published.form.rows else [])]
         has_shape(name, parts, ".weight", ("F8_E4M3",), (rows, columns))
         has_shape(name, parts, ".weight_scale_inv", FLOATS, *scales)
         return rows, columns
 
-    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: Published) -> QuantizedMatrix:
+    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: PublishedFormat) -> QuantizedMatrix:
         form, (rows, columns) = published.form, shape
-        block = (form.rows or rows, form.columns or columns)
-        scale = parts[".weight_scale_inv"].float().reshape(-(-rows // block[0]), -(-columns // block[1]))
-        return QuantizedMatrix("float8", parts[".weight"], scale, None, columns, block)
+        scale = parts[".weight_scale_inv"].float().reshape(form.blocks(rows, columns))
+        return QuantizedMatrix("float8", parts[".weight"], scale, None, columns, form.block(rows, columns))

@@ -10,14 +10,12 @@ value = (code - zero) x scale
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from muster.cost.published import Published
-from muster.errors import WeightsInvalid
-from muster.model.quantized.layouts.base import FLOATS, Parts, groups_of, has_shape, must, need
+from muster.cost.published import PublishedFormat
+from muster.model.quantized.layouts.base import FLOATS, Parts, groups_of, has_shape, must, need, of_groups
 from muster.model.quantized.layouts.bits import signed, unpack_first, unpack_last
-from muster.model.quantized.matrix import Kind, QuantizedMatrix, repacked
+from muster.model.quantized.matrix import QuantizedMatrix
 
 
 class Gptq:
@@ -25,7 +23,7 @@ class Gptq:
     main, stands_for = ".qweight", ".weight"
     beside = (".qzeros", ".scales", ".g_idx")
 
-    def describe(self, name: str, parts: Parts, published: Published) -> tuple[int, ...]:
+    def describe(self, name: str, parts: Parts, published: PublishedFormat) -> tuple[int, ...]:
         bits = published.form.bits
         need(name, parts, ".qzeros", ".scales")
         must(len(parts[".qweight"].shape) == 2, name, "has codes that are no matrix")
@@ -40,7 +38,7 @@ class Gptq:
         must(not published.form.order_bytes or ".g_idx" in parts, name, "has no g_idx")
         return rows, columns
 
-    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: Published) -> QuantizedMatrix:
+    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: PublishedFormat) -> QuantizedMatrix:
         bits, columns = published.form.bits, shape[1]
         group = published.form.columns or columns
         codes = signed(unpack_first(parts[".qweight"], bits).t(), bits)
@@ -49,21 +47,5 @@ class Gptq:
             zeros = (zeros + 1) % 2**bits if bits < 8 else zeros + 1
         scale = parts[".scales"].t().float().contiguous()
         middle = (2 ** (bits - 1) - zeros) * scale
-        order = None
-        if published.form.order_bytes:
-            order = order_of(parts[".g_idx"], columns, group)
-            codes = codes[:, order]
-            order = order.to(torch.int32)
-        kind: Kind = "nibble" if bits == 4 else "byte"
-        return QuantizedMatrix(kind, repacked(codes, kind), scale, middle, columns, (1, group), order)
-
-
-def order_of(groups: Tensor, columns: int, group: int) -> Tensor:
-    """The columns, those of the first group first. Raises `WeightsInvalid` where a group has too many or too few."""
-    counts = torch.bincount(groups.clamp(-1, columns).long() + 1, minlength=2)
-    if int(counts[0]) or not bool((counts[1:] == group).all()) or len(counts) - 1 != columns // group:
-        raise WeightsInvalid(
-            f"The groups of a quantised weight's columns (g_idx) do not have {group} columns each; download the model "
-            "again."
-        )
-    return torch.argsort(groups, stable=True)
+        groups = parts[".g_idx"] if published.form.order_bytes else None
+        return of_groups(codes, scale, middle, group, bits, groups)

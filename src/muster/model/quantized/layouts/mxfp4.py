@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from muster.cost.published import Published
+from muster.cost.published import PublishedFormat
 from muster.model.quantized.layouts.base import Parts, has_shape, must, need
 from muster.model.quantized.matrix import QuantizedMatrix, repacked
 
@@ -23,7 +23,7 @@ class Mxfp4:
     main, stands_for = "_blocks", ""
     beside = ("_scales",)
 
-    def describe(self, name: str, parts: Parts, published: Published) -> tuple[int, ...]:
+    def describe(self, name: str, parts: Parts, published: PublishedFormat) -> tuple[int, ...]:
         need(name, parts, "_scales")
         shape = parts["_blocks"].shape
         must(len(shape) == 4 and shape[3] == GROUP // 2, name, f"has blocks of shape {shape}")
@@ -31,7 +31,7 @@ class Mxfp4:
         has_shape(name, parts, "_scales", ("U8",), shape[:3])
         return shape[0], shape[1], shape[2] * GROUP
 
-    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: Published) -> QuantizedMatrix:
+    def read(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], published: PublishedFormat) -> QuantizedMatrix:
         data = parts["_blocks"].flatten(-2)
         codes = torch.stack([data & 15, data >> 4], -1).flatten(-2).to(torch.int8) - 8
         step = parts["_scales"].contiguous().view(torch.float8_e8m0fnu)

@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 
 from muster.cost.config_fields import read_config
-from muster.cost.published import Published, published_of
+from muster.cost.published import PublishedFormat, published_of
 from muster.errors import UnsupportedModel, WeightsInvalid
 from muster.model.quantized.layouts.awq import Awq
-from muster.model.quantized.layouts.base import Described, Layout
+from muster.model.quantized.layouts.base import Described, PublishedLayout
 from muster.model.quantized.layouts.compressed_tensors import Packed, Plain
 from muster.model.quantized.layouts.fp8 import Fp8
 from muster.model.quantized.layouts.gptq import Gptq
 from muster.model.quantized.layouts.mxfp4 import Mxfp4
 from muster.model.quantized.matrix import QuantizedMatrix, behind_each_other, stacked
-from muster.model.tensor_file import Ranges, take
+from muster.model.tensor_file import Ranges, dtype_name, take
 from muster.model.weights import Weights
 
-_LAYOUTS: tuple[Layout, ...] = (Gptq(), Awq(), Packed(), Plain(), Fp8(), Mxfp4())
+_LAYOUTS: tuple[PublishedLayout, ...] = (Gptq(), Awq(), Packed(), Plain(), Fp8(), Mxfp4())
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """The tensors of one matrix."""
 
-    layout: Layout
+    layout: PublishedLayout
     names: Mapping[str, str]
     """By their ends."""
 
@@ -40,7 +40,7 @@ class Stored:
         return self.layout.method == "mxfp4"
 
 
-def stored_matrices(published: Published, names: Collection[str]) -> dict[str, Stored]:
+def stored_matrices(published: PublishedFormat, names: Collection[str]) -> dict[str, Stored]:
     """By the name that the matrix would have in a plain checkpoint."""
     known, found = frozenset(names), {}
     packed = published.variant == "pack-quantized"
@@ -58,7 +58,7 @@ def stored_matrices(published: Published, names: Collection[str]) -> dict[str, S
     return found
 
 
-def plain_names(published: Published | None, names: Collection[str]) -> frozenset[str]:
+def plain_names(published: PublishedFormat | None, names: Collection[str]) -> frozenset[str]:
     """As a plain checkpoint would have them."""
     if published is None:
         return frozenset(names)
@@ -89,7 +89,7 @@ def described_plainly(config_json: str, tensors: Headers) -> Headers:
 class QuantizedWeights:
     """`Weights` over others, whose matrices are read as plain float32."""
 
-    def __init__(self, weights: Weights, published: Published) -> None:
+    def __init__(self, weights: Weights, published: PublishedFormat) -> None:
         self.config_json = weights.config_json
         self.published = published
         self._weights = weights
@@ -131,21 +131,7 @@ class QuantizedWeights:
 
 
 def _described(part: Tensor) -> Described:
-    return Described(_DTYPE_NAMES.get(part.dtype, str(part.dtype)), tuple(part.shape))
-
-
-_DTYPE_NAMES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e8m0fnu: "F8_E8M0",
-}
+    return Described(dtype_name(part.dtype), tuple(part.shape))
 
 
 def plainly(weights: Weights) -> Weights:
