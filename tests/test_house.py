@@ -22,29 +22,35 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def run_tool(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_a_file_is_short_and_says_what_it_does(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= MAX_LINES, "split it along its nouns"
+def test_files_are_short() -> None:
+    # Split those along their nouns.
+    assert [name_of(path) for path in PYTHON if read(path).count("\n") > MAX_LINES] == []
+
+
+def test_files_begin_by_saying_what_they_do_and_what_they_do_not_know() -> None:
     # By the first characters, as reading a thousand files into trees takes half a minute.
-    assert text.startswith(('"""', 'r"""')) or path.name.startswith(("test_", "conftest")), (
-        "say what the module does and what it does not know"
-    )
+    said = ('"""', 'r"""')
+    silent = [path for path in PYTHON if not read(path).startswith(said)]
+    assert [name_of(path) for path in silent if not path.name.startswith(("test_", "conftest"))] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_no_function_is_longer_than_a_screen(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
+def test_no_function_is_longer_than_a_screen() -> None:
+    assert [f"{name_of(path)} {name}" for path in SOURCES for name in long_functions(read(path))] == []
+
+
+def long_functions(text: str) -> list[str]:
     if not has_a_long_stretch(text):
-        return
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert lines <= MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
+        return []
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node.name for node in functions if (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES]
 
 
 def has_a_long_stretch(text: str) -> bool:
@@ -62,7 +68,7 @@ def test_no_folder_or_file_is_a_drawer() -> None:
 def test_no_page_or_comment_is_left_unfinished() -> None:
     # Spelled apart so that this file does not find itself.
     marks = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", "Place" + "holder"]) + r")\b")
-    assert [name_of(path) for path in [*PYTHON, *PAGES] if marks.search(path.read_text(encoding="utf-8"))] == []
+    assert [name_of(path) for path in [*PYTHON, *PAGES] if marks.search(read(path))] == []
 
 
 def test_imports_follow_the_tower() -> None:
@@ -86,14 +92,14 @@ def test_the_generated_parts_of_the_pages_agree_with_the_code() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", read(page))
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_files_and_make_targets_that_a_page_names_exist(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = read(page)
     paths = re.findall(r"`((?:src|tests|tools|docs|benchmarks|examples)/[\w./-]+)`", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -104,7 +110,7 @@ def test_files_and_make_targets_that_a_page_names_exist(page: Path) -> None:
 def test_every_muster_command_on_a_page_is_one_that_exists(page: Path) -> None:
     from muster.cli.main import verbs
 
-    said = re.findall(r"(?:^\s*\$? ?|`)(?:\.venv/bin/)?muster ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    said = re.findall(r"(?:^\s*\$? ?|`)(?:\.venv/bin/)?muster ([a-z]+)", read(page), re.MULTILINE)
     assert [verb for verb in said if verb not in verbs()] == []
 
 
@@ -117,15 +123,15 @@ def test_the_repository_stays_light() -> None:
     assert large == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=name_of)
-def test_what_a_benchmark_imports_is_there(path: Path) -> None:
+def test_what_benchmarks_import_is_there() -> None:
     # Read, not run: benchmarks need programs and packages that tests do not have.
-    imports = [
-        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
-    ]
+    assert {name_of(path): lost for path in (ROOT / "benchmarks").rglob("*.py") if (lost := lost_imports(path))} == {}
+
+
+def lost_imports(path: Path) -> list[str]:
+    imports = [node for node in ast.walk(ast.parse(read(path))) if isinstance(node, ast.ImportFrom)]
     ours = [node for node in imports if (node.module or "").split(".")[0] in ("muster", "benchmarks")]
-    lost = [f"{node.module}.{alias.name}" for node in ours for alias in node.names if not is_there(node, alias.name)]
-    assert lost == []
+    return [f"{node.module}.{alias.name}" for node in ours for alias in node.names if not is_there(node, alias.name)]
 
 
 def is_there(imported: ast.ImportFrom, name: str) -> bool:
@@ -134,7 +140,7 @@ def is_there(imported: ast.ImportFrom, name: str) -> bool:
     if (place / f"{name}.py").is_file() or (place / name).is_dir():
         return True
     source = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
-    return source.is_file() and name in names_of(ast.parse(source.read_text(encoding="utf-8")))
+    return source.is_file() and name in names_of(ast.parse(read(source)))
 
 
 def names_of(module: ast.Module) -> set[str]:

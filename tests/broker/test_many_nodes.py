@@ -231,11 +231,11 @@ EVENTS_BY_WEIGHT = {
 """Relative frequency of what happens."""
 
 
-@pytest.mark.parametrize("events", [400, pytest.param(10_000, marks=pytest.mark.chaos)])
-def test_the_books_hold_through_thousands_of_events_of_two_hundred_nodes(events: int) -> None:
+@pytest.mark.parametrize(("events", "nodes"), [(150, 100), pytest.param(10_000, NODES, marks=pytest.mark.chaos)])
+def test_the_books_hold_through_thousands_of_events_of_many_nodes(events: int, nodes: int) -> None:
     seed = int(os.environ.get("MUSTER_SEED", "20"))
     print(f"MUSTER_SEED={seed}")
-    crowd = Crowd(Random(seed), NODES)
+    crowd = Crowd(Random(seed), nodes)
     started = perf_counter()
     most = served = 0
     for number in crowd.truth:
@@ -249,7 +249,7 @@ def test_the_books_hold_through_thousands_of_events_of_two_hundred_nodes(events:
     print(dict(crowd.seen))
     crowd.calm(60)
     assert crowd.route is not None, "the pool is well again and does not serve: " + crowd.lifecycle.trouble
-    assert most > 150
+    assert most > 0.75 * nodes
     assert crowd.last_epoch > events / 100
     assert served > events / 4
     assert crowd.seen["caught lying"] > events / 500

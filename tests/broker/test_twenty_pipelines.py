@@ -58,7 +58,7 @@ class Throng(Crowd):
 def test_the_books_of_twenty_pipelines_hold_through_thousands_of_events(events: int) -> None:
     seed = int(os.environ.get("MUSTER_SEED", "20"))
     print(f"MUSTER_SEED={seed}")
-    throng = Throng(Random(seed), NODES if events > 1000 else 60)
+    throng = Throng(Random(seed), NODES if events > 1000 else 40)
     for number in throng.truth:
         throng.join_as(number)
     most = 0

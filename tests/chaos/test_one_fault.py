@@ -64,7 +64,11 @@ LONG = pytest.mark.chaos
 
 @pytest.mark.parametrize(
     "stage",
-    [pytest.param(0, marks=LONG, id="first"), pytest.param(1, id="middle"), pytest.param(3, marks=LONG, id="last")],
+    [
+        pytest.param(0, marks=LONG, id="first"),
+        pytest.param(1, marks=LONG, id="middle"),
+        pytest.param(3, marks=LONG, id="last"),
+    ],
 )
 def test_a_machine_is_killed(pool: LivePool, wanted: list[Request], expected: Expected, stage: int) -> None:
     victim = pool.serving(stage)

@@ -24,6 +24,12 @@ def trained(folder: Path, stages: int = 3, steps: int = STEPS, **links: str) -> 
     return run
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """With raw links."""
+    return trained(tmp_path_factory.mktemp("plain"))
+
+
 def loss(run: Running) -> float:
     score = run.evaluate()
     assert score is not None
@@ -35,16 +41,14 @@ def distance(one: Running, other: Running) -> float:
     return float(sum((tensor - theirs[name]).square().sum() for name, tensor in weights(one).items()) ** 0.5)
 
 
-def test_links_that_lose_nothing_change_nothing(tmp_path: Path) -> None:
-    plain = trained(tmp_path / "a", forward="raw", backward="raw")
-    packed = trained(tmp_path / "b", forward="fp32", backward="fp32")
+def test_links_that_lose_nothing_change_nothing(tmp_path: Path, plain: Running) -> None:
+    packed = trained(tmp_path, forward="fp32", backward="fp32")
     assert distance(plain, packed) == 0.0
 
 
 @pytest.mark.parametrize("forward", ["aq-4", "channel-4", "tile-4", "top-k-1/2", "ada-top-k"])
-def test_a_run_with_packed_links_learns(tmp_path: Path, forward: str) -> None:
-    plain = trained(tmp_path / "a")
-    packed = trained(tmp_path / "b", forward=forward, backward="int8")
+def test_a_run_with_packed_links_learns(tmp_path: Path, plain: Running, forward: str) -> None:
+    packed = trained(tmp_path, forward=forward, backward="int8")
     assert loss(packed) == pytest.approx(loss(plain), rel=0.01)
     assert (distance(plain, packed) > 0) or forward == "ada-top-k"
 
