@@ -129,6 +129,21 @@ def test_machines_on_trial_make_no_pipeline_of_their_own_beside_one_that_serves(
     stage.join(2, 1500)
     stage.pass_time(8)
     assert holders(stage) == {frozenset({1})}, "it would see the whole model, and is not needed"
+    stage.say(TrustNode(node_id(2)))
+    stage.pass_time(8)
+    assert holders(stage) == {frozenset({1}), frozenset({2})}
+
+
+def test_two_machines_whose_link_was_down_make_a_pipeline_once_it_is_used_again() -> None:
+    stage = pool_of(1500)
+    for _ in range(2):
+        stage.state.members.report_broken(node_id(2), node_id(3), stage.now_s)
+    stage.join(2, 700)
+    stage.join(3, 700)
+    stage.pass_time(8)
+    assert holders(stage) == {frozenset({1})}
+    stage.pass_time(60)
+    assert holders(stage) == {frozenset({1}), frozenset({2, 3})}
 
 
 def test_the_pipelines_of_a_plan_get_exactly_their_stages_and_settings_and_leave_each_other_alone() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from muster.spec.pool import DEFAULT_LINK, LinkSpeed, NodeId
+from muster.spec.pool import DEFAULT_LINK, LinkSpeed, NodeId, Pool
 
 SAME_REGION_S = 0.001
 """One-way latency inside a named region while nobody has measured it."""
@@ -79,3 +79,9 @@ class Links(Mapping[tuple[NodeId, NodeId], LinkSpeed]):
         if to_head is None or from_head is None:
             return LinkSpeed(DEFAULT_LINK.latency_s, bandwidth), Origin.DEFAULT
         return LinkSpeed(to_head.latency_s + from_head.latency_s, bandwidth), Origin.HEAD
+
+
+def broken_among(pool: Pool) -> frozenset[frozenset[NodeId]]:
+    """Pairs of the pool's machines whose link is down."""
+    here, links = {node.id for node in pool.nodes}, pool.links
+    return frozenset(pair for pair in links.broken if pair <= here) if isinstance(links, Links) else frozenset()

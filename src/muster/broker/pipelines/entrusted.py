@@ -8,6 +8,7 @@ the operator has pinned to layers get those layers: that is the operator's word,
 from collections.abc import Callable
 from dataclasses import replace
 
+from muster.broker.members.links import broken_among
 from muster.broker.members.membership import Membership
 from muster.broker.pipelines.job import Job
 from muster.cost.memory import stage_bytes
@@ -58,8 +59,9 @@ class Entrusted:
         return replace(node, device=replace(node.device, memory_bytes=min(node.device.memory_bytes, most_bytes)))
 
     def _suffice(self, pool: Pool, job: Job, suffices: Suffices) -> bool:
-        """Planning takes a moment, and the answer depends on little."""
-        question = (job.model.shape.dtype, tuple((node.id, node.device.memory_bytes) for node in pool.nodes))
+        """Planning takes a moment, and the answer depends on little: memory, and links that are down."""
+        memory = tuple((node.id, node.device.memory_bytes) for node in pool.nodes)
+        question = (job.model.shape.dtype, memory, broken_among(pool))
         if self._asked[0] != question:
             self._asked = (question, suffices(pool))
         return self._asked[1]

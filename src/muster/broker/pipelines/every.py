@@ -7,6 +7,7 @@ A job may have more pipelines than it must: as long as machines that have nothin
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from muster.broker.events import Command, Dissolved, PipelineId, Save
+from muster.broker.members.links import broken_among
 from muster.broker.members.membership import Membership
 from muster.broker.pipelines.allocation import Allocation
 from muster.broker.pipelines.job import Job
@@ -32,8 +33,8 @@ class Pipelines:
         """That were live after the last event."""
         self._grow_s: dict[str, float] = {}
         """Of each job, when to see next whether idle machines make another pipeline."""
-        self._in_vain: dict[str, object] = {}
-        """Machines that were found not to."""
+        self._in_vain: dict[str, tuple[object, float]] = {}
+        """Prospects of machines that were found not to, and until when that is believed: links are measured anew."""
 
     def _made(self, id: PipelineId, keep: Pipeline | None = None) -> Lifecycle:
         job = self.jobs[id.job]
@@ -146,13 +147,16 @@ class Pipelines:
         taken = {lifecycle.id.number for lifecycle in mine}
         id = PipelineId(job.name, next(number for number in range(job.most_pipelines) if number not in taken))
         lifecycle = self._made(id)
-        idle = tuple((node.id, node.device) for node in self.allocation.pool(id, now_s).nodes)
-        if idle == self._in_vain.get(job.name):
+        pool = lifecycle.pool(now_s)
+        prospects = pool.nodes, broken_among(pool)
+        before, until_s = self._in_vain.get(job.name, (None, now_s))
+        if prospects == before and now_s < until_s:
             self._grow_s[job.name] = now_s + job.options.retry_s
             return []
         commands = lifecycle.decide(now_s)
         if lifecycle.live():
             self._lifecycles[id] = lifecycle
             return commands
-        self._grow_s[job.name], self._in_vain[job.name] = now_s + job.options.retry_s, idle
+        self._grow_s[job.name] = now_s + job.options.retry_s
+        self._in_vain[job.name] = prospects, now_s + job.options.rebalance_s
         return []

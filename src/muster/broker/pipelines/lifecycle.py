@@ -200,7 +200,7 @@ class Lifecycle:
     def _first_plan(self, now_s: float) -> Plan | None:
         """Chooses the dtype, once: in another every stage would be another, and streams would not go on alike."""
         chosen = [placement.model for other in self._others() for placement in other.live()][:1]
-        for model in chosen or self.job.model.suited_to(self._pool(now_s).nodes):
+        for model in chosen or self.job.model.suited_to(self.pool(now_s).nodes):
             self.job = replace(self.job, model=model)
             plan = self._mended(now_s)
             if plan is not None:
@@ -255,7 +255,7 @@ class Lifecycle:
         if self.job.search is None:
             return self._improve((), now_s)
         self.searching = True
-        pool = self._pool(now_s)
+        pool = self.pool(now_s)
         return [Search(self.id, pool, self.job.planning.search_options(self.job, pool))]
 
     def found(self, plan: Plan | None, now_s: float) -> list[Command]:
@@ -283,13 +283,13 @@ class Lifecycle:
 
     def pinned(self, now_s: float) -> tuple[Pinned, ...]:
         """The operator's pins, as far as they can be kept now."""
-        return self.job.planning.pinned(self.job, self._pool(now_s))
+        return self.job.planning.pinned(self.job, self.pool(now_s))
 
     def forecasting(self, now_s: float) -> PlanOptions:
         """By what everything is forecast on the pool as it is."""
-        return self.job.planning.forecasting(self.job, self._pool(now_s))
+        return self.job.planning.forecasting(self.job, self.pool(now_s))
 
-    def _pool(self, now_s: float) -> Pool:
+    def pool(self, now_s: float) -> Pool:
         """That a plan may use."""
         return self._limited(now_s)[0]
 
@@ -312,7 +312,7 @@ class Lifecycle:
         return self._members.members[serving.nodes[0]].active.get(serving.epoch, 0)
 
     def circumstances(self, now_s: float) -> Circumstances:
-        serving, pool = self.serving, self._pool(now_s)
+        serving, pool = self.serving, self.pool(now_s)
         fetch = self._members.fetch_bytes_per_s
         beside = tuple(placement.pipeline for other in self._others() for placement in other.live())
         if serving is None:
