@@ -72,19 +72,58 @@ def _copy_plain_attributes(source: nn.Module, target: nn.Module) -> None:
             setattr(target, key, value)
 
 
-def cut(model: PreTrainedModel, first: int, last: int, call: StageCall) -> None:
-    """Replace the layers outside [first, last) and put to sleep what runs before `first`."""
+class _Between(nn.Module):
+    """Stands for all layers at once: ends the pass that comes from the embedding, or gives out what was received."""
+
+    def __init__(self, layer: nn.Module, call: StageCall) -> None:
+        super().__init__()
+        _copy_plain_attributes(layer, self)
+        self._call = call
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self._call.received_1TH is None:
+            raise StageEnd(args[0] if args else kwargs["hidden_states"])
+        return self._call.arrive()
+
+
+def cut(model: PreTrainedModel, first: int, last: int, call: StageCall, body: bool = False) -> None:
+    """Replace the layers outside [first, last) and put to sleep what runs before `first`.
+
+    A `body` has no ends, even if it holds the first and the last layer: hidden states go in and come out.
+    """
     layers = find_layers(model)[1]
     for index in range(len(layers)):
         if index < first:
             layers[index] = _Before(layers[index], call)
         elif index >= last:
             layers[index] = _After(layers[index])
-    if first > 0:
+    if first > 0 or body:
         layers[first].register_forward_pre_hook(_arrival(call), with_kwargs=True)
-        for name in outside_layers(model):
-            module = model.get_submodule(name)
-            module.forward = _asleep(module, call)
+        _put_to_sleep(model, call)
+    if body and last == len(layers):
+        layers[-1].register_forward_hook(_end)
+
+
+def cut_to_ends(model: PreTrainedModel, call: StageCall) -> None:
+    """Leave no layer, only what runs before and after them.
+
+    While `call` has received nothing, a forward pass of token ids raises `StageEnd` with their hidden state; otherwise
+    it makes logits of what was received.
+    """
+    layers = find_layers(model)[1]
+    for index in range(len(layers)):
+        layers[index] = _Between(layers[index], call)
+    _put_to_sleep(model, call)
+
+
+def _put_to_sleep(model: PreTrainedModel, call: StageCall) -> None:
+    for name in outside_layers(model):
+        module = model.get_submodule(name)
+        module.forward = _asleep(module, call)
+
+
+def _end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    raise StageEnd(output[0] if isinstance(output, tuple) else output)
 
 
 def _arrival(call: StageCall) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -30,6 +30,8 @@ class ModelParts:
     """Per layer."""
     windows: tuple[int, ...]
     """Per layer: how many tokens a token sees, itself among them; 0 is all."""
+    softcaps: tuple[float, ...]
+    """Per layer: the bound that scores are bent under; 0 is none."""
     before: frozenset[str]
     """Modules with parameters, outside the layers, that run before the first layer (embeddings)."""
     after: frozenset[str]
@@ -43,6 +45,7 @@ class _HeadProbe:
         self.calls: list[tuple[int, HeadSizes]] = []
         self.query_heads: list[int] = []
         self.windows: list[int | None] = []
+        self.softcaps: list[float | None] = []
 
     def prepare(self, batch: Batch, cache: KVCache, dtype: torch.dtype) -> None:
         return None
@@ -53,6 +56,7 @@ class _HeadProbe:
         self.calls.append((layer, HeadSizes(k_TKD.shape[1], k_TKD.shape[2], v_TKD.shape[2])))
         self.query_heads.append(q_TND.shape[1])
         self.windows.append(options.window)
+        self.softcaps.append(options.softcap)
         return q_TND.new_zeros(*q_TND.shape[:2], v_TKD.shape[2])
 
 
@@ -77,6 +81,7 @@ def parts_of(config: PreTrainedConfig) -> ModelParts:
         head_sizes=tuple(sizes for _, sizes in probe.calls),
         query_heads=tuple(probe.query_heads),
         windows=tuple(window or layer_window(config, layer) or 0 for layer, window in enumerate(probe.windows)),
+        softcaps=tuple(softcap or 0.0 for softcap in probe.softcaps),
         before=frozenset(calls[:start]),
         after=frozenset(calls[start + 1 :]),
     )

@@ -58,12 +58,16 @@ class Stage:
         head_sizes: tuple[HeadSizes, ...],
         seat: Seat | None = None,
         cache_format: str = "",
+        body: bool = False,
     ) -> None:
-        """`head_sizes` as this stage sees them: of its own heads, where it has a `seat` in an island."""
+        """`head_sizes` as this stage sees them: of its own heads, where it has a `seat` in an island.
+
+        A `body` has neither embedding nor head, whichever layers it holds. Others take part in the middle of its steps.
+        """
         layers = find_layers(model)[1]
         text = model.config.get_text_config(decoder=True)
         self.first, self.last, self.num_layers = first, last, len(layers)
-        self.is_first, self.is_last = first == 0, last == len(layers)
+        self.is_first, self.is_last = first == 0 and not body, last == len(layers) and not body
         self.device, self.dtype = device, model.dtype
         self.hidden_size, self.vocab_size = int(text.hidden_size), int(text.vocab_size)
         self.head_sizes = head_sizes
@@ -76,10 +80,11 @@ class Stage:
         self._turn = Lock()
         self.degree = 1 if seat is None else seat.size
         self._seat = seat
+        self._body = body
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         for index in range(first, last):
             bind(layers[index], Binding(self._state, index - first, layer_window(model.config, index)))
-        cut(model, first, last, self._call)
+        cut(model, first, last, self._call, body)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -123,7 +128,7 @@ class Stage:
         A stage in parts runs with the `group` of its members, all of which run the same step. Raises `LinkDown` where
         one of them is lost.
         """
-        with running(beside=group is not None and group.rank > 0), self._turn:
+        with running(beside=self._body or (group is not None and group.rank > 0)), self._turn:
             if self._seat is not None:
                 self._seat.group = group
             return self._run(batch, cache, x, look)
@@ -160,13 +165,18 @@ class Stage:
         return (logits_SV if self._keeps_logits else logits_SV[rows_S]).float()
 
 
-def stage_tensors(model: PreTrainedModel, parts: ModelParts, first: int, last: int) -> list[str]:
-    """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong."""
+def stage_tensors(model: PreTrainedModel, parts: ModelParts, first: int, last: int, body: bool = False) -> list[str]:
+    """Parameters and persistent buffers that layers [first, last) need, embedding and head where they belong.
+
+    Of a `body`, the layers alone.
+    """
     prefix, layers = find_layers(model)
     names = []
     for name in model.state_dict():
         if name.startswith(f"{prefix}."):
             needed = first <= int(name.removeprefix(f"{prefix}.").split(".")[0]) < last
+        elif body:
+            needed = name.rpartition(".")[0] not in parts.before | parts.after
         else:
             owner = name.rpartition(".")[0]
             untold = owner not in parts.before | parts.after  # used without being called: keep it at both ends
@@ -193,12 +203,14 @@ def build_stage(
     load: "LoadTensors | None" = None,
     few_bits: FewBits = AS_STORED,
     plain: bool = False,
+    body: bool = False,
 ) -> Stage:
     """Build layers [first, last) and read only their tensors; `load.load_stage` also checks the architecture.
 
     With a `seat`, only the part of that member of an island. `load` is used instead of `load_tensors`; what it leaves
     on the meta device has to be brought when the stage runs. A `plain` one consists of public operators alone and runs
-    whole prompts of one request (see `plain_backend`). Raises `UnsupportedModel` (architecture, or it cannot be
+    whole prompts of one request (see `plain_backend`); a `body` takes and gives hidden states and holds neither
+    embedding nor head. Raises `UnsupportedModel` (architecture, or it cannot be
     cut so), `WeightsInvalid` (missing tensor, wrong shape, unreadable file).
     """
     weights = plainly(weights)
@@ -214,7 +226,7 @@ def build_stage(
     check_range(first, last, len(layers))
     absent = frozenset(f"{prefix}.{index}" for index in range(len(layers)) if not first <= index < last)
     fill_buffers(model, skip=absent)
-    needed = stage_tensors(model, parts, first, last)
+    needed = stage_tensors(model, parts, first, last, body)
     if load is not None:
         load(model, needed, weights, dtype, device, cuts)
     else:
@@ -222,7 +234,7 @@ def build_stage(
     move_buffers(model, device)
     if not plain:
         pack_linears(model)
-    stage = Stage(model, first, last, device, head_sizes[first:last], seat, few_bits.cache)
+    stage = Stage(model, first, last, device, head_sizes[first:last], seat, few_bits.cache, body)
     if plain:
         stage.backend = PlainBackend()
     return stage

@@ -25,6 +25,14 @@ from muster.wire.messages.membership import (
     Welcome,
 )
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, LoadProgress, Release, StageLost
+from muster.wire.messages.private import (
+    AttentionOrder,
+    ForgetSequence,
+    HiddenRows,
+    PartialRows,
+    ProjectedRows,
+    RoleFailed,
+)
 from muster.wire.messages.proof import ExerciseAnswer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
 from muster.wire.messages.train import (
     AllFigures,
@@ -46,6 +54,7 @@ AnyMessage = (
     | Step | StepDone | Admissions | Prepare | Prepared
     | IslandNote | IslandStep
     | BeginRound | RoundReady | SendState | TakeState | TrainTexts | TensorPiece | TellFigures | AllFigures | TrainEnded
+    | HiddenRows | AttentionOrder | ProjectedRows | PartialRows | ForgetSequence | RoleFailed
     | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | ExerciseAnswer
     | CheckCodecs | CodecsChecked | Calibrate | Calibrated
     | FetchBlob | Blob | BlobUnknown | Ping | Pong | Relay

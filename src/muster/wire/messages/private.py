@@ -1,0 +1,97 @@
+"""Data channel: a private step, in which no machine gets all tokens. See `spec/token_shards` for who is who.
+
+    client ── HiddenRows ──▶ CompNode      rows of the embedding, each with its position
+    client ── AttentionOrder ──▶ AttnNode  how many rows come from whom, and which keys each query sees
+    CompNode ── ProjectedRows ──▶ AttnNode ── PartialRows ──▶ CompNode      one round trip for each layer
+    CompNode ── HiddenRows ──▶ client      rows after the last layer
+    client ── ForgetSequence ──▶ AttnNode  its keys and values are not needed any more
+
+`sender` and `receiver` are numbers of roles, as one machine may have several. Rows of an AttnNode are counted within
+their shard: where they stand in the prompt is not said.
+"""
+
+import msgspec
+
+from muster.wire.messages.base import EpochMessage, TensorHeader
+
+
+class RoleMessage(EpochMessage, frozen=True):
+    """From one role of a private session to another."""
+
+    sender: int
+    receiver: int
+
+
+class HiddenRows(RoleMessage, frozen=True, tag="hidden_rows"):
+    """Hidden states [T, H] of one CompNode. From the client, `positions`, `shards` and `ranks` say what they are.
+
+    `ranks` count the rows of this step within each shard. From a CompNode, all three are empty.
+    """
+
+    step: int
+    tensor: TensorHeader
+    positions: tuple[int, ...] = ()
+    shards: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
+
+
+class SequenceRows(msgspec.Struct, frozen=True, array_like=True):
+    """The rows of one sequence in a step of an AttnNode, which follow those of the sequence before.
+
+    `starts` and `stops`, for each different window of the model's layers: which of the sequence's keys in this shard,
+    counted from its first, each query sees.
+    """
+
+    sequence: int
+    queries: int
+    keys: int
+    starts: tuple[tuple[int, ...], ...]
+    stops: tuple[tuple[int, ...], ...]
+
+
+class AttentionOrder(RoleMessage, frozen=True, tag="attention_order"):
+    """Client to AttnNode: what a step brings. `query_from` and `key_from` name the CompNode of each row."""
+
+    step: int
+    sequences: tuple[SequenceRows, ...]
+    query_from: tuple[int, ...] = ()
+    key_from: tuple[int, ...] = ()
+
+
+class ProjectedRows(RoleMessage, frozen=True, tag="projected_rows"):
+    """CompNode to AttnNode: rows of one layer, queries, then keys, then values, each row after row."""
+
+    step: int
+    layer: int
+    tensor: TensorHeader
+    queries: tuple[int, ...] = ()
+    """Which rows of the step's queries these are."""
+    keys: tuple[int, ...] = ()
+
+
+class PartialRows(RoleMessage, frozen=True, tag="partial_rows"):
+    """AttnNode to CompNode: for each row and head the weighed values of this shard, the largest score and the sum.
+
+    float32 [rows, N, size of a value + 2].
+    """
+
+    step: int
+    layer: int
+    tensor: TensorHeader
+    queries: tuple[int, ...]
+
+
+class ForgetSequence(RoleMessage, frozen=True, tag="forget_sequence"):
+    sequence: int
+
+
+class RoleFailed(RoleMessage, frozen=True, tag="role_failed"):
+    """To the client: a step cannot be done, or what came was refused. `reason` is one sentence."""
+
+    code: str
+    reason: str
+    step: int = -1
+    """-1: not of one step."""
+
+
+PrivateMessage = HiddenRows | AttentionOrder | ProjectedRows | PartialRows | ForgetSequence | RoleFailed
