@@ -23,6 +23,7 @@ from muster.wire.messages.private import (
     ForgetSequence,
     HiddenRows,
     PartialRows,
+    PrivateMessage,
     ProjectedRows,
     RoleMessage,
 )
@@ -197,7 +198,7 @@ def test_a_comp_node_refuses_parts_that_are_not_due(
     (attending.order,) = attention_orders(RULE, attending.network.windows, [NewTokens(0, 0, 2)], 0, 0)
     attending.node.handle(attending.order, b"")
 
-    def post(message: RoleMessage, payload: Payload) -> None:
+    def post(message: PrivateMessage, payload: Payload) -> None:
         assert isinstance(message, ProjectedRows)
         ((part, body),) = attending.node.handle(message, payload)
         assert isinstance(part, PartialRows)

@@ -11,7 +11,7 @@ from muster.private.network import private_network
 from muster.private.traffic import layer_bytes, rounds, step_bytes
 from muster.spec.token_shards import TokenShards
 from muster.wire.frame import Payload
-from muster.wire.messages.private import AttentionOrder, HiddenRows, PartialRows, ProjectedRows, RoleMessage
+from muster.wire.messages.private import AttentionOrder, HiddenRows, PartialRows, PrivateMessage, ProjectedRows
 from tests.model.families import dense_model
 
 
@@ -19,9 +19,9 @@ from tests.model.families import dense_model
 def test_payloads_are_those_of_the_formula_and_each_layer_asks_once(family: str) -> None:
     model = dense_model(family)
     weights = MemoryWeights(model.config.to_json_string(use_diff=False), model.state_dict())
-    seen: list[tuple[RoleMessage, int]] = []
+    seen: list[tuple[PrivateMessage, int]] = []
 
-    def watch(message: RoleMessage, payload: Payload) -> None:
+    def watch(message: PrivateMessage, payload: Payload) -> None:
         seen.append((message, memoryview(payload).nbytes))
 
     rule = TokenShards(2, 2, 3)

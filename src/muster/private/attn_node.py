@@ -25,7 +25,7 @@ from muster.wire.messages.private import (
     RoleMessage,
 )
 
-Letter = tuple[RoleMessage, Payload]
+Letter = tuple[PrivateMessage, Payload]
 """A message and its payload, on the way to the role that it names."""
 MAX_EARLY = 256
 """Messages of CompNodes that may be here before the client's order."""

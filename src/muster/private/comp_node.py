@@ -22,9 +22,9 @@ from muster.model.stage import Stage
 from muster.private.partial import merge
 from muster.spec.token_shards import CLIENT, TokenShards
 from muster.wire.frame import Payload
-from muster.wire.messages.private import HiddenRows, PartialRows, ProjectedRows, RoleMessage
+from muster.wire.messages.private import HiddenRows, PartialRows, PrivateMessage, ProjectedRows, RoleMessage
 
-Post = Callable[[RoleMessage, Payload], None]
+Post = Callable[[PrivateMessage, Payload], None]
 """Sends a message to the role that it names; never waits."""
 WAIT_S = 60.0
 """For the parts of one layer, before the step is given up."""

@@ -20,12 +20,12 @@ from muster.private.comp_node import CompNode
 from muster.private.network import private_network
 from muster.spec.token_shards import CLIENT, TokenShards
 from muster.wire.frame import Payload
-from muster.wire.messages.private import HiddenRows, PartialRows, RoleMessage
+from muster.wire.messages.private import HiddenRows, PartialRows, PrivateMessage
 
-Watch = Callable[[RoleMessage, Payload], None]
+Watch = Callable[[PrivateMessage, Payload], None]
 
 
-def _unwatched(message: RoleMessage, payload: Payload) -> None:
+def _unwatched(message: PrivateMessage, payload: Payload) -> None:
     """Nobody looks."""
 
 
@@ -84,7 +84,7 @@ class LocalSession:
                 node.give_up(error)
             raise
 
-    def _post(self, message: RoleMessage, payload: Payload) -> None:
+    def _post(self, message: PrivateMessage, payload: Payload) -> None:
         self._watch(message, payload)
         if message.receiver == CLIENT:
             assert self._pending is not None
@@ -94,7 +94,7 @@ class LocalSession:
             self.comp_nodes[message.receiver].take(message, payload)
         else:
             with self._locks[message.receiver]:
-                letters: list[Letter] = self.attn_nodes[message.receiver].handle(message, payload)  # type: ignore[arg-type]
+                letters: list[Letter] = self.attn_nodes[message.receiver].handle(message, payload)
             for letter in letters:
                 self._post(*letter)
 

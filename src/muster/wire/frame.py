@@ -74,6 +74,11 @@ def encode(message: AnyMessage, payload: Payload = b"", limits: Limits | None = 
     return [start, body] if body.nbytes else [start]
 
 
+def frame_bytes(message: AnyMessage, payload: Payload = b"") -> int:
+    """Of the frame that `encode` makes."""
+    return PREFIX.size + len(_encoder.encode(message)) + memoryview(payload).nbytes
+
+
 class FrameDecoder:
     """Feed it bytes as they come; it gives back the frames they complete. An error is final."""
 

@@ -27,9 +27,13 @@ from muster.wire.messages.membership import (
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, LoadProgress, Release, StageLost
 from muster.wire.messages.private import (
     AttentionOrder,
+    ClosePrivate,
     ForgetSequence,
     HiddenRows,
+    OpenPrivate,
     PartialRows,
+    PrivateClosed,
+    PrivateOpened,
     ProjectedRows,
     RoleFailed,
 )
@@ -54,6 +58,7 @@ AnyMessage = (
     | Step | StepDone | Admissions | Prepare | Prepared
     | IslandNote | IslandStep
     | BeginRound | RoundReady | SendState | TakeState | TrainTexts | TensorPiece | TellFigures | AllFigures | TrainEnded
+    | OpenPrivate | PrivateOpened | ClosePrivate | PrivateClosed
     | HiddenRows | AttentionOrder | ProjectedRows | PartialRows | ForgetSequence | RoleFailed
     | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | ExerciseAnswer
     | CheckCodecs | CodecsChecked | Calibrate | Calibrated

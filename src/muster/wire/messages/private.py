@@ -1,10 +1,12 @@
 """Data channel: a private step, in which no machine gets all tokens. See `spec/token_shards` for who is who.
 
+    client ── OpenPrivate ──▶ machine ── PrivateOpened ──▶ client          once, before all steps
     client ── HiddenRows ──▶ CompNode      rows of the embedding, each with its position
     client ── AttentionOrder ──▶ AttnNode  how many rows come from whom, and which keys each query sees
     CompNode ── ProjectedRows ──▶ AttnNode ── PartialRows ──▶ CompNode      one round trip for each layer
     CompNode ── HiddenRows ──▶ client      rows after the last layer
     client ── ForgetSequence ──▶ AttnNode  its keys and values are not needed any more
+    client ── ClosePrivate ──▶ machine ── PrivateClosed ──▶ client
 
 `sender` and `receiver` are numbers of roles, as one machine may have several. Rows of an AttnNode are counted within
 their shard: where they stand in the prompt is not said.
@@ -12,7 +14,45 @@ their shard: where they stand in the prompt is not said.
 
 import msgspec
 
-from muster.wire.messages.base import EpochMessage, TensorHeader
+from muster.wire.messages.base import Address, EpochMessage, TensorHeader
+
+
+class PrivateMachine(msgspec.Struct, frozen=True, array_like=True):
+    address: Address
+    roles: tuple[int, ...]
+
+
+class OpenPrivate(EpochMessage, frozen=True, tag="open_private"):
+    """Client to machine: take these roles of a session. `proof` is that of a ticket of this machine.
+
+    `config` is the BLAKE3 of the model's config.json: both must have the same model. `machines` are all of the session,
+    the receiver among them; they may dial each other, and speak for their own roles.
+    """
+
+    proof: bytes
+    config: bytes
+    dtype: str
+    cluster: int
+    comp_nodes: int
+    shards: int
+    machines: tuple[PrivateMachine, ...]
+    max_tokens: int
+
+
+class PrivateOpened(EpochMessage, frozen=True, tag="private_opened"):
+    """Machine to client: the roles are ready."""
+
+
+class ClosePrivate(EpochMessage, frozen=True, tag="close_private"):
+    """Client to machine: the session is over. A lost connection says the same."""
+
+
+class PrivateClosed(EpochMessage, frozen=True, tag="private_closed"):
+    """Machine to client: what it has sent in this session, payloads alone and whole frames."""
+
+    frames: int
+    payload_bytes: int
+    frame_bytes: int
 
 
 class RoleMessage(EpochMessage, frozen=True):

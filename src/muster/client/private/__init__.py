@@ -1,0 +1,4 @@
+"""A client's private sessions: its own process has embedding and head, the machines that it names run the rest.
+
+Reading order: `session` (one set of machines, one step at a time).
+"""
