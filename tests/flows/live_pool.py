@@ -335,7 +335,12 @@ class LivePool:
         )
         options = replace(options, island=self.islands.pop(0) if self.islands else "")
         worker = Worker(
-            endpoint, door_of(ticket or self.ticket), options, measure=measure or made_up, kinds=self._kinds
+            endpoint,
+            door_of(ticket or self.ticket),
+            options,
+            measure=measure or made_up,
+            kinds=self._kinds,
+            identity=identity,
         )
         machine = Machine(name, endpoint, worker, asyncio.create_task(worker.run()))
         self.machines.append(machine)

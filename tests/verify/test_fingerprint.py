@@ -7,7 +7,7 @@ from torch import Tensor
 
 from muster.errors import ProtocolViolation
 from muster.spec.receipt import VALUE_BYTES, VALUES_PER_TOKEN
-from muster.verify.fingerprint import block_leaf, drift, key_of, opened, places, row_digests, taken
+from muster.verify.fingerprint import drift, key_of, opened, places, taken
 
 KEY = key_of("ab" * 16, 3)
 POSITIONS = list(range(64))
@@ -70,13 +70,8 @@ def test_values_of_an_absurd_length_are_refused(length: int) -> None:
         opened(bytes(length), "bfloat16")
 
 
-def test_a_digest_is_of_the_bytes_that_travel() -> None:
-    one = rows().to(torch.bfloat16)
-    other = one.clone()
-    other[3, 4] += 0.5
-    assert [a == b for a, b in zip(row_digests(one), row_digests(other), strict=True)].count(False) == 1
-
-
-def test_every_part_of_a_block_counts_in_its_leaf() -> None:
-    assert len({block_leaf(*one) for one in ((0, 32, b"d", b"v"), (1, 32, b"d", b"v"), (0, 31, b"d", b"v"),
-                                              (0, 32, b"e", b"v"), (0, 32, b"d", b"w"))}) == 5  # fmt: skip
+def test_each_row_may_have_a_key_of_its_own() -> None:
+    keys = [key_of("ab" * 16, layer) for layer in (1, 2, 3)]
+    at_once = places(np.array(keys, dtype=np.uint64)[:, None], [7, 8, 9], 64)
+    each = [places(key, [position], 64) for key, position in zip(keys, (7, 8, 9), strict=True)]
+    assert (at_once == np.concatenate(each)).all()

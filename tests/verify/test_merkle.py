@@ -2,7 +2,7 @@
 
 import pytest
 
-from muster.verify.merkle import GrowingTree, inner, leaf, path_of, root_by_path, root_of
+from muster.verify.merkle import GrowingTree, block_leaf, inner, leaf, path_of, root_by_path, root_of
 
 LEAVES = [leaf(bytes([number])) for number in range(13)]
 
@@ -28,3 +28,8 @@ def test_a_growing_tree_has_the_root_of_the_whole_at_every_size() -> None:
         whole = one if count == 1 else inner(root_of(LEAVES[:split]), root_of(LEAVES[split:count]))
         assert tree.root == whole
     assert len({root_of(LEAVES[:count]) for count in range(14)}) == 14
+
+
+def test_every_part_of_a_block_counts_in_its_leaf() -> None:
+    assert len({block_leaf(*one) for one in ((0, 32, b"d", b"v"), (1, 32, b"d", b"v"), (0, 31, b"d", b"v"),
+                                              (0, 32, b"e", b"v"), (0, 32, b"d", b"w"))}) == 5  # fmt: skip

@@ -27,6 +27,9 @@ class PoolAdmin(Protocol):
     async def pool_file(self) -> str:
         """The pool as measured, in TOML. Raises `MusterError` where nobody has measured anything yet."""
 
+    async def receipts(self, request: str) -> bytes:
+        """What was signed of a request, as a file. Raises `MusterError` where there is nothing."""
+
     async def drain(self, node: str) -> Mapping[str, Any]:
         """Let the node finish and leave. Raises `MusterError` for an unknown node."""
 
@@ -72,6 +75,10 @@ def admin_routes(admin: PoolAdmin, token: str) -> APIRouter:
     @router.get("/story", summary="The pool's last few hundred events, in words", response_class=PlainTextResponse)
     async def story() -> PlainTextResponse:
         return PlainTextResponse(admin.story())
+
+    @router.get("/receipts/{request}", summary="What machines have signed of a request (JSON file)")
+    async def receipts(request: str) -> Response:
+        return Response(await admin.receipts(request), media_type="application/json")
 
     @router.post("/nodes/{node}/{action}", summary="Drain, ban, unban, trust, distrust or forget a node")
     async def act(node: str, action: Literal["drain", "ban", "unban", "trust", "distrust", "forget"]) -> Json:

@@ -12,9 +12,11 @@ from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.plan import Pipeline, Plan
 from muster.spec.pool import NodeId, Pool
 from muster.spec.story import Caused
+from muster.verify.receipts import ReceiptRing
 from muster.wire.messages.base import Address
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Hello
+from muster.wire.messages.receipts import Receipts
 
 ConnectionId = int
 
@@ -312,4 +314,13 @@ class Exert(Caused):
     exercise: Exercise
 
 
-Command = Send | Refuse | Close | RouteChanged | Save | Search | Exert
+@dataclass(frozen=True, slots=True)
+class File(Caused):
+    """Put what this node has signed on the shelf."""
+
+    node: NodeId
+    ring: ReceiptRing
+    receipts: Receipts
+
+
+Command = Send | Refuse | Close | RouteChanged | Save | Search | Exert | File

@@ -11,6 +11,7 @@ from secrets import token_bytes
 
 import structlog
 
+from muster.broker.audits.shelf import ReceiptShelf
 from muster.broker.bulk import ReadBlob
 from muster.broker.connections import Connections
 from muster.broker.events import (
@@ -20,6 +21,7 @@ from muster.broker.events import (
     DrainNode,
     Event,
     Exert,
+    File,
     ForgetNode,
     NodeAccused,
     PipelineSuspected,
@@ -44,10 +46,12 @@ from muster.broker.state import BrokerOptions, BrokerState, seen
 from muster.broker.storage.saving import Saving
 from muster.broker.storage.store import Store
 from muster.broker.view import View, max_context, nodes_view, pins_view, status_view
-from muster.errors import InvalidRequest, LinkDown, PoolUnavailable
+from muster.errors import InvalidRequest, LinkDown, PoolUnavailable, ProtocolViolation
 from muster.link.base import Channel, Endpoint, short_id
 from muster.link.tasks import Tasks
+from muster.spec.answer import Answer
 from muster.spec.pool import NodeId
+from muster.verify.receipt_file import written
 from muster.wire.messages.base import Address
 from muster.wire.ticket import SECRET_BYTES, Ticket
 
@@ -69,17 +73,19 @@ class BrokerService:
         *,
         options: BrokerOptions | None = None,
         measured: Callable[[], Mapping[int, Mapping[str, float]]] = dict,
+        answered: Callable[[str], Answer | None] = lambda request: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`measured` says what the door sees of each pipeline, by its epoch."""
+        """`measured` says what the door sees of each pipeline, by its epoch; `answered` what came of a request."""
         self._jobs = {job.name: job for job in jobs}
         self._store, self._read_blob, self._wall_clock = store, read_blob, wall_clock
         self._options = options or BrokerOptions()
-        self._measured = measured
+        self._measured, self._answered = measured, answered
         self._tasks = Tasks()
         self._saving = Saving(store, wall_clock)
         self._searching = {job.name: Searching(job.search) for job in self._jobs.values() if job.search is not None}
         self._routes = Routes()
+        self._shelf = ReceiptShelf()
         self._closing = False
 
     async def start(self, endpoint: Endpoint) -> None:
@@ -197,6 +203,10 @@ class BrokerService:
         when = datetime.fromtimestamp(self._wall_clock(), UTC).strftime("%Y-%m-%d %H:%M UTC")
         return await asyncio.to_thread(pool_file, pool, when)
 
+    async def receipts(self, request: str) -> bytes:
+        """What was signed of a request, as a file that `muster verify` reads. Raises `InvalidRequest`."""
+        return written(request, self._shelf.of(request), ", ".join(self._jobs), self._answered(request))
+
     async def drain(self, node: NodeId) -> View:
         """Let the node finish and give it nothing new. Raises `InvalidRequest` for one that is not here."""
         if node not in self._state.members.members:
@@ -277,8 +287,17 @@ class BrokerService:
                 self._saving.put(command)
             case Search():
                 self._tasks.spawn(self._look_for_better(command))
+            case File():
+                self._file(command)
             case Exert():
                 self._tasks.spawn(self._exert(command))
+
+    def _file(self, filed: File) -> None:
+        """Receipts that cannot be are no reason to end what serves, but whoever sends them does not serve for long."""
+        try:
+            self._shelf.file(filed.ring, filed.node, filed.receipts, self._wall_clock())
+        except ProtocolViolation as error:
+            self.accuse(filed.node, str(error))
 
     async def _exert(self, wanted: Exert) -> None:
         self._handle(await self._exercising.run(wanted))

@@ -19,6 +19,7 @@ from muster.broker.events import (
     DrainNode,
     Event,
     Exercised,
+    File,
     ForgetNode,
     Heard,
     NodeAccused,
@@ -55,6 +56,7 @@ from muster.wire.messages.calibrate import CodecsChecked
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Goodbye, Heartbeat, HeartbeatSeen, Measured, PeerMeasured, Welcome
 from muster.wire.messages.placement import Loaded, LoadFailed, LoadProgress, Release, StageLost
+from muster.wire.messages.receipts import Receipts
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,8 @@ class BrokerState:
             case CodecsChecked():
                 check_codecs_checked(message)
                 return self.pipelines.codecs_checked(message, member.id, now_s)
+            case Receipts():
+                return self._signed(member, message)
             case LoadFailed():
                 return self.blame.load_failed(member, message, now_s)
             case StageLost():
@@ -212,6 +216,12 @@ class BrokerState:
         raise ProtocolViolation(
             f"A node does not send {type(message).__name__} on the control channel; update Muster on it."
         )
+
+    def _signed(self, member: Member, message: Receipts) -> list[Command]:
+        placement = self.pipelines.of_epoch(message.epoch, member.id)
+        if placement is None:
+            return []  # it has just ended
+        return [File(member.id, placement.receipt_ring(self.head), message)]
 
     def _heartbeat(self, member: Member, beat: Heartbeat, now_s: float) -> list[Command]:
         check_heartbeat(beat)
@@ -302,6 +312,11 @@ def seen(member: Member) -> NodeSeen:
 
 def _is_routine(event: object, commands: Sequence[object]) -> bool:
     """Whether nothing happened but that time passed, or that somebody is still here."""
-    if not isinstance(event, Tick) and not (isinstance(event, Heard) and isinstance(event.message, Heartbeat)):
+    if not isinstance(event, Tick) and not (
+        isinstance(event, Heard) and isinstance(event.message, Heartbeat | Receipts)
+    ):
         return False
-    return all(isinstance(command, Send) and isinstance(command.message, HeartbeatSeen) for command in commands)
+    return all(
+        isinstance(command, File) or (isinstance(command, Send) and isinstance(command.message, HeartbeatSeen))
+        for command in commands
+    )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -51,6 +52,10 @@ class HeadClient:
     def pool_file(self) -> str:
         """The pool as its machines measured it, in TOML."""
         return self._answer("GET", "/admin/pool", self._token).text
+
+    def receipts(self, request: str) -> bytes:
+        """What machines have signed of a request, as a file."""
+        return self._answer("GET", f"/admin/receipts/{quote(request, safe='')}", self._token).content
 
     def story(self) -> str:
         """The pool's last few hundred events, in words."""

@@ -10,7 +10,24 @@ from collections.abc import Sequence
 import typer
 
 from muster import __version__
-from muster.cli import chat, demo, doctor, join, keys, lab, nodes, plan, run, serve, simulate, status, train, tune
+from muster.cli import (
+    chat,
+    demo,
+    doctor,
+    join,
+    keys,
+    lab,
+    nodes,
+    plan,
+    receipts,
+    run,
+    serve,
+    simulate,
+    status,
+    train,
+    tune,
+    verify,
+)
 from muster.cli.output import show_error
 from muster.cli.usage import UsageError, in_words
 from muster.errors import MusterError
@@ -34,6 +51,8 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(keys.app, name="keys")
 app.add_typer(plan.app, name="plan")
 app.command("simulate")(simulate.simulate)
+app.command("receipts")(receipts.receipts)
+app.command("verify")(verify.verify)
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.command("doctor")(doctor.doctor)

@@ -35,6 +35,7 @@ from muster.client.live import Live
 from muster.client.open_route import OpenRoute, remaining
 from muster.client.routing import Routing
 from muster.errors import MusterError, PoolUnavailable
+from muster.spec.answer import Answers
 from muster.spec.capacity import Capacity
 from muster.spec.request import Request
 from muster.spec.story import Story
@@ -73,6 +74,8 @@ class ClientState:
     story: Story = field(default_factory=Story)
     failovers: int = 0
     """Streams that went on elsewhere because their pipeline had stalled or was lost."""
+
+    answers: Answers = field(default_factory=Answers)
 
     _routing: Routing = field(init=False)
     _evened_s: float = 0.0
@@ -215,6 +218,7 @@ class ClientState:
         live.scored += new_scores
         live.got(route, len(fresh), now)
         if progress.finish is not None:
+            self.answers.add(live.asked, tuple(live.emitted))
             self._forget(progress.request_id)
         if progress.index != have or progress.scores is not None:  # some of it is known already, perhaps
             progress = replace(progress, index=have, tokens=fresh, scores=scores if new_scores else None)

@@ -73,7 +73,12 @@ class Head:
         """May be called again once `service` was closed: the new one finds the pool again in the store."""
         read_blob = blob_reader(*self._blobs)
         service = BrokerService(
-            self._jobs, self.store, read_blob, options=self._options, measured=lambda: self.sessions.state.measured
+            self._jobs,
+            self.store,
+            read_blob,
+            options=self._options,
+            measured=lambda: self.sessions.state.measured,
+            answered=lambda request: self.sessions.state.answers.of(request),
         )
         await service.start(endpoint)
         self.service = service

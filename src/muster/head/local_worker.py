@@ -18,7 +18,7 @@ async def local_worker(options: HeadOptions, identity: Identity, ticket: Ticket,
     lent = lent_by(options)
     try:
         endpoint = await IrohEndpoint.bind(identity)
-        worker = await prepared(endpoint, ticket, lent, quiet(announce))
+        worker = await prepared(endpoint, ticket, lent, quiet(announce), identity)
         await worker.run()
     except NotAllowed as error:
         announce("left", f"This machine computes no more: {error}", name=lent.name)

@@ -14,6 +14,7 @@ from msgspec import structs
 from muster.compress.registry import Coder, make_coder
 from muster.errors import LinkDown, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, short_id
+from muster.link.identity import Identity
 from muster.model.stage import Stage
 from muster.model.weights import Weights
 from muster.node.hop import NextHop
@@ -40,6 +41,7 @@ class Surroundings:
     """What all placements on this node share."""
 
     node: NodeId
+    identity: Identity | None
     head: NodeId
     speed: Callable[[], float]
     loader: StageLoader
@@ -60,9 +62,13 @@ class NodePlace:
         """`connection` leads to the head; None while there is none."""
         self.assign = assign
         self.node, self.head = surroundings.node, surroundings.head
+        self.identity = surroundings.identity
         self._connection = connection
         self._around = surroundings
         self._hops: list[NextHop] = []
+
+    def tell(self, message: AnyMessage) -> None:
+        self._around.tell(message)
 
     def speed(self) -> float:
         return self._around.speed()

@@ -72,7 +72,7 @@ async def _lend(options: LendOptions, ticket: Ticket, identity: Identity, announ
 
     async def work() -> None:
         nonlocal worker
-        worker = await prepared(endpoint, ticket, options, announce, regions)
+        worker = await prepared(endpoint, ticket, options, announce, identity, regions)
         await worker.run()
 
     task = asyncio.create_task(work())
@@ -115,6 +115,7 @@ async def prepared(
     ticket: Ticket,
     options: LendOptions,
     announce: Announce,
+    identity: Identity,
     regions: dict[str, str] | None = None,
 ) -> "Worker":
     """A worker that has yet to run. What it imports takes seconds: in a thread, so that everything else goes on."""
@@ -123,7 +124,7 @@ async def prepared(
         await asyncio.to_thread(import_worker)
         from muster.node.worker import Worker
 
-        return Worker(endpoint, door_of(ticket), node_options(options), announce, regions)
+        return Worker(endpoint, door_of(ticket), node_options(options), announce, regions, identity=identity)
     except BaseException:
         await endpoint.close()  # otherwise the worker does so at its end
         raise

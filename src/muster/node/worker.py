@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from muster import __version__
 from muster.errors import LinkDown, MachineTrouble, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.identity import Identity
 from muster.link.outbox import Outbox
 from muster.link.relay import RelayCarrier
 from muster.link.tasks import Tasks
@@ -82,11 +83,12 @@ class Worker:
         regions: dict[str, str] | None = None,
         measure: Measure | None = None,
         kinds: Kinds = PRODUCTION,
+        identity: Identity | None = None,
     ) -> None:
         """`regions` is filled with the region of every node we hear of, for whoever shapes the links.
 
         `measure` says what this machine can do, in a thread; by default it is measured. `kinds` are the kinds of work
-        that it takes.
+        that it takes. `identity` is the endpoint's; without it nothing is signed here.
         """
         self._endpoint = endpoint
         self._door = door
@@ -95,6 +97,7 @@ class Worker:
         self._regions = regions if regions is not None else {}
         self._measure = measure or measured
         self._kinds = kinds
+        self._identity = identity
         self._speed = options.speed
         self._state = NodeState(endpoint.node_id, kinds.check)
         self._tasks = Tasks()
@@ -346,6 +349,7 @@ class Worker:
         assert self._loader is not None
         return Surroundings(
             node=self._endpoint.node_id,
+            identity=self._identity,
             head=self._door.address.node,
             speed=lambda: self._speed,
             loader=self._loader,

@@ -14,6 +14,7 @@ from muster.serve.scoring import ScoredPrompt
 from muster.serve.stage import PagedCache
 from muster.serve.turn import MAX_GUESSES, MAX_STEP_SCORES, StepRow
 from muster.sim.serve.ring import MAX_SLOTS
+from muster.spec.receipt import NAME_BYTES
 from muster.spec.request import Sampled
 from muster.spec.sampling import MAX_LOGPROBS
 from muster.spec.scores import PromptScores
@@ -56,6 +57,10 @@ def check_step(step: Step, cache: PagedCache, prefill_tokens: int) -> None:
     named = {page for row in step.rows for page in row.pages} | {page for pair in step.copies for page in pair}
     fits = len(named) <= cache.step_pages
     require(fits, f"A step names {len(named)} pages where {cache.step_pages} can be in memory at once")
+    require(len(step.named) <= MAX_SLOTS, f"A step names {len(step.named)} requests where {MAX_SLOTS} are allowed")
+    for slot, name in step.named:
+        require(0 <= slot < MAX_SLOTS, f"Slot {slot} is not in [0, {MAX_SLOTS})")
+        require(len(name) == NAME_BYTES, f"A request's name has {len(name)} bytes where {NAME_BYTES} are due")
     sources, targets = {source for source, _ in step.copies}, {target for _, target in step.copies}
     require(sources.isdisjoint(targets) and len(targets) == len(step.copies), "The copies of a step overlap")
 

@@ -27,9 +27,10 @@ from muster.serve.stage import CacheT, RunsLayers
 from muster.serve.turn import StepRow, Turn
 from muster.sim.serve.in_flight import StepsInFlight
 from muster.spec.guesses import GuessCounts
+from muster.spec.receipt import receipt_name
 from muster.spec.request import Finish, Progress, Request, Sampled
 from muster.spec.scores import PromptScores
-from muster.wire.messages.generate import Admit, Prepared, Row, Step, StepDone
+from muster.wire.messages.generate import Admit, Prepared, Step, StepDone
 
 MAX_PROBLEM = 500
 """Characters of another machine's words about a grammar."""
@@ -260,18 +261,7 @@ class Engine(Generic[CacheT]):
 
     def _describe(self, turn: Turn) -> Step:
         """The turn as a message. The hidden state's header is added by whoever sends it."""
-        size = self._pages.page_size
-        rows = tuple(
-            Row(
-                s.sequence.slot,
-                s.start,
-                s.length,
-                tuple(s.sequence.pages[: -(-(s.start + s.length) // size)]),
-                s.samples,
-                s.scores,
-            )
-            for s in turn.shares
-        )
+        rows = tuple(share.row(self._pages.page_size) for share in turn.shares)
         forget = self._grammars.take_forgotten()
         step = Step(
             epoch=self._options.epoch,
@@ -285,6 +275,7 @@ class Engine(Generic[CacheT]):
             release=tuple(turn.released),
             guesses=tuple(share.guesses for share in turn.shares if share.guesses),
             forget=forget,
+            named=tuple((s.slot, receipt_name(s.request.id)) for s in turn.admitted),
         )
         self._steps = turn.number + 1
         self._computed_tokens += sum(row.length for row in rows)

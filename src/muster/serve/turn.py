@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from muster.serve.sequence import Sequence
+from muster.wire.messages.generate import Row
 
 MAX_GUESSES = 31
 """Of one row."""
@@ -35,6 +36,11 @@ class StepRow:
     def decodes(self) -> bool:
         """Whether it is about the last known token alone."""
         return self.samples > 0 and self.end - self.start == 1
+
+    def row(self, page_size: int) -> Row:
+        """As other stages get it."""
+        pages = tuple(self.sequence.pages[: -(-(self.start + self.length) // page_size)])
+        return Row(self.sequence.slot, self.start, self.length, pages, self.samples, self.scores)
 
 
 @dataclass(slots=True)

@@ -3,10 +3,12 @@
     tokens   layer 0 .. a   boundary a   layer a .. b   boundary b   ...   logits
     head  ->  first stage  ------------> second stage  ------------>       (boundary num_layers)
 
-Both ends of a boundary sign the same record, one in the role "sent", one in the role "received".
+Both ends of a boundary sign the same record, one in the role "sent", one in the role "received". Behind the last layer
+the tokens are what crosses; the values beside them are of the logits that chose them, and the head is who receives.
 """
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal
 
 from muster.spec.pool import NodeId
@@ -16,11 +18,21 @@ TOKENS_PER_BLOCK = 32
 """A block of receipts ends at every position that this divides, and where a request ends."""
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
+NAME_BYTES = 16
+BLOCKS_PER_SIGNATURE = 4
+"""As long as a request goes on."""
+MAX_BLOCKS = 256
+"""Under one signature."""
 VALUES_PER_TOKEN = 2
 """Of the boundary's hidden state, or of its logits, in a receipt."""
 VALUE_BYTES = 2
 MAX_POSITIONS = 2**24
 MAX_LAYERS = 2**16
+
+
+def receipt_name(request_id: str) -> bytes:
+    """16 bytes that stand for a request in receipts: stages need not know what its client calls it."""
+    return blake2b(request_id.encode(), digest_size=NAME_BYTES, person=b"muster receipt").digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class ReceiptBlock:
     start: int
     count: int
     digest: bytes
-    """BLAKE3 over the digests of each token's row of bytes, in order."""
+    """BLAKE3 of the bytes of all rows as they travel, in order; behind the last layer of the tokens, 4 bytes each."""
     values: bytes
     """`VALUES_PER_TOKEN` values of each token, 16 bits each (`verify.fingerprint`)."""
 

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from muster.errors import ProtocolViolation
 from muster.spec.receipt import TOKENS_PER_BLOCK, VALUE_BYTES, VALUES_PER_TOKEN
-from muster.verify.merkle import leaf
 
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
@@ -36,11 +35,11 @@ def key_of(request: str, layer: int) -> int:
     return int.from_bytes(blake3(f"muster fingerprint {request} {layer}".encode()).digest(8), "little")
 
 
-def places(key: int, positions: Sequence[int] | npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.int64]:
-    """[T, K]: which columns of the rows at these positions."""
+def places(key: int | Words, positions: Sequence[int] | npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.int64]:
+    """[T, K]: which columns of the rows at these positions. `key` may be one for each row, [T, 1]."""
     each = np.arange(VALUES_PER_TOKEN, dtype=np.uint64)
     counters: Words = np.asarray(positions, dtype=np.uint64)[:, None] * np.uint64(VALUES_PER_TOKEN) + each
-    words = _mixed(counters + np.uint64(key))
+    words = _mixed(counters + np.asarray(key, dtype=np.uint64))
     return (words % np.uint64(columns)).astype(np.int64)
 
 
@@ -85,17 +84,6 @@ def drift(claimed_TK: Floats, true_TH: Tensor, places_TK: npt.NDArray[np.int64],
     apart_TK[~np.isfinite(apart_TK)] = np.inf
     apart_TK[~np.isfinite(true_TK) & ~np.isfinite(claimed_TK)] = 0.0
     return np.asarray(apart_TK.mean(axis=1), dtype=np.float64)
-
-
-def row_digests(rows_TH: Tensor) -> list[bytes]:
-    """BLAKE3 of each row's bytes as they travel."""
-    flat = rows_TH.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return [blake3(row).digest() for row in flat]
-
-
-def block_leaf(start: int, count: int, digest: bytes, values: bytes) -> bytes:
-    """What a block stands for in the tree of its request."""
-    return leaf(start.to_bytes(8, "little") + count.to_bytes(8, "little") + digest + values)
 
 
 def _kept_as(dtype: torch.dtype) -> torch.dtype:

@@ -20,6 +20,11 @@ def inner(left: bytes, right: bytes) -> bytes:
     return blake3(INNER + left + right).digest()
 
 
+def block_leaf(start: int, count: int, digest: bytes, values: bytes) -> bytes:
+    """What a block of receipts stands for in the tree of its request."""
+    return leaf(start.to_bytes(8, "little") + count.to_bytes(8, "little") + digest + values)
+
+
 class GrowingTree:
     """Keeps one hash for each power of two, so that a leaf costs O(log n) whenever it comes."""
 
@@ -35,6 +40,12 @@ class GrowingTree:
             _, left = self._peaks.pop()
             size, top = 2 * size, inner(left, top)
         self._peaks.append((size, top))
+
+    def copy(self) -> "GrowingTree":
+        """One that grows by itself from here on."""
+        other = GrowingTree()
+        other.count, other._peaks = self.count, list(self._peaks)
+        return other
 
     @property
     def root(self) -> bytes:

@@ -23,6 +23,7 @@ from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage, TrainSettings
 from muster.spec.pool import Node, NodeId, Pool
+from muster.verify.receipts import ReceiptRing
 from muster.wire.messages.base import Address
 from muster.wire.messages.placement import Assign
 
@@ -73,6 +74,13 @@ class Placement:
         if isinstance(pipeline.work, ServeSettings):
             capacity = capacity_of(pipeline, model.shape, pool, options)
         return cls(id, model, epoch, pipeline, plan.step_seconds, longest_s, plan.explanation, capacity)
+
+    def receipt_ring(self, head: NodeId) -> ReceiptRing:
+        """What its machines' receipts are about."""
+        stages = self.pipeline.stages
+        cuts = (*(stage.first for stage in stages), stages[-1].last)
+        manifest, dtype = self.model.manifest, self.model.shape.dtype
+        return ReceiptRing(self.epoch, head, self.pipeline.nodes(), cuts, manifest, dtype)
 
     @property
     def nodes(self) -> tuple[NodeId, ...]:

@@ -14,6 +14,7 @@ import torch
 from muster.compress.registry import Coder, check_known
 from muster.errors import MusterError, ProtocolViolation, Unsupported
 from muster.link.base import short_id
+from muster.link.identity import Identity
 from muster.model.stage import Stage
 from muster.model.weights import Weights
 from muster.spec.guesses import GuessCounts
@@ -97,6 +98,13 @@ class Place(Protocol):
 
     @property
     def head(self) -> NodeId: ...
+
+    @property
+    def identity(self) -> Identity | None:
+        """With which this node signs; None where it has none and signs nothing."""
+
+    def tell(self, message: AnyMessage) -> None:
+        """Say something to the head, which is passed on to nobody where it is gone."""
 
     def speed(self) -> float:
         """Below 1 a slower machine is rehearsed; see `thread`. It may change between steps."""

@@ -2,7 +2,7 @@
 
 import msgspec
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Raised when an older peer could misread a message; peers of another protocol are refused by name."""
 
 

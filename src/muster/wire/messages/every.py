@@ -38,6 +38,7 @@ from muster.wire.messages.private import (
     RoleFailed,
 )
 from muster.wire.messages.proof import ExerciseAnswer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
+from muster.wire.messages.receipts import Receipts
 from muster.wire.messages.train import (
     AllFigures,
     BeginRound,
@@ -57,6 +58,7 @@ AnyMessage = (
     | Submit | Cancel | Tokens | Failed | EpochUnknown
     | Step | StepDone | Admissions | Prepare | Prepared
     | IslandNote | IslandStep
+    | Receipts
     | BeginRound | RoundReady | SendState | TakeState | TrainTexts | TensorPiece | TellFigures | AllFigures | TrainEnded
     | OpenPrivate | PrivateOpened | ClosePrivate | PrivateClosed
     | HiddenRows | AttentionOrder | ProjectedRows | PartialRows | ForgetSequence | RoleFailed

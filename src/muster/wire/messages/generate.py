@@ -95,6 +95,8 @@ class Step(EpochMessage, frozen=True, tag="step"):
     release: tuple[int, ...] = ()
     forget: tuple[int, ...] = ()
     guesses: tuple[tuple[int, ...], ...] = ()
+    named: tuple[tuple[int, bytes], ...] = ()
+    """(slot, what receipts call its request), of the slots that go to a request with this step."""
     apart: bool = False
     """What concerns the last stage alone comes as `Admissions`; it waits for them."""
     spent: tuple[Spent, ...] = ()

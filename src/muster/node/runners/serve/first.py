@@ -16,6 +16,7 @@ from muster.compress.registry import Encode
 from muster.errors import MachineTrouble, MusterError, ProtocolViolation
 from muster.node.runners.base import Cheated, RunnerVitals, Send, refuse
 from muster.node.runners.serve.preparing import Preparing
+from muster.node.runners.serve.receipts import RingReceipts
 from muster.node.runners.serve.ring import RingPlace, WaitingSteps
 from muster.node.runners.thread import ComputeThread
 from muster.serve.engine import Engine, Outputs
@@ -83,7 +84,15 @@ class _Turn:
 class FirstStage:
     """Implements `Runner`."""
 
-    def __init__(self, place: RingPlace, engine: Engine[Any], encode: Encode, thread: ComputeThread) -> None:
+    def __init__(
+        self,
+        place: RingPlace,
+        engine: Engine[Any],
+        encode: Encode,
+        thread: ComputeThread,
+        receipts: RingReceipts | None = None,
+    ) -> None:
+        self._receipts = receipts
         self._place = place
         self._engine = engine
         self._encode = encode
@@ -165,6 +174,8 @@ class FirstStage:
         self._wait_for_grammars()
         if self._preparing is not None:
             self._preparing.close()
+        if self._receipts is not None:
+            self._receipts.stop()
         await self._thread.close()
 
     def _turn(self) -> _Turn:
@@ -225,6 +236,8 @@ class FirstStage:
             self._place.kept.add(step.sequence, step, turn.payload)
             self._place.send(step, turn.payload)
             self._sent += 1
+            if self._receipts is not None:
+                self._receipts.note(step, None, step, turn.payload, b"")
         by_reply: dict[Send, list[Progress]] = {}
         for progress in turn.progress:
             reply = self._replies.get(progress.request_id)

@@ -19,6 +19,7 @@ from muster.node.runners.serve.first import FirstStage
 from muster.node.runners.serve.later import LaterStage
 from muster.node.runners.serve.leading import Leading
 from muster.node.runners.serve.member import MemberStage
+from muster.node.runners.serve.receipts import RingReceipts, Signer, Watched
 from muster.node.runners.serve.resend import Unclosed
 from muster.node.runners.serve.ring import RingPlace
 from muster.node.runners.thread import ComputeThread
@@ -78,7 +79,7 @@ async def _build_first(place: Place) -> Runner:
         lambda shape: needed_bytes(assign, shape), assemble, lambda shape: host_bytes_of(assign, shape)
     )
     ring, thread = await _ring_place(place), ComputeThread(assign.epoch, place.speed)
-    first = FirstStage(ring, engine, outgoing.encode, thread)
+    first = FirstStage(ring, engine, outgoing.encode, thread, _receipts(place, ring))
     return await _leading(
         place, CalibratingFirst(first, ring, parts, thread) if assign.pipeline.codecs else first, parts
     )
@@ -91,17 +92,18 @@ def _draft_guesser(stage: Stage, shape: ModelShape) -> DraftGuesser[KVCache]:
 async def _build_later(place: Place) -> Runner:
     assign, work = place.assign, place.assign.pipeline.serve
 
-    def assemble(own: Stage, shape: ModelShape) -> tuple[Follower[Any], StageParts]:
+    def assemble(own: Stage, shape: ModelShape) -> tuple[Follower[Any], StageParts, Watched | None]:
         stage, cache, constraints = *_shared(assign, own), _constraints(place, own)
         parts = StageParts(stage, cache, work.num_pages, work.prefill_tokens, shape.max_context, incoming, outgoing)
-        return Follower(stage, cache, assign.epoch, work.prefill_tokens, constraints), parts
+        watched = Watched(stage) if own.is_last and place.identity is not None else None
+        return Follower(watched or stage, cache, assign.epoch, work.prefill_tokens, constraints), parts, watched
 
     incoming, outgoing = place.coder(_previous(assign), place.node), place.coder(place.node, _next(assign))
-    follower, parts = await place.load(
+    follower, parts, watched = await place.load(
         lambda shape: needed_bytes(assign, shape), assemble, lambda shape: host_bytes_of(assign, shape)
     )
     ring, thread = await _ring_place(place), ComputeThread(assign.epoch, place.speed)
-    later = LaterStage(ring, follower, incoming.decode, outgoing.encode, thread)
+    later = LaterStage(ring, follower, incoming.decode, outgoing.encode, thread, _receipts(place, ring), watched)
     return await _leading(
         place, CalibratingLater(later, ring, parts, thread) if assign.pipeline.codecs else later, parts
     )
@@ -164,6 +166,16 @@ async def _ring_place(place: Place) -> RingPlace:
         kept=kept,
         kept_apart=kept_apart,
     )
+
+
+def _receipts(place: Place, ring: RingPlace) -> RingReceipts | None:
+    """Nothing crosses a boundary in a ring of one."""
+    if place.identity is None or ring.send is None:
+        return None
+    assign, behind = place.assign, place.head if ring.is_last else _next(place.assign)
+    mine = assign.mine
+    signer = Signer(place.identity, assign.manifest, assign.dtype, mine.first, mine.last, behind, place.tell)
+    return RingReceipts(ring, signer)
 
 
 def _next(assign: Assign) -> str:

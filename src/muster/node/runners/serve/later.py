@@ -11,6 +11,7 @@ from muster.compress.registry import Decode, Encode
 from muster.errors import ProtocolViolation
 from muster.node.runners.base import Cheated, RunnerVitals, Send, refuse
 from muster.node.runners.serve.preparing import Preparing
+from muster.node.runners.serve.receipts import RingReceipts, Watched
 from muster.node.runners.serve.ring import MAX_HIDDEN_BYTES, RingPlace, WaitingSteps
 from muster.node.runners.thread import ComputeThread
 from muster.serve.follower import Follower
@@ -18,14 +19,24 @@ from muster.spec.pool import NodeId
 from muster.wire.frame import Payload
 from muster.wire.messages.base import EpochMessage
 from muster.wire.messages.generate import Admissions, Prepare, Prepared, Spent, Step, StepDone
+from muster.wire.messages.receipts import Receipts
 
 
 class LaterStage:
     """Implements `Runner`."""
 
     def __init__(
-        self, place: RingPlace, follower: Follower[Any], decode: Decode, encode: Encode, thread: ComputeThread
+        self,
+        place: RingPlace,
+        follower: Follower[Any],
+        decode: Decode,
+        encode: Encode,
+        thread: ComputeThread,
+        receipts: RingReceipts | None = None,
+        watched: Watched | None = None,
     ) -> None:
+        """`watched` are the layers of a last stage that signs `receipts`."""
+        self._receipts, self._watched = receipts, watched
         self._place = place
         self._follower = follower
         self._decode, self._encode = decode, encode
@@ -51,6 +62,9 @@ class LaterStage:
                     self._admissions[sequence] = message
             case Prepare() if peer == self._place.first and self._preparing is not None:
                 self._preparing.begin(message, self._answer)
+            case Receipts() if peer == self._place.previous:
+                if self._receipts is not None:
+                    self._receipts.heard(message)
             case _:
                 raise refuse(peer, message)
         self._wake.set()
@@ -78,13 +92,15 @@ class LaterStage:
                 step, payload, came_s = due
                 began_s = time.perf_counter()
                 turn = partial(self._turn, step, payload, self._follower.coming())
-                result, packed = await self._thread.compute(turn)
+                result, packed, values = await self._thread.compute(turn)
                 spent = Spent(began_s - came_s, time.perf_counter() - began_s)
                 message = replace(result, spent=(*step.spent, spent))
                 self._place.kept.close(step.closed)
                 self._place.kept.add(step.sequence, message, packed)
                 self._place.send(message, packed)
                 self._sent += 1
+                if self._receipts is not None:
+                    self._receipts.note(step, payload, result, packed, values)
                 await asyncio.sleep(0)
 
     def _take(self) -> tuple[Step, Payload, float] | None:
@@ -117,14 +133,18 @@ class LaterStage:
     async def close(self) -> None:
         if self._preparing is not None:
             self._preparing.close()
+        if self._receipts is not None:
+            self._receipts.stop()
         await self._thread.close()
 
-    def _turn(self, step: Step, payload: Payload, coming: Step | None) -> tuple[Step | StepDone, Payload]:
+    def _turn(self, step: Step, payload: Payload, coming: Step | None) -> tuple[Step | StepDone, Payload, bytes]:
         if step.hidden is None:
             raise ProtocolViolation("A step came without a hidden state; the sender must put one in its payload.")
         result = self._follower.run(step, self._decode(step.hidden, payload, MAX_HIDDEN_BYTES), coming)
         if isinstance(result, StepDone):
-            return result, b""
+            if self._receipts is None or self._watched is None:
+                return result, b"", b""
+            return result, b"", self._receipts.values(step, result, self._watched.logits_SV)
         forward, hidden_TH = result
         header, packed = self._encode(hidden_TH)
-        return replace(forward, hidden=header), packed
+        return replace(forward, hidden=header), packed, b""

@@ -1,0 +1,74 @@
+"""What a ring signs while it serves: all positions, by both ends of every boundary, and a changed file is found out."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from muster.cli.main import run_command
+from muster.errors import InvalidRequest
+from muster.spec.receipt import receipt_name
+from muster.spec.request import Request
+from muster.spec.sampling import Sampling
+from muster.verify.receipt_file import checked, read
+from tests.flows.live_pool import LivePool
+
+TOKENS = 150
+
+
+def asked(pool: LivePool, name: str, tokens: int = TOKENS) -> bytes:
+    """The file of receipts of a request that has been answered and signed to its end."""
+    pool.ask([Request(name, tuple(range(1, 41)), Sampling(max_tokens=tokens, temperature=0.8, seed=3))])
+
+    def is_signed() -> bool:
+        kept = pool.service._shelf._requests.get(receipt_name(name))
+        if kept is None:
+            return False
+        found = kept.findings()
+        wide = [one for one in found if one.end >= 40 + tokens - 1]
+        return len(wide) == 4 and all(one.both == one.end for one in wide[:3])
+
+    pool.until("receipts", is_signed)
+    return pool.run(pool.service.receipts(name))
+
+
+@pytest.fixture(scope="module")
+def signed(shared_pool: LivePool) -> bytes:
+    return asked(shared_pool, "signed")
+
+
+def test_both_ends_of_every_boundary_sign_every_position(signed: bytes) -> None:
+    file = read(signed)
+    findings = checked(file).findings(file.tokens)
+    assert [one.problem for one in findings] == [""] * 4
+    assert [(one.start, one.end, one.both) for one in findings[:3]] == [(0, 189, 189)] * 3
+    assert (findings[3].start, findings[3].end) == (39, 189)  # where the tokens of the answer are chosen
+    assert len(file.tokens or ()) == 190
+
+
+def test_receipts_take_no_more_than_258_bytes_of_32_tokens_and_boundary(signed: bytes) -> None:
+    (ring,) = read(signed).rings
+    nbytes = sum(len(msgspec.msgpack.encode(one)) for one in (*ring.sent, *ring.received) if one.layer < ring.cuts[-1])
+    assert nbytes <= 258 * 3 * 190 / 32 * 1.25  # the last few blocks are cut short, and bear a signature of their own
+
+
+def test_the_file_is_checked_without_the_pool(
+    signed: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "receipts.json"
+    path.write_bytes(signed)
+    assert run_command(["verify", str(path)]) == 0
+    assert "Every signature is good" in capsys.readouterr().out
+    changed = json.loads(signed)
+    changed["answer"][7] += 1
+    path.write_text(json.dumps(changed))
+    assert run_command(["verify", str(path), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert "not those that the last stage has signed" in found["boundaries"][3]["problem"]
+    assert len(found["boundaries"][3]["suspects"]) == 2
+
+
+def test_of_a_request_that_nobody_knows_there_is_nothing(shared_pool: LivePool) -> None:
+    with pytest.raises(InvalidRequest, match="There are no receipts of request 'never'"):
+        shared_pool.run(shared_pool.service.receipts("never"))
