@@ -334,14 +334,8 @@ class LivePool:
             name=name, cache_dir=self.folder / name, memory_cap_bytes=cap, host_memory_bytes=self._host_memory_bytes
         )
         options = replace(options, island=self.islands.pop(0) if self.islands else "")
-        worker = Worker(
-            endpoint,
-            door_of(ticket or self.ticket),
-            options,
-            measure=measure or made_up,
-            kinds=self._kinds,
-            identity=identity,
-        )
+        given: Any = {"measure": measure or made_up, "kinds": self._kinds, "identity": identity}
+        worker = Worker(endpoint, door_of(ticket or self.ticket), options, **given)
         machine = Machine(name, endpoint, worker, asyncio.create_task(worker.run()))
         self.machines.append(machine)
         return machine
