@@ -23,12 +23,14 @@ def test_every_verb_is_there() -> None:
         "lab",
         "nodes",
         "plan",
+        "receipts",
         "run",
         "serve",
         "simulate",
         "status",
         "train",
         "tune",
+        "verify",
     ]
 
 
