@@ -9,7 +9,6 @@ import typer
 from muster.cli.options import Json
 from muster.cli.output import out, plain, show_json, show_table
 from muster.errors import InvalidRequest, ProtocolViolation
-from muster.link.base import short_id
 
 if TYPE_CHECKING:
     from muster.verify.receipts import BoundaryFinding
@@ -57,6 +56,8 @@ def _tell(request: str, findings: "list[BoundaryFinding]", fault: str, good: boo
 
 
 def _row(one: "BoundaryFinding") -> list[Any]:
+    from muster.link.base import short_id
+
     suspects = f" One of {', '.join(map(short_id, one.suspects))} lies." if one.suspects else ""
     return [
         str(one.epoch),
