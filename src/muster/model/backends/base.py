@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from muster.errors import StepFailed
+from muster.errors import StepFailed, WeightsInvalid
 from muster.model.graph.program import GraphPiece, TensorSpec
 
 Array = npt.NDArray[Any]
@@ -65,3 +65,12 @@ def check_values(specs: Sequence[TensorSpec], values: Mapping[str, Array], who: 
             )
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             raise StepFailed(f"{who} has a value in {one.name} that is not finite; lower the learning rate.")
+
+
+def check_weights(piece: GraphPiece, weights: Mapping[str, Array]) -> None:
+    """Raise `WeightsInvalid` where one is missing or has another shape or dtype."""
+    for one in (*piece.parameters, *piece.buffers):
+        given = weights.get(one.name)
+        if given is None or given.shape != one.shape or str(given.dtype) != one.dtype:
+            said = "is missing" if given is None else f"is {given.dtype} {given.shape}"
+            raise WeightsInvalid(f"The weight {one.name} {said} where {one.dtype} {one.shape} belongs; send it again.")

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muster.errors import StepFailed, Unsupported, WeightsInvalid
-from muster.model.backends.base import Array, StepOptions, check_values
+from muster.errors import StepFailed, Unsupported
+from muster.model.backends.base import Array, StepOptions, check_values, check_weights
 from muster.model.graph.program import Constructor, GraphPiece, GraphProgram, Operand, Reference, Several, gradient_of
 
 OPERATORS = frozenset(
@@ -174,12 +174,3 @@ def _optimizer(weights: list[Tensor], options: StepOptions) -> torch.optim.Optim
     return torch.optim.AdamW(
         weights, options.learning_rate, betas=options.betas, eps=options.epsilon, weight_decay=options.weight_decay
     )
-
-
-def check_weights(piece: GraphPiece, weights: Mapping[str, Array]) -> None:
-    """Raise `WeightsInvalid` where one is missing or has another shape or dtype."""
-    for one in (*piece.parameters, *piece.buffers):
-        given = weights.get(one.name)
-        if given is None or given.shape != one.shape or str(given.dtype) != one.dtype:
-            said = "is missing" if given is None else f"is {given.dtype} {given.shape}"
-            raise WeightsInvalid(f"The weight {one.name} {said} where {one.dtype} {one.shape} belongs; send it again.")

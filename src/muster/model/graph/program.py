@@ -160,6 +160,12 @@ class GraphPiece(msgspec.Struct, frozen=True):
             self.backward.check()
 
 
+def made_names(program: GraphProgram) -> list[str]:
+    """Outputs that are computed, each once: neither inputs nor none."""
+    inputs = set(program.inputs)
+    return list(dict.fromkeys(name for name in program.outputs if name is not None and name not in inputs))
+
+
 def gradient_of(output: str) -> str:
     """What a backward program calls the gradient of an output."""
     return f"grad.{output}"
