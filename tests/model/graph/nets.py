@@ -1,12 +1,11 @@
-"""Small networks of all shapes: residual, branching with shared weights, long skips, two sequences, a language model."""
+"""Small networks of all shapes: residual, branching with shared weights, long skips, two sequences, a decoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class Bottleneck(nn.Module):
@@ -18,10 +17,11 @@ class Bottleneck(nn.Module):
             nn.Conv2d(inside, 4 * inside, 1, bias=False), nn.BatchNorm2d(4 * inside),
         )  # fmt: skip
         same = stride == 1 and width == 4 * inside
-        self.around = nn.Sequential() if same else nn.Sequential(nn.Conv2d(width, 4 * inside, 1, stride), nn.BatchNorm2d(4 * inside))
+        change = [nn.Conv2d(width, 4 * inside, 1, stride), nn.BatchNorm2d(4 * inside)]
+        self.around = nn.Sequential(*([] if same else change))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.around(x))
+        return functional.relu(self.body(x) + self.around(x))
 
 
 class ResNet(nn.Module):
@@ -39,7 +39,7 @@ class ResNet(nn.Module):
         self.out = nn.Linear(come, classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.out(self.blocks(self.stem(images)).mean((2, 3))), labels)
+        return functional.cross_entropy(self.out(self.blocks(self.stem(images)).mean((2, 3))), labels)
 
 
 class TwoBranches(nn.Module):
@@ -52,7 +52,7 @@ class TwoBranches(nn.Module):
     def forward(self, a: Tensor, b: Tensor, goal: Tensor) -> Tensor:
         x = torch.tanh(self.left(torch.tanh(self.shared(a))))
         y = torch.sigmoid(self.right(torch.relu(self.shared(b))))
-        return F.mse_loss(self.out(x * y + self.shared(x)), goal)
+        return functional.mse_loss(self.out(x * y + self.shared(x)), goal)
 
 
 class UNet(nn.Module):
@@ -64,11 +64,11 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(2, 2 * width)
 
     def forward(self, image: Tensor, goal: Tensor) -> Tensor:
-        one = F.silu(self.down1(image))
-        two = F.silu(self.norm(self.down2(one)))
-        low = F.interpolate(F.gelu(self.middle(two)), scale_factor=2)
-        low = F.interpolate(F.silu(self.up1(torch.cat([low, two], 1))), scale_factor=2)
-        return F.mse_loss(self.up2(torch.cat([low, one], 1)), goal)
+        one = functional.silu(self.down1(image))
+        two = functional.silu(self.norm(self.down2(one)))
+        low = functional.interpolate(functional.gelu(self.middle(two)), scale_factor=2)
+        low = functional.interpolate(functional.silu(self.up1(torch.cat([low, two], 1))), scale_factor=2)
+        return functional.mse_loss(self.up2(torch.cat([low, one], 1)), goal)
 
 
 class EncoderDecoder(nn.Module):
@@ -79,7 +79,7 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:
         states = self.body(self.words(source), self.words(target))
-        return F.cross_entropy((states @ self.words.weight.T).flatten(0, 1), labels.flatten())
+        return functional.cross_entropy((states @ self.words.weight.T).flatten(0, 1), labels.flatten())
 
 
 class LanguageModel(nn.Module):
@@ -89,13 +89,14 @@ class LanguageModel(nn.Module):
         super().__init__()
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        chosen = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 64, "n_positions": 32} | sizes
+        chosen = {"n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 64, "n_positions": 32} | sizes
+        chosen |= {"bos_token_id": 0, "eos_token_id": 0}
         off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         self.body = GPT2LMHeadModel(GPT2Config(**chosen, **off, use_cache=False))
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         logits = self.body(tokens).logits
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def _numbers(generator: torch.Generator, *shape: int) -> Tensor:
 
 CASES: dict[str, Case] = {
     "residual": Case(
-        lambda: ResNet((1, 1, 1, 1), 4),
-        lambda g: {"images": _numbers(g, 4, 3, 16, 16), "labels": _words(g, 4, most=10)},
+        lambda: ResNet((1, 1), 4),
+        lambda g: {"images": _numbers(g, 4, 3, 8, 8), "labels": _words(g, 4, most=10)},
     ),
     "language model": Case(
         LanguageModel, lambda g: {"tokens": _words(g, 2, 12, most=64), "labels": _words(g, 2, 12, most=64)}
@@ -136,6 +137,3 @@ def made(name: str, seed: int = 0) -> tuple[nn.Module, Callable[[], dict[str, Te
     torch.manual_seed(seed)
     module, generator = CASES[name].make().train(), torch.Generator().manual_seed(seed)
     return module, lambda: CASES[name].batch(generator)
-
-
-Anything = Any

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from muster.errors import Unsupported
 from muster.model.backends.onnx_models import OnnxModels
@@ -30,7 +30,8 @@ def onnx_models(piece: GraphPiece) -> OnnxModels:
     backward = None
     if piece.backward is not None:
         outputs = {one.name: one for one in piece.outputs}
-        known = examples | dict(zip(piece.forward.outputs, made, strict=True))  # type: ignore[arg-type]
+        pairs = zip(piece.forward.outputs, made, strict=True)
+        known = examples | {name: value for name, value in pairs if name is not None and value is not None}
         known |= {gradient_of(name): _example(outputs[name]) for name in piece.differentiable}
         backward, _ = _model(piece.backward, {name: known[name] for name in piece.backward.inputs})
     return OnnxModels(forward, backward)
@@ -115,13 +116,13 @@ def convolution_backward(
             for i in range(2)
         ]
         extra = [x.shape[2 + i] - least[i] for i in range(2)]
-        found_x = F.conv_transpose2d(
+        found_x = functional.conv_transpose2d(
             grad, weight, None, tuple(stride), tuple(padding), tuple(extra), groups, tuple(dilation)
         )
     if mask[1]:
         parts = []
         for x_part, grad_part in zip(x.chunk(groups, 1), grad.chunk(groups, 1), strict=True):
-            part = F.conv2d(
+            part = functional.conv2d(
                 x_part.transpose(0, 1), grad_part.transpose(0, 1), None, tuple(dilation), tuple(padding), tuple(stride)
             )
             parts.append(part[:, :, : weight.shape[2], : weight.shape[3]].transpose(0, 1))
@@ -132,7 +133,14 @@ def convolution_backward(
 
 
 def _batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, train: bool, momentum: float, epsilon: float
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    train: bool,
+    momentum: float,
+    epsilon: float,
 ) -> tuple[Tensor, ...]:
     """x [N, C, ...]; also the mean and the inverse deviation of the batch, and both running figures."""
     over = [0, *range(2, x.dim())]

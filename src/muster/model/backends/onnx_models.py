@@ -24,7 +24,7 @@ def check_model(data: bytes) -> set[str]:
     """The operators of a model. Raises `ProtocolViolation` where it is no model that may be run here."""
     onnx = package("onnx")
     if len(data) > MOST_MODEL_BYTES:
-        raise ProtocolViolation(f"An ONNX model has {len(data)} bytes and {MOST_MODEL_BYTES} are allowed; cut it smaller.")
+        raise ProtocolViolation(f"An ONNX model has {len(data)} bytes and {MOST_MODEL_BYTES} are allowed; cut it.")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -45,7 +45,7 @@ def _walk(onnx: Any, graph: Any, names: set[str], depth: int) -> None:
     for node in graph.node:
         if node.domain not in DOMAINS:
             raise ProtocolViolation(
-                f"The ONNX model wants {node.op_type[:40]} of {node.domain[:40]}, which is not ONNX's own; leave it out."
+                f"The ONNX model wants {node.op_type[:40]} of {node.domain[:40]}, not ONNX's own; leave it out."
             )
         names.add(node.op_type)
         for attribute in node.attribute:

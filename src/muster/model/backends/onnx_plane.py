@@ -33,7 +33,7 @@ class OnnxPlane:
             return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             reason = str(error).splitlines()[0][:200]
-            raise Unsupported(f"ONNX Runtime does not run this piece ({reason}); leave it to another machine.") from error
+            raise Unsupported(f"ONNX Runtime does not run it ({reason}); leave it to another machine.") from error
 
     def load(self, piece: GraphPiece, weights: Mapping[str, Array]) -> None:
         check_weights(piece, weights)
@@ -90,7 +90,7 @@ def _run(session: Any, program: GraphProgram, inputs: Mapping[str, Array], who: 
     """What the program names, inputs among it."""
     names = made_names(program)
     wanted = {one.name for one in session.get_inputs()}
-    places = {f"in{place}": np.ascontiguousarray(inputs[name]) for place, name in enumerate(program.inputs)}
+    places = {f"in{place}": np.asarray(inputs[name], order="C") for place, name in enumerate(program.inputs)}
     try:
         made = session.run(None, {name: value for name, value in places.items() if name in wanted})
     except Exception as error:

@@ -11,24 +11,24 @@ from muster.errors import StepFailed, Unsupported
 from muster.model.backends.base import Array, StepOptions, check_values, check_weights
 from muster.model.graph.program import Constructor, GraphPiece, GraphProgram, Operand, Reference, Several, gradient_of
 
-OPERATORS = frozenset(
-    """
-    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax _log_softmax_backward_data
-    _native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _softmax
-    _softmax_backward_data _to_copy _unsafe_view abs add addmm alias alias_copy amax amin any arange argmax as_strided
-    avg_pool2d avg_pool2d_backward baddbmm bitwise_and bitwise_not bitwise_or bmm cat ceil clamp clamp_max clamp_min
-    clone constant_pad_nd convolution convolution_backward copy cos cumsum detach div embedding
-    embedding_dense_backward empty empty_permuted eq erf exp expand fill flip floor full full_like gather ge gelu gelu_backward gt
-    index index_add index_put index_select isinf isnan le lift_fresh_copy log log1p logical_and logical_not logical_or
-    lt masked_fill max_pool2d_with_indices max_pool2d_with_indices_backward maximum mean minimum mm mul
-    native_batch_norm_backward native_group_norm native_group_norm_backward native_layer_norm
-    native_layer_norm_backward ne neg new_zeros nll_loss_backward nll_loss_forward ones ones_like permute pow
-    reciprocal relu remainder repeat rsqrt rsub scalar_tensor scatter scatter_add select select_backward
-    select_scatter sigmoid sigmoid_backward sign silu silu_backward sin slice slice_backward slice_scatter split
-    split_with_sizes sqrt squeeze stack sub sum t tanh tanh_backward threshold_backward transpose tril triu unbind
-    unsqueeze upsample_nearest2d upsample_nearest2d_backward var var_mean view where zeros zeros_like
-    """.split()
-)
+_NAMES = """
+_adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax _log_softmax_backward_data
+_native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _softmax
+_softmax_backward_data _to_copy _unsafe_view abs add addmm alias alias_copy amax amin any arange argmax
+as_strided avg_pool2d avg_pool2d_backward baddbmm bitwise_and bitwise_not bitwise_or bmm cat ceil clamp
+clamp_max clamp_min clone constant_pad_nd convolution convolution_backward copy cos cumsum detach div
+embedding embedding_dense_backward empty empty_permuted eq erf exp expand fill flip floor full full_like
+gather ge gelu gelu_backward gt index index_add index_put index_select isinf isnan le lift_fresh_copy log
+log1p logical_and logical_not logical_or lt masked_fill max_pool2d_with_indices
+max_pool2d_with_indices_backward maximum mean minimum mm mul native_batch_norm_backward native_group_norm
+native_group_norm_backward native_layer_norm native_layer_norm_backward ne neg new_zeros nll_loss_backward
+nll_loss_forward ones ones_like permute pow reciprocal relu remainder repeat rsqrt rsub scalar_tensor scatter
+scatter_add select select_backward select_scatter sigmoid sigmoid_backward sign silu silu_backward sin slice
+slice_backward slice_scatter split split_with_sizes sqrt squeeze stack sub sum t tanh tanh_backward
+threshold_backward transpose tril triu unbind unsqueeze upsample_nearest2d upsample_nearest2d_backward var
+var_mean view where zeros zeros_like
+"""
+OPERATORS = frozenset(_NAMES.split())
 """Of ATen, by their names: without side effects, files or randomness."""
 Run = Callable[..., Any]
 
@@ -45,8 +45,8 @@ def resolve(operator: str) -> Run:
     if supported(operator) and operator.count(".") == 2:
         _, name, overload = operator.split(".")
         found = getattr(getattr(torch.ops.aten, name, None), overload, None)
-        if found is not None:
-            return found  # type: ignore[no-any-return]
+        if isinstance(found, torch._ops.OpOverload):
+            return found
     raise Unsupported(f"The operator {operator[:80]} is not run here; leave its piece to another machine.")
 
 
@@ -103,7 +103,7 @@ class TorchPlane:
         return {call.operator for program in programs for call in program.calls if not supported(call.operator)}
 
     def _tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        return torch.from_numpy(np.asarray(array, order="C")).to(self._device)
 
     @torch.no_grad()
     def forward(self, number: int, values: Mapping[str, Array], *, keep: bool = True) -> dict[str, Array]:
@@ -117,7 +117,9 @@ class TorchPlane:
             self._held[buffer] = value.clone()
         if keep and piece.backward is not None:
             self._kept[number] = [one for one in rest[len(piece.updates) :] if one is not None]
-        found = {one.name: _array(value) for one, value in zip(piece.outputs, outputs, strict=True)}
+        found = {
+            one.name: _array(value) for one, value in zip(piece.outputs, outputs, strict=True) if value is not None
+        }
         check_values(piece.outputs, found, f"Piece {piece.index}")
         return found
 

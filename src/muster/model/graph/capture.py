@@ -26,15 +26,15 @@ _LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 @dataclass(frozen=True)
 class CapturedGraph:
     graph: fx.Graph
-    """Placeholders, then calls of operators; each node's `meta["val"]` has its shape and dtype."""
+    """Nodes of inputs, then calls of operators; each node's `meta["val"]` has its shape and dtype."""
     weights: Mapping[str, Tensor]
     """Parameters, buffers and constants by name; those that are one tensor have one name."""
     parameters: frozenset[str]
     """Those of them that are trained."""
     weight_of: Mapping[str, str]
-    """Placeholder -> name in `weights`."""
+    """Node of an input -> name in `weights`."""
     inputs: tuple[str, ...]
-    """Placeholders that a caller gives, in the order of the example inputs."""
+    """Nodes of those that a caller gives, in the order of the example inputs."""
     outputs: tuple[str, ...]
     """Values that the network gives out; in training the first is the loss."""
     updates: Mapping[str, str]

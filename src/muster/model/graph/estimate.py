@@ -21,7 +21,8 @@ def operator_graph(captured: CapturedGraph, *, train: bool = True) -> OperatorGr
     times = 3 if train else 1
     both_ways = 2 if train else 1
     placed: set[str] = set()
-    operators, edges = [], {}
+    operators: list[Operator] = []
+    edges: dict[tuple[str, str], int] = {}
     for node in captured.calls:
         if node.target is python_operator.getitem:
             continue
@@ -63,14 +64,14 @@ def flops(node: fx.Node) -> float:
         return float(flop_registry[packet](*args, **kwargs, out_val=made))
     if packet is torch.ops.aten.linear:
         x, weight = args[:2]
-        return 2.0 * x.numel() * weight.shape[0]
+        return float(2 * x.numel() * weight.shape[0])
     if packet is torch.ops.aten.matmul:
         a, b = args[:2]
-        return 2.0 * a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
+        return float(2 * a.numel() * (b.shape[-1] if b.dim() > 1 else 1))
     if packet in (torch.ops.aten.conv1d, torch.ops.aten.conv2d, torch.ops.aten.conv3d):
         assert isinstance(made, Tensor)
         weight = args[1]
-        return 2.0 * made.numel() * math.prod(weight.shape[1:])
+        return float(2 * made.numel() * math.prod(weight.shape[1:]))
     tensors = made if isinstance(made, tuple | list) else [made]
     return float(sum(one.numel() for one in tensors if isinstance(one, Tensor)))
 

@@ -30,6 +30,7 @@ from muster.model.graph.program import (
     gradient_of,
 )
 
+
 def pieces(
     captured: CapturedGraph, operators: Sequence[Sequence[str]], *, train: bool = True, recompute: bool = False
 ) -> list[GraphPiece]:
@@ -56,13 +57,13 @@ class _Joint:
         module = self._module()
         results = [*self._nodes.outputs, *(node for _, node in self._nodes.updates)]
         examples, outputs = self._examples(module, train)
-        given = [
-            node.name for node, made in zip(results, outputs, strict=True) if made.requires_grad and train
-        ][: len(self._nodes.outputs)]
+        given = [node.name for node, made in zip(results, outputs, strict=True) if made.requires_grad and train][
+            : len(self._nodes.outputs)
+        ]
         self._differentiable |= set(given)
         with plain_attention():
-            joint = aot_export_joint_simple(
-                module, examples, trace_joint=bool(given), decompositions=core_aten_decompositions()
+            joint: Any = aot_export_joint_simple(
+                module, examples, trace_joint=bool(given), decompositions=_decompositions()
             )
         forward, backward = joint, None
         if given:
@@ -86,7 +87,7 @@ class _Joint:
                 # What was laid out otherwise where it was made comes here row by row, and may not be seen so.
                 made[node].target = torch.ops.aten.reshape.default
         results = [*self._nodes.outputs, *(node for _, node in self._nodes.updates)]
-        row_by_row = {"memory_format": torch.contiguous_format}
+        row_by_row: dict[str, Any] = {"memory_format": torch.contiguous_format}
         graph.output(
             tuple(graph.call_function(torch.ops.aten.clone.default, (made[node],), row_by_row) for node in results)
         )
@@ -106,7 +107,8 @@ class _Joint:
     def _written(
         self, forward: fx.GraphModule, backward: fx.GraphModule | None, results: Sequence[str], given: Sequence[str]
     ) -> GraphPiece:
-        index, wanted = self._nodes.index, [node.name for node in self._nodes.inputs if node.name in self._differentiable]
+        index, nodes = self._nodes.index, self._nodes.inputs
+        wanted = [node.name for node in nodes if node.name in self._differentiable]
         own_names = [name for name, _ in self._placeholders]
         placed = [node for node in forward.graph.nodes if node.op == "placeholder"]
         names = dict(zip((node.name for node in placed), own_names, strict=True))
@@ -118,10 +120,10 @@ class _Joint:
             kept, tangents = slots[: len(slots) - len(given)], slots[len(slots) - len(given) :]
             inputs = {node.name: saved_of[node.name] for node in kept}
             inputs |= {node.name: gradient_of(name) for node, name in zip(tangents, given, strict=True)}
-            backward_program = _program(
-                backward, inputs, list(inputs.values()), [], f"{index}.back.", {}
-            )
-            places = [own_names.index(name) for name, _ in self._parameters] + [own_names.index(name) for name in wanted]
+            backward_program = _program(backward, inputs, list(inputs.values()), [], f"{index}.back.", {})
+            places = [own_names.index(name) for name, _ in self._parameters] + [
+                own_names.index(name) for name in wanted
+            ]
             gradients = tuple(backward_program.outputs[place] for place in places)
             backward_program = GraphProgram(backward_program.inputs, backward_program.calls, gradients)
         return GraphPiece(
@@ -136,6 +138,11 @@ class _Joint:
             tuple(given),
             tuple(wanted),
         )
+
+
+def _decompositions() -> Any:
+    """Of gradients and composed operators into simpler ones."""
+    return core_aten_decompositions()
 
 
 def _spec(name: str, node: fx.Node) -> TensorSpec:

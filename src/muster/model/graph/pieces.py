@@ -7,6 +7,7 @@ both, and their gradients are to be summed.
 import operator as python_operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, fx
 
@@ -22,7 +23,7 @@ class PieceNodes:
     index: int
     nodes: tuple[fx.Node, ...]
     weights: tuple[fx.Node, ...]
-    """Placeholders, each weight once."""
+    """Nodes that stand for them, each once."""
     inputs: tuple[fx.Node, ...]
     """From earlier pieces or from outside the network."""
     outputs: tuple[fx.Node, ...]
@@ -33,7 +34,7 @@ def evenly(captured: CapturedGraph, count: int) -> list[list[str]]:
     """Names of operators for `count` pieces with equally many of them; where a planner has nothing to say."""
     names = [node.name for node in captured.calls if node.target is not python_operator.getitem]
     ends = [round(index * len(names) / count) for index in range(count + 1)]
-    return [names[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [names[a:b] for a, b in pairwise(ends)]
 
 
 def piece_nodes(captured: CapturedGraph, operators: Sequence[Sequence[str]]) -> list[PieceNodes]:

@@ -73,12 +73,12 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
     def nbytes(self) -> int:
         """Raises `ProtocolViolation` for a dtype or a size that no tensor has."""
         if self.dtype not in ITEM_BYTES or any(side < 0 for side in self.shape):
-            raise ProtocolViolation(f"The tensor {self.name[:80]} has a dtype or a shape that cannot be; update Muster.")
+            raise ProtocolViolation(f"The tensor {self.name[:80]} has a dtype or shape that cannot be; update Muster.")
         size = ITEM_BYTES[self.dtype]
         for side in self.shape:
             size *= side
         if size > MOST_BYTES:
-            raise ProtocolViolation(f"The tensor {self.name[:80]} has {size} bytes and {MOST_BYTES} are allowed; cut it.")
+            raise ProtocolViolation(f"The tensor {self.name[:80]} has {size} bytes, above {MOST_BYTES}; cut it.")
         return size
 
 
@@ -90,12 +90,12 @@ class GraphProgram(msgspec.Struct, frozen=True):
     def check(self) -> None:
         """Raise `ProtocolViolation` where it takes what is not made before, makes a name twice, or is too long."""
         if len(self.calls) > MOST_CALLS:
-            raise ProtocolViolation(f"A piece has {len(self.calls)} calls and {MOST_CALLS} are allowed; cut it smaller.")
+            raise ProtocolViolation(f"A piece has {len(self.calls)} calls, above {MOST_CALLS}; cut it smaller.")
         made = set(self.inputs)
         for call in self.calls:
             lost = [name for name in call.references() if name not in made]
             if lost:
-                raise ProtocolViolation(f"The call {call.result[:80]} takes {lost[0][:80]}, which nothing made before it.")
+                raise ProtocolViolation(f"The call {call.result[:80]} takes {lost[0][:80]}, which is not made yet.")
             if call.result in made:
                 raise ProtocolViolation(f"The value {call.result[:80]} is made twice; a piece names each once.")
             made.add(call.result)

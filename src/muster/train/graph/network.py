@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from muster.errors import StepFailed
 from muster.model.backends.base import Array, Plane, StepOptions
 from muster.model.graph.program import GraphPiece
-from muster.train.graph.messages import OUTSIDE, Message, StepDone, ValueMessage
+from muster.train.graph.messages import OUTSIDE, Message, PackedArray, StepDone, ValueMessage
 from muster.train.graph.side import Side, Wiring
 
 
@@ -47,7 +47,7 @@ class LocalNetwork:
         """Everything that is for nobody here, after all the rest has been delivered."""
         step = self.sides[0].step
         waiting: deque[Message] = deque(
-            ValueMessage(OUTSIDE, target, step, number, name, value)
+            ValueMessage(OUTSIDE, target, step, number, name, PackedArray.of(value))
             for number, batch in enumerate(batches)
             for name, value in batch.items()
             for target in self._wiring.takers.get(name, ())

@@ -14,7 +14,15 @@ import numpy as np
 from muster.errors import ProtocolViolation
 from muster.model.backends.base import Array, Plane, StepOptions
 from muster.model.graph.program import GraphPiece, TensorSpec
-from muster.train.graph.messages import OUTSIDE, GradientMessage, Message, SharedGradient, StepDone, ValueMessage
+from muster.train.graph.messages import (
+    OUTSIDE,
+    GradientMessage,
+    Message,
+    PackedArray,
+    SharedGradient,
+    StepDone,
+    ValueMessage,
+)
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,11 @@ class Side:
     def receive(self, message: Message) -> Iterator[Message]:
         """What follows from it. Raises `ProtocolViolation` for what is not this piece's, `StepFailed` as planes do."""
         if isinstance(message, StepDone) or message.target != self.piece.index:
-            raise ProtocolViolation(f"Piece {self.piece.index} got a message that is for somebody else; check the plan.")
+            raise ProtocolViolation(f"Piece {self.piece.index} got a message for somebody else; check the plan.")
         if message.step != self.step:
             if message.step < self.step:
                 return  # said again by somebody who goes on after a loss
-            raise ProtocolViolation(f"Piece {self.piece.index} is at step {self.step}, and a message is of {message.step}.")
+            raise ProtocolViolation(f"Piece {self.piece.index} is at step {self.step} and hears of {message.step}.")
         if isinstance(message, ValueMessage):
             yield from self._value(message)
         elif isinstance(message, GradientMessage):
@@ -86,9 +94,8 @@ class Side:
         number = self._checked(message.microbatch)
         if number in self._forwarded:
             return
-        _fits(_spec_of(self.piece.inputs, message.name), message.value, self.piece.index)
         values = self._values[number]
-        values[message.name] = message.value
+        values[message.name] = _fitting(_spec_of(self.piece.inputs, message.name), message.packed, self.piece.index)
         if len(values) < len(self.piece.inputs):
             return
         outputs = self.plane.forward(number, values)
@@ -96,7 +103,7 @@ class Side:
         del self._values[number]
         for name, value in outputs.items():
             for target in self._wiring.takers.get(name, ()):
-                yield ValueMessage(self.piece.index, target, self.step, number, name, value)
+                yield ValueMessage(self.piece.index, target, self.step, number, name, PackedArray.of(value))
             if name == self._wiring.loss and name in self.piece.differentiable:
                 self._gradients[number][name][OUTSIDE] = np.full(value.shape, 1 / self._microbatches, value.dtype)
         yield from self._back(number)
@@ -106,9 +113,11 @@ class Side:
         if number in self._done:
             return
         if message.name not in self.piece.differentiable or message.source not in self._wiring.takers[message.name]:
-            raise ProtocolViolation(f"Piece {self.piece.index} got a gradient of {message.name[:80]}, which it does not want.")
-        _fits(_spec_of(self.piece.outputs, message.name), message.value, self.piece.index)
-        self._gradients[number][message.name][message.source] = message.value
+            raise ProtocolViolation(
+                f"Piece {self.piece.index} wants no gradient of {message.name[:80]}; check the plan."
+            )
+        spec = _spec_of(self.piece.outputs, message.name)
+        self._gradients[number][message.name][message.source] = _fitting(spec, message.packed, self.piece.index)
         yield from self._back(number)
 
     def _back(self, number: int) -> Iterator[Message]:
@@ -125,9 +134,10 @@ class Side:
             sums[name] = sum(parts[1:], start=parts[0]) if parts else self._zeros(name)
         found = self.plane.backward(number, sums) if self.piece.backward is not None else {}
         self._done.add(number)
-        del self._gradients[number]
+        self._gradients.pop(number, None)
         for name, value in found.items():
-            yield GradientMessage(self.piece.index, self._wiring.maker[name], self.step, number, name, value)
+            maker = self._wiring.maker[name]
+            yield GradientMessage(self.piece.index, maker, self.step, number, name, PackedArray.of(value))
         if len(self._done) == self._microbatches:
             yield from self._ended()
 
@@ -148,14 +158,14 @@ class Side:
                 own = self.plane.gradient(one.name)
                 self._shared[one.name][self.piece.index] = own
                 for other in others:
-                    yield SharedGradient(self.piece.index, other, self.step, one.name, own)
+                    yield SharedGradient(self.piece.index, other, self.step, one.name, PackedArray.of(own))
         yield from self._step()
 
     def _shared_gradient(self, message: SharedGradient) -> Iterator[Message]:
         if message.source not in self._wiring.holders.get(message.name, ()):
             raise ProtocolViolation(f"Piece {message.source} shares no parameter {message.name[:80]}; check the plan.")
-        _fits(_spec_of(self.piece.parameters, message.name), message.value, self.piece.index)
-        self._shared[message.name][message.source] = message.value
+        spec = _spec_of(self.piece.parameters, message.name)
+        self._shared[message.name][message.source] = _fitting(spec, message.packed, self.piece.index)
         yield from self._step()
 
     def _step(self) -> Iterator[Message]:
@@ -187,8 +197,9 @@ def _spec_of(specs: Sequence[TensorSpec], name: str) -> TensorSpec:
     return found
 
 
-def _fits(spec: TensorSpec, value: Array, index: int) -> None:
-    if value.shape != spec.shape or str(value.dtype) != spec.dtype:
+def _fitting(spec: TensorSpec, packed: PackedArray, index: int) -> Array:
+    if packed.shape != spec.shape or packed.dtype != spec.dtype:
         raise ProtocolViolation(
-            f"Piece {index} got {spec.name} as {value.dtype} {value.shape} where {spec.dtype} {spec.shape} belongs."
+            f"Piece {index} got {spec.name} as {packed.dtype} {packed.shape} where {spec.dtype} {spec.shape} belongs."
         )
+    return packed.array()
