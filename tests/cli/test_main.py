@@ -31,6 +31,7 @@ def test_every_verb_is_there() -> None:
         "train",
         "tune",
         "verify",
+        "zk",
     ]
 
 

@@ -27,6 +27,7 @@ from muster.cli import (
     train,
     tune,
     verify,
+    zk,
 )
 from muster.cli.output import show_error
 from muster.cli.usage import UsageError, in_words
@@ -58,6 +59,7 @@ app.command("tune")(tune.tune)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(lab.app, name="lab")
+app.add_typer(zk.app, name="zk")
 
 
 def verbs() -> list[str]:
