@@ -15,6 +15,7 @@ from muster.errors import MusterError, PoolUnavailable, TicketInvalid
 
 def test_every_verb_is_there() -> None:
     assert verbs() == [
+        "audit",
         "chat",
         "demo",
         "doctor",

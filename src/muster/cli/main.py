@@ -11,6 +11,7 @@ import typer
 
 from muster import __version__
 from muster.cli import (
+    audit,
     chat,
     demo,
     doctor,
@@ -54,6 +55,7 @@ app.add_typer(plan.app, name="plan")
 app.command("simulate")(simulate.simulate)
 app.command("receipts")(receipts.receipts)
 app.command("verify")(verify.verify)
+app.command("audit")(audit.audit)
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.command("doctor")(doctor.doctor)
