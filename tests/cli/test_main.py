@@ -16,6 +16,7 @@ from muster.errors import MusterError, PoolUnavailable, TicketInvalid
 def test_every_verb_is_there() -> None:
     assert verbs() == [
         "audit",
+        "calibrate",
         "chat",
         "demo",
         "doctor",

@@ -12,6 +12,7 @@ import typer
 from muster import __version__
 from muster.cli import (
     audit,
+    calibrate,
     chat,
     demo,
     doctor,
@@ -55,6 +56,7 @@ app.add_typer(plan.app, name="plan")
 app.command("simulate")(simulate.simulate)
 app.command("receipts")(receipts.receipts)
 app.command("verify")(verify.verify)
+app.command("calibrate")(calibrate.calibrate)
 app.command("audit")(audit.audit)
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
