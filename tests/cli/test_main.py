@@ -25,6 +25,7 @@ def test_every_verb_is_there() -> None:
         "lab",
         "nodes",
         "plan",
+        "private",
         "receipts",
         "run",
         "serve",

@@ -21,6 +21,7 @@ from muster.cli import (
     lab,
     nodes,
     plan,
+    private,
     receipts,
     run,
     serve,
@@ -53,6 +54,7 @@ app.command("status")(status.status)
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(keys.app, name="keys")
 app.add_typer(plan.app, name="plan")
+app.add_typer(private.app, name="private")
 app.command("simulate")(simulate.simulate)
 app.command("receipts")(receipts.receipts)
 app.command("verify")(verify.verify)

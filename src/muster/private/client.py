@@ -12,12 +12,19 @@ from torch import Tensor
 
 from muster.compress.raw import decode, encode, expect
 from muster.errors import ContextTooLong, ProtocolViolation
-from muster.model.ends import ModelEnds
+from muster.model.ends import ModelEnds, build_ends
+from muster.model.shape import torch_dtype
+from muster.model.weights import Weights
 from muster.private.attn_node import Letter
 from muster.private.orders import CompRows, NewTokens, attention_orders, comp_rows
 from muster.spec.token_shards import CLIENT, TokenShards
 from muster.wire.frame import Payload
 from muster.wire.messages.private import ForgetSequence, HiddenRows
+
+
+def private_ends(weights: Weights, dtype: str) -> ModelEnds:
+    """On this machine's processor. Raises as `build_ends` does."""
+    return build_ends(weights, torch_dtype(dtype), torch.device("cpu"))
 
 
 @dataclass(frozen=True, slots=True)

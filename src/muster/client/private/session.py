@@ -63,6 +63,10 @@ class PrivateSession:
         self._done = asyncio.Event()
         self._error: MusterError | None = None
 
+    @property
+    def machines(self) -> list[NodeId]:
+        return [node for node, _, _, _ in self._links]
+
     async def step(self, new: Sequence[NewIds]) -> PendingStep:
         """All layers for these tokens; the step has the logits. Raises `MachineLost` and other `MusterError`."""
         self._check()

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from blake3 import blake3
 
+from muster.model.bodies import build_bodies
 from muster.model.conformance import check_conformance
 from muster.model.shape import torch_dtype
-from muster.model.stage import Stage, build_stage
+from muster.model.stage import Stage
 from muster.model.weights import Weights
 from muster.private.network import PrivateNetwork, private_network
 
@@ -22,10 +23,10 @@ class PrivateModel:
         """Of config.json."""
         return config_digest(self.weights.config_json)
 
-    def stage(self, dtype: str) -> Stage:
-        """All layers, without embedding and head."""
-        device = torch.device("cpu")
-        return build_stage(self.weights, 0, len(self.network.layers), torch_dtype(dtype), device, body=True)
+    def stages(self, dtype: str, count: int) -> list[Stage]:
+        """One for each CompNode, as their passes wait for each other; they share one copy of the weights."""
+        layers = len(self.network.layers)
+        return build_bodies(self.weights, layers, count, torch_dtype(dtype), torch.device("cpu"))
 
 
 def config_digest(config_json: str) -> bytes:

@@ -60,13 +60,13 @@ class HostedSession:
     def build(self, model: PrivateModel) -> None:
         """Blocks while weights are loaded. Raises `MusterError`."""
         dtype = torch_dtype(self._opened.dtype)
-        for role in self.roles:
-            if self.rule.is_comp(role):
-                self._comp[role] = CompNode(role, self.rule, model.stage(self._opened.dtype), self._post)
-                self._threads[role] = ThreadPoolExecutor(1)
-            else:
-                layers = model.network.layers
-                self._attn[role] = AttnNode(role, self.rule, layers, dtype, self._opened.max_tokens)
+        computing = [role for role in self.roles if self.rule.is_comp(role)]
+        for role, stage in zip(computing, model.stages(self._opened.dtype, len(computing)), strict=True):
+            self._comp[role] = CompNode(role, self.rule, stage, self._post)
+            self._threads[role] = ThreadPoolExecutor(1)
+        for role in set(self.roles) - set(computing):
+            layers = model.network.layers
+            self._attn[role] = AttnNode(role, self.rule, layers, dtype, self._opened.max_tokens)
 
     def attach(self, channel: Channel, peer: NodeId) -> None:
         """What is for `peer` may leave on this channel, which it opened."""

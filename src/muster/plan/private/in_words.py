@@ -1,5 +1,7 @@
 """What a placement protects and what it does not, in sentences. Pure; figures are those of `gaps`."""
 
+from collections.abc import Callable
+
 from muster.plan.private.gaps import GUIDED_TRIES, Sight
 from muster.plan.private.placement import PrivatePlacement
 
@@ -16,12 +18,14 @@ def sight_in_words(found: Sight, vocab_size: int) -> str:
     )
 
 
-def placement_in_words(placement: PrivatePlacement, vocab_size: int) -> list[str]:
-    """One sentence a machine, then what nobody protects."""
-    lines = [f"{name}: {sight_in_words(placement.sight_of([name]), vocab_size)}." for name in sorted(placement.roles)]
+def placement_in_words(placement: PrivatePlacement, vocab_size: int, called: Callable[[str], str] = str) -> list[str]:
+    """One sentence a machine, which is `called` so, then what nobody protects."""
+    lines = [
+        f"{called(name)}: {sight_in_words(placement.sight_of([name]), vocab_size)}." for name in sorted(placement.roles)
+    ]
     owners, worst = placement.worst()
     if placement.colluders > 1 or len(set(placement.owners.values())) < len(placement.roles):
-        who = " and ".join(owners)
+        who = " and ".join(map(called, owners))
         lines.append(
             f"If all machines of {who} talk, {sight_in_words(worst, vocab_size).replace('reads', 'they read', 1)}."
         )

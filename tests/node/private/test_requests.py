@@ -1,0 +1,110 @@
+"""Requests through private sessions on placed machines: the plain model's tokens, whoever is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import torch
+
+from muster.client.private.generate import PrivateRequests
+from muster.errors import ContextTooLong, PoolUnavailable, Unsupported
+from muster.head.private import PrivateMachines, PrivateOptions
+from muster.link.memory import MemoryEndpoint, MemoryNetwork
+from muster.model.conformance import MemoryWeights
+from muster.node.private.host import PrivateHost
+from muster.node.private.model import PrivateModel
+from muster.private.network import private_network
+from muster.spec.request import Request
+from muster.spec.sampling import Sampling
+from muster.wire.ticket import Ticket
+from tests.model.families import dense_model
+
+pytestmark = pytest.mark.anyio
+SECRET = b"s" * 32
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def weights() -> MemoryWeights:
+    model = dense_model("llama")
+    return MemoryWeights(model.config.to_json_string(use_diff=False), model.state_dict())
+
+
+def continued(prompt: tuple[int, ...], count: int) -> list[int]:
+    model, ids = dense_model("llama"), list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@asynccontextmanager
+async def served(weights: MemoryWeights, count: int) -> AsyncIterator[tuple[PrivateRequests, list[MemoryEndpoint]]]:
+    network = MemoryNetwork()
+    endpoints = [network.endpoint(f"{number:02x}" * 32) for number in range(1, count + 1)]
+    model = PrivateModel(weights, private_network(weights.config_json))
+    tasks = [asyncio.create_task(PrivateHost(each, model, SECRET).run()) for each in endpoints]
+    tickets = [Ticket(each.node_id, each.address.direct, SECRET, 0.0) for each in endpoints]
+    options = PrivateOptions("llama", (("", ""),) * count, 3, 1, "float32", None, "", 0)
+    machines = PrivateMachines(network.endpoint("ff" * 32), weights, options, tickets)
+    requests = PrivateRequests(machines.open, "llama", machines.max_context, machines.ends.vocab_size, frozenset())
+    tasks.append(asyncio.create_task(requests.run()))
+    try:
+        yield requests, endpoints
+    finally:
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def tokens(requests: PrivateRequests, name: str, prompt: tuple[int, ...], count: int) -> list[int]:
+    request = Request(name, prompt, Sampling(max_tokens=count, temperature=0.0))
+    return [each.token async for progress in requests.generate(request) for each in progress.tokens]
+
+
+async def test_requests_share_steps_and_get_the_tokens_of_the_plain_model(weights: MemoryWeights) -> None:
+    async with served(weights, 3) as (requests, _):
+        first, second = (3, 9, 27, 14, 42, 5), (7, 7, 8)
+        found = await asyncio.gather(tokens(requests, "a", first, 8), tokens(requests, "b", second, 12))
+        assert found == [continued(first, 8), continued(second, 12)]
+        assert requests.steps <= 14
+        again = Request("c", first, Sampling(max_tokens=3, temperature=0.0), emitted=tuple(continued(first, 2)))
+        more = [each async for each in requests.generate(again)]
+        assert [(each.index, each.tokens[0].token) for each in more] == [(2, continued(first, 3)[2])]
+        assert more[-1].finish == "length"
+
+
+async def test_a_machine_lost_in_the_middle_of_a_stream_costs_no_token(weights: MemoryWeights) -> None:
+    async with served(weights, 4) as (requests, endpoints):
+        prompt, found = (3, 9, 27, 14, 42, 5), []
+        request = Request("a", prompt, Sampling(max_tokens=10, temperature=0.0))
+        async for progress in requests.generate(request):
+            found += [each.token for each in progress.tokens]
+            if len(found) == 4:
+                session = requests._session
+                assert session is not None
+                busy = next(e for e in endpoints if e.node_id == session.machines[0])
+                busy.crash()
+        assert found == continued(prompt, 10)
+        assert requests.status()["lost"] == 1
+
+
+async def test_where_too_few_machines_are_left_every_request_hears_how_many_are_needed(weights: MemoryWeights) -> None:
+    async with served(weights, 3) as (requests, endpoints):
+        assert len(await tokens(requests, "a", (3, 4), 1)) == 1
+        endpoints[0].crash()
+        with pytest.raises(PoolUnavailable, match=r"2 machines of 2 owners .* 3 owners are the fewest"):
+            await tokens(requests, "b", (3, 4), 1)
+
+
+async def test_what_a_private_session_cannot_do_is_refused(weights: MemoryWeights) -> None:
+    async with served(weights, 3) as (requests, _):
+        with pytest.raises(Unsupported, match="keeps answers to no form"):
+            await anext(requests.generate(Request("a", (3,), Sampling(grammar="start: /a/"))))
+        with pytest.raises(ContextTooLong, match="65 tokens together, and this private session takes 64"):
+            await tokens(requests, "b", (3, 4, 5), 62)
