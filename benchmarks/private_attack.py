@@ -35,7 +35,6 @@ from muster.lab.prompts import excerpts
 from muster.model.conformance import random_model
 from muster.model.source import resolve
 from muster.model.weights import open_directory
-from muster.plan.private.gaps import GUIDED_TRIES
 from muster.plan.private.placement import PrivateMember, PrivatePlacement, place
 from muster.private.client import NewIds
 from muster.private.local import LocalSession
@@ -46,6 +45,8 @@ from muster.wire.messages.private import HiddenRows, PrivateMessage, ProjectedRo
 
 TOKENS = 64
 """Of a prompt."""
+SAID_TRIES = 100
+"""Per token, by arXiv 2505.18332."""
 
 
 @cache
@@ -186,14 +187,14 @@ def guided(asked: argparse.Namespace) -> dict[str, Any]:
             "recovered": len(within),
             "tried": len(hits),
             "median_passes": statistics.median(within) if within else None,
-            "stated": GUIDED_TRIES**hidden,
+            "stated": SAID_TRIES**hidden,
         }
     surprises = torch.stack([searcher.surprise(ids) for ids in texts])
     likely = {
         hidden: _quantiles(surprises.unfold(1, hidden, hidden)[:, 1:].sum(-1).flatten().tolist())
         for hidden in (1, 2, 3, 4, 8, 12, 16)
     }
-    stated = {hidden: round(hidden * log10(GUIDED_TRIES), 1) for hidden in likely}
+    stated = {hidden: round(hidden * log10(SAID_TRIES), 1) for hidden in likely}
     return {"searched": measured, "log10_of_1_over_probability": likely, "log10_stated": stated}
 
 
@@ -204,12 +205,12 @@ def _quantiles(values: list[float]) -> dict[str, float]:
 
 
 def shards(asked: argparse.Namespace) -> dict[str, Any]:
-    return _attacked(place([PrivateMember(f"m{n}", f"o{n}") for n in range(3)]), 1, asked)
+    return _attacked(place([PrivateMember(f"m{n}", f"o{n}") for n in range(3)], min_gap=9), 1, asked)
 
 
 def colluders(asked: argparse.Namespace) -> dict[str, Any]:
-    blind = place([PrivateMember(f"m{n}", f"o{n}") for n in range(3)])
-    proof = place([PrivateMember(f"m{n}", f"o{n}") for n in range(5)], colluders=2)
+    blind = place([PrivateMember(f"m{n}", f"o{n}") for n in range(3)], min_gap=9)
+    proof = place([PrivateMember(f"m{n}", f"o{n}") for n in range(5)], min_gap=9, colluders=2)
     return {"placed_for_one": _attacked(blind, 2, asked), "placed_for_two": _attacked(proof, 2, asked)}
 
 
@@ -261,7 +262,7 @@ CLAIMED: dict[str, Callable[[Any], dict[str, float]]] = {
             for row in rows.values()
         )
     },
-    "guided": lambda found: {"private.2.guided": found["log10_of_1_over_probability"][8]["tenth"]},
+    "guided": lambda found: {"private.2.guided": found["log10_of_1_over_probability"][8]["median"]},
     "shards": lambda found: {"private.2.shards": found["hidden_recovered"]},
     "colluders": lambda found: {"private.2.colluders": found["placed_for_two"]["hidden_recovered"]},
     "inverter": lambda found: {"private.2.inverter": found[8]["sharded"]["f1"]},

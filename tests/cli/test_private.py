@@ -11,15 +11,15 @@ from muster.cli.main import run_command
 def test_a_plan_says_what_each_machine_reads(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["private", "plan", "ann", "bob", "eve"]) == 0
     text = capsys.readouterr().out
-    assert "clusters of 8, 3 shards" in text
-    assert "bob-2: reads 67 % of the tokens, up to 16 in a row" in " ".join(text.split())
+    assert "clusters of 16, 3 shards" in text
+    assert "bob-2: reads 67 % of the tokens, up to 32 in a row" in " ".join(text.split())
 
 
 def test_a_plan_as_json_has_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     run_command(["private", "plan", *"abcde", "--colluders", "2", "--json"])
     record = json.loads(capsys.readouterr().out)
-    assert record["rule"] == {"cluster": 8, "comp_nodes": 10, "shards": 10}
-    assert [row["smallest_gap"] for row in record["machines"]] == [9] * 5
+    assert record["rule"] == {"cluster": 16, "comp_nodes": 10, "shards": 10}
+    assert [row["smallest_gap"] for row in record["machines"]] == [17] * 5
     assert sum(row["comp_nodes"] + row["attn_nodes"] for row in record["machines"]) == 110
 
 

@@ -19,7 +19,7 @@ MinGap = Annotated[
     int,
     typer.Option(
         help="At least so many tokens lie from one that a machine reads to the next; a search for those between takes "
-        "about 100^(gap - 1) forward passes."
+        "about 10^(gap - 1) forward passes."
     ),
 ]
 Colluders = Annotated[
@@ -35,7 +35,7 @@ def plan(
             help="The owner of each machine, such as `ann ann bob eve`; machines of one owner count as one."
         ),
     ],
-    min_gap: MinGap = 9,
+    min_gap: MinGap = 17,
     colluders: Colluders = 1,
     vocabulary: Annotated[int, typer.Option(min=2, help="The model has so many tokens.")] = 32_000,
     as_json: Json = False,
@@ -104,7 +104,7 @@ def serve(
             help="A file with a ticket a line, as `muster private node` printed it; the owner's name may follow it."
         ),
     ],
-    min_gap: MinGap = 9,
+    min_gap: MinGap = 17,
     colluders: Colluders = 1,
     dtype: Annotated[str, typer.Option(help="Compute in float32, bfloat16 or float16.")] = "float32",
     max_context: Annotated[

@@ -55,7 +55,7 @@ def test_machines_of_one_owner_are_one_party() -> None:
     with pytest.raises(DoesNotFit, match="4 machines of 2 owners"):
         place(members("a", "a", "b", "b"))
     placement = place(members("a", "a", "b", "c"))
-    assert placement.sight_of(placement.machines_of(["a"])).smallest_gap >= 9
+    assert placement.sight_of(placement.machines_of(["a"])).smallest_gap >= 17
     assert len(placement.roles) == 4
 
 
@@ -66,8 +66,11 @@ def test_numbers_that_protect_nothing_are_refused(min_gap: int, colluders: int) 
 
 
 def test_what_is_protected_is_said_in_words() -> None:
-    lines = placement_in_words(place(strangers(5), colluders=2), vocab_size=32000)
+    lines = placement_in_words(place(strangers(5), min_gap=9, colluders=2), vocab_size=32000)
     assert len(lines) == 5 + 2
-    assert "10^16 forward passes of a search that a language model guides, 10^36 of a blind one (gap 9)" in lines[0]
+    assert (
+        "10^8 forward passes of a search that a language model guides (in the median), 10^36 of a blind one (gap 9)"
+        in lines[0]
+    )
     assert lines[5].startswith("If all machines of o0 and o1 talk, they read")
     assert "no more than 2 owners to talk" in lines[6]

@@ -13,8 +13,8 @@ def sight_in_words(found: Sight, vocab_size: int) -> str:
     blind, guided = found.work(vocab_size), found.work(GUIDED_TRIES)
     return (
         f"reads {100 * found.seen / found.tokens:.0f} % of the tokens, up to {found.longest_run} in a row; the first "
-        f"that is not its own costs 10^{guided:.0f} forward passes of a search that a language model guides, "
-        f"10^{blind:.0f} of a blind one (gap {found.smallest_gap})"
+        f"that is not its own costs 10^{guided:.0f} forward passes of a search that a language model guides (in the "
+        f"median), 10^{blind:.0f} of a blind one (gap {found.smallest_gap})"
     )
 
 
