@@ -1,7 +1,8 @@
 """`muster private serve`: a door for this machine alone, whose process keeps embedding and head. Decides nothing.
 
-The machines that compute are those of the tickets. For each session roles are dealt anew, so that who reads which
-tokens changes; within one session it stays, and two prompts that differ in one token show who holds that token.
+The machines that compute are those of the tickets. Who has which roles stays: a machine that got other tokens of the
+same text later, after a loss or a restart, would in the end read all of it. So only a machine whose owner reads nothing
+yet takes the roles of one that is lost.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from muster.node.announce import Announce
 from muster.node.private.model import config_digest
 from muster.node.process import leave_threads_behind, on_interrupt
 from muster.plan.private.in_words import placement_in_words
-from muster.plan.private.placement import PrivateMember, PrivatePlacement, place
+from muster.plan.private.placement import PrivateMember, place, with_spare
 from muster.private.client import PrivateClient, private_ends
 from muster.private.network import private_network
 from muster.private.traffic import rounds, step_bytes
@@ -68,14 +69,18 @@ class PrivateMachines:
             ticket.head: owner or ticket.head for ticket, (_, owner) in zip(tickets, options.machines, strict=True)
         }
 
-    def placement(self, lost: frozenset[NodeId] = frozenset()) -> PrivatePlacement:
-        """Roles for the machines that are left, dealt at random. Raises `DoesNotFit`."""
-        left = [PrivateMember(node, self._owners[node]) for node in self._tickets if node not in lost]
-        left.sort(key=lambda _: secrets.token_bytes(8))
-        return place(left, self._options.min_gap, self._options.colluders)
+        # The same machines get the same roles after a restart, whatever the order of their tickets.
+        members = [PrivateMember(node, self._owners[node]) for node in sorted(self._tickets)]
+        self.placement = place(members, options.min_gap, options.colluders)
 
     async def open(self, lost: frozenset[NodeId]) -> PrivateSession:
-        placement = self.placement(lost)
+        """Raises `DoesNotFit` where nobody may take the roles of a machine that is lost."""
+        for node in lost & self.placement.roles.keys():
+            spares = sorted(self._tickets.keys() - lost)
+            self.placement = with_spare(
+                self.placement, node, [PrivateMember(each, self._owners[each]) for each in spares]
+            )
+        placement = self.placement
         client = PrivateClient(
             self.ends, placement.rule, self.network.windows, self.max_context, epoch=secrets.randbits(62)
         )
@@ -120,8 +125,8 @@ async def _serve(options: PrivateOptions, announce: Announce) -> None:
 
 
 def _announce_placement(machines: PrivateMachines, options: PrivateOptions, announce: Announce) -> None:
-    """Before anything is opened: what is protected, and what it costs. Raises `DoesNotFit`."""
-    placement = machines.placement()
+    """Before anything is opened: what is protected, and what it costs."""
+    placement = machines.placement
     lines = placement_in_words(placement, machines.ends.vocab_size, short_id)
     itemsize = {"float32": 4}.get(options.dtype, 2)
     nbytes = step_bytes(placement.rule, machines.network.layers, 1, itemsize, machines.ends.hidden_size)

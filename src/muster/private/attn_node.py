@@ -32,6 +32,15 @@ MAX_EARLY = 256
 MAX_SEQUENCES = 256
 
 
+class RoleRefused(ProtocolViolation):
+    """What a role said is not what was due."""
+
+    def __init__(self, rule: TokenShards, message: RoleMessage, what: str) -> None:
+        name = rule.name(message.sender)
+        super().__init__(f"{name[0].upper()}{name[1:]} {what}; run the same version of Muster on all machines.")
+        self.role = message.sender
+
+
 @dataclass
 class _LayerRows:
     """What has come for one layer of a step."""
@@ -222,5 +231,4 @@ class AttnNode:
         return letters
 
     def _refuse(self, message: RoleMessage, what: str) -> ProtocolViolation:
-        name = self.rule.name(message.sender)
-        return ProtocolViolation(f"{name[0].upper()}{name[1:]} {what}; run the same version of Muster on all machines.")
+        return RoleRefused(self.rule, message, what)

@@ -19,6 +19,7 @@ from muster.model.attention import Options
 from muster.model.batch import Batch
 from muster.model.cache import KVCache
 from muster.model.stage import Stage
+from muster.private.attn_node import RoleRefused
 from muster.private.partial import merge
 from muster.spec.token_shards import CLIENT, TokenShards
 from muster.wire.frame import Payload
@@ -168,5 +169,4 @@ class CompNode:
             return found
 
     def refuse(self, message: RoleMessage, what: str) -> ProtocolViolation:
-        name = self.rule.name(message.sender)
-        return ProtocolViolation(f"{name[0].upper()}{name[1:]} {what}; run the same version of Muster on all machines.")
+        return RoleRefused(self.rule, message, what)

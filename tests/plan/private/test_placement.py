@@ -7,7 +7,7 @@ import pytest
 from muster.errors import DoesNotFit, InvalidRequest
 from muster.plan.private.designs import designs, fewest_parties
 from muster.plan.private.in_words import placement_in_words
-from muster.plan.private.placement import PrivateMember, place
+from muster.plan.private.placement import PrivateMember, place, with_spare
 
 
 def members(*owners: str) -> list[PrivateMember]:
@@ -57,6 +57,17 @@ def test_machines_of_one_owner_are_one_party() -> None:
     placement = place(members("a", "a", "b", "c"))
     assert placement.sight_of(placement.machines_of(["a"])).smallest_gap >= 17
     assert len(placement.roles) == 4
+
+
+def test_a_spare_takes_a_lost_machines_roles_and_nobody_reads_more() -> None:
+    placement = place(members("a", "b", "c"))
+    spares = [PrivateMember("m1", "b"), PrivateMember("m8", "b"), PrivateMember("m9", "d")]
+    after = with_spare(placement, "m0", spares)
+    assert after.roles == {"m9": placement.roles["m0"], "m1": placement.roles["m1"], "m2": placement.roles["m2"]}
+    assert after.owners == {"m9": "d", "m1": "b", "m2": "c"}
+    with pytest.raises(DoesNotFit, match="would read more"):
+        with_spare(placement, "m0", spares[:2])
+    assert set(with_spare(placement, "m0", [PrivateMember("m7", "a")]).roles) == {"m7", "m1", "m2"}
 
 
 @pytest.mark.parametrize(("min_gap", "colluders"), [(1, 1), (9, 0)])

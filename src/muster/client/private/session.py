@@ -132,8 +132,11 @@ class PrivateSession:
                     self.closed.append(message)
                     return
                 if isinstance(message, RoleFailed):
-                    # A link between two others broke, or one of them refused what the other said.
-                    self._fail(from_code(message.code, message.reason))
+                    # A link between two others broke, or one of them refused what the other said. Whoever says so may
+                    # lie; then the pool is one honest machine poorer, and nobody reads more.
+                    accused = message.node in self.machines
+                    reason = message.reason
+                    self._fail(MachineLost(message.node, reason) if accused else from_code(message.code, reason))
                 elif isinstance(message, HiddenRows) and self._pending is not None:
                     self._pending.take(message, payload)
                     if self._pending.done:

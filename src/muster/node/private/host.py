@@ -97,7 +97,7 @@ class PrivateHost:
         try:
             session.receive(peer, message, payload)
         except ProtocolViolation as error:
-            session.fail(error)
+            session.fail(error, peer)
             raise
 
     def _session(self, epoch: int, peer: NodeId) -> HostedSession:

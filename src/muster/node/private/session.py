@@ -15,7 +15,7 @@ from muster.link.base import Channel, Endpoint, short_id
 from muster.link.outbox import Outbox
 from muster.model.shape import torch_dtype
 from muster.node.private.model import PrivateModel
-from muster.private.attn_node import AttnNode
+from muster.private.attn_node import AttnNode, RoleRefused
 from muster.private.comp_node import CompNode
 from muster.spec.pool import NodeId
 from muster.spec.token_shards import CLIENT, TokenShards
@@ -26,7 +26,6 @@ from muster.wire.messages.private import (
     PartialRows,
     PrivateClosed,
     PrivateMessage,
-    ProjectedRows,
     RoleFailed,
 )
 
@@ -89,10 +88,10 @@ class HostedSession:
             )
         self._deliver(message, payload)
 
-    def fail(self, error: MusterError, step: int = -1) -> None:
-        """Tell the client; what waits for parts waits no more."""
-        for node in self._comp.values():
-            node.give_up(error)
+    def fail(self, error: MusterError, node: NodeId = "") -> None:
+        """Tell the client, and whose fault it seems to be; what waits for parts waits no more."""
+        for comp in self._comp.values():
+            comp.give_up(error)
         self._send(
             RoleFailed(
                 epoch=self.epoch,
@@ -100,7 +99,7 @@ class HostedSession:
                 receiver=CLIENT,
                 code=error.code,
                 reason=str(error)[:500],
-                step=step,
+                node=node,
             ),
             b"",
         )
@@ -137,18 +136,18 @@ class HostedSession:
         try:
             self._comp[message.receiver].run(message, payload)
         except MusterError as error:
-            self._tell(error, message.step)
+            self._tell(error, self._node_of(error.role) if isinstance(error, RoleRefused) else None)
 
     def _attend(self, message: PrivateMessage, payload: Payload) -> None:
         try:
             for letter in self._attn[message.receiver].handle(message, payload):
                 self._post(*letter)
         except MusterError as error:
-            self._tell(error, message.step if isinstance(message, ProjectedRows) else -1)
+            self._tell(error, self._node_of(message.sender))
 
-    def _tell(self, error: MusterError, step: int) -> None:
+    def _tell(self, error: MusterError, node: NodeId | None) -> None:
         if not self._over:
-            self._loop.call_soon_threadsafe(self.fail, error, step)
+            self._loop.call_soon_threadsafe(self.fail, error, node or "")
 
     def _post(self, message: PrivateMessage, payload: Payload) -> None:
         """From any thread."""
@@ -184,7 +183,7 @@ class HostedSession:
             channel = await connection.open("data")
         except LinkDown as error:
             self._waiting.pop(node, None)
-            self.fail(error)
+            self.fail(error, node)
             return
         self._listen(channel, node)
         outbox = self._outboxes.setdefault(node, Outbox(channel, self._lost(node)))
@@ -194,6 +193,6 @@ class HostedSession:
     def _lost(self, node: NodeId) -> Callable[[MusterError], None]:
         def lost(error: MusterError) -> None:
             if not self._over and node != self.client:
-                self.fail(error)
+                self.fail(error, node)
 
         return lost

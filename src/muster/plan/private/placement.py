@@ -6,7 +6,7 @@ the AttnNodes of shard j see the same tokens, so a machine may have many roles w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, combinations_with_replacement
 
 from muster.errors import DoesNotFit, InvalidRequest
@@ -72,6 +72,23 @@ def place(members: Sequence[PrivateMember], min_gap: int = DEFAULT_MIN_GAP, coll
             else f"No placement for {colluders} colluders is known here; ask for fewer."
         )
     return _seat(members, parties, found[0], min_gap, colluders)
+
+
+def with_spare(placement: PrivatePlacement, lost: str, spares: Sequence[PrivateMember]) -> PrivatePlacement:
+    """With another machine in the place of one that is lost, so that nobody reads more of what was sent before.
+
+    That is a machine of an owner who has no role, or of the lost one's. Raises `DoesNotFit` if there is none.
+    """
+    reading = {owner for machine, owner in placement.owners.items() if machine != lost} - {placement.owners[lost]}
+    for spare in spares:
+        if spare.owner not in reading and spare.name not in placement.roles:
+            roles = {spare.name if name == lost else name: mine for name, mine in placement.roles.items()}
+            owners = {spare.name if name == lost else name: owner for name, owner in placement.owners.items()}
+            return replace(placement, roles=roles, owners={**owners, spare.name: spare.owner})
+    raise DoesNotFit(
+        "A machine is lost, and every other one belongs to an owner who would read more of the same prompts with its "
+        "roles; add a machine of another owner to the file of tickets, and start again."
+    )
 
 
 def _seat(

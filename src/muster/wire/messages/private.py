@@ -130,8 +130,8 @@ class RoleFailed(RoleMessage, frozen=True, tag="role_failed"):
 
     code: str
     reason: str
-    step: int = -1
-    """-1: not of one step."""
+    node: str = ""
+    """The machine that is lost to the sender, or sent what it may not."""
 
 
 PrivateMessage = HiddenRows | AttentionOrder | ProjectedRows | PartialRows | ForgetSequence | RoleFailed
