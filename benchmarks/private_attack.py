@@ -6,7 +6,7 @@
     own        what a CompNode and an AttnNode read off what they were really sent, by table alone
     gaps       passes of a blind search over stretches of 0, 1 and 2 hidden tokens (gaps 1, 2, 3), random model
     guided     the same with candidates in the order of the model itself, and what longer stretches would take
-    shards     the same budget on stretches of 8 tokens, one machine of three
+    shards     one machine of three goes through texts, at gaps of 3, 5, 9 and 17, with the same budget for each stretch
     colluders  two machines of three that talk, and two of five placed against that
     inverter   a trained network on states around a stretch, against the token's own state
 
@@ -19,6 +19,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from functools import cache
+from itertools import combinations
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from muster.lab.prompts import excerpts
 from muster.model.conformance import random_model
 from muster.model.source import resolve
 from muster.model.weights import open_directory
-from muster.plan.private.placement import PrivateMember, PrivatePlacement, place
+from muster.plan.private.placement import DEFAULT_MIN_GAP, PrivateMember, PrivatePlacement, place
 from muster.private.client import NewIds
 from muster.private.local import LocalSession
 from muster.spec.token_shards import CLIENT, TokenShards
@@ -64,11 +65,11 @@ def wide(vocab: int) -> Searcher:
     return Searcher(random_model(config))
 
 
-def prompts(count: int) -> list[list[int]]:
-    """Beginnings of excerpts that `tiny` never saw."""
+def prompts(count: int, whole: bool = False) -> list[list[int]]:
+    """Beginnings of excerpts that `tiny` never saw, or the `whole` of them."""
     tokenizer = load_tokenizer(resolve("tiny"))
     ids = [tokenizer.encode(text) for text in excerpts().values()]
-    return [each[:TOKENS] for each in ids if len(each) >= TOKENS][:count]
+    return [each[: len(each) if whole else TOKENS] for each in ids if len(each) >= TOKENS][:count]
 
 
 def sources(count: int, tokens: int) -> list[list[int]]:
@@ -85,15 +86,17 @@ def sources(count: int, tokens: int) -> list[list[int]]:
 
 def plain(asked: argparse.Namespace) -> dict[str, Any]:
     """Token by token, each depth for itself; what was found before is taken as known."""
-    searcher, by_depth, tries = tiny(), {}, []
+    searcher, tries = tiny(), []
+    by_depth: dict[int, list[bool]] = {}
     for ids in prompts(asked.prompts):
         states = searcher.states(ids)
         for at in range(1, 24):
-            for depth in range(len(states)):
-                order = searcher.guided(ids[:at], 1, 1)
-                found = searcher.search(ids[:at], [], states[depth, at], depth, order, searcher.vocab)
-                by_depth.setdefault(depth, []).append(found.tokens == (ids[at],))
-                tries.append(found.passes)
+            targets = {depth: states[depth, at] for depth in range(len(states))}
+            order = searcher.guided(ids[:at], 1, 1)
+            found = searcher.search_depths(ids[:at], [], targets, order, searcher.vocab, batch=64)
+            for depth, one in found.items():
+                by_depth.setdefault(depth, []).append(one.tokens == (ids[at],))
+                tries.append(one.passes)
     return {
         "recovered_percent": {depth: round(100 * sum(hits) / len(hits), 2) for depth, hits in by_depth.items()},
         "tokens_each": len(by_depth[0]),
@@ -204,38 +207,49 @@ def _quantiles(values: list[float]) -> dict[str, float]:
     return {name: round(ordered[place], 2) for name, place in at.items()}
 
 
+def strangers(count: int) -> list[PrivateMember]:
+    return [PrivateMember(f"m{number}", f"o{number}") for number in range(count)]
+
+
 def shards(asked: argparse.Namespace) -> dict[str, Any]:
-    return _attacked(place([PrivateMember(f"m{n}", f"o{n}") for n in range(3)], min_gap=9), 1, asked)
+    return {min_gap: _attacked(place(strangers(3), min_gap), 1, asked) for min_gap in (3, 5, 9, DEFAULT_MIN_GAP)}
 
 
 def colluders(asked: argparse.Namespace) -> dict[str, Any]:
-    blind = place([PrivateMember(f"m{n}", f"o{n}") for n in range(3)], min_gap=9)
-    proof = place([PrivateMember(f"m{n}", f"o{n}") for n in range(5)], min_gap=9, colluders=2)
-    return {"placed_for_one": _attacked(blind, 2, asked), "placed_for_two": _attacked(proof, 2, asked)}
+    return {
+        "placed_for_one": _attacked(place(strangers(3)), 2, asked),
+        **{
+            f"placed_for_two_gap_{min_gap}": _attacked(place(strangers(5), min_gap, colluders=2), 2, asked)
+            for min_gap in (9, DEFAULT_MIN_GAP)
+        },
+    }
 
 
 def _attacked(placement: PrivatePlacement, talking: int, asked: argparse.Namespace) -> dict[str, Any]:
-    """The first machines of the placement go through each prompt from its beginning, until a search fails."""
+    """Machines that see the first token go through each text from there, until a search fails."""
     searcher = tiny()
-    roles = {role for machine in list(placement.roles)[:talking] for role in placement.roles[machine]}
-    seen = [any(placement.rule.sees(role, at) for role in roles) for at in range(TOKENS)]
-    recovered = 0
-    texts = prompts(asked.prompts)
-    for ids in texts:
+    groups = [
+        [role for one in group for role in placement.roles[one]] for group in combinations(placement.roles, talking)
+    ]
+    roles = next(group for group in groups if any(placement.rule.sees(role, 0) for role in group))
+    hidden = recovered = own = total = tried = 0
+    for ids in prompts(asked.prompts, whole=True):
+        seen = [any(placement.rule.sees(role, at) for role in roles) for at in range(len(ids))]
         states, at = searcher.states(ids)[3], 0
-        while at < TOKENS and (seen[at] or True in seen[at:]):
-            stop = at if seen[at] else seen.index(True, at)
+        own, total, hidden = own + sum(seen), total + len(ids), hidden + len(ids) - sum(seen)
+        while True in seen[at:]:
+            stop = seen.index(True, at)
             if stop > at:
                 order = searcher.guided(ids[:at], stop - at, asked.budget) if at else searcher.blind(stop)
                 one = searcher.search(ids[:at], [ids[stop]], states[stop], 3, order, asked.budget)
+                tried += 1
                 if one.tokens is None:
                     break
                 recovered += stop - at
             at = stop + 1
-    hidden = len(texts) * (TOKENS - sum(seen))
     return {
-        "design": placement.design, "prompts": len(texts), "own_percent": round(100 * sum(seen) / TOKENS, 1),
-        "hidden_tokens": hidden, "hidden_recovered": recovered, "budget_each": asked.budget,
+        "design": placement.design, "tokens": total, "own_percent": round(100 * own / total, 1),
+        "hidden_tokens": hidden, "hidden_recovered": recovered, "stretches_tried": tried, "budget_each": asked.budget,
     }  # fmt: skip
 
 
@@ -263,8 +277,10 @@ CLAIMED: dict[str, Callable[[Any], dict[str, float]]] = {
         )
     },
     "guided": lambda found: {"private.2.guided": found["log10_of_1_over_probability"][8]["median"]},
-    "shards": lambda found: {"private.2.shards": found["hidden_recovered"]},
-    "colluders": lambda found: {"private.2.colluders": found["placed_for_two"]["hidden_recovered"]},
+    "shards": lambda found: {"private.2.shards": found[DEFAULT_MIN_GAP]["hidden_recovered"]},
+    "colluders": lambda found: {
+        "private.2.colluders": found[f"placed_for_two_gap_{DEFAULT_MIN_GAP}"]["hidden_recovered"]
+    },
     "inverter": lambda found: {"private.2.inverter": found[8]["sharded"]["f1"]},
 }
 

@@ -73,16 +73,33 @@ class Searcher:
         budget: int,
     ) -> Found:
         """The stretch between `prefix` and `known` (whose last token has the state `target_H` at `depth`)."""
+        return self.search_depths(prefix, known, {depth: target_H}, order, budget)[depth]
+
+    def search_depths(
+        self,
+        prefix: Sequence[int],
+        known: Sequence[int],
+        targets: dict[int, Tensor],
+        order: Iterator[Sequence[int]],
+        budget: int,
+        batch: int = BATCH,
+    ) -> dict[int, Found]:
+        """As `search`, from each depth alone; one pass gives the states at all of them."""
+        found: dict[int, Found] = {}
         passes = 0
-        scale = float(target_H.abs().mean())
-        while passes < budget and (stretches := list(islice(order, min(BATCH, budget - passes)))):
-            states_BH = self.after(prefix, [[*stretch, *known] for stretch in stretches])[depth]
+        while (
+            len(found) < len(targets)
+            and passes < budget
+            and (stretches := list(islice(order, min(batch, budget - passes))))
+        ):
+            states = self.after(prefix, [[*stretch, *known] for stretch in stretches])
+            for depth in targets.keys() - found.keys():
+                error_B = (states[depth] - targets[depth]).abs().mean(-1) / float(targets[depth].abs().mean())
+                best = int(error_B.argmin())
+                if float(error_B[best]) < SAME:
+                    found[depth] = Found(tuple(stretches[best]), passes + best + 1)
             passes += len(stretches)
-            error_B = (states_BH - target_H).abs().mean(-1) / scale
-            best = int(error_B.argmin())
-            if float(error_B[best]) < SAME:
-                return Found(tuple(stretches[best]), passes - len(stretches) + best + 1)
-        return Found(None, passes)
+        return {depth: found.get(depth, Found(None, passes)) for depth in targets}
 
     def blind(self, length: int) -> Iterator[Sequence[int]]:
         """Every stretch of this length, in an order that says nothing."""
