@@ -8,6 +8,7 @@ import typer
 
 from muster.cli.options import Json
 from muster.cli.output import out, plain, show_json, show_table
+from muster.cli.replay import DISPUTE, replay
 from muster.cli.waiting import waiting
 from muster.errors import InvalidRequest, ProtocolViolation
 
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
 NOT_GOOD = 1
 Model = Annotated[str | None, typer.Option("--model", help="The model, to check the numbers too; calibrated before.")]
-Named = Annotated[Path, typer.Argument(help="A file that `muster receipts` wrote.")]
+Named = Annotated[Path, typer.Argument(help="A file that `muster receipts` wrote, or a transcript of a dispute.")]
 
 
 def verify(file: Named, model: Model = None, as_json: Json = False) -> None:
     """Check a file of receipts: every signature, the order in which they follow each other, and that both ends of each
     boundary signed the same. With the model, also the numbers: all is computed again from the tokens, and the first
     boundary that is further off than rounding takes it names the machine. Exits with 1 where something is wrong.
+
+    Of a dispute, the whole course is gone through again, and whoever lied is named.
     """
     from muster.verify.receipt_file import checked, read
 
@@ -32,6 +35,9 @@ def verify(file: Named, model: Model = None, as_json: Json = False) -> None:
         content = file.read_bytes()
     except OSError as error:
         raise InvalidRequest(f"The file {file} cannot be read ({error.strerror}).", "file") from None
+    if content.startswith(DISPUTE):
+        replay(content, model, as_json)
+        return
     parsed = read(content)
     findings: list[BoundaryFinding] = []
     fault = ""

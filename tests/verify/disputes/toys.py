@@ -10,7 +10,8 @@ from blake3 import blake3
 
 from muster.errors import ProtocolViolation
 from muster.link.identity import Identity
-from muster.verify.disputes.game import Decide, DisputeOutcome, Fault, Game, PassOn, Stated, TimePassed
+from muster.verify.disputes.game import Decide, Game, PassOn, Stated, TimePassed
+from muster.verify.disputes.outcome import DisputeOutcome, Fault
 from muster.verify.disputes.program import Made, TracedOperator, TracedProgram, Value
 from muster.verify.disputes.statements import (
     NOTHING_BEFORE,

@@ -11,12 +11,12 @@ may still say the right thing until its time is up. Who says two things at the s
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, Protocol
 
 from muster.errors import ProtocolViolation
 from muster.link.base import short_id
 from muster.spec.pool import NodeId
 from muster.spec.story import Caused, Story
+from muster.verify.disputes.outcome import DisputeOutcome, Party, Question, Referee
 from muster.verify.disputes.program import TracedOperator
 from muster.verify.disputes.statements import (
     NOTHING_BEFORE,
@@ -31,7 +31,6 @@ from muster.verify.disputes.statements import (
     SilenceRuling,
     State,
     StepPledge,
-    TensorBytes,
     Withdrawal,
     is_in,
     opened,
@@ -39,44 +38,8 @@ from muster.verify.disputes.statements import (
     state_leaf,
 )
 
-Party = Literal["accused", "accuser"]
 REMIND_S = 2.0
 """Whoever owes an answer is asked again after so long: statements may get lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class DisputeOutcome:
-    """How a dispute ended. `liars` are those who lost; nobody, where the accuser found nothing."""
-
-    liars: tuple[Party, ...]
-    reason: str
-    rounds: int
-    operator: str = ""
-    """The one that was recomputed, in words."""
-    is_proven: bool = True
-    """False where only the measured interval says so, not the one that holds for every order of summation."""
-
-
-class Referee(Protocol):
-    """What needs numbers. The same question gets the same answer."""
-
-    def is_near(self, output: TensorBytes) -> bool:
-        """Whether this is what the accused has served, within the opening's limit."""
-
-    def program(self) -> tuple[bytes, int, tuple[int, ...]]:
-        """Root, operators and starts of the program of this stage, as it comes out here. Raises `MusterError`."""
-
-    def fault(
-        self, operator: TracedOperator, inputs: tuple[TensorBytes, ...], outputs: tuple[TensorBytes, ...]
-    ) -> "Fault":
-        """Whether these outputs of one operator are outside. Raises `MusterError` where it cannot be computed here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    is_outside: bool
-    is_proven: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +138,15 @@ class Game:
         if self._middle() is not None:
             return accused, Reveal
         return accused, (LastStep if course.in_steps else StepPledge)
+
+    @property
+    def question(self) -> "Question | None":
+        """Where the fault is sought now; None while both sides still pledge."""
+        tree, range_ = self._course.tree, self._course.range
+        if tree is None or range_ is None:
+            return None
+        middle, revealed = self._middle(), self._course.revealed
+        return Question(tree.cuts, range_.low, range_.high, middle, revealed, range_.begin, range_.end)
 
     def handle(self, event: Stated | TimePassed, now_s: float) -> list[PassOn | Decide]:
         """What to do. Raises `ProtocolViolation`, with nothing changed, for a statement that does not fit."""
