@@ -7,7 +7,7 @@ import torch
 from blake3 import blake3
 
 from muster.spec.receipt import TOKENS_PER_BLOCK
-from muster.verify.book import MAX_UNSIGNED, BoundaryBook, RowSpan, Unsigned
+from muster.verify.book import MAX_UNSIGNED_BYTES, BoundaryBook, RowSpan, Unsigned
 from muster.verify.fingerprint import key_of, places, taken
 from muster.verify.merkle import block_leaf, root_of
 
@@ -131,10 +131,27 @@ def test_slots_without_a_name_and_empty_steps_are_passed_over() -> None:
     assert ended(book) == []
 
 
-def test_rows_whose_other_end_never_answers_are_given_up() -> None:
+def test_rows_whose_other_end_never_answers_are_given_up_before_they_fill_the_memory() -> None:
     book = BoundaryBook(4)
     book.begin(0, NAME)
-    row = bytes(8)
-    for start in range(0, 2 * MAX_UNSIGNED, 2**12):
-        book.saw([RowSpan(0, start, start + 2**12, start + 2**12)], row * 2**12, "float32")
+    book.begin(1, OTHER)
+    row = bytes(2**14)
+    for start in range(0, 2 * MAX_UNSIGNED_BYTES // len(row), 2**10):
+        book.saw([RowSpan(0, start, start + 2**10, start + 2**10)], row * 2**10, "float32")
+        assert book.agree(OTHER, 0, [32]) is None  # somebody looks now and then
+        assert sum(page.nbytes for page in book._pages.values()) <= MAX_UNSIGNED_BYTES
+    put(book, 0, 100, slot=1)
     assert book.agree(NAME, 0, [32]) is None
+    assert book.agree(OTHER, 0, [32]) is not None
+    book.begin(0, NAME)
+    put(book, 0, 100)
+    assert book.agree(NAME, 0, [32]) is not None
+
+
+def test_where_a_root_was_lost_on_its_way_nothing_else_is_signed_of_that_request() -> None:
+    receiver, sender = fed([(0, 300)]), fed([(0, 200), (200, 300)])
+    first, *rest = ended(sender)
+    for one in rest:
+        assert receiver.agree(NAME, one.start, counts(one)) is None
+    assert receiver.agree(NAME, first.start, counts(first)) is None
+    assert receiver.due() == []

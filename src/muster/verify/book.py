@@ -30,8 +30,9 @@ from muster.verify.merkle import GrowingTree, block_leaf
 
 Bytes = npt.NDArray[np.uint8]
 SIZE = VALUE_BYTES * VALUES_PER_TOKEN
-MAX_UNSIGNED = 2**15
-"""Tokens of one request that wait for the other end; what is more is given up, and stays unsigned."""
+MAX_UNSIGNED_BYTES = 64 * 2**20
+"""Of all rows that wait at one end of a boundary. Above it the request with the most is given up and stays unsigned:
+its other end does not sign, or what it said was lost."""
 MAX_LEFT = 256
 """Requests without a slot that wait for the other end."""
 
@@ -99,13 +100,23 @@ class _Page:
     """Whether rows came since the last look."""
     chunks: list[_Chunk] = field(default_factory=list)
     tree: GrowingTree = field(default_factory=GrowingTree)
+    given_up: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.rows.nbytes for one in self.chunks)
+
+    def give_up(self) -> None:
+        self.given_up, self.chunks, self.sure = True, [], self.first
 
     @property
     def end(self) -> int:
         return self.chunks[-1].end if self.chunks else self.first
 
     def put(self, span: RowSpan, chunk: _Chunk) -> None:
-        if not self.first <= span.start <= self.end or self.end - self.first > MAX_UNSIGNED:
+        if self.given_up:
+            return
+        if not self.first <= span.start <= self.end:
             self.first, self.tree, self.chunks = span.start, GrowingTree(), []
         while self.chunks and self.chunks[-1].start >= span.start:
             self.chunks.pop()
@@ -185,6 +196,9 @@ class BoundaryBook:
         self._take_in()
         pages = (*self._left, *self._pages.values())
         page = next((one for one in pages if one.request == request and one.first == start), None)
+        for other in pages:
+            if other.request == request and other.first < start < other.end and page is None:
+                other.give_up()  # what was said of the rows before was lost, so no root here can be the same any more
         if page is None or not counts or min(counts) < 1 or start + sum(counts) > page.end:
             return None
         ends = start + np.cumsum(np.array(counts, dtype=np.int64))
@@ -193,6 +207,9 @@ class BoundaryBook:
     def _take_in(self) -> None:
         while self._noted:
             self._noted.popleft()()
+        pages = (*self._left, *self._pages.values())
+        while sum(page.nbytes for page in pages) > MAX_UNSIGNED_BYTES:
+            max(pages, key=lambda page: page.nbytes).give_up()
 
     def _begin(self, slot: int, request: str) -> None:
         before = self._pages.get(slot)

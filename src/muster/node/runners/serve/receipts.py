@@ -135,7 +135,7 @@ class RingReceipts:
     def _sign(self, heard: Sequence[_Heard]) -> tuple[list[SignedRoot], list[SignedRoot]]:
         gave = [self._signed("sent", one) for one in self._gave.due()]
         got = []
-        for waiting in heard:
+        for waiting in sorted(heard, key=lambda one: one.root.start):  # those that waited come before those behind them
             root = waiting.root
             agreed = self._got.agree(root.request.hex(), root.start, root.counts) if self._got is not None else None
             if agreed is not None:
