@@ -24,6 +24,10 @@ MAX_SKEW_S = 120.0
 """Clocks of two machines may differ by so much."""
 
 
+class ClockSkew(ProtocolViolation):
+    """A commitment is good but for its time: a clock that is wrong is no lie."""
+
+
 def signed(commitment: Commitment, identity: Identity) -> Commitment:
     """The commitment with the signature of its signer, whose `identity` it must be."""
     assert commitment.signer == identity.node_id, "nobody signs for somebody else"
@@ -43,14 +47,14 @@ def check_commitment(one: Commitment, now_s: float | None = None) -> None:
     for is_wrong, what in _faults(one):
         if is_wrong:
             raise ProtocolViolation(f"{who} {what}; update Muster on that machine.")
+    if not is_signed(one.signer, to_be_signed(one), one.signature):
+        raise ProtocolViolation(f"{who} bears a signature that is not that machine's; it was forged or changed.")
     if now_s is not None and abs(one.at_s - now_s) > MAX_SKEW_S:
         ahead = one.at_s - now_s
-        raise ProtocolViolation(
+        raise ClockSkew(
             f"{who} was signed {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'before'} this machine's time; "
             "set the clock of one of the two."
         )
-    if not is_signed(one.signer, to_be_signed(one), one.signature):
-        raise ProtocolViolation(f"{who} bears a signature that is not that machine's; it was forged or changed.")
 
 
 def _faults(one: Commitment) -> Iterable[tuple[bool, str]]:

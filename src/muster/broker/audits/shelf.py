@@ -6,6 +6,7 @@ from muster.errors import InvalidRequest
 from muster.spec.pool import NodeId
 from muster.spec.receipt import receipt_name
 from muster.verify.receipts import BrokenChain, ReceiptRing, RequestReceipts
+from muster.verify.signing import ClockSkew
 from muster.wire.messages.receipts import MAX_RECEIPTS, Receipts
 
 MAX_BYTES = 64 * 2**20
@@ -18,16 +19,20 @@ class ReceiptShelf:
         self._requests: OrderedDict[bytes, RequestReceipts] = OrderedDict()
         self.nbytes = 0
         self.gaps = 0
-        """Receipts that do not follow from those that are here, since some were lost on the way."""
+        """Receipts that were left out: they do not follow from those that are here, since some were lost on the way, or
+        the clock of their machine is wrong."""
 
     def file(self, ring: ReceiptRing, node: NodeId, message: Receipts, now_s: float) -> None:
-        """`now_s` is in seconds since the Unix epoch. Raises `ProtocolViolation` for the first that is none."""
+        """`now_s` is in seconds since the Unix epoch. Raises `ProtocolViolation` for the first that is none.
+
+        What only comes at the wrong time, by the calendar or in its order, is left out and nobody is blamed.
+        """
         for one in message.signed[:MAX_RECEIPTS]:
             receipts = self._requests.get(one.request) or RequestReceipts(one.request)
             before = receipts.nbytes
             try:
                 receipts.add(ring, node, one, now_s)
-            except BrokenChain:
+            except (BrokenChain, ClockSkew):
                 self.gaps += 1
                 continue
             self._requests[one.request] = receipts
