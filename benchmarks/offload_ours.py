@@ -19,7 +19,7 @@ from muster.node.memory import spread_little
 from muster.offload.load import load_offloaded
 from muster.offload.microbatches import PieceLimits
 from muster.offload.pages import TieredCache
-from muster.offload.stage import DiskRoom, StreamOptions
+from muster.offload.stage import DiskRoom, WeightStreamOptions
 from muster.serve.run import run_step
 from muster.serve.sampling import Sampler
 from muster.spec.sampling import Sampling
@@ -37,7 +37,7 @@ def run(model: Path, folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     spread_little()
     torch.set_num_threads(2)
     batch, context, steps = asked["batch"], asked["context"], asked["steps"]
-    options = StreamOptions(
+    options = WeightStreamOptions(
         limits=PieceLimits(asked["microbatch"], 512),
         waits=asked.get("waits", "bytes"),
         staging_bytes=asked["staging_bytes"],

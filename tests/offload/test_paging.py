@@ -7,7 +7,7 @@ from muster.model.rehearsal import NUM_PAGES, PAGE_SIZE, run_stages, sequences
 from muster.offload.load import load_offloaded
 from muster.offload.microbatches import PieceLimits
 from muster.offload.pages import TieredCache
-from muster.offload.stage import DiskRoom, StreamOptions
+from muster.offload.stage import DiskRoom, WeightStreamOptions
 from muster.serve.options import EngineOptions
 from tests.offload.llama import Written, write
 from tests.offload.test_stage import CPU, request
@@ -20,7 +20,7 @@ def model(tmp_path_factory) -> Written:
 
 
 def staged(model: Written, limits: PieceLimits, staging_bytes: int):
-    options = StreamOptions(limits=limits, staging_bytes=staging_bytes)
+    options = WeightStreamOptions(limits=limits, staging_bytes=staging_bytes)
     return load_offloaded(model.weights, 0, 3, torch.float32, CPU, 0.5, DiskRoom(model.path, 10**9), options)[0]
 
 

@@ -11,7 +11,7 @@ from muster.model.rehearsal import run_stages, sequences
 from muster.offload.direct import DirectFile
 from muster.offload.load import load_offloaded
 from muster.offload.microbatches import PieceLimits
-from muster.offload.stage import DiskRoom, StreamOptions
+from muster.offload.stage import DiskRoom, WeightStreamOptions
 from muster.offload.throttle import Throttle, ThrottledFile
 from muster.serve.options import EngineOptions
 from muster.spec.request import Request
@@ -29,7 +29,7 @@ def model(tmp_path_factory) -> Written:
 
 def offloaded(model: Written, first=0, last=3, share=0.0, dtype=torch.float32, most_bytes=10**9, **options):
     room = DiskRoom(model.path / "spilled", most_bytes)
-    return load_offloaded(model.weights, first, last, dtype, CPU, share, room, StreamOptions(**options))
+    return load_offloaded(model.weights, first, last, dtype, CPU, share, room, WeightStreamOptions(**options))
 
 
 @pytest.mark.parametrize("limits", [PieceLimits(), PieceLimits(rows=2, tokens=4), PieceLimits(rows=1, tokens=3)])

@@ -20,7 +20,7 @@ from muster.model.weights import LiesInFiles, Weights
 from muster.offload.choice import LEAST_BYTES, Sizes, kept
 from muster.offload.direct import BLOCK
 from muster.offload.parts import Lying
-from muster.offload.stage import DiskRoom, StreamOptions, attach, can_leave
+from muster.offload.stage import DiskRoom, WeightStreamOptions, attach, can_leave
 from muster.offload.store import SpillFile
 from muster.offload.stream import WeightStream
 
@@ -35,7 +35,7 @@ def load_offloaded(
     device: torch.device,
     share: float,
     room: DiskRoom,
-    options: StreamOptions = StreamOptions(),
+    options: WeightStreamOptions = WeightStreamOptions(),
     seat: Seat | None = None,
     most_bytes: int | None = None,
 ) -> tuple[Stage, WeightStream]:

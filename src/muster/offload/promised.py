@@ -15,7 +15,7 @@ from muster.model.weights import Weights
 from muster.offload.load import load_offloaded
 from muster.offload.microbatches import PieceLimits
 from muster.offload.pages import TieredCache
-from muster.offload.stage import DiskRoom, StreamOptions
+from muster.offload.stage import DiskRoom, WeightStreamOptions
 from muster.spec.model_shape import ModelShape
 from muster.spec.plan import MemoryPolicy, ServeSettings
 
@@ -38,7 +38,7 @@ def load_promised(
     books = booked(shape, *layers, memory, work)
     cache_bytes = (work.num_pages - books.pages_in_memory) * work.page_size * shape.cache_bytes_per_token(*layers)
     room = DiskRoom(disk.folder, max(0, disk.nbytes - cache_bytes))
-    options = StreamOptions(
+    options = WeightStreamOptions(
         limits=PieceLimits(min(memory.microbatch or PIECE_ROWS, books.piece_tokens), books.piece_tokens),
         staging_bytes=books.ring_bytes,
     )

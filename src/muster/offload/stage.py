@@ -25,7 +25,7 @@ LEAST_BUFFERS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class StreamOptions:
+class WeightStreamOptions:
     """How a stage fetches what it does not keep."""
 
     limits: PieceLimits = field(default_factory=PieceLimits)
@@ -40,7 +40,7 @@ class StreamOptions:
     """Through which pages come from disk; 0 where all pages are in memory."""
 
 
-def attach(stage: Stage, lying: Mapping[str, Lying], options: StreamOptions) -> WeightStream:
+def attach(stage: Stage, lying: Mapping[str, Lying], options: WeightStreamOptions) -> WeightStream:
     """From now on `stage` fetches the parameters in `lying` when it needs them.
 
     They must be on the meta device. Raises `StepFailed` where a file cannot be opened.
@@ -105,7 +105,12 @@ class _Layer:
     """Wraps one layer's forward. Its large parameters are there while it runs."""
 
     def __init__(
-        self, layer: nn.Module, unit: Unit | None, stream: WeightStream, backend: BlockBackend, options: StreamOptions
+        self,
+        layer: nn.Module,
+        unit: Unit | None,
+        stream: WeightStream,
+        backend: BlockBackend,
+        options: WeightStreamOptions,
     ) -> None:
         self._layer, self._unit, self._stream, self._backend = layer, unit, stream, backend
         self._waits = options.waits == "barrier"

@@ -19,7 +19,7 @@ from muster.model.graph.capture import capture
 from muster.model.graph.estimate import operator_graph
 from muster.model.graph.joint import pieces
 from muster.model.graph.pieces import evenly
-from muster.model.graph.program import Call, GraphProgram, Reference, decode_piece, encode_piece
+from muster.model.graph.program import GraphProgram, OperatorCall, Reference, decode_piece, encode_piece
 from tests.model.graph.nets import CASES, TwoBranches, made
 from tests.train.graph.networks import alone, arrays, network, sgd
 
@@ -123,14 +123,14 @@ def test_a_piece_from_a_stranger_is_data_and_only_known_operators_run() -> None:
     early = msgspec.structs.replace(piece.forward, calls=piece.forward.calls[::-1])
     with pytest.raises(ProtocolViolation, match="not made yet"):
         decode_piece(encode_piece(msgspec.structs.replace(piece, forward=early)))
-    calls = (*piece.forward.calls, Call("x", "aten.from_file.default", ("/etc/passwd",)))
+    calls = (*piece.forward.calls, OperatorCall("x", "aten.from_file.default", ("/etc/passwd",)))
     reads = GraphProgram(piece.forward.inputs, calls, piece.forward.outputs)
     with pytest.raises(Unsupported, match="from_file"):
         TorchPlane().load(msgspec.structs.replace(piece, forward=reads), {})
     for name in ("aten.relu_.default", "aten.rand.default", "prims.add.default", "os.system", "aten.mm.__class__"):
         with pytest.raises(Unsupported):
             resolve(name)
-    assert list(Call("y", "aten.add.Tensor", (Reference("a"), 1)).references()) == ["a"]
+    assert list(OperatorCall("y", "aten.add.Tensor", (Reference("a"), 1)).references()) == ["a"]
 
 
 def test_weights_and_values_of_another_shape_are_refused() -> None:

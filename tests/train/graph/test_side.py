@@ -14,8 +14,8 @@ from muster.train.graph.messages import (
     GradientMessage,
     Message,
     PackedArray,
+    PieceStepped,
     SharedGradient,
-    StepDone,
     ValueMessage,
     decode_message,
     encode_message,
@@ -30,7 +30,7 @@ def shuffled(cut: LocalNetwork, first: list[Message], random: Random) -> None:
     waiting, done = list(first), 0
     while waiting:
         message = decode_message(encode_message(waiting.pop(random.randrange(len(waiting)))))
-        if isinstance(message, StepDone):
+        if isinstance(message, PieceStepped):
             done += 1
         elif message.target != OUTSIDE:
             waiting += cut.sides[message.target].receive(message)
@@ -46,7 +46,7 @@ def test_the_order_in_which_messages_come_changes_no_bit() -> None:
     inputs = [arrays(captured, one) for one in batches]
     for seed, cut in enumerate(cuts):
         first: list[Message] = [
-            ValueMessage(OUTSIDE, side.piece.index, 0, number, one.name, PackedArray.of(values[one.name]))
+            ValueMessage(OUTSIDE, side.piece.index, 0, one.name, PackedArray.of(values[one.name]), microbatch=number)
             for number, values in enumerate(inputs)
             for side in cut.sides
             for one in side.piece.inputs
@@ -65,7 +65,7 @@ def test_messages_that_do_not_fit_are_refused_and_change_nothing() -> None:
     captured = capture(module, tuple(batch().values()))
     cut = network(captured, evenly(captured, 2), sgd(0.1))
     side, name = cut.sides[0], cut.sides[0].piece.inputs[0].name
-    good = ValueMessage(OUTSIDE, 0, 0, 0, name, PackedArray.of(np.zeros((3, 16), "float32")))
+    good = ValueMessage(OUTSIDE, 0, 0, name, PackedArray.of(np.zeros((3, 16), "float32")), microbatch=0)
     for change, said in (
         ({"target": 1}, "somebody else"),
         ({"step": 1}, "hears of 1"),
@@ -79,7 +79,7 @@ def test_messages_that_do_not_fit_are_refused_and_change_nothing() -> None:
         with pytest.raises(ProtocolViolation, match=said):
             list(side.receive(msgspec.structs.replace(good, **change)))
     for message, said in (
-        (GradientMessage(1, 0, 0, 0, name, good.packed), "wants no gradient"),
+        (GradientMessage(1, 0, 0, name, good.packed, microbatch=0), "wants no gradient"),
         (SharedGradient(1, 0, 0, "left.weight", good.packed), "shares no parameter"),
     ):
         with pytest.raises(ProtocolViolation, match=said):

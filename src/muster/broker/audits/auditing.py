@@ -112,7 +112,7 @@ AuditCommand = Recompute | Redo | Sanction
 
 
 @dataclass(slots=True)
-class Case:
+class AuditCase:
     """One stage of one answer."""
 
     number: int
@@ -136,7 +136,7 @@ class Auditing:
         """`secret`: 32 bytes that nobody else knows."""
         self._secret, self.policy = secret, policy
         self.reputation = Reputation(policy)
-        self.open: dict[int, Case] = {}
+        self.open: dict[int, AuditCase] = {}
         self.banned: set[NodeId] = set()
         self._auditors: frozenset[NodeId] = frozenset()
         self._trusted: frozenset[NodeId] = frozenset()
@@ -172,7 +172,7 @@ class Auditing:
         if self._chance("audit", event.request, event.epoch) >= self.reputation.rate_of(event.nodes):
             return []
         stage = self._stage(event)
-        case = Case(self._cases, event.request, event.epoch, stage, event.nodes[stage], event.nodes)
+        case = AuditCase(self._cases, event.request, event.epoch, stage, event.nodes[stage], event.nodes)
         self._cases += 1
         return self._ask(case, now_s)
 
@@ -193,7 +193,7 @@ class Auditing:
 
     # --- opinions ---------------------------------------------------------------------------------------------------
 
-    def _ask(self, case: Case, now_s: float) -> list[AuditCommand]:
+    def _ask(self, case: AuditCase, now_s: float) -> list[AuditCommand]:
         """The next auditor: trusted ones first, never one of the ring, never twice. The case ends where none is."""
         free = self._auditors - set(case.nodes) - set(case.opinions) - self.banned
         order = sorted(free, key=lambda node: self._chance("auditor", case.number, node))
@@ -215,7 +215,7 @@ class Auditing:
         case.opinions[event.auditor], case.asked = event.opinion, ""
         return self._weigh(case, now_s)
 
-    def _weigh(self, case: Case, now_s: float) -> list[AuditCommand]:
+    def _weigh(self, case: AuditCase, now_s: float) -> list[AuditCommand]:
         for opinion in ("right", "wrong", "withheld"):
             said = case.said(opinion)
             # One untrusted voice suffices to let somebody go, as most cases end; two are needed against somebody.
@@ -225,12 +225,12 @@ class Auditing:
                 return self._conclude(case, opinion, now_s)
         return self._ask(case, now_s)
 
-    def _outvote(self, case: Case, right: Sequence[NodeId]) -> None:
+    def _outvote(self, case: AuditCase, right: Sequence[NodeId]) -> None:
         for auditor in case.said("right", "wrong", "withheld"):
             if auditor not in right:
                 self.reputation.of(auditor).outvoted += 1
 
-    def _conclude(self, case: Case, opinion: str, now_s: float) -> list[AuditCommand]:
+    def _conclude(self, case: AuditCase, opinion: str, now_s: float) -> list[AuditCommand]:
         if opinion == "wrong":
             case.is_redone, self.open[case.number] = True, case
             return [Redo(case.number, case.request, case.epoch, case.stage)]
@@ -258,7 +258,7 @@ class Auditing:
         reason = "what it computed was wrong once, and right on the same inputs: look at its memory and its clock"
         return [Sanction(case.node, "drain", reason, case.request)]
 
-    def _ban(self, case: Case, reason: str) -> list[AuditCommand]:
+    def _ban(self, case: AuditCase, reason: str) -> list[AuditCommand]:
         self.banned.add(case.node)
         return [Sanction(case.node, "ban", reason, case.request)]
 

@@ -25,7 +25,7 @@ class AuditPolicy:
 
 
 @dataclass(slots=True)
-class Record:
+class AuditRecord:
     """Of one machine."""
 
     passed: int = 0
@@ -40,10 +40,10 @@ class Record:
 @dataclass(slots=True)
 class Reputation:
     policy: AuditPolicy = AuditPolicy()
-    records: dict[NodeId, Record] = field(default_factory=dict)
+    records: dict[NodeId, AuditRecord] = field(default_factory=dict)
 
-    def of(self, node: NodeId) -> Record:
-        return self.records.setdefault(node, Record())
+    def of(self, node: NodeId) -> AuditRecord:
+        return self.records.setdefault(node, AuditRecord())
 
     def rate(self, node: NodeId) -> float:
         """At which its requests are to be audited."""

@@ -19,11 +19,11 @@ from muster.errors import UnsupportedModel
 from muster.model.graph.capture import CHECK, CapturedGraph, plain_attention
 from muster.model.graph.pieces import PieceNodes, piece_nodes
 from muster.model.graph.program import (
-    Call,
     Constructor,
     GraphPiece,
     GraphProgram,
     Operand,
+    OperatorCall,
     Reference,
     Several,
     TensorSpec,
@@ -167,7 +167,7 @@ def _program(
     outputs = next(node for node in module.graph.nodes if node.op == "output").args[0]
     called |= names
     wanted = {}
-    calls: list[Call] = []
+    calls: list[OperatorCall] = []
     for node, name in zip(outputs, results, strict=False):
         if node.op == "call_function" and node.name not in wanted and node.name not in called:
             wanted[node.name] = name
@@ -182,19 +182,19 @@ def _program(
     given: list[str | None] = [None if node is None else called[node.name] for node in outputs]
     for place, name in enumerate(results):
         if given[place] != name:  # an output that is an input, or twice the same value
-            calls.append(Call(name, "aten.clone.default", (Reference(str(given[place])),)))
+            calls.append(OperatorCall(name, "aten.clone.default", (Reference(str(given[place])),)))
             given[place] = name
     return GraphProgram(tuple(inputs), tuple(calls), tuple(given))
 
 
-def _call(node: fx.Node, called: Mapping[str, str]) -> Call:
+def _call(node: fx.Node, called: Mapping[str, str]) -> OperatorCall:
     if node.target is python_operator.getitem:
         target = "getitem"
     elif isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
         target = str(node.target)
     else:
         raise UnsupportedModel(f"The operator {node.target} is not one of ATen's; take it out of the module.")
-    return Call(
+    return OperatorCall(
         called[node.name],
         target,
         tuple(_operand(one, called) for one in node.args),

@@ -43,7 +43,7 @@ class Several(msgspec.Struct, frozen=True, array_like=True, tag="items"):
 Operand = Several | Reference | Constructor | bool | int | float | str | None
 
 
-class Call(msgspec.Struct, frozen=True, array_like=True):
+class OperatorCall(msgspec.Struct, frozen=True, array_like=True):
     result: str
     operator: str
     operands: tuple[Operand, ...] = ()
@@ -84,7 +84,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
 
 class GraphProgram(msgspec.Struct, frozen=True):
     inputs: tuple[str, ...]
-    calls: tuple[Call, ...]
+    calls: tuple[OperatorCall, ...]
     outputs: tuple[str | None, ...]
 
     def check(self) -> None:

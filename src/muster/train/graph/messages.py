@@ -41,58 +41,42 @@ class PackedArray(msgspec.Struct, frozen=True, array_like=True):
         return found
 
 
-class ValueMessage(msgspec.Struct, frozen=True, tag="value"):
+class ArrayMessage(msgspec.Struct, frozen=True):
+    source: int
+    target: int
+    step: int
+    name: str
+    packed: PackedArray
+
+    @property
+    def value(self) -> Array:
+        return self.packed.array()
+
+
+class ValueMessage(ArrayMessage, frozen=True, tag="value", kw_only=True):
     """A value on its way forward."""
 
-    source: int
-    target: int
-    step: int
     microbatch: int
-    name: str
-    packed: PackedArray
-
-    @property
-    def value(self) -> Array:
-        return self.packed.array()
 
 
-class GradientMessage(msgspec.Struct, frozen=True, tag="gradient"):
+class GradientMessage(ArrayMessage, frozen=True, tag="gradient", kw_only=True):
     """The gradient of a value on its way back to the piece that made it."""
 
-    source: int
-    target: int
-    step: int
     microbatch: int
-    name: str
-    packed: PackedArray
-
-    @property
-    def value(self) -> Array:
-        return self.packed.array()
 
 
-class SharedGradient(msgspec.Struct, frozen=True, tag="shared"):
+class SharedGradient(ArrayMessage, frozen=True, tag="shared"):
     """The gradient of a parameter that several pieces hold, summed over the microbatches of a step."""
 
-    source: int
-    target: int
-    step: int
-    name: str
-    packed: PackedArray
 
-    @property
-    def value(self) -> Array:
-        return self.packed.array()
-
-
-class StepDone(msgspec.Struct, frozen=True, tag="done"):
+class PieceStepped(msgspec.Struct, frozen=True, tag="done"):
     """The piece has changed its weights."""
 
     source: int
     step: int
 
 
-Message = ValueMessage | GradientMessage | SharedGradient | StepDone
+Message = ValueMessage | GradientMessage | SharedGradient | PieceStepped
 
 
 def encode_message(message: Message) -> bytes:

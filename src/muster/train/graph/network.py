@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from muster.errors import StepFailed
 from muster.model.backends.base import Array, Plane, StepOptions
 from muster.model.graph.program import GraphPiece
-from muster.train.graph.messages import OUTSIDE, Message, PackedArray, StepDone, ValueMessage
+from muster.train.graph.messages import OUTSIDE, Message, PackedArray, PieceStepped, ValueMessage
 from muster.train.graph.side import Side, Wiring
 
 
@@ -35,7 +35,7 @@ class LocalNetwork:
         given: list[dict[str, Array]] = [{} for _ in batches]
         done = 0
         for message in self._passed(batches):
-            if isinstance(message, StepDone):
+            if isinstance(message, PieceStepped):
                 done += 1
             elif isinstance(message, ValueMessage):
                 given[message.microbatch][message.name] = message.value
@@ -47,7 +47,7 @@ class LocalNetwork:
         """Everything that is for nobody here, after all the rest has been delivered."""
         step = self.sides[0].step
         waiting: deque[Message] = deque(
-            ValueMessage(OUTSIDE, target, step, number, name, PackedArray.of(value))
+            ValueMessage(OUTSIDE, target, step, name, PackedArray.of(value), microbatch=number)
             for number, batch in enumerate(batches)
             for name, value in batch.items()
             for target in self._wiring.takers.get(name, ())
@@ -56,7 +56,7 @@ class LocalNetwork:
         outside: list[Message] = []
         while waiting:
             message = waiting.popleft()
-            if isinstance(message, StepDone) or message.target == OUTSIDE:
+            if isinstance(message, PieceStepped) or message.target == OUTSIDE:
                 outside.append(message)
             else:
                 self.messages += 1

@@ -19,8 +19,8 @@ from muster.train.graph.messages import (
     GradientMessage,
     Message,
     PackedArray,
+    PieceStepped,
     SharedGradient,
-    StepDone,
     ValueMessage,
 )
 
@@ -77,7 +77,7 @@ class Side:
 
     def receive(self, message: Message) -> Iterator[Message]:
         """What follows from it. Raises `ProtocolViolation` for what is not this piece's, `StepFailed` as planes do."""
-        if isinstance(message, StepDone) or message.target != self.piece.index:
+        if isinstance(message, PieceStepped) or message.target != self.piece.index:
             raise ProtocolViolation(f"Piece {self.piece.index} got a message for somebody else; check the plan.")
         if message.step != self.step:
             if message.step < self.step:
@@ -103,7 +103,7 @@ class Side:
         del self._values[number]
         for name, value in outputs.items():
             for target in self._wiring.takers.get(name, ()):
-                yield ValueMessage(self.piece.index, target, self.step, number, name, PackedArray.of(value))
+                yield ValueMessage(self.piece.index, target, self.step, name, PackedArray.of(value), microbatch=number)
             if name == self._wiring.loss and name in self.piece.differentiable:
                 self._gradients[number][name][OUTSIDE] = np.full(value.shape, 1 / self._microbatches, value.dtype)
         yield from self._back(number)
@@ -137,7 +137,7 @@ class Side:
         self._gradients.pop(number, None)
         for name, value in found.items():
             maker = self._wiring.maker[name]
-            yield GradientMessage(self.piece.index, maker, self.step, number, name, PackedArray.of(value))
+            yield GradientMessage(self.piece.index, maker, self.step, name, PackedArray.of(value), microbatch=number)
         if len(self._done) == self._microbatches:
             yield from self._ended()
 
@@ -180,7 +180,7 @@ class Side:
                 parts = [self._shared[one.name][holder] for holder in holders]
                 summed[one.name] = sum(parts[1:], start=parts[0])
         self.plane.step(self._options, summed)
-        yield StepDone(self.piece.index, self.step)
+        yield PieceStepped(self.piece.index, self.step)
         self.step += 1
         self._begin()
 
