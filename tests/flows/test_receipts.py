@@ -11,10 +11,12 @@ import torch
 
 from muster.cli.main import run_command
 from muster.errors import InvalidRequest
+from muster.link.base import short_id
 from muster.model.weights import open_directory
 from muster.node.audit.kept import limits_for
 from muster.node.audit.looking import look
 from muster.node.audit.recomputing import recomputed, stages_of
+from muster.node.runners.serve.later import LaterStage
 from muster.spec.receipt import receipt_name
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
@@ -26,7 +28,8 @@ TOKENS = 150
 
 def asked(pool: LivePool, name: str, tokens: int = TOKENS) -> bytes:
     """The file of receipts of a request that has been answered and signed to its end."""
-    pool.ask([Request(name, tuple(range(1, 41)), Sampling(max_tokens=tokens, temperature=0.8, seed=3))])
+    first = 1 + len(name)  # each name begins otherwise, so that no pages are reused
+    pool.ask([Request(name, tuple(range(first, first + 40)), Sampling(max_tokens=tokens, temperature=0.8, seed=3))])
 
     def is_signed() -> bool:
         kept = pool.service._shelf._requests.get(receipt_name(name))
@@ -94,6 +97,27 @@ def test_the_numbers_are_those_of_the_model(
     assert numbers[3]["verdict"]["margin"] <= 1
     assert run_command(["verify", str(path), "--model", "tiny"]) != 0
     assert "The receipts are of another model" in capsys.readouterr().err
+
+
+def test_a_machine_of_a_ring_that_computes_something_else_is_named(
+    calibrated: Path, shared_pool: LivePool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cheat = shared_pool.serving(2)
+    (held,) = cheat.worker._stages._held.values()
+    assert isinstance(held.runner, LaterStage)
+    stage = held.runner._follower._stage
+    honest = stage.run
+    stage.run = lambda *given: honest(*given) * 1.03  # type: ignore[method-assign]
+    try:
+        content = asked(shared_pool, "cheated", tokens=40)
+    finally:
+        stage.run = honest  # type: ignore[method-assign]
+    path = tmp_path / "receipts.json"
+    path.write_bytes(content)
+    assert run_command(["verify", str(path), "--json"]) == 0  # signatures alone say nothing of it
+    capsys.readouterr()
+    assert run_command(["verify", str(path), "--model", str(calibrated)]) == 1
+    assert f"Node {short_id(cheat.id)} did other work than it was to do" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_first_stage_whose_numbers_are_others_is_named(
