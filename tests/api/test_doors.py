@@ -29,6 +29,11 @@ class FakeAdmin:
     async def pool_file(self) -> str:
         return 'name = "measured"\n'
 
+    async def receipts(self, request: str) -> bytes:
+        if request != "chat-1":
+            raise InvalidRequest(f"There are no receipts of request {request!r}.", "request")
+        return b'{"muster_receipts": 1}'
+
     async def drain(self, node: str) -> Mapping[str, Any]:
         self.done.append(("drain", node))
         return {"id": node, "state": "draining"}
@@ -104,6 +109,8 @@ def test_the_operator_sees_and_steers_the_pool(tokenizer: Tokenizer) -> None:
         assert served.http.get("/admin/status").json() == {"epoch": 3}
         assert served.http.get("/admin/nodes").json() == {"nodes": [{"id": "n1"}]}
         assert served.http.get("/admin/story").text == "Nothing has happened yet."
+        assert served.http.get("/admin/receipts/chat-1").json() == {"muster_receipts": 1}
+        assert served.http.get("/admin/receipts/other").status_code == 400
         pool = served.http.get("/admin/pool")
         assert (pool.headers["content-type"], pool.text) == ("application/toml", 'name = "measured"\n')
         assert served.http.post("/admin/nodes/n1/drain").json()["state"] == "draining"
