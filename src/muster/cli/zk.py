@@ -1,5 +1,6 @@
 """`muster zk`: what zero-knowledge proofs cost, and one of a disputed operator. The work is in `verify/zk`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -7,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muster.cli.options import Json
-from muster.cli.output import out, plain, show_facts, show_json
+from muster.cli.output import out, plain, show_facts, show_json, show_table
 from muster.cli.waiting import waiting
+from muster.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from muster.verify.zk.bench.rows import ProverFigures
     from muster.verify.zk.evidence import TileProof, TileVerdict
     from muster.verify.zk.transcript import ShownOperator
 
@@ -138,6 +141,52 @@ def tune(as_json: Json = False) -> None:
     usual = default if isinstance(default, str) else f"{default['prove']:.2f} s"
     faster = f", {found.times_faster:.1f} times as long" if found.times_faster else ""
     show_facts([*facts, ("ezkl's own", usual + faster), ("choice", search.in_words(found.choice))])
+
+
+@app.command()
+def bench(
+    task: Annotated[str, typer.Option(help="Only this one: ecdsa, merkle-keccak, merkle-poseidon, digits, dlrm.")] = "",
+    memory_mb: Annotated[int, typer.Option(min=200, help="Of a prover, in MiB.")] = 6_000,
+    seconds: Annotated[float, typer.Option(min=1, help="For each step of a prover.")] = 280.0,
+    as_json: Json = False,
+) -> None:
+    """Prove four tasks by every prover that can be installed here; each cell is figures or the reason why not."""
+    with waiting("loading", as_json) as say:
+        from muster.verify.zk.bench import published, table
+        from muster.verify.zk.bench.networks import trained
+        from muster.verify.zk.bench.rows import TASKS, ProverFigures
+        from muster.verify.zk.child import ChildLimits, WhyNot
+
+        if task and task not in TASKS:
+            raise InvalidRequest(f"There is no task {task!r}; choose of {', '.join(TASKS)}.")
+        rows = []
+        for row in table.rows(ChildLimits(memory_mb, seconds), task, say):
+            rows.append(row)
+            if as_json:
+                show_json(row.record())
+    networks = {name: trained(name) for name in table.NETWORKS if task in ("", name)}
+    right = {name: {"float": one.accuracy_float, "circuit": one.accuracy_whole} for name, one in networks.items()}
+    if as_json:
+        show_json({"accuracy": right, "published": [asdict(one) for one in published.ROWS]})
+        return
+    done = [(one, one.found) for one in rows if isinstance(one.found, ProverFigures)]
+    columns = ("task", "prover", "prove s", "verify ms", "proof B", "peak MB", "size", "set-up s", "set-up MB")
+    show_table("", columns, [_cells(one.task, one.system, found) for one, found in done], columns[2:])
+    notes = [(f"{one.task}, {one.system}", found.note) for one, found in done if found.note]
+    show_facts(
+        [*notes, *((f"{one.task}, {one.system}", one.found.reason) for one in rows if isinstance(one.found, WhyNot))]
+    )
+    for name, one in right.items():
+        out.print(f"{name}: {one['float']:.1%} of held-out cases right in float, {one['circuit']:.1%} in the circuit")
+    apart = [(p.task, p.system, f"{p.prove_s:g}", p.proof, p.machine, p.source) for p in published.ROWS]
+    show_table("published, elsewhere", ("task", "prover", "prove s", "proof", "machine", "source"), apart, ("prove s",))
+
+
+def _cells(task: str, system: str, found: "ProverFigures") -> tuple[str, ...]:
+    return (
+        task, system, f"{found.prove_s:.2f}", f"{found.verify_ms:.0f}", f"{found.proof_bytes:,}",
+        f"{found.peak_mb:.0f}", f"{found.size:,}", f"{found.setup_s:.1f}", f"{found.setup_bytes / 1e6:.1f}",
+    )  # fmt: skip
 
 
 def _held(shown: "ShownOperator", weights: Path) -> "dict[str, Tensor]":

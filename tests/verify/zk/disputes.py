@@ -1,7 +1,5 @@
 """A dispute that ended at a linear operator, with the weights that it was about."""
 
-from math import prod
-
 import torch
 from torch import Tensor
 
@@ -41,6 +39,5 @@ def dispute(w: Tensor, lie: float = 0.0, x: Tensor | None = None) -> tuple[Signe
         inputs=(digest(x),),
         outputs=(digest(y),),
     )
-    assert prod(y.shape) == TOKENS * OUTER
     body = Body(dispute=DISPUTE, number=1, previous=begun.digest(), said=last)
     return begun, sign(ACCUSED, body, [sent(x), sent(y)])

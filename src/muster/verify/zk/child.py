@@ -24,10 +24,10 @@ SHOWN = 300
 @dataclass(frozen=True, slots=True)
 class ChildLimits:
     memory_mb: int = 6_000
-    """Of address space above what `reserved_mb` allows for, in MiB."""
+    """Of address space, in MiB."""
     seconds: float = 120.0
-    reserved_mb: int = 0
-    """What a runtime maps without using it: WebAssembly reserves gigabytes."""
+    by_resident: bool = False
+    """Count what is resident instead: WebAssembly reserves tens of gigabytes of address space that it never uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def run(
             env={**os.environ, **(extra or {})}, start_new_session=True,
             preexec_fn=lambda: _limit(limits),
         )  # fmt: skip
-        peak_mb, code = _wait(process, started + limits.seconds)
+        peak_mb, code = _wait(process, started + limits.seconds, limits)
         seconds = time.monotonic() - started
         texts = [_text(one) for one in (out, err)]
     if code is None:
@@ -78,13 +78,15 @@ def python_of(module: str, *arguments: str) -> list[str]:
 
 
 def _limit(limits: ChildLimits) -> None:
-    size = (limits.memory_mb + limits.reserved_mb) * MIB
+    if limits.by_resident:
+        return
+    size = limits.memory_mb * MIB
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     size = size if hard == resource.RLIM_INFINITY else min(size, hard)
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def _wait(process: "subprocess.Popen[bytes]", until: float) -> tuple[float, int | None]:
+def _wait(process: "subprocess.Popen[bytes]", until: float, limits: ChildLimits) -> tuple[float, int | None]:
     """Its peak of resident memory in MB, and its exit code, None where it was ended here.
 
     The kernel's own figure at the end (`ru_maxrss`) counts what this process had when it forked.
@@ -97,8 +99,9 @@ def _wait(process: "subprocess.Popen[bytes]", until: float) -> tuple[float, int 
             if pid:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 return peak_mb or usage.ru_maxrss / 1024, None if ended_here else process.returncode
-            if time.monotonic() > until and not ended_here:
-                ended_here = True
+            too_large = limits.by_resident and peak_mb > limits.memory_mb
+            if (time.monotonic() > until or too_large) and not ended_here:
+                ended_here = not too_large
                 os.killpg(process.pid, signal.SIGKILL)
             time.sleep(0.005)
     except BaseException:
