@@ -74,8 +74,8 @@ def one(model: Any, weights: Weights, rule: TokenShards) -> dict[str, Any]:
             asked_of[key] = asked_of.get(key, 0) + 1
 
     session = LocalSession(weights, rule, watch=watch)
+    made = generate_greedily(session, ids, ANSWER)
     with torch.inference_mode():
-        made = generate_greedily(session, ids, ANSWER)
         expected = model(input_ids=torch.tensor([[*ids, *made]]), use_cache=False).logits[0].float()
     logits = session.step([NewIds(1, 0, (*ids, *made))], every=True)
     best = expected[PROMPT - 1 : -1]
