@@ -2,7 +2,7 @@
 
     python benchmarks/zk.py [tile|tune|table] [--json FILE]
 
-`tile` makes a dispute about a layer of 576 inputs, one number of which is wrong by a thousandth, proves 64 rows and
+`tile` makes a dispute about a layer of 576 inputs, one number of which is wrong by a hundredth, proves 64 rows and
 checks them; beside it stand the referee's own check (`verify/disputes/interval`) and Freivalds' for kept `r W`.
 Public values at both ends of input and output are changed in turn. `table` needs `npm` for two of its provers.
 """
@@ -41,7 +41,7 @@ def disputed_tile() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(OUTER, INNER, generator=generator) / INNER**0.5
     x = torch.randn(TOKENS, INNER, generator=generator)
-    one = shown(dispute(w, lie=1e-3, x=x))
+    one = shown(dispute(w, lie=1e-2, x=x))
     place = tile.worst_place(one, {NAME: w})
     with TemporaryDirectory(prefix="muster-zk-") as folder:
         out, srs = Path(folder) / "proof", Path(folder) / "kzg.srs"

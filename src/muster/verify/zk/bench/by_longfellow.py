@@ -32,8 +32,9 @@ def _circuit_path() -> Path:
 def main() -> None:
     """In a process of its own: prove, verify, and see that three changes are refused. Prints figures as JSON."""
     import cbor2
+    from pylongfellow import Pylongfellow
     from pylongfellow.backends import google_cpp
-    from pylongfellow.mdoc import Pylongfellow, RequestedAttribute, VerifierError, testing
+    from pylongfellow.mdoc import RequestedAttribute, VerifierError, testing
 
     path = Path(sys.argv[1])
     version = max(one.version for one in google_cpp.zk_specs() if one.num_attributes == 1)
