@@ -9,4 +9,5 @@ Read in this order:
     timeline.py     spans of a Gantt chart
     serve/          a pool that serves
     train/          a pool that trains
+    graph.py        pieces of an operator graph that train
 """

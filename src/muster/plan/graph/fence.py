@@ -22,15 +22,18 @@ SLACKS = (0.0, 0.05, 0.25, 1.0)
 """How much slower than the least the slowest may be where that saves time on the wire."""
 
 
-def op_fence(problem: GraphProblem, seed: int = 0) -> GraphPlacement:
-    """The best placement of all orders tried. Raises `DoesNotFit` if no order holds all operators."""
+def op_fence(problem: GraphProblem, seed: int = 0, everyone: bool = False) -> GraphPlacement:
+    """The best placement of all orders tried. Raises `DoesNotFit` if no order holds all operators.
+
+    `everyone`: every machine gets a piece, also one that slows the step down.
+    """
     labels = communities(problem.bandwidth, seed)
     one = problem.latency_s + 1e6 / np.maximum(problem.bandwidth, 1e-9)
     found = [
         problem.priced(pieces, labels)
-        for order in _with_fewer(orders(labels, one, problem.speed), labels)
+        for order in _tried(orders(labels, one, problem.speed), labels, everyone)
         for sequence in dict.fromkeys((problem.graph.order, problem.graph.order_by_level))
-        for pieces in fenced(problem, order, sequence)
+        for pieces in fenced(problem, order, sequence, everyone)
     ]
     if not found:
         raise DoesNotFit(
@@ -40,8 +43,10 @@ def op_fence(problem: GraphProblem, seed: int = 0) -> GraphPlacement:
     return min(found, key=lambda placement: (placement.step_s, placement.slow_bytes))
 
 
-def _with_fewer(every: Iterable[Ints], labels: Ints) -> list[Ints]:
-    """Also without the communities at the end: a machine that hurts is left out."""
+def _tried(every: Iterable[Ints], labels: Ints, everyone: bool) -> list[Ints]:
+    """Also without the communities at the end, unless everyone takes part: a machine that hurts is left out."""
+    if everyone:
+        return list(every)
     found: dict[bytes, Ints] = {}
     for order in every:
         ends = [0, *(np.flatnonzero(np.diff(labels[order])) + 1).tolist(), len(order)]
@@ -53,13 +58,14 @@ def _with_fewer(every: Iterable[Ints], labels: Ints) -> list[Ints]:
 Pieces = list[tuple[int, tuple[int, ...]]]
 
 
-def fenced(problem: GraphProblem, order: Ints, sequence: Sequence[int]) -> list[Pieces]:
-    """Pieces of `sequence` on the machines in this order, for each of `SLACKS`; machines at the end may stay empty."""
+def fenced(problem: GraphProblem, order: Ints, sequence: Sequence[int], everyone: bool = False) -> list[Pieces]:
+    """Pieces of `sequence` on the machines in this order, for each of `SLACKS`; machines at the end may stay empty,
+    unless everyone takes part."""
     computing, wire = _computing(problem, order, sequence), _wire(problem, order, sequence)
-    least = _least_slowest(computing, wire)
+    least = _least_slowest(computing, wire, everyone)
     if not np.isfinite(least):
         return []
-    found = [_least_wire(computing, wire, least * (1 + slack) * (1 + 1e-9)) for slack in SLACKS]
+    found = [_least_wire(computing, wire, least * (1 + slack) * (1 + 1e-9), everyone) for slack in SLACKS]
     return [
         [(int(machine), tuple(sequence[a:b])) for machine, a, b in zip(order, cuts[:-1], cuts[1:], strict=False)]
         for cuts in dict.fromkeys(found)
@@ -91,18 +97,18 @@ def _wire(problem: GraphProblem, order: Ints, sequence: Sequence[int]) -> Floats
     return found
 
 
-def _least_slowest(computing: Floats, wire: Floats) -> float:
-    """With any number of the machines from the first on."""
+def _least_slowest(computing: Floats, wire: Floats, everyone: bool) -> float:
+    """With any number of the machines from the first on, or with all."""
     reached = computing[0, 0].copy()
     best = float(reached[-1])
     for machine in range(1, len(computing)):
         through = np.maximum(np.maximum(reached, wire[machine])[:, None], computing[machine])
         reached = through.min(axis=0)
-        best = min(best, float(reached[-1]))
+        best = float(reached[-1]) if everyone else min(best, float(reached[-1]))
     return best
 
 
-def _least_wire(computing: Floats, wire: Floats, limit_s: float) -> tuple[int, ...]:
+def _least_wire(computing: Floats, wire: Floats, limit_s: float, everyone: bool) -> tuple[int, ...]:
     """Cuts with nothing slower than the limit and the least compute and wire altogether."""
     able = np.where(computing <= limit_s, computing, np.inf)
     costs = [able[0, 0].copy()]
@@ -112,7 +118,7 @@ def _least_wire(computing: Floats, wire: Floats, limit_s: float) -> tuple[int, .
         through = arriving[:, None] + able[machine]
         came.append(through.argmin(axis=0))
         costs.append(through.min(axis=0))
-    last = int(np.argmin([cost[-1] for cost in costs]))
+    last = len(costs) - 1 if everyone else int(np.argmin([cost[-1] for cost in costs]))
     cuts = [computing.shape[1] - 1]
     for machine in range(last, 0, -1):
         cuts.append(int(came[machine - 1][cuts[-1]]))
