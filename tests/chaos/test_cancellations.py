@@ -54,7 +54,7 @@ async def visit(pool: LivePool, number: int) -> str:
     return "broke off"
 
 
-@pytest.mark.parametrize("clients", [20, pytest.param(200, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("clients", [30, pytest.param(200, marks=pytest.mark.chaos)])
 def test_clients_who_leave_at_random_leave_nothing_behind(pool: LivePool, clients: int) -> None:
     async def crowd() -> list[str]:
         return await asyncio.gather(*(visit(pool, number) for number in range(clients)))
