@@ -19,7 +19,7 @@ from muster.wire.messages.base import PROTOCOL
 from tests.flows.live_pool import LivePool, Machine, made_up, room_for
 
 pytestmark = pytest.mark.usefixtures("undisturbed")
-STREAMS, TOKENS = 4, 48
+STREAMS, TOKENS = 4, 24
 
 
 def read(pool: LivePool, client: OpenAI, seed: int) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from benchmarks.workload import mixed_requests
 from muster.plan.serve.options import Pin
 from muster.spec.plan import Stage
@@ -15,6 +17,7 @@ def stage_of(pool: LivePool, machine: Machine) -> Stage | None:
     return next((stage for stage in stages if stage.node == machine.id), None)
 
 
+@pytest.mark.chaos  # `tests/broker/test_pins` has the decisions; this, that streams go on
 def test_a_pinned_machine_dies_is_replaced_and_comes_back_while_every_stream_says_the_same(
     model_path: Path, tmp_path: Path
 ) -> None:

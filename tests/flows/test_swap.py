@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from transformers import PreTrainedModel
 
 from benchmarks.exactness import NEAR_TIE, judge
@@ -25,6 +26,7 @@ def caches(machine: Machine) -> list[SwappingCache]:
     return found
 
 
+@pytest.mark.chaos  # `tests/serve/test_swapping` has the bits; this, that a pool does it
 def test_more_requests_run_at_once_than_the_devices_hold_and_answers_stay_the_same(
     pool: LivePool, model_path: Path, dense: PreTrainedModel, tmp_path: Path
 ) -> None:
