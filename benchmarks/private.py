@@ -34,7 +34,7 @@ from muster.link.iroh import IrohEndpoint
 from muster.model.conformance import MemoryWeights, random_model
 from muster.model.source import resolve
 from muster.model.weights import Weights, open_directory
-from muster.node.private.model import config_digest
+from muster.node.runners.private.model import config_digest
 from muster.private.client import NewIds, PrivateClient, private_ends
 from muster.private.local import LocalSession, generate_greedily
 from muster.private.network import private_network
@@ -121,7 +121,9 @@ def wire(asked: argparse.Namespace) -> dict[str, Any]:
     async def measured(tickets: Sequence[Ticket]) -> dict[str, Any]:
         endpoint = await IrohEndpoint.bind(Identity.generate(), host="127.0.0.1")
         client = PrivateClient(private_ends(weights, "float32"), rule, network.windows, 256, epoch=1)
-        seats = [Seated(ticket, (role,)) for role, ticket in zip(rule.roles, tickets, strict=True)]
+        seats = [
+            Seated(ticket.address, (role,), ticket.secret) for role, ticket in zip(rule.roles, tickets, strict=True)
+        ]
         session = await open_private(endpoint, client, seats, config_digest(weights.config_json), "float32")
         await walk(session, TOKENS, answer)
         await session.close()
@@ -194,8 +196,8 @@ def shared_out(layers: int, folder: Path, repeats: int) -> dict[str, Any]:
             "median_s": statistics.median(seconds), "seconds": seconds,
             "payload_bytes_a_prompt": total["payload_bytes"] / (repeats + 1),
             "frame_bytes_a_prompt": total["frame_bytes"] / (repeats + 1),
-            "one_role_each_bytes": step_bytes(rule, machines.network.layers, TOKENS, 4, 768),
-            "round_trips": rounds(machines.network.layers),
+            "one_role_each_bytes": step_bytes(rule, machines.parts.network.layers, TOKENS, 4, 768),
+            "round_trips": rounds(machines.parts.network.layers),
         }  # fmt: skip
 
     with nodes(str(folder / "model"), 3, folder) as tickets:

@@ -4,13 +4,13 @@ Decides nothing about the pool: who said what goes to `hear` as an event.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from contextlib import suppress
 
 import structlog
 
 from muster.broker.bulk import ReadBlob, serve_bulk
-from muster.broker.events import ConnectionId, Disconnected, Event, Heard, NodeJoined
+from muster.broker.events import ConnectionId, Disconnected, Event, Heard, NodeJoined, PrivateAsked
 from muster.broker.strangers import Strangers
 from muster.errors import LinkDown, MusterError, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
@@ -21,6 +21,7 @@ from muster.link.tasks import Tasks
 from muster.spec.pool import NodeId
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Hello, Refused
+from muster.wire.messages.private import AskPrivate
 
 log = structlog.get_logger()
 HELLO_S = 5.0
@@ -41,12 +42,14 @@ class Connections:
         endpoint: Endpoint,
         hear: Callable[[Event], None],
         members: Collection[NodeId],
+        guests: Container[ConnectionId],
         known: Collection[NodeId],
         read_blob: ReadBlob,
         tasks: Tasks,
         wall_clock: Callable[[], float],
     ) -> None:
-        """`members` are always those that are here now, `known` those that ever were."""
+        """`members` and `guests` are always those that are here now, `known` those that ever were."""
+        self._guests = guests
         self._endpoint, self._hear, self._members, self._known = endpoint, hear, members, known
         self._read_blob, self._tasks, self._wall_clock = read_blob, tasks, wall_clock
         self._controls: dict[ConnectionId, _Control] = {}
@@ -131,10 +134,13 @@ class Connections:
     async def _hear_all(self, number: ConnectionId, peer: NodeId, channel: Channel) -> None:
         try:
             hello, _ = await asyncio.wait_for(channel.receive(), HELLO_S)
-            if not isinstance(hello, Hello):
+            if isinstance(hello, AskPrivate):
+                self._hear(PrivateAsked(number, peer, hello, self._wall_clock()))
+            elif isinstance(hello, Hello):
+                self._hear(NodeJoined(number, peer, hello, self._wall_clock()))
+            else:
                 raise ProtocolViolation("A node's first message must be its hello; update Muster on it.")
-            self._hear(NodeJoined(number, peer, hello, self._wall_clock()))
-            if peer in self._members:
+            if peer in self._members or number in self._guests:
                 self._strangers.leave(self._controls[number].connection)
             budget, counted_s = float(BURST_MESSAGES), _now()
             while True:

@@ -16,6 +16,7 @@ from muster.verify.receipts import ReceiptRing
 from muster.wire.messages.base import Address
 from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.membership import Hello
+from muster.wire.messages.private import AskPrivate
 from muster.wire.messages.receipts import Receipts
 
 ConnectionId = int
@@ -82,6 +83,16 @@ class NodeJoined:
     hello: Hello
     wall_s: float
     """Seconds since the Unix epoch: tickets expire by the calendar, leases by the steady clock of `handle`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateAsked:
+    """Likewise, of a client that wants machines for a private session."""
+
+    connection: ConnectionId
+    client: NodeId
+    asked: AskPrivate
+    wall_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +193,7 @@ class NodeAccused:
 
 Event = (
     NodeJoined
+    | PrivateAsked
     | Heard
     | Disconnected
     | Tick

@@ -7,7 +7,7 @@ from muster.broker.members.membership import Membership
 from muster.broker.pipelines.every import Pipelines
 from muster.broker.pipelines.lifecycle import Lifecycle
 from muster.broker.pipelines.placement import Placement
-from muster.spec.plan import Pipeline, ServeSettings, TrainSettings
+from muster.spec.plan import Pipeline, PrivateSettings, ServeSettings, TrainSettings
 from muster.spec.pool import NodeId
 
 
@@ -51,9 +51,9 @@ def check_layers(placement: Placement) -> None:
     num_layers = placement.model.shape.num_layers
     stages = placement.pipeline.stages
     assert stages, "a pipeline without stages"
-    starts, ends = [stage.first for stage in stages], [stage.last for stage in stages]
-    assert starts == [0, *ends[:-1]], f"layers {list(zip(starts, ends, strict=True))} have gaps or overlaps"
-    assert ends[-1] == num_layers, f"layers end at {ends[-1]} of {num_layers}"
+    layers = [(stage.first, stage.last) for stage in stages]
+    assert placement.pipeline.covers_layers_once, f"layers {layers} have gaps or overlaps"
+    assert stages[-1].last == num_layers, f"layers end at {stages[-1].last} of {num_layers}"
     assert all(stage.first < stage.last for stage in stages), "an empty stage"
     members = sum(len(stage.members) for stage in stages)
     assert len(set(placement.nodes)) == members, "a node holds two stages of one pipeline"
@@ -66,6 +66,10 @@ def check_work(pipeline: Pipeline) -> None:
             assert microbatches >= len(pipeline.stages), "fewer steps in flight than stages"
         case TrainSettings(num_microbatches=microbatches):
             assert microbatches > 0, "nothing to compute"
+        case PrivateSettings(roles=roles, owners=owners) as work:
+            given = sorted(role for mine in roles for role in mine)
+            assert given == list(work.rule.roles), "a role of a private session is nobody's, or has two machines"
+            assert len(roles) == len(owners) == len(pipeline.stages), "a machine of a private session has no owner"
 
 
 def check_presence(placement: Placement, members: Membership) -> None:

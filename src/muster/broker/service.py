@@ -100,6 +100,7 @@ class BrokerService:
             endpoint,
             lambda event: self._handle(event),
             members,
+            self._state.guests,
             self._state.admission.known,
             self._read_blob,
             self._tasks,

@@ -28,6 +28,7 @@ from muster.broker.events import (
     NodeSeen,
     PipelineSuspected,
     PlanFound,
+    PrivateAsked,
     Refuse,
     Remembered,
     Save,
@@ -38,6 +39,7 @@ from muster.broker.events import (
     TrustNode,
     UnbanNode,
 )
+from muster.broker.guests import Guests
 from muster.broker.invariants import check_books
 from muster.broker.members.admission import Admission
 from muster.broker.members.join import check_heartbeat, check_measured, check_peer_measured, check_progress
@@ -88,6 +90,7 @@ class BrokerState:
         self.members = Membership(head, options.leases, trust)
         self.admission = Admission(self.members, options.max_members, remembered)
         self.pipelines = Pipelines(self.members, jobs, remembered.epoch, remembered.pipelines)
+        self.guests = Guests(self.members, self.admission, self.pipelines, jobs)
         self.slowness = Slowness(self.members, lambda id, now_s: self.pipelines[id].forecasting(now_s))
         self.blame = Blame(self.members, self.pipelines, options.hang_s, options.stuck_s)
         self.proving = Proving(self.members, max((whole_bytes(job) for job in jobs), default=0))
@@ -97,7 +100,7 @@ class BrokerState:
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take in `event`; what to do, in order. `now_s` is a steady clock that never goes back."""
-        commands = self._answer(event, now_s) + self.pipelines.decide(now_s)
+        commands = self.guests.told(self._answer(event, now_s) + self.pipelines.decide(now_s))
         entries = self.story.entries
         if entries and _is_routine(event, commands) and _is_routine(entries[-1].event, entries[-1].commands):
             entries.pop()  # of many in a row the last is enough, and leaves room for what matters
@@ -113,6 +116,12 @@ class BrokerState:
         match event:
             case NodeJoined():
                 return self._joined(event, now_s)
+            case PrivateAsked():
+                return self.guests.asked(event, now_s)
+            case Heard(connection, message) if connection in self.guests:
+                return self.guests.heard(connection, message, now_s)
+            case Disconnected(connection) if connection in self.guests:
+                return self.guests.gone(connection, now_s)
             case Heard(connection, message):
                 return self._heard(connection, message, now_s)
             case Disconnected(connection):
@@ -160,7 +169,9 @@ class BrokerState:
         welcome = Welcome(
             heartbeat_s=leases.heartbeat_s,
             lease_s=leases.lease_s,
-            model=", ".join(job.model.shape.name for job in self.pipelines.jobs.values()),
+            model=", ".join(
+                job.model.shape.name for name, job in self.pipelines.jobs.items() if name not in self.guests.jobs
+            ),
             region=self.options.region,
             name=member.name,
         )

@@ -13,7 +13,7 @@ from muster.broker.pipelines.codec_checks import CodecCheck
 from muster.broker.pipelines.lifecycle import Lifecycle
 from muster.broker.pipelines.placement import Placement
 from muster.broker.state import BrokerState
-from muster.spec.plan import ServeSettings, WorkSettings
+from muster.spec.plan import PrivateSettings, ServeSettings, WorkSettings
 from muster.spec.pool import NodeId
 
 View = dict[str, Any]
@@ -26,8 +26,8 @@ def status_view(state: BrokerState, measured: Mapping[int, Mapping[str, float]] 
     `measured` is what the door sees of each pipeline, by its epoch.
     """
     pipelines = state.pipelines
-    serving = pipelines.serving()
-    jobs = [_job(state, job, measured) for job in pipelines.jobs]
+    jobs = [_job(state, job, measured) for job in pipelines.jobs if job not in state.guests.jobs]
+    serving = [placement for placement in pipelines.serving() if placement.id.job not in state.guests.jobs]
     return {
         "model": ", ".join(job["model"] for job in jobs),
         "ready": all(job["ready"] for job in jobs),
@@ -38,9 +38,10 @@ def status_view(state: BrokerState, measured: Mapping[int, Mapping[str, float]] 
         "explanation": "\n".join(placement.explanation for placement in serving),
         "codecs": [link for placement in serving for link in _codecs(state, placement)],
         "codec_checks": [check for job in jobs for pipeline in job["pipelines"] for check in pipeline["codec_checks"]],
-        "max_context": max((max_context(state, job) for job in pipelines.jobs), default=0),
+        "max_context": max((max_context(state, job["job"]) for job in jobs), default=0),
         "loading": [load for placement in pipelines.pending() for load in _loading(state, placement)],
         "jobs": jobs,
+        "private_sessions": [_job(state, job, measured) for job in pipelines.jobs if job in state.guests.jobs],
         "nodes": [],
     }
 
@@ -111,6 +112,8 @@ def _work(work: WorkSettings) -> View:
             "page_size": work.page_size,
             "num_microbatches": work.num_microbatches,
         }
+    if isinstance(work, PrivateSettings):
+        return {"roles": sum(map(len, work.roles)), "owners": len(set(work.owners)), "max_tokens": work.max_tokens}
     return {"num_microbatches": work.num_microbatches, "microbatch": work.microbatch}
 
 

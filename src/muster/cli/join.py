@@ -16,6 +16,7 @@ from muster.cli.options import (
     Island,
     Json,
     MachineName,
+    Owner,
     Region,
     ScenarioName,
     parse_bytes,
@@ -44,6 +45,9 @@ LayerMemory = Annotated[
         help="Rehearse a machine with so much memory for layers; what Muster itself takes is not counted.", hidden=True
     ),
 ]
+Once = Annotated[
+    bool, typer.Option("--once", help="Give up if the head does not answer, instead of dialling until it does.")
+]
 
 
 def join(
@@ -62,6 +66,7 @@ def join(
     name: MachineName = None,
     region: Region = "home",
     island: Island = "",
+    owner: Owner = "",
     device: ComputeDevice = "auto",
     speed: Annotated[float, typer.Option(min=0.01, max=1.0, help="Lend this share of the machine's speed.")] = 1.0,
     scenario: ScenarioName = None,
@@ -70,9 +75,7 @@ def join(
         Path | None, typer.Option(help="Keep fetched weights in this folder.", show_default="the data directory")
     ] = None,
     layer_memory: LayerMemory = None,
-    once: Annotated[
-        bool, typer.Option("--once", help="Give up if the head does not answer, instead of dialling until it does.")
-    ] = False,
+    once: Once = False,
     as_json: Json = False,
 ) -> None:
     """Lend this machine to the pool that printed TICKET, to serve or to train."""
@@ -97,6 +100,7 @@ def join(
         name=name or socket.gethostname(),
         region=region,
         island=island,
+        owner=owner,
         device=device,
         speed=speed,
         scenario=scenario,

@@ -55,6 +55,14 @@ Island = Annotated[
         "and above 1 Gbit/s), or devices of one computer.",
     ),
 ]
+Owner = Annotated[
+    str,
+    typer.Option(
+        "--owner",
+        help="Whose machine this is. In private sessions machines of one owner get the same part of a prompt.",
+        show_default="its island's, or nobody else's",
+    ),
+]
 Region = Annotated[str, typer.Option("--region", help="This machine stands here; use your own words.")]
 Dtype = Annotated[
     str | None,

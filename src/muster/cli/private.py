@@ -10,6 +10,7 @@ from muster.cli.options import DataDir, Json
 from muster.cli.output import Announcer, out, plain, show_json, show_table
 from muster.cli.waiting import waiting
 from muster.cost.dtypes import check_dtype
+from muster.errors import InvalidRequest
 from muster.head.data_directory import data_dir
 
 app = typer.Typer(
@@ -98,23 +99,41 @@ def node(
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="The same model that the machines hold.")],
-    machines: Annotated[
-        Path,
+    ticket: Annotated[
+        str | None,
         typer.Option(
-            help="A file with a ticket a line, as `muster private node` printed it; the owner's name may follow it."
+            envvar="MUSTER_TICKET",
+            help="The ticket of a pool that serves MODEL; its head finds machines.",
+            show_default="none",
         ),
-    ],
+    ] = None,
+    machines: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a pool: a file with a ticket a line, as `muster private node` printed it; the owner's "
+            "name may follow it.",
+            show_default="none",
+        ),
+    ] = None,
     min_gap: MinGap = 17,
     colluders: Colluders = 1,
+    spares: Annotated[
+        int, typer.Option(min=0, help="A pool keeps so many owners back, if it can, for machines that are lost.")
+    ] = 1,
     dtype: Annotated[str, typer.Option(help="Compute in float32, bfloat16 or float16.")] = "float32",
     max_context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of prompt and answer together.", show_default="the model's")
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of prompt and answer together.", show_default="the model's; in a pool at most 4096"
+        ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The door's port on this machine.")] = 8000,
     as_json: Json = False,
 ) -> None:
     """Open an OpenAI door on this machine, whose prompts and answers stay here; others run the layers."""
     check_dtype(dtype)
+    if (ticket is None) == (machines is None):
+        raise InvalidRequest("Name either the --ticket of a pool, or a file of --machines.", "machines")
     with waiting("starting", as_json):
         from muster.cli.logs import configure_logs
 
@@ -122,6 +141,7 @@ def serve(
         from muster.head.private import PrivateOptions, read_machines, run_private
 
     options = PrivateOptions(
-        model, read_machines(machines), min_gap, colluders, dtype, max_context, host="127.0.0.1", port=port
-    )
+        model, read_machines(machines) if machines is not None else (), min_gap, colluders, dtype, max_context,
+        host="127.0.0.1", port=port, pool=ticket or "", spares=spares,
+    )  # fmt: skip
     asyncio.run(run_private(options, Announcer(as_json)))

@@ -5,8 +5,6 @@ What only one kind of work has is checked by its kind, in `runners`. Whether the
 found out while loading.
 """
 
-from itertools import pairwise
-
 from muster.errors import ProtocolViolation
 from muster.spec.plan import MemoryPolicy
 from muster.wire.messages.placement import Assign
@@ -46,8 +44,7 @@ def _check_stages(assign: Assign) -> None:
         _check_memory(stage.memory)
     one_each = all(stage.devices == (0,) for stage in stages)
     _require(one_each, "a stage is on several devices of one process, and each process lends one")
-    whole = stages[0].first == 0 and all(one.last == other.first for one, other in pairwise(stages))
-    _require(whole, "its stages leave layers out or hold them twice")
+    _require(assign.pipeline.covers_layers_once, "its stages leave layers out or hold them twice")
     _require(stages[-1].last <= MAX_LAYERS, f"it has {stages[-1].last} layers where {MAX_LAYERS} are allowed")
 
 

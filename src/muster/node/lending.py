@@ -19,6 +19,8 @@ class WorkerOptions:
     region: str = ""
     island: str = ""
     """Machines that name the same one may share layers."""
+    owner: str = ""
+    """In private sessions machines of one owner count as one."""
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     memory_bytes: int | None = None
     """What the owner lends: the program and all that it holds stays below it. None lends what is free."""

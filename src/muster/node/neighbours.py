@@ -29,8 +29,8 @@ class Neighbours:
         self._connections: dict[str, Connection] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def open(self, address: Address, name: str) -> Channel:
-        """A channel to the node at `address`. Raises `LinkDown`."""
+    async def open(self, address: Address, name: str, relayed: bool = True) -> Channel:
+        """A channel to the node at `address`, through the head if need be and it may. Raises `LinkDown`."""
         try:
             async with self._locks.setdefault(address.node, asyncio.Lock()):
                 connection = self._connections.get(address.node)
@@ -39,7 +39,7 @@ class Neighbours:
                     self._connections[address.node] = connection
             return await _open(connection, name)
         except LinkDown:
-            if self.carrier is None:
+            if self.carrier is None or not relayed:
                 raise
             log.info("dial.relayed", peer=short_id(address.node))
             return self.carrier.open(address.node, name)

@@ -116,18 +116,23 @@ class NodePlace:
     async def reach_beside(self, address: Address, lost: Callable[[MusterError], None]) -> Send:
         return await self._reached(address, None, lost)
 
+    async def reach_directly(self, address: Address, lost: Callable[[MusterError], None]) -> Send:
+        return await self._reached(address, None, lost, relayed=False)
+
     def admit(self, nodes: Collection[NodeId]) -> None:
         self._around.admit(self.assign.epoch, nodes)
 
-    async def _reached(self, address: Address, again: Again | None, lost: Callable[[MusterError], None]) -> Send:
-        hop = NextHop(lambda: self._channel(address), lost, again)
+    async def _reached(
+        self, address: Address, again: Again | None, lost: Callable[[MusterError], None], relayed: bool = True
+    ) -> Send:
+        hop = NextHop(lambda: self._channel(address, relayed), lost, again)
         self._hops.append(hop)
         await hop.open()
         return hop.send
 
-    async def _channel(self, address: Address) -> Channel:
+    async def _channel(self, address: Address, relayed: bool) -> Channel:
         """One that works."""
-        channel = await self._around.neighbours.open(address, "data")
+        channel = await self._around.neighbours.open(address, "data", relayed)
         self._around.reached(address, await greet(channel, address.node))
         return channel
 

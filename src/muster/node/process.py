@@ -53,6 +53,7 @@ class LendOptions:
     memory_cap_bytes: int | None = None
     """Rehearse a machine that has so much for layers, whatever the program takes beside them."""
     island: str = ""
+    owner: str = ""
 
 
 async def run_worker(ticket_line: str, options: LendOptions, announce: Announce) -> None:
@@ -149,6 +150,7 @@ def node_options(options: LendOptions) -> "WorkerOptions":
         cache_dir=options.cache_dir,
         region=options.region,
         island=options.island,
+        owner=options.owner,
         device=pick_device(options.device),
         memory_bytes=options.memory_bytes,
         host_memory_bytes=options.host_memory_bytes,

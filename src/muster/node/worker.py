@@ -186,6 +186,7 @@ class Worker:
             name=self._options.name,
             region=self._options.region,
             island=self._options.island,
+            owner=self._options.owner,
             proof=self._door.prove(self._endpoint.node_id),
             address=replace(self._endpoint.address, region=self._options.region),
         )

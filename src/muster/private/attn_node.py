@@ -73,11 +73,21 @@ class _Held:
 
 class AttnNode:
     def __init__(
-        self, role: int, rule: TokenShards, layers: Sequence[AttnLayer], dtype: torch.dtype, max_tokens: int
+        self,
+        role: int,
+        rule: TokenShards,
+        layers: Sequence[AttnLayer],
+        dtype: torch.dtype,
+        max_tokens: int,
+        max_rows: int = 0,
     ) -> None:
-        """`max_tokens` of a sequence; `dtype` is what queries, keys and values come in."""
+        """`max_tokens` of a sequence, `max_rows` of keys in all that there is memory for; 0 sets no limit.
+
+        `dtype` is what queries, keys and values come in.
+        """
         self.role, self.rule = role, rule
         self._layers, self._dtype, self._max_tokens = layers, dtype, max_tokens
+        self._max_rows = max_rows
         self._windows = 1 + max((layer.window for layer in layers), default=0)
         self._orders: dict[int, AttentionOrder] = {}
         self._coming: dict[tuple[int, int], _LayerRows] = {}
@@ -122,6 +132,9 @@ class AttnNode:
                 raise self._refuse(order, f"ordered more than the {self._max_tokens} tokens that a sequence may have")
             if any(not 0 <= at <= held + rows.keys for each in (*rows.starts, *rows.stops) for at in each):
                 raise self._refuse(order, "ordered a query to see keys that are not here")
+        held_rows = sum(layers[0].count for layers in self._held.values()) + sum(keys for _, keys in counts)
+        if self._max_rows and held_rows > self._max_rows:
+            raise self._refuse(order, f"ordered more than the {self._max_rows} keys that this machine has room for")
         if len(self._held.keys() | {rows.sequence for rows in order.sequences}) > MAX_SEQUENCES:
             raise self._refuse(order, f"ordered more than {MAX_SEQUENCES} sequences at once")
 

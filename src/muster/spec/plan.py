@@ -5,6 +5,7 @@ Plan ── pipelines (replicas) ─┬─ stages in order ── a layer range 
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from muster.spec.codec import Codec
 from muster.spec.pool import NodeId
 from muster.spec.tiers import Tier
+from muster.spec.token_shards import TokenShards
 from muster.spec.workload import TrainWorkload
 
 Order = Literal["rows", "zigzag", "diagonal"]
@@ -201,7 +203,36 @@ class TrainSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="train", 
         return 0
 
 
-WorkSettings = ServeSettings | TrainSettings
+class PrivateSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="private", forbid_unknown_fields=True):
+    """Who has which roles of a private session. Its stages are no chain: each holds all layers, for some tokens."""
+
+    client: NodeId
+    """Who may speak with them."""
+    cluster: int
+    comp_nodes: int
+    shards: int
+    roles: tuple[tuple[int, ...], ...]
+    """Of each stage's machine."""
+    owners: tuple[str, ...]
+    """Of each stage's machine."""
+    max_tokens: int
+    """Of a sequence."""
+    cache_tokens: int
+    """Of all sequences together."""
+    past: tuple[str, ...] = ()
+    """Owners whose machines had roles and lost them: they have read a part of the same prompts."""
+
+    @property
+    def rule(self) -> TokenShards:
+        return TokenShards(self.cluster, self.comp_nodes, self.shards)
+
+    @property
+    def num_microbatches(self) -> int:
+        """One step at a time."""
+        return 1
+
+
+WorkSettings = ServeSettings | TrainSettings | PrivateSettings
 """The kinds of work that a pipeline may do."""
 
 
@@ -216,7 +247,10 @@ class CodedLink:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """An ordered chain of stages that covers every layer once, and what kind of work it does."""
+    """An ordered chain of stages that covers every layer once, and what kind of work it does.
+
+    In a private session every stage has all layers, and tokens are shared out instead.
+    """
 
     stages: tuple[Stage, ...]
     work: WorkSettings
@@ -244,6 +278,20 @@ class Pipeline:
         if not isinstance(self.work, TrainSettings):
             raise TypeError(f"a pipeline with {type(self.work).__name__} does not train")
         return self.work
+
+    @property
+    def private(self) -> PrivateSettings:
+        """Its work where it is a private session. Raises `TypeError` where it is something else."""
+        if not isinstance(self.work, PrivateSettings):
+            raise TypeError(f"a pipeline with {type(self.work).__name__} is no private session")
+        return self.work
+
+    @property
+    def covers_layers_once(self) -> bool:
+        """Whether its stages are a chain without gaps; in a private session, whether each has all layers."""
+        if isinstance(self.work, PrivateSettings):
+            return all((stage.first, stage.last) == (0, self.stages[0].last) for stage in self.stages)
+        return self.stages[0].first == 0 and all(one.last == other.first for one, other in pairwise(self.stages))
 
     @property
     def offloads(self) -> bool:

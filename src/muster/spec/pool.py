@@ -64,6 +64,13 @@ class Node:
     island: str = ""
     """That its owner says it belongs to: with others of this name it can share a stage's tensors. In a pool that runs,
     every device is lent by a process of its own."""
+    owner: str = ""
+    """Whose it says it is; in a private session machines of one owner count as one."""
+
+    @property
+    def party(self) -> str:
+        """With whose machines it shares what it reads: its owner's, or those of its island, or none."""
+        return self.owner or self.island or self.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from muster.head.private import PrivateMachines, PrivateOptions
 from muster.link.memory import MemoryEndpoint, MemoryNetwork
 from muster.model.conformance import MemoryWeights
 from muster.node.private.host import PrivateHost
-from muster.node.private.model import PrivateModel
+from muster.node.runners.private.model import PrivateModel
 from muster.private.network import private_network
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
@@ -52,7 +52,9 @@ async def served(weights: MemoryWeights, count: int) -> AsyncIterator[tuple[Priv
     tickets = [Ticket(each.node_id, each.address.direct, SECRET, 0.0) for each in endpoints]
     options = PrivateOptions("llama", (("", ""),) * count, 3, 1, "float32", None, "", 0)
     machines = PrivateMachines(network.endpoint("ff" * 32), weights, options, tickets)
-    requests = PrivateRequests(machines.open, "llama", machines.max_context, machines.ends.vocab_size, frozenset())
+    requests = PrivateRequests(
+        machines.open, "llama", machines.parts.max_context, machines.parts.ends.vocab_size, frozenset()
+    )
     tasks.append(asyncio.create_task(requests.run()))
     try:
         yield requests, endpoints

@@ -18,13 +18,12 @@ from muster.link.memory import MemoryNetwork
 from muster.model.conformance import MemoryWeights
 from muster.model.ends import build_ends
 from muster.node.private.host import PrivateHost
-from muster.node.private.model import PrivateModel
+from muster.node.runners.private.model import PrivateModel
 from muster.private.client import NewIds, PrivateClient
 from muster.private.network import private_network
 from muster.private.traffic import step_bytes
 from muster.spec.token_shards import TokenShards
 from muster.wire.messages.private import HiddenRows
-from muster.wire.ticket import Ticket
 from tests.model.families import CPU, dense_model
 
 pytestmark = pytest.mark.anyio
@@ -77,10 +76,7 @@ class Table:
         self.model = PrivateModel(weights, private_network(weights.config_json))
         self.mine, self.machines = mine, machines
         self.hosts = [asyncio.create_task(PrivateHost(each, self.model, SECRET).run()) for each in machines]
-        self.seats = [
-            Seated(Ticket(each.node_id, each.address.direct, SECRET, 0.0), (role,))
-            for role, each in enumerate(machines)
-        ]
+        self.seats = [Seated(each.address, (role,), SECRET) for role, each in enumerate(machines)]
         ends = build_ends(weights, torch.float32, CPU)
         self.client = PrivateClient(ends, RULE, self.model.network.windows, max_tokens=32, epoch=7)
 
@@ -137,8 +133,8 @@ async def test_a_machine_that_is_lost_is_named_and_another_set_goes_on_with_the_
         spare = await bind()
         made.machines.append(spare)
         made.hosts.append(asyncio.create_task(PrivateHost(spare, made.model, SECRET).run()))
-        seats = [each for each in made.seats if each.ticket.head != lost.node_id]
-        seats.append(Seated(Ticket(spare.node_id, spare.address.direct, SECRET, 0.0), (3,)))
+        seats = [each for each in made.seats if each.address.node != lost.node_id]
+        seats.append(Seated(spare.address, (3,), SECRET))
         made.client.epoch = 8
         session = await made.open(seats)
         again = await session.step([NewIds(0, 0, IDS)])

@@ -1,7 +1,7 @@
 """Who may join: tickets, bans, and those who were here before. Pure."""
 
 from muster.broker.events import NodeJoined, Remembered
-from muster.broker.members.join import MAX_NAME, check_hello, check_not_banned
+from muster.broker.members.join import MAX_NAME, check_hello, check_not_banned, check_proof
 from muster.broker.members.membership import Member, Membership
 from muster.broker.members.names import Names
 from muster.errors import LimitReached
@@ -39,10 +39,17 @@ class Admission:
         if len(here) >= self._max_members and node not in here:
             raise LimitReached("This pool is full; ask whoever runs it, or try again later.")
 
+    def check_proof(self, node: NodeId, proof: bytes, protocol: int, wall_s: float) -> None:
+        """Of one that joins nothing. Raises `MusterError` unless it has a ticket that is good now."""
+        check_not_banned(node, self.banned)
+        check_proof(node, proof, protocol, self._members.head, self._secrets, False, wall_s)
+
     def admit(self, event: NodeJoined, now_s: float) -> Member:
         hello = event.hello
         name = self.names.give(event.node, hello.name)
-        member = Member(event.node, event.connection, name, hello.region, hello.address, now_s, hello.island)
+        member = Member(
+            event.node, event.connection, name, hello.region, hello.address, now_s, hello.island, hello.owner
+        )
         self._members.add(member)
         self.known.add(event.node)
         return member

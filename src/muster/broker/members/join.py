@@ -31,19 +31,37 @@ def check_hello(
     node: NodeId, hello: Hello, head: NodeId, secrets: Iterable[tuple[bytes, float]], known: bool, wall_s: float
 ) -> None:
     """Raise unless `node` may come in. `secrets` are (join secret, expiry); a `known` node may come back after it."""
-    if hello.protocol != PROTOCOL:
-        older = "node" if hello.protocol < PROTOCOL else "head"
-        raise VersionMismatch(
-            f"This node speaks protocol {hello.protocol}, the head {PROTOCOL}; update Muster on the {older}."
-        )
+    _check_protocol(hello.protocol)
     _check_names(node, hello)
-    expiry = next((until for secret, until in secrets if proof_holds(hello.proof, secret, node, head)), None)
+    check_proof(node, hello.proof, hello.protocol, head, secrets, known, wall_s)
+
+
+def check_proof(
+    node: NodeId,
+    proof: bytes,
+    protocol: int,
+    head: NodeId,
+    secrets: Iterable[tuple[bytes, float]],
+    known: bool,
+    wall_s: float,
+) -> None:
+    """Raise unless `node` has a ticket of this pool."""
+    _check_protocol(protocol)
+    expiry = next((until for secret, until in secrets if proof_holds(proof, secret, node, head)), None)
     if expiry is None:
         raise TicketInvalid(
             "This ticket is not of this pool; ask whoever runs the pool for one (`muster serve` prints it)."
         )
     if wall_s >= expiry and not known:
         raise TicketInvalid("This ticket has expired; ask whoever runs the pool for a new one.")
+
+
+def _check_protocol(protocol: int) -> None:
+    if protocol != PROTOCOL:
+        older = "node" if protocol < PROTOCOL else "head"
+        raise VersionMismatch(
+            f"This node speaks protocol {protocol}, the head {PROTOCOL}; update Muster on the {older}."
+        )
 
 
 def check_not_banned(node: NodeId, banned: Iterable[NodeId]) -> None:
@@ -60,6 +78,8 @@ def _check_names(node: NodeId, hello: Hello) -> None:
         raise MalformedFrame(f"A region has at most {MAX_NAME} printable characters; choose another with --region.")
     if len(hello.island) > MAX_NAME or not (hello.island == "" or _readable(hello.island)):
         raise MalformedFrame(f"An island has at most {MAX_NAME} printable characters; choose another with --island.")
+    if len(hello.owner) > MAX_NAME or not (hello.owner == "" or _readable(hello.owner)):
+        raise MalformedFrame(f"An owner has at most {MAX_NAME} printable characters; choose another with --owner.")
     _check_address(hello.address)
 
 

@@ -53,6 +53,7 @@ class Member:
     address: Address
     heard_s: float
     island: str = ""
+    owner: str = ""
     told: Device | None = None
     """As it measured itself; None until it has."""
     claimed: Device | None = None
@@ -387,7 +388,7 @@ class Membership:
             speeds = {dtype: speed / slow for dtype, speed in device.flops_per_s.items()}
             bandwidth = device.memory_bandwidth_bytes_per_s / slow
             device = replace(device, flops_per_s=speeds, memory_bandwidth_bytes_per_s=bandwidth)
-        return Node(member.id, member.name, member.region, device, island=member.island)
+        return Node(member.id, member.name, member.region, device, island=member.island, owner=member.owner)
 
 
 def _differ(before: LinkSpeed, now: LinkSpeed) -> bool:

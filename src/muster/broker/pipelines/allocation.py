@@ -61,6 +61,10 @@ class Allocation:
         needed = self.booked_host_bytes(node, placement.id) + own + placement.host_bytes_on(node)
         return own > 0 and device is not None and needed > device.host_memory_bytes
 
+    def at_work(self, besides: PipelineId) -> frozenset[NodeId]:
+        """Machines that other pipelines count on."""
+        return frozenset(node for placement in self._live() if placement.id != besides for node in placement.nodes)
+
     def is_shared(self, node: NodeId) -> bool:
         """Whether several pipelines count on the node."""
         return len({placement.id for placement in self._live() if placement.stage(node) is not None}) > 1

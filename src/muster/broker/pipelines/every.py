@@ -45,6 +45,25 @@ class Pipelines:
         extra = id.number >= job.pipelines
         return Lifecycle(id, job.for_pipeline(id.number), self._members, self.allocation, keep, others, is_extra=extra)
 
+    def add(self, job: Job, now_s: float) -> None:
+        """One more, to be placed at once, while the others go on."""
+        self.jobs[job.name] = job
+        id = PipelineId(job.name)
+        lifecycle = self._lifecycles[id] = self._made(id)
+        lifecycle.usable(now_s)
+        lifecycle.trouble = ""
+
+    def drop(self, name: str, now_s: float) -> list[Command]:
+        """Nobody wants what this job does any more."""
+        commands: list[Command] = []
+        for lifecycle in self.of_job(name):
+            for placement in reversed(lifecycle.live()):
+                commands += lifecycle.end(placement, now_s)
+            del self._lifecycles[lifecycle.id]
+            commands.append(Save(Dissolved(lifecycle.id, self.allocation.next_epoch())))
+        del self.jobs[name]
+        return commands
+
     def __iter__(self) -> Iterator[Lifecycle]:
         return iter(self._lifecycles.values())
 

@@ -106,6 +106,8 @@ class Circumstances:
     """Where nothing works now: what did last, whose weights are still on their machines."""
     beside: tuple[Pipeline, ...] = ()
     """What other pipelines of the job work on, or load."""
+    at_work: frozenset[NodeId] = frozenset()
+    """Machines that have something to do for other pipelines of any job."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,7 +316,8 @@ class Lifecycle:
         fetch = self._members.fetch_bytes_per_s
         beside = tuple(placement.pipeline for other in self._others() for placement in other.live())
         if serving is None:
-            return Circumstances(pool, pool, fetch, held=self.keep, beside=beside)
+            at_work = self._allocation.at_work(self.id)
+            return Circumstances(pool, pool, fetch, held=self.keep, beside=beside, at_work=at_work)
         with_serving = self._allocation.pool(self.id, now_s, also=serving.nodes)
         return Circumstances(pool, with_serving, fetch, serving.pipeline, self._running(serving), beside=beside)
 

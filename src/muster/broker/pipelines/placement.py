@@ -15,13 +15,14 @@ from muster.cost.memory import stage_bytes, workspace_of
 from muster.cost.offload.booked import streamed_bytes
 from muster.cost.offload.rates import UNMEASURED_DISK_BYTES_PER_S
 from muster.cost.swapping import host_bytes
+from muster.plan.private.memory import private_bytes
 from muster.plan.quick.tables import PlanOptions
 from muster.plan.replan.change import capacity_of
 from muster.plan.train.memory import placed_bytes
 from muster.sim.serve.stage_time import StagePace, StepLoad
 from muster.spec.capacity import UNKNOWN, Capacity
 from muster.spec.model_shape import ModelShape
-from muster.spec.plan import Pipeline, Plan, ServeSettings, Stage, TrainSettings
+from muster.spec.plan import Pipeline, Plan, PrivateSettings, ServeSettings, Stage, TrainSettings
 from muster.spec.pool import Node, NodeId, Pool
 from muster.verify.receipts import ReceiptRing
 from muster.wire.messages.base import Address
@@ -103,6 +104,8 @@ class Placement:
         work = self.pipeline.work
         if isinstance(work, TrainSettings):
             return placed_bytes(self.model.shape, self.pipeline, self.pipeline.stages.index(stage))
+        if isinstance(work, PrivateSettings):
+            return private_bytes(self.model.shape, work, work.roles[self.pipeline.stages.index(stage)])
         if stage.memory.offloads:
             return stage.memory.device_bytes
         workspace = workspace_of(work, self.model.workspace)

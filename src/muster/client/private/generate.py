@@ -41,6 +41,10 @@ class _Active:
     """Nobody listens any more."""
 
     @property
+    def most_tokens(self) -> int:
+        return len(self.request.prompt) + self.request.sampling.max_tokens
+
+    @property
     def emitted(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
 
@@ -49,10 +53,18 @@ class PrivateRequests:
     """Implements the API's backend: `generate` yields tokens whatever happens to the machines."""
 
     def __init__(
-        self, open_session: Open, model: str, max_context: int, vocab_size: int, end_ids: frozenset[int]
+        self,
+        open_session: Open,
+        model: str,
+        max_context: int,
+        vocab_size: int,
+        end_ids: frozenset[int],
+        cache_tokens: int = 0,
     ) -> None:
+        """`cache_tokens` is what machines have room for, of all requests at once; 0 counts requests alone."""
         self.model, self.max_context, self.vocab_size = model, max_context, vocab_size
         self._open, self._end_ids = open_session, end_ids
+        self._cache_tokens = cache_tokens
         self._session: PrivateSession | None = None
         self._lost: frozenset[NodeId] = frozenset()
         self._sampler = Sampler()
@@ -118,11 +130,15 @@ class PrivateRequests:
         for left in [each for each in self._active if each.gone]:
             self._end(left)
         self._waiting = [each for each in self._waiting if not each.gone]
-        while self._waiting and len(self._active) < MAX_ACTIVE:
+        while self._waiting and len(self._active) < MAX_ACTIVE and self._has_room(self._waiting[0]):
             mine = self._waiting.pop(0)
             sampling = replace(mine.request.sampling, grammar="")
             self._sampler.admit(Admit(mine.sequence, tuple(mine.tokens), len(mine.request.prompt), sampling))
             self._active.append(mine)
+
+    def _has_room(self, one: _Active) -> bool:
+        asked = sum(each.most_tokens for each in (*self._active, one))
+        return not self._cache_tokens or asked <= self._cache_tokens
 
     async def _advance(self) -> None:
         """One step of all active requests; a lost machine is replaced, and nothing was emitted then."""

@@ -14,6 +14,7 @@ from muster.private.attn_node import Letter
 from muster.private.client import NewIds, PendingStep, PrivateClient
 from muster.spec.pool import NodeId
 from muster.wire.frame import frame_bytes
+from muster.wire.messages.base import Address
 from muster.wire.messages.private import (
     ClosePrivate,
     HiddenRows,
@@ -23,7 +24,7 @@ from muster.wire.messages.private import (
     PrivateOpened,
     RoleFailed,
 )
-from muster.wire.ticket import Ticket, proof
+from muster.wire.ticket import proof
 
 OPEN_S = 300.0
 """For a machine to load its layers."""
@@ -35,8 +36,10 @@ DIAL_S = 10.0
 class Seated:
     """A machine and its roles in a session."""
 
-    ticket: Ticket
+    address: Address
     roles: tuple[int, ...]
+    secret: bytes = b""
+    """Of the machine's own ticket; empty where the head of a pool has told it who comes."""
 
 
 class MachineLost(LinkDown):
@@ -106,9 +109,9 @@ class PrivateSession:
 
     async def seat(self, endpoint: Endpoint, seated: Seated, opened: OpenPrivate) -> None:
         """Dial a machine and give it its roles; returns when it is ready."""
-        node = seated.ticket.head
+        node = seated.address.node
         try:
-            connection = await endpoint.dial(seated.ticket.address, DIAL_S)
+            connection = await endpoint.dial(seated.address, DIAL_S)
             channel = await connection.open("data")
             await channel.send(opened)
             async with asyncio.timeout(OPEN_S):
@@ -188,11 +191,11 @@ def opening_orders(
     me: NodeId, client: PrivateClient, seats: Sequence[Seated], config: bytes, dtype: str
 ) -> list[OpenPrivate]:
     """What each machine is told."""
-    machines = tuple(PrivateMachine(each.ticket.address, each.roles) for each in seats)
+    machines = tuple(PrivateMachine(each.address, each.roles) for each in seats)
     return [
         OpenPrivate(
             epoch=client.epoch,
-            proof=proof(each.ticket.secret, me, each.ticket.head),
+            proof=proof(each.secret, me, each.address.node) if each.secret else b"",
             config=config,
             dtype=dtype,
             cluster=client.rule.cluster,

@@ -4,18 +4,21 @@ A client shows that it holds this machine's ticket. Machines of a session may di
 """
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
 from muster.errors import InvalidRequest, LimitReached, LinkDown, MusterError, NotAllowed, ProtocolViolation
 from muster.link.base import Channel, Connection, Endpoint, short_id
+from muster.link.outbox import Outbox
 from muster.link.serving import serve_channels
 from muster.link.tasks import Tasks
 from muster.model.shape import torch_dtype
-from muster.node.private.model import PrivateModel
-from muster.node.private.session import HostedSession
+from muster.node.runners.private.model import PrivateModel
+from muster.node.runners.private.session import HostedSession, Send
 from muster.spec.pool import NodeId
 from muster.spec.token_shards import CLIENT, TokenShards
+from muster.wire.messages.base import Address
 from muster.wire.messages.private import (
     AttentionOrder,
     ClosePrivate,
@@ -31,6 +34,7 @@ from muster.wire.messages.private import (
 from muster.wire.ticket import proof_holds
 
 log = structlog.get_logger()
+DIAL_S = 10.0
 MAX_SESSIONS = 4
 MAX_CHANNELS = 8
 """Of one connection."""
@@ -43,6 +47,8 @@ class PrivateHost:
         self._endpoint, self._model, self._secret = endpoint, model, secret
         self._sessions: dict[int, HostedSession] = {}
         """By epoch."""
+        self._dialled: dict[int, list[Outbox]] = {}
+        """For the sake of a session."""
         self._tasks = Tasks()
 
     async def run(self) -> None:
@@ -64,26 +70,26 @@ class PrivateHost:
         peer = connection.peer
 
         async def serve(name: str, channel: Channel) -> None:
-            await self._listen(channel, peer)
+            await self._listen(Outbox(channel, lambda error: self._lost(peer, error)), peer)
 
         await serve_channels(connection, serve, self._tasks, MAX_CHANNELS)
         for epoch, session in list(self._sessions.items()):
             if session.client == peer:
                 await self._close(epoch)
 
-    async def _listen(self, channel: Channel, peer: NodeId) -> None:
+    async def _listen(self, outbox: Outbox, peer: NodeId) -> None:
         try:
             while True:
-                message, payload = await channel.receive()
+                message, payload = await outbox.channel.receive()
                 if isinstance(message, OpenPrivate):
-                    await self._open(message, channel, peer)
+                    await self._open(message, outbox.put, peer)
                 elif isinstance(message, ClosePrivate):
                     session = self._session(message.epoch, peer)
                     await self._close(message.epoch)
-                    await channel.send(session.closed)
+                    outbox.put(session.closed)
                 elif isinstance(message, HiddenRows | AttentionOrder | ProjectedRows | PartialRows | ForgetSequence):
                     session = self._session(message.epoch, peer)
-                    session.attach(channel, peer)
+                    session.attach(outbox.put, peer)
                     self._receive(session, peer, message, payload)
                 else:
                     raise ProtocolViolation(f"Node {short_id(peer)} sent a {type(message).__name__} to a private node.")
@@ -91,7 +97,23 @@ class PrivateHost:
             if isinstance(error, ProtocolViolation):
                 log.warning("private.refused", peer=short_id(peer), reason=str(error))
         finally:
-            await channel.close()
+            for session in self._sessions.values():
+                session.forget(outbox.put)
+            outbox.end()
+            await outbox.ended()
+            await outbox.close()
+
+    def _lost(self, peer: NodeId, error: MusterError) -> None:
+        for session in list(self._sessions.values()):
+            if session.admits(peer):
+                session.lost(peer, error)
+
+    async def _reach(self, epoch: int, address: Address, lost: Callable[[MusterError], None]) -> Send:
+        connection = await self._endpoint.dial(address, DIAL_S)
+        outbox = Outbox(await connection.open("data"), lost)
+        self._dialled.setdefault(epoch, []).append(outbox)
+        self._tasks.spawn(self._listen(outbox, address.node))
+        return outbox.put
 
     def _receive(self, session: HostedSession, peer: NodeId, message: PrivateMessage, payload: memoryview) -> None:
         try:
@@ -106,24 +128,24 @@ class PrivateHost:
             raise ProtocolViolation(f"Node {short_id(peer)} has no private session {epoch} here; open one first.")
         return session
 
-    async def _open(self, opened: OpenPrivate, channel: Channel, peer: NodeId) -> None:
+    async def _open(self, opened: OpenPrivate, send: Send, peer: NodeId) -> None:
         try:
             self._check(opened, peer)
-            session = HostedSession(opened, peer, self._endpoint, self._listen_beside)
+            epoch = opened.epoch
+            session = HostedSession(
+                opened, peer, self._endpoint.node_id, lambda address, lost: self._reach(epoch, address, lost)
+            )
             self._sessions[opened.epoch] = session
-            session.attach(channel, peer)
+            session.attach(send, peer)
             await asyncio.to_thread(session.build, self._model)
         except MusterError as error:
             if opened.epoch in self._sessions and self._sessions[opened.epoch].client == peer:
                 await self._close(opened.epoch)
-            await channel.send(
-                RoleFailed(epoch=opened.epoch, sender=CLIENT, receiver=CLIENT, code=error.code, reason=str(error))
+            send(
+                RoleFailed(epoch=opened.epoch, sender=CLIENT, receiver=CLIENT, code=error.code, reason=str(error)), b""
             )
             return
-        await channel.send(PrivateOpened(epoch=opened.epoch))
-
-    def _listen_beside(self, channel: Channel, peer: NodeId) -> None:
-        self._tasks.spawn(self._listen(channel, peer))
+        send(PrivateOpened(epoch=opened.epoch), b"")
 
     def _check(self, opened: OpenPrivate, peer: NodeId) -> None:
         """Raises `MusterError`."""
@@ -150,3 +172,5 @@ class PrivateHost:
         session = self._sessions.pop(epoch, None)
         if session is not None:
             await session.close()
+        for outbox in self._dialled.pop(epoch, ()):
+            await outbox.close()

@@ -14,8 +14,8 @@ from muster.model.source import resolve
 from muster.model.weights import open_directory
 from muster.node.announce import Announce
 from muster.node.private.host import PrivateHost
-from muster.node.private.model import private_model
 from muster.node.process import leave_threads_behind, on_interrupt
+from muster.node.runners.private.model import private_model
 from muster.wire.ticket import SECRET_BYTES, Ticket
 
 

@@ -152,6 +152,9 @@ class Place(Protocol):
         `lost` hears of its loss. Raises `MusterError`.
         """
 
+    async def reach_directly(self, address: Address, lost: Callable[[MusterError], None]) -> Send:
+        """Likewise to a node of this placement, never through the head: that would read what is sent."""
+
     def admit(self, nodes: Collection[NodeId]) -> None:
         """Nodes of other pipelines of the same job, and no others any more, may dial this one."""
 

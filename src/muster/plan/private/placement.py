@@ -8,10 +8,11 @@ the AttnNodes of shard j see the same tokens, so a machine may have many roles w
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, combinations_with_replacement
+from math import lcm
 
 from muster.errors import DoesNotFit, InvalidRequest
 from muster.plan.private.designs import Blocks, Design, designs, fewest_parties
-from muster.plan.private.gaps import Sight, sight
+from muster.plan.private.gaps import Sight, sight, sight_of
 from muster.spec.token_shards import TokenShards
 
 DEFAULT_MIN_GAP = 17
@@ -34,6 +35,8 @@ class PrivatePlacement:
     owners: dict[str, str]
     design: str
     colluders: int
+    past: frozenset[str] = frozenset()
+    """Owners whose machines had roles and lost them: they have read their part of the same prompts."""
 
     def sight_of(self, machines: Sequence[str]) -> Sight:
         """What these machines see together of a long prompt."""
@@ -50,8 +53,12 @@ class PrivatePlacement:
         return [machine for machine in self.roles if self.owners[machine] in owners]
 
 
-def place(members: Sequence[PrivateMember], min_gap: int = DEFAULT_MIN_GAP, colluders: int = 1) -> PrivatePlacement:
+def place(
+    members: Sequence[PrivateMember], min_gap: int = DEFAULT_MIN_GAP, colluders: int = 1, spares: int = 0
+) -> PrivatePlacement:
     """The placement that shows least. `members` in the order in which they should be taken (near ones first).
+
+    So many owners as `spares` get no role, if the others suffice: they may replace a machine that is lost.
 
     Raises `DoesNotFit` with the smallest number of owners that would do, `InvalidRequest` on senseless numbers.
     """
@@ -61,7 +68,8 @@ def place(members: Sequence[PrivateMember], min_gap: int = DEFAULT_MIN_GAP, coll
             "min_gap",
         )
     parties = list(dict.fromkeys(member.owner for member in members))
-    found = designs(len(parties), colluders)
+    kept_back = min(spares, max(0, len(parties) - fewest_parties(colluders)))
+    found = designs(len(parties) - kept_back, colluders)
     if not found:
         needed = fewest_parties(colluders)
         raise DoesNotFit(
@@ -79,16 +87,41 @@ def with_spare(placement: PrivatePlacement, lost: str, spares: Sequence[PrivateM
 
     That is a machine of an owner who has no role, or of the lost one's. Raises `DoesNotFit` if there is none.
     """
-    reading = {owner for machine, owner in placement.owners.items() if machine != lost} - {placement.owners[lost]}
+    mine = placement.owners[lost]
+    reading = ({owner for machine, owner in placement.owners.items() if machine != lost} | placement.past) - {mine}
     for spare in spares:
         if spare.owner not in reading and spare.name not in placement.roles:
-            roles = {spare.name if name == lost else name: mine for name, mine in placement.roles.items()}
+            roles = {spare.name if name == lost else name: given for name, given in placement.roles.items()}
             owners = {spare.name if name == lost else name: owner for name, owner in placement.owners.items()}
-            return replace(placement, roles=roles, owners={**owners, spare.name: spare.owner})
+            owners[spare.name] = spare.owner
+            past = placement.past | ({mine} - set(owners.values()))
+            return replace(placement, roles=roles, owners=owners, past=past)
     raise DoesNotFit(
         "A machine is lost, and every other one belongs to an owner who would read more of the same prompts with its "
-        "roles; add a machine of another owner to the file of tickets, and start again."
+        "roles; add a machine of another owner."
     )
+
+
+def check_history(history: Sequence[PrivatePlacement], min_gap: int) -> None:
+    """What owners have read under all of these placements together of one prompt, which a conversation sends again.
+
+    Raises `DoesNotFit` where that is more than was asked for.
+    """
+    colluders, owners = history[-1].colluders, sorted({owner for each in history for owner in each.owners.values()})
+    tokens = 2 * max(each.rule.cluster for each in history) * lcm(*(each.rule.comp_nodes for each in history))
+    for coalition in combinations(owners, min(colluders, len(owners))):
+        mine = [
+            (each.rule, {role for machine in each.machines_of(coalition) for role in each.roles[machine]})
+            for each in history
+        ]
+        seen = [any(rule.sees(role, at) for rule, roles in mine for role in roles) for at in range(tokens)]
+        found = sight_of(seen)
+        if found.smallest_gap < min_gap or found.sees_all:
+            raise DoesNotFit(
+                f"With these roles {' and '.join(owner[:10] for owner in coalition)} would have a gap of "
+                f"{found.smallest_gap} in the prompts of this session, where {min_gap} is asked for; find machines of "
+                "other owners, or start again with other prompts."
+            )
 
 
 def _seat(

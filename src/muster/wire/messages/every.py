@@ -26,6 +26,7 @@ from muster.wire.messages.membership import (
 )
 from muster.wire.messages.placement import Assign, Loaded, LoadFailed, LoadProgress, Release, StageLost
 from muster.wire.messages.private import (
+    AskPrivate,
     AttentionOrder,
     ClosePrivate,
     ForgetSequence,
@@ -34,8 +35,11 @@ from muster.wire.messages.private import (
     PartialRows,
     PrivateClosed,
     PrivateOpened,
+    PrivateSeats,
+    PrivateWaits,
     ProjectedRows,
     RoleFailed,
+    SeatLost,
 )
 from muster.wire.messages.proof import ExerciseAnswer, Finished, Holding, HoldMemory, ReadMemory, ShowSpeed
 from muster.wire.messages.receipts import Receipts
@@ -60,6 +64,7 @@ AnyMessage = (
     | IslandNote | IslandStep
     | Receipts
     | BeginRound | RoundReady | SendState | TakeState | TrainTexts | TensorPiece | TellFigures | AllFigures | TrainEnded
+    | AskPrivate | PrivateSeats | PrivateWaits | SeatLost
     | OpenPrivate | PrivateOpened | ClosePrivate | PrivateClosed
     | HiddenRows | AttentionOrder | ProjectedRows | PartialRows | ForgetSequence | RoleFailed
     | ShowSpeed | Finished | HoldMemory | Holding | ReadMemory | ExerciseAnswer

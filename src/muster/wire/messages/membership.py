@@ -18,6 +18,8 @@ class Hello(Message, frozen=True, tag="hello"):
     address: Address
     island: str = ""
     """Machines that name the same one may hold a stage together: they are on one fast network, or one machine."""
+    owner: str = ""
+    """Whose it is: in a private session machines of one owner count as one."""
 
 
 class Welcome(Message, frozen=True, tag="welcome"):

@@ -1,5 +1,6 @@
-"""Data channel: a private step, in which no machine gets all tokens. See `spec/token_shards` for who is who.
+"""Messages of private sessions, in which no machine gets all tokens. See `spec/token_shards` for who is who.
 
+    client ── AskPrivate ──▶ head ── PrivateSeats ──▶ client                in a pool, on the control channel
     client ── OpenPrivate ──▶ machine ── PrivateOpened ──▶ client          once, before all steps
     client ── HiddenRows ──▶ CompNode      rows of the embedding, each with its position
     client ── AttentionOrder ──▶ AttnNode  how many rows come from whom, and which keys each query sees
@@ -14,12 +15,58 @@ their shard: where they stand in the prompt is not said.
 
 import msgspec
 
-from muster.wire.messages.base import Address, EpochMessage, TensorHeader
+from muster.wire.messages.base import Address, EpochMessage, Message, TensorHeader
 
 
 class PrivateMachine(msgspec.Struct, frozen=True, array_like=True):
     address: Address
     roles: tuple[int, ...]
+    owner: str = ""
+    """Told to the client by the head of a pool, and to nobody else."""
+    name: str = ""
+    """Likewise."""
+
+
+class AskPrivate(Message, frozen=True, tag="ask_private"):
+    """Client to the head of a pool, its first message on a control channel: machines for a private session.
+
+    `proof` is that of the pool's ticket. The head answers with `PrivateSeats`, again after every change, or with
+    `PrivateWaits`, or refuses. What is asked for ends with the connection.
+    """
+
+    protocol: int
+    proof: bytes
+    model: str
+    dtype: str
+    min_gap: int
+    colluders: int
+    spares: int
+    """So many owners are kept back, if the others suffice, for machines that are lost."""
+    max_tokens: int
+    cache_tokens: int
+
+
+class PrivateSeats(EpochMessage, frozen=True, tag="private_seats"):
+    """Head to client: these machines have loaded the model, and have these roles under `epoch`."""
+
+    cluster: int
+    comp_nodes: int
+    shards: int
+    machines: tuple[PrivateMachine, ...]
+
+
+class PrivateWaits(Message, frozen=True, tag="private_waits"):
+    """Head to client: there are no such machines now; `reason` says what is missing."""
+
+    code: str
+    reason: str
+
+
+class SeatLost(EpochMessage, frozen=True, tag="seat_lost"):
+    """Client to head: place the roles anew, without `node` if that is not empty."""
+
+    node: str
+    reason: str
 
 
 class OpenPrivate(EpochMessage, frozen=True, tag="open_private"):

@@ -1,4 +1,4 @@
-"""The roles of one private session on this machine, and the post between them and the others'.
+"""The roles of one private session on this machine, and the post between them and the others'. Knows no link.
 
     loop     receives, checks who speaks for which role, sends
     threads  one for each CompNode (its pass waits in the middle), one for all AttnNodes
@@ -7,19 +7,20 @@ Who may speak for a role is who the client said has it, and the transport authen
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from muster.errors import LinkDown, MusterError, ProtocolViolation
-from muster.link.base import Channel, Endpoint, short_id
-from muster.link.outbox import Outbox
+from muster.link.base import short_id
 from muster.model.shape import torch_dtype
-from muster.node.private.model import PrivateModel
+from muster.node.runners.private.model import PrivateModel
 from muster.private.attn_node import AttnNode, RoleRefused
 from muster.private.comp_node import CompNode
 from muster.spec.pool import NodeId
 from muster.spec.token_shards import CLIENT, TokenShards
 from muster.wire.frame import Payload, frame_bytes
+from muster.wire.messages.base import Address
+from muster.wire.messages.every import AnyMessage
 from muster.wire.messages.private import (
     HiddenRows,
     OpenPrivate,
@@ -29,24 +30,24 @@ from muster.wire.messages.private import (
     RoleFailed,
 )
 
-DIAL_S = 10.0
+Send = Callable[[AnyMessage, Payload], None]
+"""Queue a message for a peer; never waits."""
+Reach = Callable[[Address, Callable[[MusterError], None]], Awaitable[Send]]
+"""The way to another machine of the session, and who is told when it is gone. Raises `MusterError`."""
 
 
 class HostedSession:
     """All calls but `_post` come from the event loop."""
 
-    def __init__(
-        self, opened: OpenPrivate, client: NodeId, endpoint: Endpoint, listen: Callable[[Channel, NodeId], None]
-    ) -> None:
-        """`listen` is called with each channel that this session dials."""
+    def __init__(self, opened: OpenPrivate, client: NodeId, me: NodeId, reach: Reach) -> None:
         self.epoch, self.client = opened.epoch, client
         self.rule = TokenShards(opened.cluster, opened.comp_nodes, opened.shards)
-        self.roles = next(each.roles for each in opened.machines if each.address.node == endpoint.node_id)
+        self.roles = next(each.roles for each in opened.machines if each.address.node == me)
         self.closed = PrivateClosed(epoch=opened.epoch, frames=0, payload_bytes=0, frame_bytes=0)
         self._opened = opened
-        self._endpoint, self._listen = endpoint, listen
+        self._reach = reach
         self._holders = {role: each.address for each in opened.machines for role in each.roles}
-        self._outboxes: dict[NodeId, Outbox] = {}
+        self._sends: dict[NodeId, Send] = {}
         self._waiting: dict[NodeId, list[tuple[PrivateMessage, Payload]]] = {}
         self._dialling: set[asyncio.Task[None]] = set()
         self._comp: dict[int, CompNode] = {}
@@ -56,8 +57,11 @@ class HostedSession:
         self._loop = asyncio.get_running_loop()
         self._over = False
 
-    def build(self, model: PrivateModel) -> None:
-        """Blocks while weights are loaded. Raises `MusterError`."""
+    def build(self, model: PrivateModel, cache_rows: int = 0) -> None:
+        """Blocks while weights are loaded. AttnNodes hold at most so many rows; 0 sets no limit beside their own.
+
+        Raises `MusterError`.
+        """
         dtype = torch_dtype(self._opened.dtype)
         computing = [role for role in self.roles if self.rule.is_comp(role)]
         for role, stage in zip(computing, model.stages(self._opened.dtype, len(computing)), strict=True):
@@ -65,12 +69,15 @@ class HostedSession:
             self._threads[role] = ThreadPoolExecutor(1)
         for role in set(self.roles) - set(computing):
             layers = model.network.layers
-            self._attn[role] = AttnNode(role, self.rule, layers, dtype, self._opened.max_tokens)
+            self._attn[role] = AttnNode(role, self.rule, layers, dtype, self._opened.max_tokens, cache_rows)
 
-    def attach(self, channel: Channel, peer: NodeId) -> None:
-        """What is for `peer` may leave on this channel, which it opened."""
-        if peer not in self._outboxes:
-            self._outboxes[peer] = Outbox(channel, self._lost(peer))
+    def attach(self, send: Send, peer: NodeId) -> None:
+        """What is for `peer` may leave so."""
+        self._sends.setdefault(peer, send)
+
+    def forget(self, send: Send) -> None:
+        """Nothing leaves so any more."""
+        self._sends = {peer: kept for peer, kept in self._sends.items() if kept != send}
 
     def admits(self, peer: NodeId) -> bool:
         return peer == self.client or any(address.node == peer for address in self._holders.values())
@@ -111,9 +118,6 @@ class HostedSession:
             node.give_up(LinkDown("The private session is over; open another one."))
         for task in self._dialling:
             task.cancel()
-        for peer, outbox in self._outboxes.items():
-            if peer != self.client:
-                await outbox.close()
         for threads in (self._attending, *self._threads.values()):
             await asyncio.to_thread(threads.shutdown, True, cancel_futures=True)
 
@@ -166,11 +170,11 @@ class HostedSession:
             payload_bytes=self.closed.payload_bytes + memoryview(payload).nbytes,
             frame_bytes=self.closed.frame_bytes + frame_bytes(message, payload),
         )
-        if node in self._outboxes:
-            self._outboxes[node].put(message, payload)
+        if node in self._sends:
+            self._sends[node](message, payload)
         elif node in self._waiting:
             self._waiting[node].append((message, payload))
-        else:
+        elif node != self.client:  # who comes by itself, or is gone
             self._waiting[node] = [(message, payload)]
             task = asyncio.create_task(self._dial(node))
             self._dialling.add(task)
@@ -179,20 +183,16 @@ class HostedSession:
     async def _dial(self, node: NodeId) -> None:
         address = next(each for each in self._holders.values() if each.node == node)
         try:
-            connection = await self._endpoint.dial(address, DIAL_S)
-            channel = await connection.open("data")
-        except LinkDown as error:
+            send = await self._reach(address, lambda error: self.lost(node, error))
+        except MusterError as error:
             self._waiting.pop(node, None)
-            self.fail(error, node)
+            self.lost(node, error)
             return
-        self._listen(channel, node)
-        outbox = self._outboxes.setdefault(node, Outbox(channel, self._lost(node)))
+        send = self._sends.setdefault(node, send)
         for message, payload in self._waiting.pop(node, ()):
-            outbox.put(message, payload)
+            send(message, payload)
 
-    def _lost(self, node: NodeId) -> Callable[[MusterError], None]:
-        def lost(error: MusterError) -> None:
-            if not self._over and node != self.client:
-                self.fail(error, node)
-
-        return lost
+    def lost(self, node: NodeId, error: MusterError) -> None:
+        """The way to another machine is gone."""
+        if not self._over and node != self.client:
+            self.fail(error, node)
