@@ -1,11 +1,13 @@
 """Private sessions: exact, counted on real sockets, and beside secure multi-party computation on the same machine.
 
-python benchmarks/private.py [exact] [wire] [against] [--quick] [--crypten FOLDER] [--json FILE]
+python benchmarks/private.py [exact] [wire] [against] [search] [speed] [--quick] [--crypten FOLDER] [--json FILE]
 
 exact     every architecture of the tests, several rules: logits of a prompt, and 64 greedy tokens, in one process
 wire      six processes with one role each, `tiny` in float32: payload bytes against the formula
 against   three processes as `muster private node` (gap 9 for each), 128 tokens through layers of the size of BERT-base
           with a causal mask and ReLU, beside CrypTen with two parties (see `private_crypten`), all on loopback
+search    see `private_pool`
+speed     likewise
 """
 
 import argparse
@@ -26,6 +28,7 @@ import torch
 from transformers import GPT2Config
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.private_pool import search, speed
 from benchmarks.records import record_parts
 from muster.client.private.session import PrivateSession, Seated, open_private
 from muster.head.private import PrivateMachines, PrivateOptions
@@ -219,7 +222,7 @@ def crypten(layers: int, folder: Path, packages: str) -> dict[str, Any]:
     return found
 
 
-PARTS = {"exact": exact, "wire": wire, "against": against}
+PARTS = {"exact": exact, "wire": wire, "against": against, "search": search, "speed": speed}
 CLAIMED = {
     "exact": lambda found: {
         "private.1.exact": max(rule["largest_difference"] for rules in found.values() for rule in rules.values()),
@@ -227,6 +230,12 @@ CLAIMED = {
         "private.1.rounds": max(rule["round_trips"] for rules in found.values() for rule in rules.values()),
     },
     "wire": lambda found: {"private.1.bytes": found["apart"]},
+    "search": lambda found: {
+        "private.6.same": float(found["same_answer"]),
+        "private.6.text": found["text_found"],
+        "private.6.rows": found["most_rows_percent"],
+    },
+    "speed": lambda found: {"private.5.slower": found["times_slower"]},
     "against": lambda found: {"private.3.time": found["times"], "private.3.bytes": found["bytes"]},
 }
 
@@ -236,6 +245,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help="all if none is named")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--crypten", default=".crypten", metavar="FOLDER", help="where CrypTen's packages are")
+    parser.add_argument("--scenario", help="with search and speed: shape the links of the machines so")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)

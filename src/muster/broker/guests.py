@@ -6,6 +6,7 @@ its session, which is a job like any other. What it says of machines counts for 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from muster.broker.events import Command, ConnectionId, PipelineId, PrivateAsked, Refuse, RouteChanged, Send
 from muster.broker.members.admission import Admission
@@ -83,7 +84,7 @@ class Guests:
         guest = self._guests.pop(connection, None)
         return [] if guest is None else self._pipelines.drop(guest.job, now_s)
 
-    def told(self, commands: Sequence[Command]) -> list[Command]:
+    def told(self, commands: Sequence[Command], now_s: float) -> list[Command]:
         """The same, with what guests have to hear of it; routes of private sessions are for nobody else."""
         by_pipeline = {guest.pipeline: guest for guest in self._guests.values()}
         found: list[Command] = []
@@ -91,12 +92,12 @@ class Guests:
             if isinstance(command, RouteChanged) and command.pipeline in by_pipeline:
                 placement = self._pipelines[command.pipeline].serving
                 if command.route is not None and placement is not None:
-                    found.append(self._seats(by_pipeline[command.pipeline], placement))
+                    found.append(self._seats(by_pipeline[command.pipeline], placement, now_s))
             else:
                 found.append(command)
         return found + [wait for guest in by_pipeline.values() for wait in self._waits(guest)]
 
-    def _seats(self, guest: _Guest, placement: Placement) -> Command:
+    def _seats(self, guest: _Guest, placement: Placement, now_s: float) -> Command:
         work, members = placement.pipeline.private, self._members.members
         machines = tuple(
             PrivateMachine(members[node].address, roles, owner, members[node].name)
@@ -108,9 +109,15 @@ class Guests:
             comp_nodes=work.comp_nodes,
             shards=work.shards,
             machines=machines,
+            round_trip_s=self._longest_round_trip_s(placement, now_s),
         )
         guest.told = ""
         return Send(guest.connection, seats)
+
+    def _longest_round_trip_s(self, placement: Placement, now_s: float) -> float:
+        links = self._members.links([self._members.members[node] for node in placement.nodes], now_s)
+        found = [links[pair] for pair in permutations(placement.nodes, 2)]
+        return max((2 * link.latency_s for link in found if link.bandwidth_bytes_per_s > 0), default=0.0)
 
     def _waits(self, guest: _Guest) -> list[Command]:
         """Said once for each reason."""

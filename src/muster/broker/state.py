@@ -100,7 +100,7 @@ class BrokerState:
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take in `event`; what to do, in order. `now_s` is a steady clock that never goes back."""
-        commands = self.guests.told(self._answer(event, now_s) + self.pipelines.decide(now_s))
+        commands = self.guests.told(self._answer(event, now_s) + self.pipelines.decide(now_s), now_s)
         entries = self.story.entries
         if entries and _is_routine(event, commands) and _is_routine(entries[-1].event, entries[-1].commands):
             entries.pop()  # of many in a row the last is enough, and leaves room for what matters

@@ -99,6 +99,9 @@ class PrivateMachines:
     def name(self, node: NodeId) -> str:
         return short_id(node)
 
+    round_trip_s: float | None = None
+    """Nobody has measured links between machines that are named by hand."""
+
     async def ready(self) -> PrivatePlacement:
         return self.placement
 
@@ -139,6 +142,11 @@ class PoolMachines:
     def name(self, node: NodeId) -> str:
         named = "" if self._pool is None else self._pool.names.get(node, "")
         return named or short_id(node)
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """Between the two machines that are farthest apart; None where nobody said."""
+        return None if self._pool is None else self._pool.round_trip_s
 
     async def ready(self) -> PrivatePlacement:
         """Waits until machines have loaded the model."""
@@ -241,7 +249,11 @@ def _announce_placement(machines: Machines, placement: PrivatePlacement, announc
     nbytes = step_bytes(placement.rule, parts.network.layers, 1, itemsize, parts.ends.hidden_size)
     trips = rounds(parts.network.layers)
     lines.append(f"Each token moves {nbytes / 1e6:.3g} MB and takes {trips} round trips one after another.")
-    announce("placed", "\n".join(lines), words=lines, token_bytes=nbytes, round_trips=trips)
+    forecast_s = None if machines.round_trip_s is None else trips * machines.round_trip_s
+    if forecast_s is not None:
+        lines.append(f"Links alone take {forecast_s:.3g} s of each token, and of the first one; computing comes on top.")
+    facts = {"words": lines, "token_bytes": nbytes, "round_trips": trips, "links_s": forecast_s}
+    announce("placed", "\n".join(lines), **facts)
 
 
 def read_machines(path: Path) -> tuple[tuple[str, str], ...]:

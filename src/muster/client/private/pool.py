@@ -31,6 +31,8 @@ class PoolSeats:
         """`history` are the placements that had this client's prompts before, and gets those that are found good."""
         self.placement: PrivatePlacement | None = None
         """As the head said last, once `get` has found it good."""
+        self.round_trip_s = 0.0
+        """Between the two of its machines that are farthest apart, as the head says."""
         self.names: dict[str, str] = {}
         """What the pool calls machines, by node."""
         self._connection, self._control, self._asked = connection, control, asked
@@ -47,6 +49,7 @@ class PoolSeats:
         """
         seats = await self._later(after)
         self.placement = self._checked(seats)
+        self.round_trip_s = max(0.0, seats.round_trip_s)
         self.names |= {each.address.node: each.name for each in seats.machines}
         return seats.epoch, [Seated(each.address, each.roles) for each in seats.machines]
 

@@ -53,6 +53,8 @@ class PrivateSeats(EpochMessage, frozen=True, tag="private_seats"):
     comp_nodes: int
     shards: int
     machines: tuple[PrivateMachine, ...]
+    round_trip_s: float = 0.0
+    """Between the two of them that are farthest apart, as far as links were measured."""
 
 
 class PrivateWaits(Message, frozen=True, tag="private_waits"):
