@@ -120,6 +120,15 @@ def serve(
     spares: Annotated[
         int, typer.Option(min=0, help="A pool keeps so many owners back, if it can, for machines that are lost.")
     ] = 1,
+    sentinels: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Have one of so many sequences, whose states are computed here before, in every step: machines that "
+            "compute wrongly are found and left out.",
+        ),
+    ] = 0,
     dtype: Annotated[str, typer.Option(help="Compute in float32, bfloat16 or float16.")] = "float32",
     max_context: Annotated[
         int | None,
@@ -142,6 +151,6 @@ def serve(
 
     options = PrivateOptions(
         model, read_machines(machines) if machines is not None else (), min_gap, colluders, dtype, max_context,
-        host="127.0.0.1", port=port, pool=ticket or "", spares=spares,
+        host="127.0.0.1", port=port, pool=ticket or "", spares=spares, sentinels=sentinels,
     )  # fmt: skip
     asyncio.run(run_private(options, Announcer(as_json)))

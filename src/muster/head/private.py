@@ -24,6 +24,7 @@ from muster.link.base import Endpoint, short_id
 from muster.link.identity import Identity
 from muster.link.iroh import IrohEndpoint
 from muster.model.conformance import check_conformance
+from muster.model.shape import torch_dtype
 from muster.model.source import resolve
 from muster.model.weights import Weights, open_directory
 from muster.node.announce import Announce
@@ -33,6 +34,7 @@ from muster.plan.private.in_words import placement_in_words
 from muster.plan.private.placement import PrivateMember, PrivatePlacement, place, with_spare
 from muster.private.client import PrivateClient, private_ends
 from muster.private.network import private_network
+from muster.private.sentinels import Sentinel, prepare
 from muster.private.traffic import rounds, step_bytes
 from muster.spec.model_name import model_name
 from muster.spec.pool import NodeId
@@ -44,6 +46,7 @@ from muster.wire.ticket import Ticket, parse, proof
 
 MAX_CONTEXT = 4096
 """Of a request, unless more is asked for: machines of a pool set memory aside for all of it."""
+SENTINEL_TOKENS = 128
 AT_ONCE = 4
 """Requests of the longest kind that the machines of a pool have room for."""
 
@@ -63,6 +66,8 @@ class PrivateOptions:
     """The ticket of a pool, whose head names the machines."""
     spares: int = 1
     """Owners that a pool keeps back for machines that are lost."""
+    sentinels: int = 0
+    """Sequences whose states are computed here first, against machines that compute wrongly."""
 
 
 class PrivateParts:
@@ -136,8 +141,14 @@ class PoolMachines:
         """That the head has been told of."""
 
     @property
-    def cache_tokens(self) -> int:
+    def request_tokens(self) -> int:
+        """Of all requests at once."""
         return AT_ONCE * self.parts.max_context
+
+    @property
+    def cache_tokens(self) -> int:
+        """With a sentinel, and one that is about to be forgotten."""
+        return self.request_tokens + 2 * SENTINEL_TOKENS
 
     def name(self, node: NodeId) -> str:
         named = "" if self._pool is None else self._pool.names.get(node, "")
@@ -227,18 +238,29 @@ async def _serve(options: PrivateOptions, announce: Announce) -> None:
         _announce_placement(machines, await machines.ready(), announce)
         tokenizer = await asyncio.to_thread(load_tokenizer, path)
         stack.callback(tokenizer.close)
-        name, requests = model_name(options.model), private_requests(machines, frozenset(tokenizer.end_of_text_ids))
+        known = await asyncio.to_thread(known_sentinels, weights, options)
+        name = model_name(options.model)
+        requests = private_requests(machines, frozenset(tokenizer.end_of_text_ids), known)
         task = await stack.enter_async_context(background(requests.run()))
         server = await stack.enter_async_context(ApiServer(create_app(requests, tokenizer), options.host, options.port))
         announce("serving", f"{name} is at {server.url}/v1, for programs of this machine.", url=server.url, model=name)
         await task
 
 
-def private_requests(machines: Machines, end_ids: frozenset[int]) -> PrivateRequests:
+def known_sentinels(weights: Weights, options: PrivateOptions) -> list[Sentinel]:
+    """From a seed that nobody else knows."""
+    if not options.sentinels:
+        return []
+    return prepare(weights, torch_dtype(options.dtype), SENTINEL_TOKENS, options.sentinels, secrets.randbits(62))
+
+
+def private_requests(
+    machines: Machines, end_ids: frozenset[int], sentinels: Sequence[Sentinel] = ()
+) -> PrivateRequests:
     parts = machines.parts
-    cache = machines.cache_tokens if isinstance(machines, PoolMachines) else 0
+    cache = machines.request_tokens if isinstance(machines, PoolMachines) else 0
     name, most, vocabulary = model_name(parts.options.model), parts.max_context, parts.ends.vocab_size
-    return PrivateRequests(machines.open, name, most, vocabulary, end_ids, cache)
+    return PrivateRequests(machines.open, name, most, vocabulary, end_ids, cache, sentinels)
 
 
 def _announce_placement(machines: Machines, placement: PrivatePlacement, announce: Announce) -> None:
@@ -251,7 +273,9 @@ def _announce_placement(machines: Machines, placement: PrivatePlacement, announc
     lines.append(f"Each token moves {nbytes / 1e6:.3g} MB and takes {trips} round trips one after another.")
     forecast_s = None if machines.round_trip_s is None else trips * machines.round_trip_s
     if forecast_s is not None:
-        lines.append(f"Links alone take {forecast_s:.3g} s of each token, and of the first one; computing comes on top.")
+        lines.append(
+            f"Links alone take {forecast_s:.3g} s of each token, and of the first one; computing comes on top."
+        )
     facts = {"words": lines, "token_bytes": nbytes, "round_trips": trips, "links_s": forecast_s}
     announce("placed", "\n".join(lines), **facts)
 

@@ -64,10 +64,17 @@ class PendingStep:
         self._hidden_TH[rows] = part_TH
         self._missing.discard(message.sender)
 
-    def logits(self, every: bool = False) -> Tensor:
-        """Of the last new token of each sequence, or of every token of the step: float32 [S, V]."""
+    def states(self, index: int) -> Tensor:
+        """After the last layer, of the new tokens of a sequence of the step [T, H]."""
         assert self.done
-        return self._ends.logits(self._hidden_TH if every else self._hidden_TH[self._last_rows])
+        first = self._last_rows[index - 1] + 1 if index else 0
+        return self._hidden_TH[first : self._last_rows[index] + 1]
+
+    def logits(self, every: bool = False, but: int | None = None) -> Tensor:
+        """Of the last new token of each sequence, `but` one if it is named, or of every token: float32 [S, V]."""
+        assert self.done
+        rows = [row for index, row in enumerate(self._last_rows) if index != but]
+        return self._ends.logits(self._hidden_TH if every else self._hidden_TH[rows])
 
 
 class PrivateClient:

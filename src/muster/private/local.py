@@ -72,6 +72,11 @@ class LocalSession:
             each.result()
         return self._pending.logits(every)
 
+    def last_states(self) -> Tensor:
+        """After the last layer, of the first sequence of the last step [T, H]."""
+        assert self._pending is not None
+        return self._pending.states(0)
+
     def forget(self, sequence: int) -> None:
         for message, payload in self.client.forget(sequence):
             self._post(message, payload)

@@ -1,10 +1,12 @@
 """Requests through private sessions on placed machines: the plain model's tokens, whoever is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+import structlog
 import torch
 
 from muster.client.private.generate import PrivateRequests
@@ -14,7 +16,9 @@ from muster.link.memory import MemoryEndpoint, MemoryNetwork
 from muster.model.conformance import MemoryWeights
 from muster.node.private.host import PrivateHost
 from muster.node.runners.private.model import PrivateModel
+from muster.private.comp_node import CompNode
 from muster.private.network import private_network
+from muster.private.sentinels import Sentinel, prepare
 from muster.spec.request import Request
 from muster.spec.sampling import Sampling
 from muster.wire.ticket import Ticket
@@ -44,7 +48,9 @@ def continued(prompt: tuple[int, ...], count: int) -> list[int]:
 
 
 @asynccontextmanager
-async def served(weights: MemoryWeights, count: int) -> AsyncIterator[tuple[PrivateRequests, list[MemoryEndpoint]]]:
+async def served(
+    weights: MemoryWeights, count: int, sentinels: Sequence[Sentinel] = ()
+) -> AsyncIterator[tuple[PrivateRequests, list[MemoryEndpoint]]]:
     network = MemoryNetwork()
     endpoints = [network.endpoint(f"{number:02x}" * 32) for number in range(1, count + 1)]
     model = PrivateModel(weights, private_network(weights.config_json))
@@ -52,8 +58,9 @@ async def served(weights: MemoryWeights, count: int) -> AsyncIterator[tuple[Priv
     tickets = [Ticket(each.node_id, each.address.direct, SECRET, 0.0) for each in endpoints]
     options = PrivateOptions("llama", (("", ""),) * count, 3, 1, "float32", None, "", 0)
     machines = PrivateMachines(network.endpoint("ff" * 32), weights, options, tickets)
+    parts = machines.parts
     requests = PrivateRequests(
-        machines.open, "llama", machines.parts.max_context, machines.parts.ends.vocab_size, frozenset()
+        machines.open, "llama", parts.max_context, parts.ends.vocab_size, frozenset(), sentinels=sentinels
     )
     tasks.append(asyncio.create_task(requests.run()))
     try:
@@ -93,6 +100,30 @@ async def test_a_machine_lost_in_the_middle_of_a_stream_costs_no_token(weights: 
                 busy = next(e for e in endpoints if e.node_id == session.machines[0])
                 busy.crash()
         assert found == continued(prompt, 10)
+        assert requests.status()["lost"] == 1
+
+
+async def test_a_machine_that_gives_back_wrong_rows_is_named_and_replaced_before_a_token_is_wrong(
+    weights: MemoryWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liars: list[CompNode] = []
+
+    def made(*given: Any) -> CompNode:
+        node = CompNode(*given)
+        if node.role == 1 and not liars:
+            liars.append(node)
+            honest = node._stage.run
+            node._stage.run = lambda *rows: 1.01 * honest(*rows)  # type: ignore[method-assign]
+        return node
+
+    monkeypatch.setattr("muster.node.runners.private.session.CompNode", made)
+    known = prepare(weights, torch.float32, 32, 2, seed=1)
+    async with served(weights, 4, known) as (requests, _):
+        with structlog.testing.capture_logs() as logs:
+            found = await asyncio.gather(*(tokens(requests, name, (3, 9, 27, 14, 42, 5), 8) for name in "ab"))
+        assert found == [continued((3, 9, 27, 14, 42, 5), 8)] * 2
+        (reason,) = [entry["reason"] for entry in logs if entry["event"] == "private.machine_lost"]
+        assert reason.endswith("failed: it computed 6 states of a sentinel wrongly")  # and nobody else may have
         assert requests.status()["lost"] == 1
 
 

@@ -5,7 +5,8 @@ the next step sends all tokens of every active request. Draws are keyed by seed 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -16,6 +17,7 @@ from muster.client.private.session import MachineLost, PrivateSession
 from muster.errors import ContextTooLong, LimitReached, MusterError, PoolUnavailable, Unsupported
 from muster.link.base import short_id
 from muster.private.client import NewIds
+from muster.private.sentinels import Sentinel, Sentinels
 from muster.serve.sampling import Sampler
 from muster.spec.pool import NodeId
 from muster.spec.request import Finish, Progress, Request, Sampled
@@ -60,8 +62,11 @@ class PrivateRequests:
         vocab_size: int,
         end_ids: frozenset[int],
         cache_tokens: int = 0,
+        sentinels: Sequence[Sentinel] = (),
     ) -> None:
-        """`cache_tokens` is what machines have room for, of all requests at once; 0 counts requests alone."""
+        """One of the `sentinels` is in every step, and machines that compute it wrongly are left out.
+
+        `cache_tokens` is what machines have room for, of all requests at once; 0 counts requests alone."""
         self.model, self.max_context, self.vocab_size = model, max_context, vocab_size
         self._open, self._end_ids = open_session, end_ids
         self._cache_tokens = cache_tokens
@@ -71,6 +76,7 @@ class PrivateRequests:
         self._waiting: list[_Active] = []
         self._active: list[_Active] = []
         self._numbers = count()
+        self._sentinels = Sentinels(sentinels, self._numbers) if sentinels else None
         self._work = asyncio.Event()
         self.steps = 0
 
@@ -147,10 +153,8 @@ class PrivateRequests:
                 self._session = await self._open(self._lost)
             active = list(self._active)
             new = [NewIds(each.sequence, each.sent, tuple(each.tokens[each.sent :])) for each in active]
-            pending = await self._session.step(new)
-            sampled = await asyncio.to_thread(
-                lambda: self._sampler.sample(pending.logits(), [each.sequence for each in active])
-            )
+            logits = await self._stepped(self._session, new)
+            sampled = await asyncio.to_thread(self._sampler.sample, logits, [each.sequence for each in active])
         except MachineLost as lost:
             await self._replace(lost)
         except MusterError as error:
@@ -161,12 +165,29 @@ class PrivateRequests:
                 each.sent = len(each.tokens)
                 self._emit(each, token)
 
+    async def _stepped(self, session: PrivateSession, new: list[NewIds]) -> Any:
+        """Logits of the requests, once the sentinel among them is found right. Raises `MachineLost`."""
+        sentinels = self._sentinels
+        if sentinels is None:
+            pending = await session.step(new)
+            return await asyncio.to_thread(pending.logits)
+        if sentinels.is_over:
+            session.forget(sentinels.next())
+        place = secrets.randbelow(len(new) + 1)
+        pending = await session.step([*new[:place], sentinels.due(), *new[place:]])
+        lie = sentinels.check(session.client.rule, pending.states(place))
+        if lie is not None:
+            raise session.accused(lie)
+        return await asyncio.to_thread(pending.logits, but=place)
+
     async def _replace(self, lost: MachineLost) -> None:
         log.warning("private.machine_lost", node=short_id(lost.node), reason=str(lost))
         self._lost |= {lost.node}
         await self._drop_session()
         for each in self._active:
             each.sent = 0
+        if self._sentinels is not None:
+            self._sentinels.restart()
 
     async def _give_up(self, error: MusterError) -> None:
         """All active requests get an answer."""

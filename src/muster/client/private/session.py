@@ -4,6 +4,7 @@ Knows nothing of text or sampling. A machine that is lost ends the session; whoe
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from muster.link.base import Channel, Connection, Endpoint, short_id
 from muster.link.outbox import Outbox
 from muster.private.attn_node import Letter
 from muster.private.client import NewIds, PendingStep, PrivateClient
+from muster.private.sentinels import Lie
 from muster.spec.pool import NodeId
 from muster.wire.frame import frame_bytes
 from muster.wire.messages.base import Address
@@ -60,6 +62,8 @@ class PrivateSession:
         """What each machine has sent, once the session is closed."""
         self._outboxes: dict[int, Outbox] = {}
         """By role."""
+        self._nodes: dict[int, NodeId] = {}
+        """By role."""
         self._links: list[tuple[NodeId, Connection, Channel, Outbox]] = []
         self._reading: list[asyncio.Task[None]] = []
         self._pending: PendingStep | None = None
@@ -86,6 +90,14 @@ class PrivateSession:
             ) from None
         self._check()
         return pending
+
+    def accused(self, lie: Lie) -> MachineLost:
+        """Whoever has computed a sentinel wrongly, or of several that may have, the one with most of the roles."""
+        roles = Counter(self._nodes[role] for role in lie.roles)
+        node = max(roles, key=lambda one: (roles[one], one))
+        others = [short_id(one) for one in sorted(roles) if one != node]
+        doubt = f", or {' or '.join(others)} did; it is left out first" if others else ""
+        return MachineLost(node, f"it computed {len(lie.positions)} states of a sentinel wrongly{doubt}")
 
     def forget(self, sequence: int) -> None:
         if self._error is None:
@@ -125,6 +137,7 @@ class PrivateSession:
         outbox = Outbox(channel, lambda error: self._fail(MachineLost(node, str(error))))
         self._links.append((node, connection, channel, outbox))
         self._outboxes.update(dict.fromkeys(seated.roles, outbox))
+        self._nodes.update(dict.fromkeys(seated.roles, node))
         self._reading.append(asyncio.create_task(self._read(node, channel)))
 
     async def _read(self, node: NodeId, channel: Channel) -> None:
