@@ -232,7 +232,8 @@ CLAIMED = {
     "wire": lambda found: {"private.1.bytes": found["apart"]},
     "search": lambda found: {
         "private.6.same": float(found["same_answer"]),
-        "private.6.text": found["text_found"],
+        "private.6.text": found["text_found"] + sum(one["text"] + one["ids"] for one in found["traffic"].values()),
+        "private.6.others": sum(one["rows_of_others"] for one in found["traffic"].values()),
         "private.6.rows": found["most_rows_percent"],
     },
     "speed": lambda found: {"private.5.slower": found["times_slower"]},

@@ -2,7 +2,8 @@
 
 search   six workers on loopback sockets; an OpenAI client asks at the private door; one worker is killed in mid-stream;
          the answer is held against the plain ring's. Then the memory of every worker that is left is searched for the
-         text of prompt and answer, for their token ids, and for rows of the embedding of each token.
+         text of prompt and answer, for their token ids, and for rows of the embedding of each token. Likewise all that
+         each of three machines is sent, with the same roles in one process, where nothing is encrypted.
 speed    tokens per second and first token at the private door and at the head's, whose ring of three stages is on
          machines of the same pool, beside what the client was told before; `--scenario` shapes the links of machines.
 
@@ -30,8 +31,13 @@ from openai import AsyncOpenAI
 from muster.lab.processes import Child, Lab, WorkerSpec
 from muster.model.source import resolve
 from muster.model.weights import open_directory
-from muster.private.client import private_ends
+from muster.plan.private.placement import PrivateMember, place
+from muster.private.client import NewIds, private_ends
+from muster.private.local import LocalSession
+from muster.spec.token_shards import CLIENT
 from muster.text.tokenizer import load_tokenizer
+from muster.wire.frame import Payload, encode
+from muster.wire.messages.private import PrivateMessage
 
 WORKERS, MEMORY, WAIT_S = 6, 600_000_000, 150.0
 RING = ("w0=0-1", "w1=2-3", "w2=4-5")
@@ -129,6 +135,7 @@ async def searched(folder: Path, scenario: str | None) -> dict[str, Any]:
         control = await asyncio.to_thread(memory_of, made.client.process.pid, marks)
         plain = await made.ask(made.plain, ANSWER)
     return {
+        "traffic": await asyncio.to_thread(traffic_of, PROMPT + private["text"], marks),
         "placement": made.words,
         "killed": victim.name,
         "longest_wait_s": private["longest_wait_s"],
@@ -167,6 +174,42 @@ def landmarks(text: str) -> Landmarks:
     states = ends.embed(different, torch.zeros_like(different))
     rows = {token: state.numpy().tobytes() for token, state in zip(sorted(set(ids)), states, strict=True)}
     return Landmarks(tuple(word.encode() for word in words), tuple(packed), rows)
+
+
+def traffic_of(text: str, marks: Landmarks) -> dict[str, Any]:
+    """What machines of three owners are sent, and what of the landmarks is in it."""
+    path = resolve("tiny")
+    tokenizer = load_tokenizer(path)
+    try:
+        ids = tokenizer.encode(text)
+    finally:
+        tokenizer.close()
+    placement = place([PrivateMember(f"machine {number}", f"owner {number}") for number in range(3)])
+    holder = {role: name for name, roles in placement.roles.items() for role in roles}
+    got = {name: bytearray() for name in placement.roles}
+
+    def watch(message: PrivateMessage, payload: Payload) -> None:
+        if message.receiver != CLIENT:
+            got[holder[message.receiver]] += b"".join(encode(message, payload))
+
+    session = LocalSession(open_directory(path), placement.rule, watch=watch)
+    session.step([NewIds(0, 0, tuple(ids[:-8]))])
+    for at in range(len(ids) - 8, len(ids)):
+        session.step([NewIds(0, at, (ids[at],))])
+    found = {}
+    for name, data in got.items():
+        roles = placement.roles[name]
+        mine = {token for at, token in enumerate(ids) if any(placement.rule.sees(role, at) for role in roles)}
+        rows = {token for token, row in marks.rows.items() if row in data}
+        found[name] = {
+            "bytes": len(data),
+            "text": sum(each in data for each in marks.texts),
+            "ids": sum(each in data for each in marks.ids),
+            "rows": len(rows),
+            "rows_of_others": len(rows - mine),
+            "reads_percent": round(100 * len(mine) / len(set(ids)), 1),
+        }
+    return found
 
 
 def memory_of(process: int, marks: Landmarks) -> dict[str, Any]:
