@@ -1,10 +1,12 @@
 """What zero-knowledge proofs cost here: a disputed tile, the search for a layout, and the table of tasks and provers.
 
-    python benchmarks/zk.py [tile|tune|table] [--json FILE]
+    python benchmarks/zk.py [tile|tune|sweeps|TASK|table ...] [--json FILE] [--pictures FOLDER]
 
 `tile` makes a dispute about a layer of 576 inputs, one number of which is wrong by a hundredth, proves 64 rows and
 checks them; beside it stand the referee's own check (`verify/disputes/interval`) and Freivalds' for kept `r W`.
-Public values at both ends of input and output are changed in turn. `table` needs `npm` for two of its provers.
+Public values at both ends of input and output are changed in turn. `sweeps` changes one number of a layout at a time
+(`benchmarks/zk_sweeps`). The table is a part for each task (ecdsa, merkle-keccak, merkle-poseidon, digits, dlrm), each
+some minutes, and `table` joins those in the record; two of its provers need `npm`.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import zk_sweeps
 from benchmarks.records import record_parts
 from muster.errors import ProtocolViolation
 from muster.verify.disputes.interval import judge
@@ -28,13 +31,15 @@ from muster.verify.zk import evidence, tile
 from muster.verify.zk import tune as search
 from muster.verify.zk.bench import published, table
 from muster.verify.zk.bench.networks import trained
+from muster.verify.zk.bench.rows import TASKS
 from muster.verify.zk.child import ChildLimits, WhyNot
 from muster.verify.zk.sample import sample
 from muster.verify.zk.transcript import shown
 from tests.verify.zk.disputes import NAME, dispute
 
 INNER, OUTER, TOKENS = 576, 1536, 16
-PARTS = ("tile", "tune", "table")
+PARTS = ("tile", "tune", "sweeps", *TASKS, "table")
+LIMITS = ChildLimits(6_000, 200)
 
 
 def disputed_tile() -> dict[str, Any]:
@@ -90,17 +95,23 @@ def fastest(work: Any, times: int = 20) -> float:
 
 
 def tuned() -> dict[str, Any]:
-    network, x = sample()
+    network, x, start = sample()
     with TemporaryDirectory(prefix="muster-zk-") as folder:
-        found = search.tune(network, x, Path(folder), say=lambda words: print(words, flush=True))
+        found = search.tune(network, x, Path(folder), start, say=lambda words: print(words, flush=True))
     default = found.default.reason if isinstance(found.default, WhyNot) else found.default.said["seconds"]
     best = found.best.said["seconds"]
     tried = [{"layout": search.in_words(one), "rows": one.rows, "prove_s": seconds} for one, seconds in found.tried]
     return {"default": default, "best": best, "times_faster": found.times_faster, "tried": tried}
 
 
-def whole_table() -> dict[str, Any]:
-    rows = [row.record() for row in table.rows(ChildLimits(), say=lambda words: print(words, flush=True))]
+def task_rows(task: str) -> list[dict[str, Any]]:
+    return [row.record() for row in table.rows(LIMITS, task, say=lambda words: print(words, flush=True))]
+
+
+def whole_table(path: Path | None) -> dict[str, Any]:
+    """Of the parts that stand in the record already; what is missing is run."""
+    kept = json.loads(path.read_text()) if path and path.exists() else {}
+    rows = [row for task in TASKS for row in (kept[task]["result"] if task in kept else task_rows(task))]
     networks = {name: trained(name) for name in table.NETWORKS}
     right = {name: {"float": one.accuracy_float, "circuit": one.accuracy_whole} for name, one in networks.items()}
     return {"rows": rows, "accuracy": right, "published": [asdict(one) for one in published.ROWS]}
@@ -114,6 +125,7 @@ CLAIMED = {
         "zk.3.verify": round(found["verify_s"], 3),
     },
     "tune": lambda found: {"zk.3.tune": round(found["times_faster"] or 0.0, 1)},
+    "sweeps": lambda found: {"zk.2.interior": zk_sweeps.above_optimum(found["columns"])},
     "table": lambda found: {
         "zk.1.cells": sum("prove_s" in row for row in found["rows"]),
         "zk.6.digits": round(100 * found["accuracy"]["digits"]["circuit"], 1),
@@ -125,11 +137,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--pictures", type=Path, help="a folder for those of the sweeps")
     asked = parser.parse_args()
-    work = {"tile": disputed_tile, "tune": tuned, "table": whole_table}
+    work = {"tile": disputed_tile, "tune": tuned, "sweeps": zk_sweeps.sweeps, "table": lambda: whole_table(asked.json)}
 
-    def run(part: str) -> dict[str, Any]:
-        found = work[part]()
+    def run(part: str) -> Any:
+        found = work[part]() if part in work else task_rows(part)
+        if part == "sweeps" and asked.pictures:
+            zk_sweeps.draw(found, asked.pictures)
         print(json.dumps(found, indent=1))
         return found
 

@@ -122,15 +122,15 @@ def parameters(
 
 @app.command()
 def tune(as_json: Json = False) -> None:
-    """Find columns and digits that ezkl proves fast, on a network of 64-64-16 with ReLU, beside its defaults."""
+    """Find columns and digits that ezkl proves fast, on the trained network of digits, beside its defaults."""
     with waiting("loading", as_json) as say:
         from muster.verify.zk import tune as search
         from muster.verify.zk.child import WhyNot
         from muster.verify.zk.sample import sample
 
-        network, x = sample()
+        network, x, start = sample()
         with TemporaryDirectory(prefix="muster-zk-") as folder:
-            found = search.tune(network, x, Path(folder), say=say)
+            found = search.tune(network, x, Path(folder), start, say=say)
     tried = [{"layout": search.in_words(one), "prove_s": seconds} for one, seconds in found.tried]
     default = found.default.reason if isinstance(found.default, WhyNot) else found.default.said["seconds"]
     if as_json:

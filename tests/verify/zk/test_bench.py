@@ -44,6 +44,17 @@ def test_every_cell_that_no_prover_fills_says_why(monkeypatch: pytest.MonkeyPatc
     assert all(len(one.found.reason) > 10 for one in found if isinstance(one.found, WhyNot))
 
 
+def test_a_cell_that_fails_costs_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(system: str, task: object, limits: ChildLimits) -> ProverFigures:
+        raise KeyError("prove_s")
+
+    monkeypatch.setattr(by_snarkjs, "prove_snark", fails)
+    found = list(table.rows(ChildLimits(), "merkle-poseidon"))
+    assert len(found) == len(table.SYSTEMS)
+    reasons = {one.system: one.found.reason for one in found if isinstance(one.found, WhyNot)}
+    assert all("KeyError" in reasons[system] for system in by_snarkjs.SYSTEMS.values())
+
+
 def test_networks_of_whole_numbers_are_as_right_as_those_of_floats() -> None:
     pytest.importorskip("sklearn", reason="the extra `zk` is not installed: no network is trained here")
     from muster.verify.zk.bench.networks import trained

@@ -1,18 +1,15 @@
-"""The network that layouts are tried on: 64 -> 64 with ReLU -> 16, with weights drawn from a seed."""
+"""The network that layouts are tried on: the digits of the table, 64 -> 24 with ReLU -> 10, trained here."""
 
-from itertools import pairwise
+from dataclasses import replace
 
-import numpy as np
+from muster.verify.zk.bench.networks import W_BITS, trained
+from muster.verify.zk.halo2 import CircuitShape
+from muster.verify.zk.network import onnx_bytes
+from muster.verify.zk.tune import EXACT
 
-from muster.verify.zk.network import NetworkLayer, onnx_bytes
 
-WIDTHS = (64, 64, 16)
-
-
-def sample(seed: int = 0) -> tuple[bytes, list[float]]:
-    """Its file, and an input."""
-    random = np.random.default_rng(seed)
-    pairs = pairwise(WIDTHS)
-    matrices = [(random.normal(size=(n, k)) / np.sqrt(k)).astype(np.float32) for k, n in pairs]
-    layers = [NetworkLayer(w_NK, activation="relu" if w_NK is not matrices[-1] else "none") for w_NK in matrices]
-    return onnx_bytes(WIDTHS[0], layers), random.normal(size=WIDTHS[0]).tolist()
+def sample() -> tuple[bytes, list[float], CircuitShape]:
+    """Its file, a held-out input, and bits with which its whole numbers stand exactly."""
+    network = trained("digits")
+    start = replace(EXACT, x_bits=network.x_bits, w_bits=W_BITS)
+    return onnx_bytes(network.x_SK.shape[1], network.layers()), network.inputs(), start

@@ -20,6 +20,8 @@ PROVED = 3
 """So many are proven before one is chosen: the best of as many numbers of columns."""
 DEFAULT = CircuitShape(columns=2, base=16_384, legs=2)
 """ezkl 23's own choice of columns and digits."""
+EXACT = replace(DEFAULT, rebase=10)
+"""The same without rounding between layers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,10 @@ from muster.verify.zk.child import ChildLimits, ChildResult, WhyNot, run
 from muster.verify.zk.fixed import MODULUS
 
 PACKAGES = {"snarkjs": "0.7.6", "circom2": "0.2.23", "circomlib": "2.0.5"}
+HEAP_MB = 1_500
+"""Of JavaScript. Every worker reserves as much again, beside gigabytes for WebAssembly: with 6 GB each, forty were not
+enough, and proofs hung."""
+SCRIPTS = ("snark.mjs", "powers.mjs")
 SYSTEMS = {"groth16": "Groth16 (snarkjs)", "plonk": "PLONK (snarkjs)"}
 
 
@@ -60,7 +64,8 @@ def folder_of_packages() -> Path | WhyNot:
         if isinstance(fetched, WhyNot) and not (folder / "node_modules" / "snarkjs").is_dir():
             return WhyNot(f"npm could not fetch its packages: {fetched.reason}")
         done.write_text(wanted)
-    shutil.copyfile(Path(__file__).with_name("snark.mjs"), folder / "snark.mjs")
+    for name in SCRIPTS:
+        shutil.copyfile(Path(__file__).with_name(name), folder / name)
     return folder
 
 
@@ -81,7 +86,7 @@ def prove_snark(system: str, task: SnarkTask, limits: ChildLimits) -> ProverFigu
 
 
 def _call(folder: Path, system: str, work: str, limits: ChildLimits, mode: str, *more: str) -> ChildResult | WhyNot:
-    heap = f"--max-old-space-size={limits.memory_mb}"
+    heap = f"--max-old-space-size={min(limits.memory_mb, HEAP_MB)}"
     within = ChildLimits(limits.memory_mb, limits.seconds, by_resident=True)
     return run(["node", heap, "snark.mjs", mode, system, work, *more], within, folder)
 

@@ -1,6 +1,7 @@
 // Drives circom2 and snarkjs, which are fetched beside it: `setup SYSTEM DIR POWER` or `prove SYSTEM DIR`.
 // Run by `by_snarkjs`; prints one line of JSON last. What it knows of a circuit is the file in DIR.
 import * as snarkjs from "snarkjs";
+import { writePowers } from "./powers.mjs";
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 
@@ -20,13 +21,8 @@ async function setup() {
   const tau = `tau-${power}.ptau`;
   let powers = 0;
   if (!existsSync(tau)) {
-    const curve = await snarkjs.curves.getCurveFromName("bn128");
-    [, powers] = await seconds(async () => {
-      await snarkjs.powersOfTau.newAccumulator(curve, Number(power), `${tau}.0`);
-      await snarkjs.powersOfTau.contribute(`${tau}.0`, `${tau}.1`, "one", entropy());
-      await snarkjs.powersOfTau.preparePhase2(`${tau}.1`, `${tau}.2`);
-    });
-    renameSync(`${tau}.2`, tau);
+    [, powers] = await seconds(() => writePowers(`${tau}.0`, Number(power)));
+    renameSync(`${tau}.0`, tau);
   }
   const { nConstraints } = await snarkjs.r1cs.info(`${dir}/circuit.r1cs`);
   const [, keys] = await seconds(async () => {
@@ -73,6 +69,10 @@ async function prove() {
   return { prove_s, verify_ms: verify_s * 1000, proof_bytes, signals: publicSignals, accepted };
 }
 
+// A worker that finds no address space for its memory says nothing, and what waits for it never ends: Node's code 13.
+process.on("exit", (code) => {
+  if (code === 13) writeFileSync(2, "a worker of snarkjs found no address space; raise `ulimit -v`\n");
+});
 const done = await (mode === "setup" ? setup() : prove());
-console.log("\n" + JSON.stringify(done));
+writeFileSync(1, "\n" + JSON.stringify(done) + "\n");
 process.exit(0);

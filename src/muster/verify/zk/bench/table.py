@@ -34,7 +34,15 @@ def rows(limits: ChildLimits, only: str = "", say: Callable[[str], None] = lambd
         for system in SYSTEMS:
             say(f"{task} by {system}")
             with TemporaryDirectory(prefix="muster-zk-") as folder:
-                yield BenchRow(task, system, _cell(task, system, Path(folder), limits))
+                yield BenchRow(task, system, _cell_or_why_not(task, system, Path(folder), limits))
+
+
+def _cell_or_why_not(task: Task, system: str, folder: Path, limits: ChildLimits) -> ProverFigures | WhyNot:
+    """A cell that fails, for whatever reason, costs no other one."""
+    try:
+        return _cell(task, system, folder, limits)
+    except Exception as error:
+        return WhyNot(f"failed: {type(error).__name__}: {error}")
 
 
 def _cell(task: Task, system: str, folder: Path, limits: ChildLimits) -> ProverFigures | WhyNot:
