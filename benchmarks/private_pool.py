@@ -47,6 +47,8 @@ PROMPT = (
     "Please tell nobody in Zwolle, least of all my employer, that I asked you about it. Yours, Ermintrude Vandersloot."
 )
 ANSWER = 48
+ROWS, PIECE = 32, 16
+"""So many of the different tokens are looked for, by so many first numbers of their rows: a search takes its time."""
 
 
 @dataclass
@@ -155,7 +157,7 @@ class Landmarks:
     texts: tuple[bytes, ...]
     ids: tuple[bytes, ...]
     rows: dict[int, bytes]
-    """The embedding of each different token."""
+    """The beginning of the embedding of some of the tokens."""
 
 
 def landmarks(text: str) -> Landmarks:
@@ -170,9 +172,10 @@ def landmarks(text: str) -> Landmarks:
     runs = [ids[at : at + 6] for at in range(0, len(ids) - 6, 6)]
     packed = [struct.pack(f"<6{kind}", *run) for run in runs for kind in ("q", "i")]
     ends = private_ends(open_directory(path), "float32")
-    different = torch.tensor(sorted(set(ids)))
+    all_ids = sorted(set(ids))
+    different = torch.tensor(all_ids[:: max(1, len(all_ids) // ROWS)][:ROWS])
     states = ends.embed(different, torch.zeros_like(different))
-    rows = {token: state.numpy().tobytes() for token, state in zip(sorted(set(ids)), states, strict=True)}
+    rows = {token: state[:PIECE].numpy().tobytes() for token, state in zip(different.tolist(), states, strict=True)}
     return Landmarks(tuple(word.encode() for word in words), tuple(packed), rows)
 
 
@@ -207,7 +210,7 @@ def traffic_of(text: str, marks: Landmarks) -> dict[str, Any]:
             "ids": sum(each in data for each in marks.ids),
             "rows": len(rows),
             "rows_of_others": len(rows - mine),
-            "reads_percent": round(100 * len(mine) / len(set(ids)), 1),
+            "own_percent": round(100 * len(mine & set(marks.rows)) / len(marks.rows), 1),
         }
     return found
 
